@@ -1,0 +1,3 @@
+//! The department's side: sources that tail databases, and the one path by which their changes enter the exchange log.
+
+pub mod source;

@@ -1,0 +1,105 @@
+//! What every source does: yield changes in order, say where it stands, and forget upstream only what is durable.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use guitong_schemas::change::Change;
+use thiserror::Error;
+
+/// Changes in the order of their versions, with the position that stands after them.
+#[derive(Debug, Default)]
+pub struct SourceBatch {
+    pub changes: Vec<Change>,
+    /// Stored in the same commit as the changes; handed to the source again when it resumes.
+    pub position: Option<Bytes>,
+}
+
+/// How much one batch may hold, and how long to wait for its first change.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceBudget {
+    pub bytes: usize,
+    pub wait: Duration,
+}
+
+/// Proof that everything up to `position` is durable in the log. Only [`crate::publish`] makes one, and only from a commit.
+#[derive(Debug)]
+pub struct Durable {
+    position: Bytes,
+}
+
+impl Durable {
+    /// Called by `publish` alone, with what the log committed.
+    pub(crate) fn from_commit(_proof: &guitong_log::Committed, position: Bytes) -> Self {
+        Self { position }
+    }
+
+    #[must_use]
+    pub fn position(&self) -> &Bytes {
+        &self.position
+    }
+}
+
+/// A department database that is being tailed.
+#[async_trait]
+pub trait Source: fmt::Debug + Send {
+    /// The next changes. A batch closes at a commit or at the byte budget; an empty one means that nothing came in
+    /// `budget.wait`, and may still carry a position that moved on. Feedback to the server goes on however long the caller takes.
+    async fn next_batch(&mut self, budget: SourceBudget) -> Result<SourceBatch, SourceError>;
+
+    /// The source may forget everything up to this position.
+    async fn confirm(&mut self, durable: Durable) -> Result<(), SourceError>;
+
+    /// What an operator sees of it.
+    fn status(&self) -> SourceStatus;
+}
+
+/// State of a source, for `guitong status` and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct SourceStatus {
+    pub phase: Phase,
+    /// Commit time of the newest change handed out, microseconds since 1970-01-01T00:00:00Z.
+    pub newest_commit_us: Option<i64>,
+    /// Log bytes the department's server keeps because of this source.
+    pub retained_bytes: Option<u64>,
+    /// Bytes between the server's end of log and what was handed out.
+    pub behind_bytes: Option<u64>,
+    pub tables: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Phase {
+    #[default]
+    Starting,
+    Snapshot {
+        rows_done: u64,
+        rows_estimated: Option<u64>,
+    },
+    Streaming,
+}
+
+/// Why a source cannot go on, and what to do about it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Goes away by itself or is worth another try: the connector reconnects with backoff.
+    #[error("{system}: {detail}")]
+    Unavailable { system: String, detail: String },
+    /// A person has to change something in the department's database or in the configuration.
+    #[error("{system}: {detail}\n  help: {help}")]
+    Setup { system: String, detail: String, help: String },
+    /// Changes may be missing. Never repaired silently.
+    #[error("{system}: {detail}\n  repair: {repair}")]
+    Gap { system: String, detail: String, repair: String },
+    /// The server sent something that this version does not understand.
+    #[error("{system}: {detail}")]
+    Protocol { system: String, detail: String },
+}
+
+impl SourceError {
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}

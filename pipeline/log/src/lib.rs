@@ -1,0 +1,8 @@
+//! The exchange log: the durable, partitioned log between the stages, with owners, offsets, positions and keyed state
+//! written in one commit with the records. One contract ([`ExchangeLog`]), two implementations, one conformance suite.
+
+pub mod contract;
+pub mod partition;
+pub mod registry;
+
+pub use contract::*;

@@ -1,0 +1,163 @@
+//! One row change, as a source yields it, before it is encoded.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::position::Version;
+use crate::table::Table;
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Inserted (`c`).
+    Create,
+    /// Updated with its key unchanged (`u`). A source turns a key change into a delete and a create.
+    Update,
+    /// Deleted (`d`).
+    Delete,
+    /// Read by a snapshot (`r`).
+    Read,
+    /// The whole table was emptied (`t`); there is no row image.
+    Truncate,
+}
+
+impl Operation {
+    /// Debezium's letter.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Create => "c",
+            Self::Update => "u",
+            Self::Delete => "d",
+            Self::Read => "r",
+            Self::Truncate => "t",
+        }
+    }
+}
+
+/// One row as it came on the wire: for each column, in the table's order, one kind byte and, for `t` and `b`, a
+/// big-endian `i32` length and that many bytes.
+///
+/// This is `TupleData` of PostgreSQL's logical replication protocol without its column count (protocol documentation,
+/// "Logical Replication Message Formats"), so a streamed row is a slice of the network buffer. Other sources build the same
+/// bytes with [`RowBuilder`]. Kinds: `n` null, `u` not sent (unchanged TOAST, or a value over the limit), `t` text in PostgreSQL's
+/// output form (ISO dates, hex bytea), `b` binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowImage(pub Bytes);
+
+/// Builds the bytes of one [`RowImage`].
+#[derive(Debug, Default)]
+pub struct RowBuilder {
+    bytes: Vec<u8>,
+}
+
+/// A value longer than `i32::MAX` bytes, which the tuple form cannot carry.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a value of {0} bytes does not fit a row image")]
+pub struct ValueTooLong(pub usize);
+
+impl RowBuilder {
+    pub fn null(&mut self) {
+        self.bytes.push(b'n');
+    }
+
+    pub fn absent(&mut self) {
+        self.bytes.push(b'u');
+    }
+
+    /// # Errors
+    /// [`ValueTooLong`] above `i32::MAX` bytes.
+    pub fn text(&mut self, value: &[u8]) -> Result<(), ValueTooLong> {
+        let length = i32::try_from(value.len()).map_err(|_| ValueTooLong(value.len()))?;
+        self.bytes.push(b't');
+        self.bytes.extend_from_slice(&length.to_be_bytes());
+        self.bytes.extend_from_slice(value);
+        Ok(())
+    }
+
+    /// The row built so far; the builder is empty again.
+    pub fn finish(&mut self) -> RowImage {
+        RowImage(Bytes::from(std::mem::take(&mut self.bytes)))
+    }
+}
+
+/// The row before the change, as far as the source sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Before {
+    /// Not sent.
+    None,
+    /// Only the key's columns hold values; the others are null in the image.
+    Key(RowImage),
+    /// The whole row.
+    Full(RowImage),
+}
+
+impl Before {
+    /// Value of the header `guitong-before`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Key(_) => "key",
+            Self::Full(_) => "full",
+        }
+    }
+
+    #[must_use]
+    pub fn row(&self) -> Option<&RowImage> {
+        match self {
+            Self::None => None,
+            Self::Key(row) | Self::Full(row) => Some(row),
+        }
+    }
+}
+
+/// Where in its snapshot a row stands; written to `source.snapshot` in Debezium's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SnapshotMark {
+    #[default]
+    Streamed,
+    First,
+    FirstInTable,
+    Inside,
+    LastInTable,
+    Last,
+}
+
+/// Where a change comes from: what the `source` block of the envelope says beside system and table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
+    pub ts_us: i64,
+    pub snapshot: SnapshotMark,
+    pub place: Place,
+}
+
+/// The part of the `source` block that depends on the kind of source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Postgres { xid: Option<u64>, lsn: u64, last_commit_lsn: Option<u64> },
+    Changelog { change_id: i64 },
+}
+
+/// One row change with its version.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub table: Arc<Table>,
+    pub operation: Operation,
+    pub version: Version,
+    pub before: Before,
+    /// `None` for deletes and truncates.
+    pub after: Option<RowImage>,
+    pub origin: Origin,
+}
+
+impl Change {
+    /// What the change holds in memory, for byte budgets.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let row = |image: &RowImage| image.0.len();
+        size_of::<Self>() + self.before.row().map_or(0, row) + self.after.as_ref().map_or(0, row)
+    }
+}

@@ -1,0 +1,160 @@
+//! The exchange directory's contract: raw files become validated types, and only validated types build anything.
+//!
+//! These are the validated types. Values of them exist only where every rule of the directory holds, so what is built from
+//! them does not check again.
+
+pub mod resource;
+pub mod subscription;
+pub mod system;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use resource::{Resource, Sharing};
+pub use subscription::{SinkConfig, Subscription};
+pub use system::{SourceConfig, System};
+
+/// A whole, valid exchange directory.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    pub root: PathBuf,
+    /// SHA-256 of the canonical form of all files.
+    pub revision: Revision,
+    pub exchange: Exchange,
+    pub systems: BTreeMap<Name, Arc<System>>,
+    pub resources: BTreeMap<Name, Arc<Resource>>,
+    pub departments: BTreeMap<Name, Arc<Department>>,
+    pub subscriptions: BTreeMap<Name, Arc<Subscription>>,
+}
+
+/// Name of a system, resource, department or subscription: its file's name, `[a-z][a-z0-9-]{0,40}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The name, if it keeps the form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = text.bytes();
+        let first = bytes.next()?;
+        let rest_is_plain = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        (first.is_ascii_lowercase() && rest_is_plain && text.len() <= 41).then(|| Self(text.into()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Fingerprint of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Revision(pub [u8; 32]);
+
+/// A value that must not be shown: it prints as `***` everywhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that hands it to a client.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `exchange.toml`.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// Prefix of slots, transactional ids, groups and internal topics.
+    pub name: Name,
+    pub title: String,
+    /// Dates without a zone mean this one.
+    pub time_zone: jiff::tz::TimeZone,
+    pub log: LogConfig,
+    /// `None`: the built-in registry, which lives in the embedded log.
+    pub registry: Option<RegistryConfig>,
+    /// HTTP API, metrics and health; loopback unless declared otherwise.
+    pub listen: SocketAddr,
+    /// Partitions of a new `std.` topic; never changed afterwards.
+    pub std_partitions: u32,
+    /// How long raw topics keep every change before they are compacted or expire.
+    pub trace: Duration,
+    pub budgets: Budgets,
+}
+
+#[derive(Debug, Clone)]
+pub enum LogConfig {
+    /// One file; relative paths are resolved against the directory's root.
+    Embedded {
+        path: PathBuf,
+    },
+    Kafka(KafkaConfig),
+}
+
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `host:port` list.
+    pub brokers: Vec<String>,
+    /// Replicas of topics that the exchange makes.
+    pub replication_factor: u16,
+    /// Further librdkafka properties (`ssl.ca.location`, `sasl.mechanism`, …) by their own names; security ones included.
+    pub properties: BTreeMap<String, Secret>,
+    /// Where the local copy of keyed state lives.
+    pub state_path: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    pub url: String,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// Bounds in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Budgets {
+    /// Largest encoded record; CONTRACTS' 16 MiB unless lowered.
+    pub max_record: usize,
+    /// What one batch may hold before it is appended.
+    pub batch: usize,
+    /// A batch is appended after this long even when it is not full.
+    pub linger: Duration,
+}
+
+/// `departments/<name>.toml`.
+#[derive(Debug, Clone)]
+pub struct Department {
+    pub name: Name,
+    pub title: String,
+    /// Unified social credit code.
+    pub code: String,
+    pub contacts: Vec<String>,
+}
