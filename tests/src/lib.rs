@@ -1,1 +1,3 @@
-//!
+//! What the tests and benches share: real servers.
+
+pub mod servers;

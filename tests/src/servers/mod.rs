@@ -1,0 +1,37 @@
+//! Real servers for tests: each runs on a free loopback port in a temporary directory of its own, and is stopped when its
+//! handle goes.
+
+pub mod postgres;
+
+use std::net::TcpListener;
+use std::path::Path;
+
+/// What went wrong with a server under test, with the end of its own log where there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{server}: {detail}")]
+pub struct ServerError {
+    pub server: &'static str,
+    pub detail: String,
+}
+
+impl ServerError {
+    pub fn new(server: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self { server, detail: detail.to_string() }
+    }
+}
+
+/// A loopback port that was free a moment ago. Another process may take it first, so a start that fails is tried again with another.
+///
+/// # Errors
+/// When no port can be bound.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The last `lines` lines of a log file; empty where there is none.
+#[must_use]
+pub fn log_tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}
