@@ -1,7 +1,11 @@
 //! Real servers for tests: each runs on a free loopback port in a temporary directory of its own, and is stopped when its
 //! handle goes.
 
+mod jvm;
+pub mod kafka;
 pub mod postgres;
+pub mod proxy;
+pub mod registry;
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,10 +1,14 @@
 //! Schema registries: one contract, a client for any Confluent-compatible one and one built into the embedded log.
 
+mod client;
+
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use thiserror::Error;
+
+pub use client::RegistryClient;
 
 /// How a subject's next version is checked against its earlier ones (Confluent Schema Registry, "Schema evolution").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +20,22 @@ pub enum Compatibility {
     ForwardTransitive,
     Full,
     FullTransitive,
+}
+
+impl Compatibility {
+    /// Its name in the registry's API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Backward => "BACKWARD",
+            Self::BackwardTransitive => "BACKWARD_TRANSITIVE",
+            Self::Forward => "FORWARD",
+            Self::ForwardTransitive => "FORWARD_TRANSITIVE",
+            Self::Full => "FULL",
+            Self::FullTransitive => "FULL_TRANSITIVE",
+        }
+    }
 }
 
 #[derive(Debug, Error)]

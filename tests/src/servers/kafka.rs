@@ -1,0 +1,272 @@
+//! A real Apache Kafka: one process that is broker and controller (KRaft), with its own directory and loopback ports.
+//!
+//! Topics are made only on request, as in a well-kept cluster. A second listener can be advertised under another port, so that
+//! a [`super::proxy::Proxy`] stands between a client and the broker.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::jvm::{Process, jars, java};
+use super::{ServerError, free_port, log_tail};
+
+const VERSION: &str = "4.3.1";
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a broker starts.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Lines of the broker's configuration, over this helper's own.
+    pub settings: Vec<(String, String)>,
+    /// Users with their passwords, for the SASL/SCRAM-SHA-512 listener; without any there is none.
+    pub users: Vec<(String, String)>,
+    /// A second listener that tells its clients to come to this port.
+    pub advertise: Option<u16>,
+}
+
+/// A running broker; dropped, it is killed and its directory removed.
+#[derive(Debug)]
+pub struct Kafka {
+    options: Options,
+    ports: Ports,
+    process: Option<Process>,
+    /// Last, so that it goes after the server.
+    home: TempDir,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: u16,
+    controller: u16,
+    second: u16,
+    sasl: u16,
+}
+
+impl Kafka {
+    /// # Errors
+    /// When the jars are missing or the broker does not come up.
+    pub async fn start() -> Result<Self, ServerError> {
+        Self::start_with(Options::default()).await
+    }
+
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub async fn start_with(options: Options) -> Result<Self, ServerError> {
+        let mut last = None;
+        for _ in 0..3 {
+            let home = TempDir::with_prefix("guitong-kafka-").map_err(failure)?;
+            let port = || free_port().map_err(failure);
+            let ports = Ports { plain: port()?, controller: port()?, second: port()?, sasl: port()? };
+            let mut kafka = Self { options: options.clone(), ports, process: None, home };
+            kafka.format()?;
+            match kafka.start_again().await {
+                Ok(()) => return Ok(kafka),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| failure("did not start")))
+    }
+
+    /// `host:port` for clients.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.plain)
+    }
+
+    /// Port of the listener that is advertised elsewhere: a proxy's upstream.
+    #[must_use]
+    pub fn second_port(&self) -> u16 {
+        self.ports.second
+    }
+
+    /// `host:port` of the SASL/SCRAM listener.
+    #[must_use]
+    pub fn sasl_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.sasl)
+    }
+
+    /// Process id of the broker, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Starts a stopped broker on the same ports and data; waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_again(&mut self) -> Result<(), ServerError> {
+        let mut command = class_path("kafka.Kafka")?;
+        command.arg(self.properties());
+        let mut process = Process::spawn("kafka", command, &self.log_path(), self.home.path())?;
+        let deadline = Instant::now() + START_LIMIT;
+        while !answers(self.bootstrap()).await {
+            process.check_alive()?;
+            if Instant::now() > deadline {
+                return Err(process.failure(format!("not ready in {START_LIMIT:?}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops the broker as an operator does (SIGTERM).
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop(&mut self) -> Result<(), ServerError> {
+        match self.process.take() {
+            Some(process) => process.stop(STOP_LIMIT).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the broker as a crash does (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Holds the broker still (SIGSTOP): connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> Result<(), ServerError> {
+        self.running()?.signal(Signal::STOP)
+    }
+
+    /// Lets a paused broker go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<(), ServerError> {
+        self.running()?.signal(Signal::CONT)
+    }
+
+    fn running(&self) -> Result<&Process, ServerError> {
+        self.process.as_ref().ok_or_else(|| failure("is not running"))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.home.path().join("server.log")
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.home.path().join("server.properties")
+    }
+
+    fn format(&self) -> Result<(), ServerError> {
+        fs::write(self.properties(), self.configuration()).map_err(failure)?;
+        let log = self.home.path().join("format.log");
+        let output = fs::File::create(&log).map_err(failure)?;
+        let errors = output.try_clone().map_err(failure)?;
+        let mut command = class_path("kafka.tools.StorageTool")?;
+        // A cluster id is a UUID; this tool also takes other words of its length.
+        let cluster: String = Uuid::new_v4().simple().to_string().chars().take(22).collect();
+        command.args(["format", "--cluster-id", &cluster, "--config"]).arg(self.properties());
+        for (user, password) in &self.options.users {
+            command.args(["--add-scram", &format!("SCRAM-SHA-512=[name={user},password={password}]")]);
+        }
+        let status = command.stdout(output).stderr(errors).status().map_err(failure)?;
+        if status.success() { Ok(()) } else { Err(failure(log_tail(&log, 20))) }
+    }
+
+    fn configuration(&self) -> String {
+        let Ports { plain, controller, second, sasl } = self.ports;
+        let mut listeners = vec![("PLAIN", plain, plain)];
+        listeners.extend(self.options.advertise.map(|advertised| ("SECOND", second, advertised)));
+        if !self.options.users.is_empty() {
+            listeners.push(("SCRAM", sasl, sasl));
+        }
+        let addresses = |port: fn(&(&str, u16, u16)) -> u16| -> String {
+            let each: Vec<String> =
+                listeners.iter().map(|listener| format!("{}://127.0.0.1:{}", listener.0, port(listener))).collect();
+            each.join(",")
+        };
+        let text = |text: &str| text.to_owned();
+        let mut lines = vec![
+            ("process.roles", text("broker,controller")),
+            ("node.id", text("1")),
+            ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
+            ("listeners", format!("{},CONTROLLER://127.0.0.1:{controller}", addresses(|listener| listener.1))),
+            ("advertised.listeners", addresses(|listener| listener.2)),
+            (
+                "listener.security.protocol.map",
+                text("PLAIN:PLAINTEXT,SECOND:PLAINTEXT,SCRAM:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+            ),
+            ("controller.listener.names", text("CONTROLLER")),
+            ("inter.broker.listener.name", text("PLAIN")),
+            ("sasl.enabled.mechanisms", text("SCRAM-SHA-512")),
+            (
+                "listener.name.scram.scram-sha-512.sasl.jaas.config",
+                text("org.apache.kafka.common.security.scram.ScramLoginModule required;"),
+            ),
+            ("log.dirs", self.home.path().join("data").display().to_string()),
+            ("auto.create.topics.enable", text("false")),
+            ("offsets.topic.replication.factor", text("1")),
+            ("offsets.topic.num.partitions", text("4")),
+            ("transaction.state.log.replication.factor", text("1")),
+            ("transaction.state.log.min.isr", text("1")),
+            ("transaction.state.log.num.partitions", text("4")),
+            ("transaction.abort.timed.out.transaction.cleanup.interval.ms", text("200")),
+            ("group.initial.rebalance.delay.ms", text("0")),
+            ("group.min.session.timeout.ms", text("500")),
+            ("log.retention.check.interval.ms", text("500")),
+            ("log.initial.task.delay.ms", text("500")),
+            ("log.cleaner.backoff.ms", text("200")),
+            ("log.segment.delete.delay.ms", text("0")),
+        ];
+        lines.extend(self.options.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        lines.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+}
+
+fn class_path(main: &str) -> Result<Command, ServerError> {
+    let mut command = java();
+    command.arg("-cp").arg(jars("kafka", &format!("kafka-{VERSION}"))?.join("*")).arg(main);
+    Ok(command)
+}
+
+/// Whether the broker answers a metadata request and counts itself in.
+async fn answers(bootstrap: String) -> bool {
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap).set("log_level", "0");
+        let consumer: BaseConsumer = config.create().ok()?;
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(1)).ok()?;
+        Some(!metadata.brokers().is_empty())
+    });
+    asked.await.ok().flatten().unwrap_or(false)
+}
+
+fn failure(detail: impl std::fmt::Display) -> ServerError {
+    ServerError::new("kafka", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_broker_stops_comes_back_on_its_ports_and_pauses() {
+        let mut kafka = Kafka::start().await.unwrap();
+        let (bootstrap, first) = (kafka.bootstrap(), kafka.pid());
+        kafka.stop().await.unwrap();
+        assert!(!answers(bootstrap.clone()).await);
+        kafka.start_again().await.unwrap();
+        assert_ne!(kafka.pid(), first);
+        assert_eq!(kafka.bootstrap(), bootstrap);
+        kafka.pause().unwrap();
+        assert!(!answers(bootstrap.clone()).await);
+        kafka.resume().unwrap();
+        assert!(answers(bootstrap).await);
+    }
+}
