@@ -1,0 +1,27 @@
+-- 网上政务服务: Chinese headings as the counters see them.
+CREATE TABLE IF NOT EXISTS "办件" (
+    "流水号"     TEXT PRIMARY KEY,
+    "基本编码"   TEXT,
+    "实施编码"   TEXT,
+    "事项"       TEXT,
+    "事项类型"   TEXT,
+    "办件类型"   TEXT,
+    "区划"       TEXT,
+    "办理部门"   TEXT,
+    "部门代码"   TEXT,
+    "申请人类型" TEXT,
+    "申请人"     TEXT,
+    "证件类型"   TEXT,
+    "证件号码"   TEXT,
+    "联系电话"   TEXT,
+    "渠道"       TEXT,
+    "项目代码"   TEXT,
+    "收件时间"   TEXT,
+    "受理时间"   TEXT,
+    "承诺工作日" INTEGER,
+    "办结时间"   TEXT,
+    "办理结果"   TEXT,
+    "结果编号"   TEXT,
+    "评价"       INTEGER,
+    "状态"       TEXT
+);

@@ -1,0 +1,25 @@
+-- 公共资源交易: names of the data specification in capitals, times as yyyyMMddHHmmss, amounts in 元.
+CREATE TABLE IF NOT EXISTS GCJS_ZBJG (
+    ID                    INTEGER PRIMARY KEY,
+    UNIFIED_DEAL_CODE     TEXT NOT NULL,
+    SECTOR                TEXT,
+    INVEST_PROJECT_CODE   TEXT,
+    PROJECT_CODE          TEXT,
+    TENDER_PROJECT_CODE   TEXT,
+    BID_SECTION_CODE      TEXT,
+    NOTICE_NAME           TEXT,
+    NOTICE_SEND_TIME      TEXT,
+    OPEN_TIME             TEXT,
+    TENDERER_NAME         TEXT,
+    TENDERER_CODE         TEXT,
+    WIN_BIDDER_NAME       TEXT,
+    BIDDER_CODE_TYPE      TEXT,
+    WIN_BIDDER_CODE       TEXT,
+    BIDDER_ROLE           TEXT,
+    BID_AMOUNT            DECIMAL(18,2),
+    CURRENCY_CODE         TEXT,
+    PLATFORM_CODE         TEXT,
+    PUB_SERVICE_PLAT_CODE TEXT,
+    URL                   TEXT,
+    DATA_TIMESTAMP        TEXT
+);
