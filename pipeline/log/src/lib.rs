@@ -2,6 +2,7 @@
 //! written in one commit with the records. One contract ([`ExchangeLog`]), two implementations, one conformance suite.
 
 pub mod contract;
+pub mod embedded;
 pub mod partition;
 pub mod registry;
 

@@ -1,0 +1,215 @@
+//! The log's file: who may open it, what it must be, and how it is made.
+//!
+//! One process at a time has the log. The operating system holds that lock on a file beside it and lets it go when the process
+//! dies; a lock on the SQLite file itself would end with the first descriptor that SQLite closes. The file names itself
+//! (`application_id`), its format (`user_version`) and itself for good (the log's id); a file of something else and one of a newer
+//! format are refused before anything is written into them.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::RngCore;
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
+
+use super::fault::Fault;
+use crate::contract::{LogError, LogId};
+
+/// `GTLG`, in the file's header.
+const APPLICATION_ID: i64 = 0x4754_4C47;
+/// The file's format. An older file is upgraded when it is opened; there is none yet.
+const FORMAT: u32 = 1;
+/// Pages of 8 KiB: a block of records takes few, a small commit does not write much more than it must.
+const PAGE: u32 = 8 << 10;
+/// Page cache of the writer, in KiB: the inner pages of the keyed state stay in it.
+const WRITER_CACHE: u32 = 16 << 10;
+const READER_CACHE: u32 = 1 << 10;
+/// Reads at one time; more wait. Each costs a thread and its page cache.
+const READERS: u32 = 4;
+
+const SCHEMA: &str = "
+    CREATE TABLE log (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
+    CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, compact INTEGER NOT NULL, age_ms INTEGER, extra INTEGER);
+    CREATE TABLE partition (
+        id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, number INTEGER NOT NULL, earliest INTEGER NOT NULL, next INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, high_ms INTEGER NOT NULL, cleaned INTEGER NOT NULL, tombstone_ms INTEGER);
+    CREATE TABLE block (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, max_ms INTEGER NOT NULL, high_ms INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE position (owner TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE consumed (owner TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (owner, partition)) WITHOUT ROWID;
+    CREATE TABLE map (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (owner, name));
+    CREATE TABLE state (map INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (map, key)) WITHOUT ROWID;
+    CREATE TABLE schema_text (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, text TEXT NOT NULL);
+    CREATE TABLE schema_version (
+        subject TEXT NOT NULL, version INTEGER NOT NULL, schema INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (subject, version)) WITHOUT ROWID;
+    CREATE TABLE schema_config (subject TEXT PRIMARY KEY, compatibility TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// The right to use a log's file; ends with the value or the process.
+#[derive(Debug)]
+pub(crate) struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// # Errors
+    /// [`LogError::Locked`] where another holder has it.
+    pub(crate) fn take(log: &Path) -> Result<Self, LogError> {
+        let side = beside(log, "lock");
+        let io = |error: std::io::Error| io_error(&side, &error);
+        let file = File::options().create(true).truncate(false).write(true).open(&side).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(LogError::Locked { path: log.display().to_string() }),
+            Err(TryLockError::Error(error)) => Err(io(error)),
+        }
+    }
+}
+
+/// `<path>.<what>`.
+pub(crate) fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    name.into()
+}
+
+pub(crate) fn io_error(path: &Path, error: &std::io::Error) -> LogError {
+    let text = path.display().to_string();
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            LogError::DiskFull { path: text, detail: error.to_string() }
+        }
+        _ => LogError::Other(format!("{text}: {error}")),
+    }
+}
+
+/// How the file is reached once it was checked.
+#[derive(Debug, Clone)]
+pub(crate) struct LogFile {
+    pub(crate) path: PathBuf,
+    /// Pages the file may have.
+    max_pages: Option<u64>,
+}
+
+impl LogFile {
+    pub(crate) fn new(path: &Path, max_bytes: Option<u64>) -> Self {
+        Self { path: path.to_owned(), max_pages: max_bytes.map(|bytes| (bytes / u64::from(PAGE)).max(1)) }
+    }
+
+    pub(crate) fn error(&self, error: sqlx::Error) -> LogError {
+        Fault::from(error).error(&self.path)
+    }
+
+    fn options(&self) -> SqliteConnectOptions {
+        SqliteConnectOptions::new().filename(&self.path).foreign_keys(false).disable_statement_logging()
+    }
+
+    /// Makes the file where there is none, checks it where there is one, and gives the log's id.
+    pub(crate) async fn prepare(&self) -> Result<LogId, LogError> {
+        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0) && !self.is_empty().await? {
+            return self.read_id().await;
+        }
+        self.create().await
+    }
+
+    /// Whether the file is still to be filled: SQLite knows it and nothing is in it (a first start that was interrupted).
+    async fn is_empty(&self) -> Result<bool, LogError> {
+        let mut look = self.options().read_only(true).connect().await.map_err(|error| self.error(error))?;
+        let found = check(&mut look, &self.path).await;
+        look.close().await.map_err(|error| self.error(error))?;
+        found
+    }
+
+    async fn create(&self) -> Result<LogId, LogError> {
+        let mut conn = self.writer().await?;
+        let id = new_id();
+        let made = fill(&mut conn, &id).await.map_err(|error| self.error(error));
+        conn.close().await.map_err(|error| self.error(error))?;
+        made.map(|()| id)
+    }
+
+    async fn read_id(&self) -> Result<LogId, LogError> {
+        let mut conn = self.writer().await?;
+        let id = sqlx::query_scalar::<_, String>("SELECT id FROM log").fetch_one(&mut conn).await;
+        conn.close().await.map_err(|error| self.error(error))?;
+        id.map(|id| LogId(id.into())).map_err(|error| self.error(error))
+    }
+
+    /// The one connection that writes.
+    pub(crate) async fn writer(&self) -> Result<SqliteConnection, LogError> {
+        let mut options = self
+            .options()
+            .create_if_missing(true)
+            .page_size(PAGE)
+            .auto_vacuum(SqliteAutoVacuum::Incremental)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("cache_size", format!("-{WRITER_CACHE}"))
+            .statement_cache_capacity(256)
+            .busy_timeout(Duration::from_secs(10))
+            .thread_name(|_| "log-writer".to_owned());
+        if let Some(pages) = self.max_pages {
+            options = options.pragma("max_page_count", pages.to_string());
+        }
+        options.connect().await.map_err(|error| self.error(error))
+    }
+
+    /// Connections that read what is committed.
+    pub(crate) fn readers(&self) -> SqlitePool {
+        let options = self
+            .options()
+            .read_only(true)
+            .pragma("cache_size", format!("-{READER_CACHE}"))
+            .busy_timeout(Duration::from_secs(10))
+            .thread_name(|n| format!("log-reader-{n}"));
+        SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(60))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(options)
+    }
+}
+
+/// Whether the file is an empty database.
+///
+/// # Errors
+/// [`LogError::Foreign`], [`LogError::Newer`].
+pub(crate) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<bool, LogError> {
+    let fault = |error: sqlx::Error| Fault::from(error).error(path);
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await.map_err(fault)?;
+    let format: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await.map_err(fault)?;
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *conn).await.map_err(fault)?;
+    if application == 0 && format == 0 && tables == 0 {
+        return Ok(true);
+    }
+    let path = path.display().to_string();
+    if application != APPLICATION_ID {
+        let detail = format!("it is an SQLite database of another program (application id {application})");
+        return Err(LogError::Foreign { path, detail });
+    }
+    match u32::try_from(format) {
+        Ok(FORMAT) => Ok(false),
+        Ok(found) if found > FORMAT => Err(LogError::Newer { path, found, known: FORMAT }),
+        _ => Err(LogError::Foreign { path, detail: format!("it has no known format ({format})") }),
+    }
+}
+
+async fn fill(conn: &mut SqliteConnection, id: &LogId) -> Result<(), sqlx::Error> {
+    let mut tx = conn.begin().await?;
+    sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO log VALUES (1, ?)").bind(&*id.0).execute(&mut *tx).await?;
+    let stamp = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(stamp)).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+/// An id that no other log has: 128 random bits.
+pub(crate) fn new_id() -> LogId {
+    let mut bytes = [0_u8; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    LogId(hex::encode(bytes).into())
+}

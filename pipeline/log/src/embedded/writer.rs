@@ -1,0 +1,401 @@
+//! The one task that writes. Work that waits when it is free goes into one SQLite transaction, so that a thousand owners do not
+//! mean a thousand disk syncs; each piece stands behind a savepoint, so that one that fails takes no other with it.
+//!
+//! How a piece ends: an error before COMMIT, or SQLITE_FULL at COMMIT, means that nothing of it is in the file (`Refused`). Any
+//! other error at COMMIT leaves that open (`Unknown`): the connection is made anew and memory is read from the file again.
+//! Owners are fenced here: the queue orders a fence after every append sent before it, and appends of the older epoch that come
+//! later are refused. Epochs live in memory, since the file's lock sees to it that holders die with the process.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::fault::Fault;
+use super::file::{FileLock, LogFile};
+use super::rows::{self, Statements};
+use super::topics::{Extent, Partition, Topics};
+use crate::contract::{AppendError, LogError, OwnerId};
+
+/// Pieces that wait for the writer; senders wait beyond that.
+const QUEUE: usize = 1024;
+/// Bytes of work after which a transaction takes no more.
+const GROUP_BYTES: usize = 16 << 20;
+
+/// A piece of work that is done whole or not at all.
+#[async_trait]
+pub(crate) trait Work: Send {
+    /// Writes through `tx`; nothing in memory may change yet.
+    async fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), WorkError>;
+
+    /// The work is durable; called before anybody is told.
+    fn committed(&mut self) {}
+
+    /// Bytes that it writes, roughly.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+/// Why a piece of work was not done.
+#[derive(Debug)]
+pub(crate) enum WorkError {
+    Fault(Fault),
+    Refused(LogError),
+}
+
+impl From<sqlx::Error> for WorkError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl From<LogError> for WorkError {
+    fn from(error: LogError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The open transaction, seen by one piece of work.
+pub(crate) struct Tx<'a> {
+    pub(crate) conn: &'a mut SqliteConnection,
+    pub(crate) statements: &'a mut Statements,
+    /// Extents as the transaction leaves them.
+    staged: &'a mut Staged,
+    /// Those that this piece changed.
+    own: Staged,
+}
+
+type Staged = HashMap<u32, (Arc<Partition>, Extent)>;
+
+impl Tx<'_> {
+    pub(crate) fn extent(&self, partition: &Partition) -> Extent {
+        let staged = self.own.get(&partition.id).or_else(|| self.staged.get(&partition.id));
+        staged.map_or_else(|| *partition.extent.borrow(), |(_, extent)| *extent)
+    }
+
+    pub(crate) fn set_extent(&mut self, partition: &Arc<Partition>, extent: Extent) {
+        self.own.insert(partition.id, (Arc::clone(partition), extent));
+    }
+}
+
+type Answer = oneshot::Sender<Result<(), AppendError>>;
+
+enum Message {
+    Work { work: Box<dyn Work>, holder: Option<(OwnerId, u64)>, answer: Answer },
+    Fence { owner: OwnerId, answer: oneshot::Sender<u64> },
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// Where work is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue(mpsc::Sender<Message>);
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+fn stopped() -> LogError {
+    LogError::Unavailable { detail: "the log is closed".to_owned() }
+}
+
+impl Queue {
+    /// Does `work`, for the holder of `owner` at that epoch where one is named.
+    pub(crate) async fn submit(&self, work: Box<dyn Work>, holder: Option<(OwnerId, u64)>) -> Result<(), AppendError> {
+        let (answer, told) = oneshot::channel();
+        self.0.send(Message::Work { work, holder, answer }).await.map_err(|_| AppendError::Refused(stopped()))?;
+        told.await.map_err(|_| AppendError::Unknown(stopped()))?
+    }
+
+    /// As [`Queue::submit`] for work that may simply be done again.
+    pub(crate) async fn perform(&self, work: Box<dyn Work>) -> Result<(), LogError> {
+        self.submit(work, None).await.map_err(|(AppendError::Refused(error) | AppendError::Unknown(error))| error)
+    }
+
+    /// Refuses every append of older holders from here on; returns when those sent before have ended.
+    pub(crate) async fn fence(&self, owner: &OwnerId) -> Result<u64, LogError> {
+        let (answer, told) = oneshot::channel();
+        self.0.send(Message::Fence { owner: owner.clone(), answer }).await.map_err(|_| stopped())?;
+        told.await.map_err(|_| stopped())
+    }
+
+    /// Ends the writer after what was sent before; the file can be opened again then.
+    pub(crate) async fn close(&self) {
+        let (answer, told) = oneshot::channel();
+        if self.0.send(Message::Close { answer }).await.is_ok() {
+            // An error says that the writer has ended already.
+            told.await.ok();
+        }
+    }
+}
+
+pub(crate) struct Writer {
+    file: LogFile,
+    conn: Option<SqliteConnection>,
+    topics: Arc<Topics>,
+    statements: Statements,
+    epochs: HashMap<OwnerId, u64>,
+    _lock: FileLock,
+}
+
+struct Piece {
+    work: Box<dyn Work>,
+    answer: Answer,
+}
+
+#[derive(Default)]
+struct Group {
+    pieces: Vec<Piece>,
+    fenced: Vec<(oneshot::Sender<u64>, u64)>,
+    closed: Option<oneshot::Sender<()>>,
+    bytes: usize,
+}
+
+impl Group {
+    fn takes_more(&self) -> bool {
+        self.bytes < GROUP_BYTES && self.pieces.len() < QUEUE && self.closed.is_none()
+    }
+}
+
+impl Writer {
+    /// Starts the task; it ends when it is told to or every [`Queue`] is gone.
+    pub(crate) fn start(file: LogFile, conn: SqliteConnection, topics: Arc<Topics>, lock: FileLock) -> Queue {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let writer =
+            Self { file, conn: Some(conn), topics, statements: Statements::default(), epochs: HashMap::new(), _lock: lock };
+        tokio::spawn(writer.run(receiver));
+        Queue(sender)
+    }
+
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let mut closed = None;
+        while closed.is_none() {
+            let Some(first) = queue.recv().await else { break };
+            let mut group = Group::default();
+            self.admit(first, &mut group);
+            while group.takes_more() {
+                match queue.try_recv() {
+                    Ok(message) => self.admit(message, &mut group),
+                    Err(_) => break,
+                }
+            }
+            self.write(std::mem::take(&mut group.pieces)).await;
+            for (answer, epoch) in group.fenced {
+                // Nobody waits any more: the fence stands all the same.
+                answer.send(epoch).ok();
+            }
+            closed = group.closed;
+        }
+        if let Some(conn) = self.conn.take()
+            && let Err(error) = conn.close().await
+        {
+            tracing::warn!(path = %self.file.path.display(), %error, "the log's file did not close cleanly");
+        }
+        drop(self);
+        if let Some(answer) = closed {
+            answer.send(()).ok();
+        }
+    }
+
+    fn admit(&mut self, message: Message, group: &mut Group) {
+        match message {
+            Message::Work { work, holder, answer } => {
+                if let Some((owner, epoch)) = holder
+                    && self.epochs.get(&owner) != Some(&epoch)
+                {
+                    answer.send(Err(AppendError::Refused(LogError::Fenced { owner }))).ok();
+                    return;
+                }
+                group.bytes += work.bytes();
+                group.pieces.push(Piece { work, answer });
+            }
+            Message::Fence { owner, answer } => {
+                let epoch = self.epochs.entry(owner).or_default();
+                *epoch += 1;
+                group.fenced.push((answer, *epoch));
+            }
+            Message::Close { answer } => group.closed = Some(answer),
+        }
+    }
+
+    /// Writes `pieces` in one transaction and tells each how it ended.
+    async fn write(&mut self, pieces: Vec<Piece>) {
+        if pieces.is_empty() {
+            return;
+        }
+        let path = self.file.path.clone();
+        let mut conn = match self.connection().await {
+            Ok(conn) => conn,
+            Err(error) => {
+                let detail = error.to_string();
+                return answer_all(pieces, || AppendError::Refused(LogError::Unavailable { detail: detail.clone() }));
+            }
+        };
+        let mut staged = Staged::new();
+        let written = transact(&mut conn, &mut self.statements, pieces, &mut staged, &path).await;
+        match written {
+            Written::Committed(mut pieces) => {
+                for piece in &mut pieces {
+                    piece.work.committed();
+                }
+                for (partition, extent) in staged.into_values() {
+                    partition.extent.send_replace(extent);
+                }
+                for piece in pieces {
+                    piece.answer.send(Ok(())).ok();
+                }
+                self.conn = Some(conn);
+            }
+            Written::Refused => self.conn = Some(conn),
+            Written::Unknown { pieces, fault } => {
+                tracing::error!(path = %path.display(), ?fault, "a commit of the log ended without an answer");
+                // Best effort: what counts is what the new connection reads.
+                conn.close().await.ok();
+                answer_all(pieces, || AppendError::Unknown(fault.error(&path)));
+            }
+        }
+    }
+
+    /// The connection, made anew after a commit without an answer, with memory as the file has it.
+    async fn connection(&mut self) -> Result<SqliteConnection, LogError> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let mut conn = self.file.writer().await?;
+        let extents = rows::extents(&mut conn).await.map_err(|error| self.file.error(error))?;
+        for partition in self.topics.all().iter().flat_map(|topic| &topic.partitions) {
+            if let Some(extent) = extents.get(&partition.id) {
+                partition.extent.send_replace(*extent);
+            }
+        }
+        Ok(conn)
+    }
+}
+
+fn answer_all(pieces: Vec<Piece>, error: impl Fn() -> AppendError) {
+    for piece in pieces {
+        piece.answer.send(Err(error())).ok();
+    }
+}
+
+enum Written {
+    Committed(Vec<Piece>),
+    /// Everybody was told.
+    Refused,
+    Unknown {
+        pieces: Vec<Piece>,
+        fault: Fault,
+    },
+}
+
+async fn transact(
+    conn: &mut SqliteConnection,
+    statements: &mut Statements,
+    pieces: Vec<Piece>,
+    staged: &mut Staged,
+    path: &Path,
+) -> Written {
+    let alone = pieces.len() == 1;
+    if let Err(error) = execute(conn, "BEGIN IMMEDIATE").await {
+        let fault = Fault::from(error);
+        answer_all(pieces, || AppendError::Refused(fault.error(path)));
+        return Written::Refused;
+    }
+    let mut done = Vec::with_capacity(pieces.len());
+    let mut lost = None;
+    for mut piece in pieces {
+        let ended = match &lost {
+            Some(fault) => Err(WorkError::Fault(Fault::clone(fault))),
+            None => attempt(conn, statements, staged, &mut *piece.work, alone).await,
+        };
+        match ended {
+            Ok(()) => done.push(piece),
+            Err(error) => {
+                let error = match error {
+                    WorkError::Refused(error) => error,
+                    WorkError::Fault(fault) => {
+                        // SQLite may have ended the whole transaction; then the savepoint is gone, and all before it.
+                        if lost.is_none() && (alone || undo(conn).await.is_err()) {
+                            lost = Some(fault.clone());
+                        }
+                        fault.error(path)
+                    }
+                };
+                piece.answer.send(Err(AppendError::Refused(error))).ok();
+            }
+        }
+    }
+    let fault = match lost {
+        Some(fault) => fault,
+        None => match rows::put_extents(conn, statements, staged.values()).await {
+            Err(error) => error.into(),
+            Ok(()) => match execute(conn, "COMMIT").await {
+                Ok(()) => return Written::Committed(done),
+                Err(error) => {
+                    let fault = Fault::from(error);
+                    if !fault.commit_refused() {
+                        return Written::Unknown { pieces: done, fault };
+                    }
+                    fault
+                }
+            },
+        },
+    };
+    // Fails where SQLite has rolled back already.
+    execute(conn, "ROLLBACK").await.ok();
+    answer_all(done, || AppendError::Refused(fault.error(path)));
+    Written::Refused
+}
+
+/// Runs one piece behind a savepoint. `alone`: the transaction itself is its savepoint.
+async fn attempt(
+    conn: &mut SqliteConnection,
+    statements: &mut Statements,
+    staged: &mut Staged,
+    work: &mut dyn Work,
+    alone: bool,
+) -> Result<(), WorkError> {
+    if !alone {
+        execute(conn, "SAVEPOINT piece").await?;
+    }
+    let mut tx = Tx { conn: &mut *conn, statements, staged, own: Staged::new() };
+    let ended = work.run(&mut tx).await;
+    let own = tx.own;
+    match ended {
+        Ok(()) => {
+            if !alone {
+                execute(conn, "RELEASE piece").await?;
+            }
+            staged.extend(own);
+            Ok(())
+        }
+        Err(WorkError::Refused(error)) => {
+            undo_piece(conn, alone).await?;
+            Err(WorkError::Refused(error))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn undo_piece(conn: &mut SqliteConnection, alone: bool) -> Result<(), sqlx::Error> {
+    if alone {
+        execute(conn, "ROLLBACK").await?;
+        execute(conn, "BEGIN IMMEDIATE").await
+    } else {
+        undo(conn).await
+    }
+}
+
+async fn undo(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    execute(conn, "ROLLBACK TO piece").await?;
+    execute(conn, "RELEASE piece").await
+}
+
+async fn execute(conn: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(sql).execute(conn).await.map(drop)
+}
