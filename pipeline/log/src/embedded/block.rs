@@ -329,7 +329,9 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused() {
-        let mut data = pack(&[NewRecord { topic: "t".into(), partition: None, key: None, value: None, headers: vec![], timestamp_ms: 0 }]).data;
+        let mut data =
+            pack(&[NewRecord { topic: "t".into(), partition: None, key: None, value: None, headers: vec![], timestamp_ms: 0 }])
+                .data;
         data[0] = 2;
         assert!(matches!(RawRecords::new(&data), Err(LogError::Corrupt { .. })));
     }

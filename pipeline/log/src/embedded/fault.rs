@@ -33,13 +33,15 @@ enum Kind {
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         let kind = match &error {
-            sqlx::Error::Database(database) => match database.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
-                Some(code::FULL) => Kind::Full,
-                Some(code::IOERR | code::NOMEM) => Kind::Io,
-                Some(code::CORRUPT) => Kind::Damaged,
-                Some(code::NOTADB) => Kind::NotADatabase,
-                _ => Kind::Other,
-            },
+            sqlx::Error::Database(database) => {
+                match database.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
+                    Some(code::FULL) => Kind::Full,
+                    Some(code::IOERR | code::NOMEM) => Kind::Io,
+                    Some(code::CORRUPT) => Kind::Damaged,
+                    Some(code::NOTADB) => Kind::NotADatabase,
+                    _ => Kind::Other,
+                }
+            }
             sqlx::Error::Io(_) => Kind::Io,
             sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed | sqlx::Error::PoolTimedOut => Kind::Gone,
             _ => Kind::Other,

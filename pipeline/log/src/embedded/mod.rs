@@ -108,10 +108,13 @@ async fn load(conn: &mut SqliteConnection, file: &LogFile) -> Result<(Topics, Ma
     let topics = Topics::default();
     let extents = rows::extents(conn).await.map_err(fault)?;
     let mut partitions: HashMap<i64, Vec<(u32, u32)>> = HashMap::new();
-    for row in
-        sqlx::query("SELECT topic, id, number FROM partition ORDER BY topic, number").fetch_all(&mut *conn).await.map_err(fault)?
+    for row in sqlx::query("SELECT topic, id, number FROM partition ORDER BY topic, number")
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(fault)?
     {
-        let (topic, id, number) = (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?, row.try_get(2).map_err(fault)?);
+        let (topic, id, number) =
+            (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?, row.try_get(2).map_err(fault)?);
         partitions.entry(topic).or_default().push((id, number));
     }
     for row in sqlx::query("SELECT id, name, compact, age_ms, extra FROM topic").fetch_all(&mut *conn).await.map_err(fault)? {

@@ -144,8 +144,10 @@ async fn read_partition(
         return Err(part.gap(&Extent { earliest, next: end, ..Extent::default() }));
     }
     let Some(chosen) = choose(&mut tx, part, end, budget).await.map_err(fault)? else { return Ok(end) };
-    let mut rows =
-        sqlx::query("SELECT id, data FROM block WHERE id BETWEEN ? AND ? ORDER BY id").bind(chosen.first).bind(chosen.last).fetch(&mut *tx);
+    let mut rows = sqlx::query("SELECT id, data FROM block WHERE id BETWEEN ? AND ? ORDER BY id")
+        .bind(chosen.first)
+        .bind(chosen.last)
+        .fetch(&mut *tx);
     let (mut used, mut next) = (0, part.next);
     while let Some(row) = rows.try_next().await.map_err(fault)? {
         let base = Partition::base(row.try_get(0).map_err(fault)?);
@@ -217,12 +219,13 @@ pub(crate) async fn offset_at(inner: &Inner, partition: &Partition, timestamp_ms
     let (mut low, mut high) = (bounds.earliest, bounds.end);
     while low < high {
         let middle = low + (high - low) / 2;
-        let block: Option<(i64, i64)> = sqlx::query_as("SELECT id, high_ms FROM block WHERE id >= ? AND id < ? ORDER BY id LIMIT 1")
-            .bind(partition.row(middle))
-            .bind(partition.row(high))
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(fault)?;
+        let block: Option<(i64, i64)> =
+            sqlx::query_as("SELECT id, high_ms FROM block WHERE id >= ? AND id < ? ORDER BY id LIMIT 1")
+                .bind(partition.row(middle))
+                .bind(partition.row(high))
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(fault)?;
         match block {
             Some((id, high_ms)) if high_ms < timestamp_ms => low = Partition::base(id) + 1,
             // The first block that reaches the time is this one or one before.

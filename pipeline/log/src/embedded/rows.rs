@@ -134,7 +134,8 @@ pub(crate) async fn put_extents(
 
 /// Extents of all partitions by their ids.
 pub(crate) async fn extents(conn: &mut SqliteConnection) -> Result<HashMap<u32, Extent>, sqlx::Error> {
-    let rows = sqlx::query("SELECT id, earliest, next, bytes, high_ms, cleaned, tombstone_ms FROM partition").fetch_all(conn).await?;
+    let rows =
+        sqlx::query("SELECT id, earliest, next, bytes, high_ms, cleaned, tombstone_ms FROM partition").fetch_all(conn).await?;
     let read = |row: &sqlx::sqlite::SqliteRow| {
         let extent = Extent {
             earliest: unsigned(row.try_get(1)?),
