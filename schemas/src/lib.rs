@@ -4,4 +4,5 @@
 pub mod change;
 pub mod contract;
 pub mod position;
+pub mod standard;
 pub mod table;

@@ -1,0 +1,65 @@
+//! The small conditions of entity schemas: `sector = 1`, `penalty_kind has 2`, `amount present`, `age < 14`.
+
+use super::clock::{Clock, civil_from_days};
+use super::value::StandardValue;
+
+/// A condition on a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The text field has this value.
+    Equals {
+        field: usize,
+        value: String,
+    },
+    /// The list field has this item.
+    Has {
+        field: usize,
+        value: String,
+    },
+    Present {
+        field: usize,
+    },
+    /// The person is younger than this many years, by the entity's birth date.
+    AgeUnder {
+        birth: usize,
+        years: i32,
+    },
+}
+
+impl Condition {
+    /// Parses the text of a schema. `field` finds a field's index by name; `birth` is the entity's birth date.
+    pub(crate) fn parse(text: &str, birth: Option<usize>, field: impl Fn(&str) -> Option<usize>) -> Option<Self> {
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        match *words.as_slice() {
+            ["age", "<", years] => Some(Self::AgeUnder { birth: birth?, years: years.parse().ok()? }),
+            [name, "=", value] => Some(Self::Equals { field: field(name)?, value: value.to_owned() }),
+            [name, "has", value] => Some(Self::Has { field: field(name)?, value: value.to_owned() }),
+            [name, "present"] => Some(Self::Present { field: field(name)? }),
+            _ => None,
+        }
+    }
+
+    /// Whether it holds; `None` where the field it asks for is null.
+    #[must_use]
+    pub fn holds(&self, values: &[StandardValue<'_>], clock: &Clock<'_>) -> Option<bool> {
+        match self {
+            Self::Equals { field, value } => values.get(*field)?.as_text().map(|text| text == value),
+            Self::Has { field, value } => match values.get(*field)? {
+                StandardValue::TextList(items) => Some(items.iter().any(|item| item == value)),
+                _ => None,
+            },
+            Self::Present { field } => Some(values.get(*field).is_some_and(|value| !value.is_null())),
+            Self::AgeUnder { birth, years } => match values.get(*birth)? {
+                StandardValue::Date(days) => Some(age(*days, clock.today) < *years),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Completed years between two dates (days since 1970-01-01); a birthday completes its year.
+pub(crate) fn age(birth: i32, today: i32) -> i32 {
+    let (birth_year, birth_month, birth_day) = civil_from_days(birth);
+    let (year, month, day) = civil_from_days(today);
+    year - birth_year - i32::from((month, day) < (birth_month, birth_day))
+}

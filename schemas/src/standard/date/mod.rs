@@ -1,0 +1,4 @@
+//! Dates and times.
+
+pub(crate) mod forms;
+pub(crate) mod pattern;
