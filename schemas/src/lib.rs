@@ -1,6 +1,7 @@
 //! What the data is: positions, tables, change events, their Avro form, the regional standard, and the exchange directory's
 //! contract. Pure: no runtime, no clients, no clock of its own.
 
+pub mod avro;
 pub mod change;
 pub mod contract;
 pub mod position;

@@ -1,0 +1,228 @@
+//! Reading Avro bytes by a plan.
+
+use super::super::varint::read_long;
+use super::Value;
+use super::plan::{Field, Node, Record};
+
+/// Why reading stopped; `path` is filled from the inside out.
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub(super) problem: &'static str,
+    pub(super) at: usize,
+    pub(super) path: Vec<String>,
+}
+
+impl Stop {
+    #[cold]
+    pub(super) fn within(mut self, field: &str) -> Self {
+        self.path.push(field.to_owned());
+        self
+    }
+}
+
+pub(super) struct Reader<'a> {
+    input: &'a [u8],
+    at: usize,
+    /// Elements that may still be made: elements without bytes (nulls) must not make a small input large.
+    elements: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(input: &'a [u8]) -> Self {
+        Self { input, at: 0, elements: input.len().saturating_add(1024) }
+    }
+
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    #[cold]
+    fn stop(&self, problem: &'static str) -> Stop {
+        Stop { problem, at: self.at, path: vec![] }
+    }
+
+    pub(super) fn end(&self) -> Result<(), Stop> {
+        if self.at == self.input.len() { Ok(()) } else { Err(self.stop("bytes after the record")) }
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Stop> {
+        let end = self.at.checked_add(count);
+        match end.and_then(|end| self.input.get(self.at..end)) {
+            Some(bytes) => {
+                self.at += count;
+                Ok(bytes)
+            }
+            None => Err(self.stop("the bytes end in a value")),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N)?);
+        Ok(out)
+    }
+
+    fn long(&mut self) -> Result<i64, Stop> {
+        let rest = self.input.get(self.at..).unwrap_or_default();
+        let (value, width) = read_long(rest).ok_or_else(|| self.stop("no number"))?;
+        self.at += width;
+        Ok(value)
+    }
+
+    fn int(&mut self) -> Result<i64, Stop> {
+        let value = self.long()?;
+        if i32::try_from(value).is_err() {
+            return Err(self.stop("an int beyond 32 bits"));
+        }
+        Ok(value)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Stop> {
+        let length = self.long()?;
+        let length = usize::try_from(length).map_err(|_| self.stop("a negative length"))?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Stop> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(bytes).map_err(|_| self.stop("text that is not UTF-8"))
+    }
+
+    fn bool(&mut self) -> Result<bool, Stop> {
+        match self.take(1)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(self.stop("no boolean")),
+        }
+    }
+
+    fn branch<'p>(&mut self, branches: &'p [Node]) -> Result<&'p Node, Stop> {
+        let index = self.long()?;
+        usize::try_from(index).ok().and_then(|index| branches.get(index)).ok_or_else(|| self.stop("no such branch of the union"))
+    }
+
+    /// Elements of the next block of an array or map, 0 at its end.
+    fn block(&mut self) -> Result<usize, Stop> {
+        let mut count = self.long()?;
+        if count < 0 {
+            // A negative count is followed by the block's size in bytes.
+            count = count.checked_neg().ok_or_else(|| self.stop("a block of too many elements"))?;
+            self.long()?;
+        }
+        let count = usize::try_from(count).map_err(|_| self.stop("a block of too many elements"))?;
+        self.elements = self.elements.checked_sub(count).ok_or_else(|| self.stop("a block of too many elements"))?;
+        Ok(count)
+    }
+
+    pub(super) fn value(&mut self, node: &'a Node) -> Result<Value<'a>, Stop> {
+        Ok(match node {
+            Node::Null => Value::Null,
+            Node::Bool => Value::Bool(self.bool()?),
+            Node::Int => Value::Int(self.int()?),
+            Node::Long => Value::Int(self.long()?),
+            Node::Float => Value::Float(f32::from_le_bytes(self.array()?)),
+            Node::Double => Value::Double(f64::from_le_bytes(self.array()?)),
+            Node::Bytes => Value::Bytes(self.bytes()?),
+            Node::Text => Value::Text(self.text()?),
+            Node::Fixed(size) => Value::Bytes(self.take(*size)?),
+            Node::Enum(symbols) => {
+                let index = self.long()?;
+                let symbol = usize::try_from(index).ok().and_then(|index| symbols.get(index));
+                Value::Text(symbol.ok_or_else(|| self.stop("no such symbol"))?)
+            }
+            Node::Decimal { scale } => Value::Decimal { unscaled: self.bytes()?, scale: *scale },
+            Node::FixedDecimal { scale, size } => Value::Decimal { unscaled: self.take(*size)?, scale: *scale },
+            Node::VariableDecimal => {
+                let scale = self.int()? as i32;
+                Value::Decimal { unscaled: self.bytes()?, scale }
+            }
+            Node::Array(items) => {
+                let mut list = vec![];
+                loop {
+                    match self.block()? {
+                        0 => break Value::List(list),
+                        count => {
+                            for _ in 0..count {
+                                list.push(self.value(items)?);
+                            }
+                        }
+                    }
+                }
+            }
+            Node::Map(values) => {
+                let mut map = vec![];
+                loop {
+                    match self.block()? {
+                        0 => break Value::Map(map),
+                        count => {
+                            for _ in 0..count {
+                                map.push((self.text()?, self.value(values)?));
+                            }
+                        }
+                    }
+                }
+            }
+            Node::Union(branches) => {
+                let branch = self.branch(branches)?;
+                return self.value(branch);
+            }
+            Node::Record(record) => Value::Record(self.fields(&record.fields)?),
+        })
+    }
+
+    pub(super) fn fields(&mut self, fields: &'a [Field]) -> Result<Vec<Value<'a>>, Stop> {
+        let mut values = Vec::with_capacity(fields.len());
+        for field in fields {
+            values.push(self.value(&field.node).map_err(|stop| stop.within(&field.name))?);
+        }
+        Ok(values)
+    }
+
+    /// A nullable row of an envelope.
+    pub(super) fn row(&mut self, field: &'a Field, row: &'a Record) -> Result<Option<Vec<Value<'a>>>, Stop> {
+        let Node::Union(branches) = &field.node else { return Err(self.stop("a row that is no union")) };
+        match self.branch(branches)? {
+            Node::Null => Ok(None),
+            _ => self.fields(&row.fields).map(Some),
+        }
+    }
+
+    pub(super) fn skip(&mut self, node: &Node) -> Result<(), Stop> {
+        match node {
+            Node::Null => {}
+            Node::Bool => drop(self.bool()?),
+            Node::Int | Node::Long | Node::Enum(_) => drop(self.long()?),
+            Node::Float => drop(self.take(4)?),
+            Node::Double => drop(self.take(8)?),
+            Node::Bytes | Node::Text | Node::Decimal { .. } => drop(self.bytes()?),
+            Node::Fixed(size) | Node::FixedDecimal { size, .. } => drop(self.take(*size)?),
+            Node::VariableDecimal => {
+                self.int()?;
+                self.bytes()?;
+            }
+            Node::Array(items) => loop {
+                match self.block()? {
+                    0 => break,
+                    count => (0..count).try_for_each(|_| self.skip(items))?,
+                }
+            },
+            Node::Map(values) => loop {
+                match self.block()? {
+                    0 => break,
+                    count => {
+                        for _ in 0..count {
+                            self.bytes()?;
+                            self.skip(values)?;
+                        }
+                    }
+                }
+            },
+            Node::Union(branches) => {
+                let branch = self.branch(branches)?;
+                self.skip(branch)?;
+            }
+            Node::Record(record) => record.fields.iter().try_for_each(|field| self.skip(&field.node))?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! One cell: what a column becomes on the wire, compiled once, and written without a value in between.
+
+use super::super::varint::{write_bytes, write_long};
+use super::{Bad, Fit, array, binary, number, time};
+use crate::table::ColumnType;
+
+/// Debezium's text for a value that the source did not send.
+pub(super) const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// How a column's text becomes Avro.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Wire {
+    Bool,
+    Int { min: i32, max: i32 },
+    Long { min: i64, max: i64 },
+    Float,
+    Double,
+    Decimal { scale: usize },
+    VariableDecimal,
+    Money,
+    Text,
+    Uuid,
+    Bytes,
+    Date,
+    TimeMillis,
+    TimeMicros,
+    TimestampMillis,
+    TimestampMicros,
+    ZonedTime,
+    ZonedTimestamp { precision: u8 },
+    Interval,
+    Bit,
+    Bits,
+    Point,
+    Hstore,
+    Array(Box<Wire>),
+}
+
+impl Wire {
+    pub(super) fn of(kind: &ColumnType) -> Self {
+        match kind {
+            ColumnType::Bool => Self::Bool,
+            ColumnType::Int16 => Self::Int { min: i16::MIN.into(), max: i16::MAX.into() },
+            ColumnType::Int32 => Self::Int { min: i32::MIN, max: i32::MAX },
+            ColumnType::Int64 => Self::Long { min: i64::MIN, max: i64::MAX },
+            ColumnType::UInt32 => Self::Long { min: 0, max: u32::MAX.into() },
+            ColumnType::Float32 => Self::Float,
+            ColumnType::Float64 => Self::Double,
+            ColumnType::Decimal { scale, .. } => Self::Decimal { scale: usize::from(*scale) },
+            ColumnType::VariableDecimal => Self::VariableDecimal,
+            ColumnType::Money => Self::Money,
+            ColumnType::Bytes => Self::Bytes,
+            ColumnType::Date => Self::Date,
+            ColumnType::Time { precision } if *precision <= 3 => Self::TimeMillis,
+            ColumnType::Time { .. } => Self::TimeMicros,
+            ColumnType::Timestamp { precision } if *precision <= 3 => Self::TimestampMillis,
+            ColumnType::Timestamp { .. } => Self::TimestampMicros,
+            ColumnType::ZonedTime => Self::ZonedTime,
+            ColumnType::ZonedTimestamp { precision } => Self::ZonedTimestamp { precision: *precision },
+            ColumnType::Interval => Self::Interval,
+            ColumnType::Uuid => Self::Uuid,
+            ColumnType::Bit { length: 1, varying: false } => Self::Bit,
+            ColumnType::Bit { .. } => Self::Bits,
+            ColumnType::Point => Self::Point,
+            ColumnType::Hstore => Self::Hstore,
+            ColumnType::Array(items) => Self::Array(Box::new(Self::of(items))),
+            ColumnType::Text
+            | ColumnType::Json
+            | ColumnType::Xml
+            | ColumnType::Enum { .. }
+            | ColumnType::Ltree
+            | ColumnType::TsVector => Self::Text,
+        }
+    }
+
+    /// Writes a value given in PostgreSQL's text form. What `out` holds after [`Fit::Unfit`] or an error is to be cut off.
+    pub(super) fn text(&self, text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
+        match self {
+            Self::Bool => match text {
+                b"t" | b"true" | b"1" => out.push(1),
+                b"f" | b"false" | b"0" => out.push(0),
+                _ => return Err(Bad::new("not a boolean", 0)),
+            },
+            Self::Int { min, max } => write_long(out, number::integer(text, (*min).into(), (*max).into())?),
+            Self::Long { min, max } => write_long(out, number::integer(text, *min, *max)?),
+            Self::Float => out.extend_from_slice(&number::float::<f32>(text)?.to_le_bytes()),
+            Self::Double => out.extend_from_slice(&number::float::<f64>(text)?.to_le_bytes()),
+            Self::Decimal { scale } => return number::decimal(text, *scale, out),
+            Self::VariableDecimal => return number::variable_decimal(text, out),
+            Self::Money => return number::money(text, out),
+            Self::Text | Self::Uuid => {
+                std::str::from_utf8(text).map_err(|error| Bad::new("not UTF-8", error.valid_up_to()))?;
+                write_bytes(out, text);
+            }
+            Self::Bytes => binary::bytea(text, out)?,
+            Self::Date => write_long(out, time::date(text)?),
+            Self::TimeMillis => write_long(out, time::time(text)? / 1000),
+            Self::TimeMicros => write_long(out, time::time(text)?),
+            Self::TimestampMillis => return Ok(time::fit(time::timestamp_millis(text)?, |value| write_long(out, value))),
+            Self::TimestampMicros => return Ok(time::fit(time::timestamp_micros(text)?, |value| write_long(out, value))),
+            Self::ZonedTime => time::zoned_time(text, out)?,
+            Self::ZonedTimestamp { precision } => time::zoned_timestamp(text, *precision, out)?,
+            Self::Interval => return Ok(time::fit(time::interval(text)?, |value| write_long(out, value))),
+            Self::Bit => match text {
+                b"1" => out.push(1),
+                b"0" => out.push(0),
+                _ => return Err(Bad::new("not a bit", 0)),
+            },
+            Self::Bits => binary::bits(text, out)?,
+            Self::Point => binary::point(text, out)?,
+            Self::Hstore => binary::hstore(text, out)?,
+            Self::Array(items) => return array::write(items, text, out),
+        }
+        Ok(Fit::Exact)
+    }
+
+    /// Writes a value given in PostgreSQL's binary form, for the types whose binary form is as simple as that.
+    pub(super) fn binary(&self, value: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
+        let wrong = Bad::new("a binary value of the wrong length", value.len());
+        let signed = |value: &[u8]| match *value {
+            [a, b] => Ok(i64::from(i16::from_be_bytes([a, b]))),
+            [a, b, c, d] => Ok(i64::from(i32::from_be_bytes([a, b, c, d]))),
+            [a, b, c, d, e, f, g, h] => Ok(i64::from_be_bytes([a, b, c, d, e, f, g, h])),
+            _ => Err(wrong),
+        };
+        match self {
+            Self::Bool => match value {
+                [flag @ (0 | 1)] => out.push(*flag),
+                _ => return Err(wrong),
+            },
+            Self::Int { min, max } => {
+                let value = signed(value)?;
+                if !(i64::from(*min)..=i64::from(*max)).contains(&value) {
+                    return Err(wrong);
+                }
+                write_long(out, value);
+            }
+            Self::Long { min: 0, .. } => match value {
+                [a, b, c, d] => write_long(out, i64::from(u32::from_be_bytes([*a, *b, *c, *d]))),
+                _ => return Err(wrong),
+            },
+            Self::Long { .. } => write_long(out, signed(value)?),
+            Self::Float => out.extend(<[u8; 4]>::try_from(value).map_err(|_| wrong)?.iter().rev()),
+            Self::Double => out.extend(<[u8; 8]>::try_from(value).map_err(|_| wrong)?.iter().rev()),
+            Self::Uuid => binary::uuid(value.try_into().map_err(|_| wrong)?, out),
+            Self::Bytes => write_bytes(out, value),
+            _ => return Err(Bad::new("a type that is read in text form only", 0)),
+        }
+        Ok(Fit::Exact)
+    }
+
+    /// What a NOT NULL column without default holds where the source did not send it: Debezium's zero of the type.
+    pub(super) fn zero(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Bool
+            | Self::Bit
+            | Self::Int { .. }
+            | Self::Long { .. }
+            | Self::Date
+            | Self::TimeMillis
+            | Self::TimeMicros
+            | Self::TimestampMillis
+            | Self::TimestampMicros
+            | Self::Interval
+            | Self::Text
+            | Self::Uuid
+            | Self::Bytes
+            | Self::Bits
+            | Self::Hstore
+            | Self::Array(_) => out.push(0),
+            Self::Float => out.extend_from_slice(&[0; 4]),
+            Self::Double => out.extend_from_slice(&[0; 8]),
+            Self::Decimal { .. } | Self::Money => write_bytes(out, &[0]),
+            Self::VariableDecimal => {
+                write_long(out, 0);
+                write_bytes(out, &[0]);
+            }
+            Self::ZonedTime => write_bytes(out, b"00:00:00Z"),
+            Self::ZonedTimestamp { .. } => write_bytes(out, b"1970-01-01T00:00:00Z"),
+            Self::Point => binary::write_point(0.0, 0.0, out),
+        }
+    }
+
+    /// Debezium's placeholder for a value that the source did not send; `false` where the type has none.
+    pub(super) fn placeholder(&self, out: &mut Vec<u8>) -> bool {
+        let text = UNAVAILABLE.as_bytes();
+        match self {
+            Self::Text | Self::Bytes => write_bytes(out, text),
+            Self::Hstore => write_bytes(out, format!("{{\"{UNAVAILABLE}\":\"{UNAVAILABLE}\"}}").as_bytes()),
+            Self::Array(items) => match **items {
+                Self::Text => {
+                    write_long(out, 1);
+                    write_long(out, 1);
+                    write_bytes(out, text);
+                    write_long(out, 0);
+                }
+                Self::Int { .. } | Self::Long { .. } | Self::Date => {
+                    write_long(out, text.len() as i64);
+                    for &byte in text {
+                        write_long(out, 1);
+                        write_long(out, byte.into());
+                    }
+                    write_long(out, 0);
+                }
+                _ => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+}

@@ -1,0 +1,166 @@
+//! Numbers in PostgreSQL's text form.
+
+use super::super::varint::{write_bytes, write_long};
+use super::{Bad, Fit};
+
+/// A signed integer between `min` and `max`.
+pub(super) fn integer(text: &[u8], min: i64, max: i64) -> Result<i64, Bad> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return Err(Bad::new("no digits", text.len()));
+    }
+    let sign_width = text.len() - digits.len();
+    let mut value = 0_i64;
+    for (at, &byte) in digits.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(Bad::new("not a whole number", at + sign_width));
+        }
+        // Counted downwards, since the smallest number has no positive counterpart.
+        value = value
+            .checked_mul(10)
+            .and_then(|tens| tens.checked_sub(i64::from(digit)))
+            .ok_or(Bad::new("number out of the column type's range", at + sign_width))?;
+    }
+    let value = if negative { Some(value) } else { value.checked_neg() };
+    value.filter(|value| (min..=max).contains(value)).ok_or(Bad::new("number out of the column type's range", 0))
+}
+
+pub(super) fn float<F: std::str::FromStr>(text: &[u8]) -> Result<F, Bad> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Bad::new("not a number", 0))
+}
+
+/// Sign, digits without the point, and how many of them stand behind it.
+struct Digits<'a> {
+    negative: bool,
+    whole: &'a [u8],
+    fraction: &'a [u8],
+}
+
+fn split(text: &[u8]) -> Result<Option<Digits<'_>>, Bad> {
+    let (negative, rest) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    if matches!(rest, b"NaN" | b"Infinity") {
+        return Ok(None);
+    }
+    let point = rest.iter().position(|&byte| byte == b'.');
+    let (whole, fraction) = point.map_or((rest, &rest[rest.len()..]), |at| (&rest[..at], &rest[at + 1..]));
+    if whole.is_empty() && fraction.is_empty() {
+        return Err(Bad::new("no digits", text.len()));
+    }
+    if let Some(at) = whole.iter().chain(fraction).position(|byte| !byte.is_ascii_digit()) {
+        return Err(Bad::new("not a decimal number", at));
+    }
+    Ok(Some(Digits { negative, whole, fraction }))
+}
+
+/// `numeric(_, scale)`: the unscaled value in the fewest bytes of big-endian two's complement. Unfit where it is no number, or
+/// digits behind the scale would be cut.
+pub(super) fn decimal(text: &[u8], scale: usize, out: &mut Vec<u8>) -> Result<Fit, Bad> {
+    let Some(Digits { negative, whole, fraction }) = split(text)? else { return Ok(Fit::Unfit) };
+    let (kept, cut) = fraction.split_at(fraction.len().min(scale));
+    if cut.iter().any(|&digit| digit != b'0') {
+        return Ok(Fit::Unfit);
+    }
+    let missing = scale - kept.len();
+    unscaled(negative, whole.iter().chain(kept).copied().chain(std::iter::repeat_n(b'0', missing)), whole.len() + scale, out);
+    Ok(Fit::Exact)
+}
+
+/// `numeric`: Debezium's VariableScaleDecimal, scale and unscaled value, zeros at the end of the fraction stripped.
+pub(super) fn variable_decimal(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
+    let Some(Digits { negative, whole, fraction }) = split(text)? else { return Ok(Fit::Unfit) };
+    let scale = fraction.iter().rposition(|&digit| digit != b'0').map_or(0, |last| last + 1);
+    write_long(out, scale as i64);
+    let kept = fraction.iter().take(scale);
+    unscaled(negative, whole.iter().chain(kept).copied(), whole.len() + scale, out);
+    Ok(Fit::Exact)
+}
+
+/// `money` as the server's locale prints it: currency signs and separators are passed over; a last separator with one or two
+/// digits behind it is the point.
+pub(super) fn money(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
+    let negative = text.iter().any(|byte| matches!(byte, b'-' | b'('));
+    let count = text.iter().filter(|byte| byte.is_ascii_digit()).count();
+    if count == 0 {
+        return Err(Bad::new("no digits", text.len()));
+    }
+    let fraction = text
+        .iter()
+        .rposition(|byte| matches!(byte, b'.' | b','))
+        .map_or(0, |at| text[at..].iter().filter(|byte| byte.is_ascii_digit()).count());
+    let missing = if fraction <= 2 { 2 - fraction } else { 2 };
+    let digits = text.iter().copied().filter(u8::is_ascii_digit).chain(std::iter::repeat_n(b'0', missing));
+    unscaled(negative, digits, count + missing, out);
+    Ok(Fit::Exact)
+}
+
+/// Writes `digits` as an Avro bytes value. `count` is an upper bound of their number.
+fn unscaled(negative: bool, digits: impl Iterator<Item = u8>, count: usize, out: &mut Vec<u8>) {
+    // 38 digits are below 2^127.
+    if count <= 38 {
+        let value = digits.fold(0_i128, |value, digit| value * 10 + i128::from(digit - b'0'));
+        let value = if negative { -value } else { value };
+        let bytes = value.to_be_bytes();
+        write_bytes(out, &bytes[redundant(&bytes)..]);
+        return;
+    }
+    let mut limbs = magnitude(digits);
+    if negative {
+        let mut carry = true;
+        for limb in &mut limbs {
+            let (value, overflow) = (!*limb).overflowing_add(u32::from(carry));
+            *limb = value;
+            carry = overflow;
+        }
+    }
+    let width = limbs.len() * 4;
+    let byte = |at: usize| limbs.get((width - 1 - at) / 4).map_or(0, |limb| limb.to_be_bytes()[at % 4]);
+    let first = (0..width - 1).find(|&at| !is_redundant(byte(at), byte(at + 1))).unwrap_or(width - 1);
+    write_long(out, (width - first) as i64);
+    out.extend((first..width).map(byte));
+}
+
+/// Little-endian limbs of a number of any length, with one spare limb for the sign.
+fn magnitude(digits: impl Iterator<Item = u8>) -> Vec<u32> {
+    let mut limbs: Vec<u32> = vec![];
+    let mut push = |factor: u64, chunk: u64| {
+        let mut carry = chunk;
+        for limb in &mut limbs {
+            let wide = u64::from(*limb) * factor + carry;
+            *limb = wide as u32;
+            carry = wide >> 32;
+        }
+        if carry > 0 {
+            limbs.push(carry as u32);
+        }
+    };
+    let (mut factor, mut chunk) = (1, 0);
+    for digit in digits {
+        chunk = chunk * 10 + u64::from(digit - b'0');
+        factor *= 10;
+        if factor == 1_000_000_000 {
+            push(factor, chunk);
+            (factor, chunk) = (1, 0);
+        }
+    }
+    push(factor, chunk);
+    limbs.push(0);
+    limbs
+}
+
+fn redundant(bytes: &[u8]) -> usize {
+    bytes.windows(2).position(|pair| !is_redundant(pair[0], pair[1])).unwrap_or(bytes.len() - 1)
+}
+
+/// Whether a leading byte only repeats the sign of the one after it.
+fn is_redundant(byte: u8, next: u8) -> bool {
+    byte == 0 && next < 0x80 || byte == 0xff && next >= 0x80
+}

@@ -1,0 +1,342 @@
+//! The Avro schemas of a table, in the form that Debezium with Confluent's converter gives them: `connect.name`,
+//! `connect.parameters`, `connect.version` and `connect.default` stand in the Avro JSON.
+//!
+//! A default that the schema language cannot carry, or that registries refuse, is left out.
+
+use serde_json::{Map, Value as Json, json};
+use thiserror::Error;
+
+use super::encode::encode_default;
+use super::names;
+use super::varint::read_long;
+use crate::table::{Column, ColumnType, Table};
+
+/// Longest topic name that Kafka takes.
+const MAX_TOPIC: usize = 249;
+
+/// `connect.parameters.length` of a bit string without a limit.
+const UNLIMITED_BITS: u32 = i32::MAX as u32;
+
+/// Which `source` block the envelope has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// Debezium's, of its PostgreSQL connector.
+    Postgres,
+    /// Of the change-log connectors: the common fields, schema, table and the change's id.
+    Changelog,
+}
+
+impl SourceKind {
+    pub(super) fn connector(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Changelog => "changelog",
+        }
+    }
+}
+
+/// What the schemas and the `source` block say beside the table.
+#[derive(Debug, Clone, Copy)]
+pub struct TableContext<'a> {
+    /// Topics are `<prefix>.<schema>.<table>`: `raw.<system>`.
+    pub prefix: &'a str,
+    /// `source.name`: the system.
+    pub name: &'a str,
+    /// `source.db`.
+    pub database: &'a str,
+    pub kind: SourceKind,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SchemaError {
+    #[error("table {table}: columns {one} and {other} would both be the Avro field {field}; exclude or rename one of them")]
+    Collision { table: String, one: String, other: String, field: String },
+    #[error("table {table}: the topic name {topic} has {} characters, Kafka takes {MAX_TOPIC}; shorten the table's name", topic.len())]
+    TopicTooLong { table: String, topic: String },
+    #[error("table {table}: its key names column {index}, but it has {columns} columns")]
+    Key { table: String, index: usize, columns: usize },
+}
+
+/// Topic and Avro JSON of one table.
+#[derive(Debug)]
+pub(super) struct TableSchemas {
+    pub(super) topic: String,
+    pub(super) key: Option<String>,
+    pub(super) value: String,
+}
+
+pub(super) fn of_table(table: &Table, context: &TableContext<'_>) -> Result<TableSchemas, SchemaError> {
+    let topic = names::topic_name(context.prefix, &table.name);
+    if topic.len() > MAX_TOPIC {
+        return Err(SchemaError::TopicTooLong { table: table.name.to_string(), topic });
+    }
+    check(table)?;
+    let namespace = names::namespace(&topic);
+    let mut named = Named::default();
+    let columns = table.columns.iter().enumerate();
+    let rows: Vec<Json> = columns.map(|(index, column)| field(column, table.key.contains(&index), &mut named)).collect();
+    let value = envelope(&namespace, rows, context.kind).to_string();
+    let mut named = Named::default();
+    let key_fields: Vec<Json> = table.key_columns().map(|column| field(column, true, &mut named)).collect();
+    let key = (!key_fields.is_empty()).then(|| {
+        json!({"type": "record", "name": "Key", "namespace": namespace, "fields": key_fields, "connect.name": format!("{namespace}.Key")})
+            .to_string()
+    });
+    Ok(TableSchemas { topic, key, value })
+}
+
+fn check(table: &Table) -> Result<(), SchemaError> {
+    let columns = table.columns.len();
+    if let Some(&index) = table.key.iter().find(|&&index| index >= columns) {
+        return Err(SchemaError::Key { table: table.name.to_string(), index, columns });
+    }
+    let mut seen = std::collections::HashMap::new();
+    for column in &table.columns {
+        let field = names::field_name(&column.name);
+        if let Some(other) = seen.insert(field.clone(), &column.name) {
+            let (one, other) = (other.clone(), column.name.clone());
+            return Err(SchemaError::Collision { table: table.name.to_string(), one, other, field: field.into_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Named types that the schema has defined already; the next use refers to them.
+#[derive(Debug, Default)]
+struct Named(Vec<&'static str>);
+
+impl Named {
+    fn define(&mut self, name: &'static str, definition: impl FnOnce() -> Json) -> Json {
+        if self.0.contains(&name) {
+            return Json::from(name);
+        }
+        self.0.push(name);
+        definition()
+    }
+}
+
+/// A key's columns are NOT NULL whatever the catalogue of the moment says.
+fn field(column: &Column, is_key: bool, named: &mut Named) -> Json {
+    let name = names::field_name(&column.name);
+    let default = default_of(column).map(|(_, json)| json);
+    let kind = with_default(kind(&column.kind, named), default.as_ref());
+    match (column.nullable && !is_key, default) {
+        (true, None) => json!({"name": name, "type": ["null", kind], "default": null}),
+        (true, Some(default)) => json!({"name": name, "type": [kind, "null"], "default": default}),
+        (false, None) => json!({"name": name, "type": kind}),
+        (false, Some(default)) => json!({"name": name, "type": kind, "default": default}),
+    }
+}
+
+/// Puts `connect.default` where the converter has it: before `connect.name` and `connect.type`.
+fn with_default(kind: Json, default: Option<&Json>) -> Json {
+    let Some(default) = default else { return kind };
+    let attributes = match kind {
+        Json::Object(attributes) => attributes,
+        primitive => Map::from_iter([("type".to_owned(), primitive)]),
+    };
+    let (mut out, mut rest) = (Map::new(), Map::new());
+    for (name, value) in attributes {
+        let goes_after = matches!(name.as_str(), "connect.name" | "connect.type" | "logicalType");
+        if goes_after { &mut rest } else { &mut out }.insert(name, value);
+    }
+    out.insert("connect.default".to_owned(), default.clone());
+    out.extend(rest);
+    Json::Object(out)
+}
+
+fn semantic(physical: &str, name: &str) -> Json {
+    json!({"type": physical, "connect.version": 1, "connect.name": name})
+}
+
+fn kind(column: &ColumnType, named: &mut Named) -> Json {
+    match column {
+        ColumnType::Bool | ColumnType::Bit { length: 1, varying: false } => json!("boolean"),
+        ColumnType::Int16 => json!({"type": "int", "connect.type": "int16"}),
+        ColumnType::Int32 => json!("int"),
+        ColumnType::Int64 | ColumnType::UInt32 => json!("long"),
+        ColumnType::Float32 => json!("float"),
+        ColumnType::Float64 => json!("double"),
+        ColumnType::Decimal { precision, scale } => decimal(*scale, *precision, true),
+        ColumnType::Money => decimal(2, 64, false),
+        ColumnType::VariableDecimal => named.define("io.debezium.data.VariableScaleDecimal", variable_decimal),
+        ColumnType::Text => json!("string"),
+        ColumnType::Bytes => json!("bytes"),
+        ColumnType::Date => semantic("int", "io.debezium.time.Date"),
+        ColumnType::Time { precision } if *precision <= 3 => semantic("int", "io.debezium.time.Time"),
+        ColumnType::Time { .. } => semantic("long", "io.debezium.time.MicroTime"),
+        ColumnType::Timestamp { precision } if *precision <= 3 => semantic("long", "io.debezium.time.Timestamp"),
+        ColumnType::Timestamp { .. } => semantic("long", "io.debezium.time.MicroTimestamp"),
+        ColumnType::ZonedTime => semantic("string", "io.debezium.time.ZonedTime"),
+        ColumnType::ZonedTimestamp { .. } => semantic("string", "io.debezium.time.ZonedTimestamp"),
+        ColumnType::Interval => semantic("long", "io.debezium.time.MicroDuration"),
+        ColumnType::Json | ColumnType::Hstore => semantic("string", "io.debezium.data.Json"),
+        ColumnType::Xml => semantic("string", "io.debezium.data.Xml"),
+        ColumnType::Uuid => semantic("string", "io.debezium.data.Uuid"),
+        ColumnType::Ltree => semantic("string", "io.debezium.data.Ltree"),
+        ColumnType::TsVector => semantic("string", "io.debezium.data.Tsvector"),
+        ColumnType::Enum { labels } => json!({
+            "type": "string", "connect.version": 1, "connect.parameters": {"allowed": allowed(labels)},
+            "connect.name": "io.debezium.data.Enum"
+        }),
+        ColumnType::Bit { length, .. } => {
+            let length = if *length == 0 { UNLIMITED_BITS } else { *length };
+            json!({
+                "type": "bytes", "connect.version": 1, "connect.parameters": {"length": length.to_string()},
+                "connect.name": "io.debezium.data.Bits"
+            })
+        }
+        ColumnType::Point => named.define("io.debezium.data.geometry.Point", point),
+        ColumnType::Array(items) => json!({"type": "array", "items": ["null", kind(items, named)]}),
+    }
+}
+
+/// Labels joined by commas; a comma or backslash in a label is escaped.
+fn allowed(labels: &[String]) -> String {
+    let escaped: Vec<String> = labels.iter().map(|label| label.replace('\\', "\\\\").replace(',', "\\,")).collect();
+    escaped.join(",")
+}
+
+fn decimal(scale: u16, precision: u16, declared: bool) -> Json {
+    let mut parameters = json!({"scale": scale.to_string()});
+    if declared && let Some(parameters) = parameters.as_object_mut() {
+        parameters.insert("connect.decimal.precision".to_owned(), precision.to_string().into());
+    }
+    json!({
+        "type": "bytes", "scale": scale, "precision": precision, "connect.version": 1, "connect.parameters": parameters,
+        "connect.name": "org.apache.kafka.connect.data.Decimal", "logicalType": "decimal"
+    })
+}
+
+fn variable_decimal() -> Json {
+    json!({
+        "type": "record", "name": "VariableScaleDecimal", "namespace": "io.debezium.data",
+        "fields": [{"name": "scale", "type": "int"}, {"name": "value", "type": "bytes"}],
+        "connect.doc": "Variable scaled decimal", "connect.version": 1, "connect.name": "io.debezium.data.VariableScaleDecimal"
+    })
+}
+
+fn point() -> Json {
+    json!({
+        "type": "record", "name": "Point", "namespace": "io.debezium.data.geometry",
+        "fields": [
+            {"name": "x", "type": "double"}, {"name": "y", "type": "double"},
+            {"name": "wkb", "type": ["null", "bytes"], "default": null}, {"name": "srid", "type": ["null", "int"], "default": null}
+        ],
+        "connect.doc": "Geometry (POINT)", "connect.version": 1, "connect.name": "io.debezium.data.geometry.Point"
+    })
+}
+
+fn optional(name: &str, kind: &str) -> Json {
+    json!({"name": name, "type": ["null", kind], "default": null})
+}
+
+fn envelope(namespace: &str, rows: Vec<Json>, source_kind: SourceKind) -> Json {
+    let value = json!({"type": "record", "name": "Value", "fields": rows, "connect.name": format!("{namespace}.Value")});
+    let transaction = json!({
+        "type": "record", "name": "block", "namespace": "event",
+        "fields": [
+            {"name": "id", "type": "string"}, {"name": "total_order", "type": "long"}, {"name": "data_collection_order", "type": "long"}
+        ],
+        "connect.version": 1, "connect.name": "event.block"
+    });
+    json!({
+        "type": "record", "name": "Envelope", "namespace": namespace,
+        "fields": [
+            {"name": "before", "type": ["null", value], "default": null},
+            {"name": "after", "type": ["null", "Value"], "default": null},
+            {"name": "source", "type": source(source_kind)},
+            {"name": "transaction", "type": ["null", transaction], "default": null},
+            {"name": "op", "type": "string"},
+            optional("ts_ms", "long"), optional("ts_us", "long"), optional("ts_ns", "long")
+        ],
+        "connect.version": 2, "connect.name": format!("{namespace}.Envelope")
+    })
+}
+
+fn source(kind: SourceKind) -> Json {
+    let snapshot = json!({
+        "type": "string", "connect.version": 1,
+        "connect.parameters": {"allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},
+        "connect.default": "false", "connect.name": "io.debezium.data.Enum"
+    });
+    let text = |name: &str| json!({"name": name, "type": "string"});
+    let mut fields = vec![
+        text("version"),
+        text("connector"),
+        text("name"),
+        json!({"name": "ts_ms", "type": "long"}),
+        json!({"name": "snapshot", "type": [snapshot, "null"], "default": "false"}),
+        text("db"),
+        optional("sequence", "string"),
+        optional("ts_us", "long"),
+        optional("ts_ns", "long"),
+        text("schema"),
+        text("table"),
+    ];
+    let namespace = match kind {
+        SourceKind::Postgres => {
+            fields.extend(["txId", "lsn", "xmin"].map(|name| optional(name, "long")));
+            fields.extend([optional("origin", "string"), optional("origin_lsn", "long")]);
+            "io.debezium.connector.postgresql"
+        }
+        SourceKind::Changelog => {
+            fields.push(optional("change_id", "long"));
+            "cn.guitong.connector.changelog"
+        }
+    };
+    json!({
+        "type": "record", "name": "Source", "namespace": namespace, "fields": fields,
+        "connect.version": 1, "connect.name": format!("{namespace}.Source")
+    })
+}
+
+/// The column's default, encoded and as the JSON of an Avro default; `None` where it has none that a schema can carry.
+pub(super) fn default_of(column: &Column) -> Option<(Vec<u8>, Json)> {
+    let text = column.default.as_deref()?;
+    let encoded = encode_default(column, text)?;
+    let integer = |encoded: &[u8]| read_long(encoded).map(|(value, _)| Json::from(value));
+    let body = |encoded: &[u8]| read_long(encoded).and_then(|(_, width)| encoded.get(width..).map(<[u8]>::to_vec));
+    let json = match &column.kind {
+        ColumnType::Bool | ColumnType::Bit { length: 1, varying: false } => Json::from(encoded.first() == Some(&1)),
+        ColumnType::Int16
+        | ColumnType::Int32
+        | ColumnType::Int64
+        | ColumnType::UInt32
+        | ColumnType::Date
+        | ColumnType::Time { .. }
+        | ColumnType::Timestamp { .. }
+        | ColumnType::Interval => integer(&encoded)?,
+        // Finite numbers only: JSON has no other.
+        ColumnType::Float32 => finite(text.parse::<f32>().ok()?.into())?,
+        ColumnType::Float64 => finite(text.parse().ok()?)?,
+        ColumnType::Decimal { .. } | ColumnType::Bit { .. } => {
+            Json::from(body(&encoded)?.into_iter().map(char::from).collect::<String>())
+        }
+        ColumnType::Text
+        | ColumnType::ZonedTime
+        | ColumnType::ZonedTimestamp { .. }
+        | ColumnType::Json
+        | ColumnType::Xml
+        | ColumnType::Uuid
+        | ColumnType::Enum { .. }
+        | ColumnType::Ltree
+        | ColumnType::TsVector => {
+            let text = String::from_utf8(body(&encoded)?).ok()?;
+            // Registries take such a text for the default of a record or an array, and refuse the schema.
+            (!matches!(text.trim(), "{}" | "[]")).then(|| Json::from(text))?
+        }
+        // Debezium gives these none.
+        ColumnType::VariableDecimal
+        | ColumnType::Money
+        | ColumnType::Bytes
+        | ColumnType::Point
+        | ColumnType::Hstore
+        | ColumnType::Array(_) => return None,
+    };
+    Some((encoded, json))
+}
+
+fn finite(value: f64) -> Option<Json> {
+    serde_json::Number::from_f64(value).map(Json::Number)
+}
