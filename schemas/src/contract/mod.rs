@@ -1,9 +1,15 @@
 //! The exchange directory's contract: raw files become validated types, and only validated types build anything.
 //!
-//! These are the validated types. Values of them exist only where every rule of the directory holds, so what is built from
-//! them does not check again.
+//! [`load`] reads a directory. The types here are the validated ones: a [`Directory`] exists only where every rule holds, so what
+//! is built from it does not check again.
 
+mod exchange;
+mod load;
+mod mapping;
+pub mod problem;
+mod reading;
 pub mod resource;
+mod revision;
 pub mod subscription;
 pub mod system;
 
@@ -14,12 +20,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use load::{check, load};
+pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
 
 /// A whole, valid exchange directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Directory {
     pub root: PathBuf,
     /// SHA-256 of the canonical form of all files.
@@ -29,6 +37,8 @@ pub struct Directory {
     pub resources: BTreeMap<Name, Arc<Resource>>,
     pub departments: BTreeMap<Name, Arc<Department>>,
     pub subscriptions: BTreeMap<Name, Arc<Subscription>>,
+    /// Subscriptions whose approval had ended when the directory was loaded to run: nothing flows to them.
+    pub lapsed: Vec<Problem>,
 }
 
 /// Name of a system, resource, department or subscription: its file's name, `[a-z][a-z0-9-]{0,40}`.
@@ -67,6 +77,12 @@ impl std::borrow::Borrow<str> for Name {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Revision(pub [u8; 32]);
 
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
 /// A value that must not be shown: it prints as `***` everywhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -91,7 +107,7 @@ impl fmt::Debug for Secret {
 }
 
 /// `exchange.toml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Exchange {
     /// Prefix of slots, transactional ids, groups and internal topics.
     pub name: Name,
@@ -110,7 +126,7 @@ pub struct Exchange {
     pub budgets: Budgets,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LogConfig {
     /// One file; relative paths are resolved against the directory's root.
     Embedded {
@@ -119,7 +135,7 @@ pub enum LogConfig {
     Kafka(KafkaConfig),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KafkaConfig {
     /// `host:port` list.
     pub brokers: Vec<String>,
@@ -131,7 +147,7 @@ pub struct KafkaConfig {
     pub state_path: PathBuf,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RegistryConfig {
     pub url: String,
     pub user: Option<String>,
@@ -139,7 +155,7 @@ pub struct RegistryConfig {
 }
 
 /// Bounds in bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
     /// Largest encoded record; CONTRACTS' 16 MiB unless lowered.
     pub max_record: usize,
@@ -150,7 +166,7 @@ pub struct Budgets {
 }
 
 /// `departments/<name>.toml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Department {
     pub name: Name,
     pub title: String,

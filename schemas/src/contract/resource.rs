@@ -1,11 +1,18 @@
 //! `resources/<name>.toml`: a catalogue entry, the entity it feeds, and the mapping.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Name;
+use super::load::World;
+use super::mapping;
+use super::reading::document::Found;
+use super::reading::scalar;
+use super::reading::section::Section;
+use crate::standard::{Entity, Grade, Obligation};
 use crate::table::TableName;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
     pub name: Name,
     /// Catalogue code, `3450010102/000017`.
@@ -88,4 +95,243 @@ pub enum Unit {
 pub struct Place {
     pub line: usize,
     pub column: usize,
+}
+
+/// What other files need to know of a resource, as far as its own file could be read.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub(super) code: Option<String>,
+    /// Name of an entity that exists.
+    pub(super) entity: Option<String>,
+    pub(super) sharing: Option<Sharing>,
+}
+
+pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> (Outline, Option<Resource>) {
+    let code = root.required("code", |root, key| read_code(root, key, world));
+    let title = root.required("title", Section::words);
+    let system = root.required("system", |root, key| read_system(root, key, world));
+    let table = root.required("table", |root, key| read_table(root, key, system.as_ref(), world));
+    let entity = root.required("entity", |root, key| read_entity(root, key, world));
+    let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
+    let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
+    let source = Source { system: system.as_ref(), table: table.as_ref(), sharing: sharing.as_ref() };
+    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, &source, world)));
+    let not_provided =
+        root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
+    if let (Some(entity), true) = (entity, root.is_table("map")) {
+        demand_mandatory(&root, entity, &not_provided);
+    }
+    root.finish();
+    let outline = Outline { code: code.clone(), entity: entity.map(|entity| entity.name.clone()), sharing: sharing.clone() };
+    let resource = (|| {
+        let (code, title, system, table) = (code?, title?.value, system?, table?);
+        let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
+        Some(Resource { name: name?, code, title, system, table, entity, sharing, map, not_provided, revision })
+    })();
+    (outline, resource)
+}
+
+/// Where a resource's rows come from, as far as it is known.
+struct Source<'a> {
+    system: Option<&'a Name>,
+    table: Option<&'a TableName>,
+    sharing: Option<&'a Sharing>,
+}
+
+/// Class, item and sub-item of the catalogue, then the serial number (政务信息资源目录编制指南).
+fn read_code(root: &Section<'_>, key: &str, world: &World<'_>) -> Option<String> {
+    let well_formed = |text: &str| {
+        let (class, serial) = text.split_once('/')?;
+        let (head, detail) = (class.get(..6)?, class.get(6..)?);
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let detail_fits = detail.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+        let fits = head.starts_with(['1', '2', '3'])
+            && digits(head)
+            && detail_fits
+            && digits(serial)
+            && (1..=10).contains(&serial.len());
+        fits.then(|| text.to_owned())
+    };
+    let wrong = || "is no catalogue code: six digits that begin with 1, 2 or 3, a detail, `/`, a serial number".to_owned();
+    let code = root.parsed(key, |text| well_formed(text).ok_or_else(wrong))?;
+    let other = world.resources.iter().find(|(_, outline)| outline.code.as_ref() == Some(&code.value));
+    if let Some((other, _)) = other {
+        let message = format!("code {} is already that of resources/{other}.toml", code.value);
+        root.problem(&code.at, "duplicate-code", message, Some("a code is never used twice".to_owned()));
+        return None;
+    }
+    Some(code.value)
+}
+
+fn read_system(root: &Section<'_>, key: &str, world: &World<'_>) -> Option<Name> {
+    let found = root.words(key)?;
+    if world.systems.contains_key(&found.value) {
+        return Name::parse(&found.value);
+    }
+    let message = format!("no system `{}`", scalar::short(&found.value));
+    let help = scalar::suggestion(&found.value, world.systems.keys().map(String::as_str));
+    root.problem(&found.at, "unknown-system", message, help.or_else(|| Some("declare it as systems/<name>.toml".to_owned())));
+    None
+}
+
+fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &World<'_>) -> Option<TableName> {
+    let outline = system.and_then(|system| world.systems.get(system.as_str()));
+    let usual = outline.and_then(|outline| outline.usual_schema).unwrap_or("public");
+    let table = root.parsed(key, |text| scalar::table_name(text, usual))?;
+    if table.value.schema.contains('*') || table.value.name.contains('*') {
+        let help = "one resource is one table; write one file for each".to_owned();
+        root.problem(&table.at, "bad-value", "`table` names one table, not a pattern", Some(help));
+        return None;
+    }
+    let patterns = outline.and_then(|outline| outline.tables.as_ref());
+    if let (Some(patterns), Some(system)) = (patterns, system)
+        && !patterns.iter().any(|pattern| pattern.matches(&table.value))
+    {
+        let shown: Vec<String> = patterns.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
+        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+        let message = format!("system {system} does not tail {}", table.value);
+        root.problem(&table.at, "not-tailed", message, Some(format!("its `tables` are {}", scalar::listed(&shown))));
+    }
+    Some(table.value)
+}
+
+fn read_entity<'w>(root: &Section<'_>, key: &str, world: &World<'w>) -> Option<&'w Entity> {
+    let found = root.words(key)?;
+    let standard = world.surroundings.standard;
+    let entity = standard.entity(&found.value);
+    if entity.is_none() {
+        let message = format!("the standard has no entity `{}`", scalar::short(&found.value));
+        let help = scalar::suggestion(&found.value, standard.entities().map(|entity| entity.name.as_str()).collect::<Vec<_>>());
+        root.problem(&found.at, "unknown-entity", message, help);
+    }
+    entity.map(Arc::as_ref)
+}
+
+fn read_sharing(section: &Section<'_>) -> Option<Sharing> {
+    let kind = section.required("type", |section, key| section.number(key, 1..4));
+    let condition = section.words("condition");
+    let basis = section.words("basis");
+    let demand = |found: Option<Found<String>>, key: &str, why: &str| {
+        if !section.has(key) {
+            section.problem(section.at(), "missing-key", format_args!("`sharing.{key}` is missing"), Some(why.to_owned()));
+        }
+        found.map(|found| found.value)
+    };
+    let idle = |key: &str, kind: &str| {
+        if section.has(key) {
+            section.problem(&section.key_at(key), "unknown-key", format_args!("sharing type {kind} has no `{key}`"), None);
+        }
+    };
+    match kind?.value {
+        1 => {
+            idle("condition", "1");
+            idle("basis", "1");
+            Some(Sharing::Unconditional)
+        }
+        2 => {
+            idle("basis", "2");
+            demand(condition, "condition", "under which condition departments may have it")
+                .map(|condition| Sharing::Conditional { condition })
+        }
+        _ => {
+            idle("condition", "3");
+            demand(basis, "basis", "the law or regulation that forbids sharing").map(|basis| Sharing::Refused { basis })
+        }
+    }
+}
+
+fn read_map(
+    section: Section<'_>,
+    entity: Option<&Entity>,
+    source: &Source<'_>,
+    world: &World<'_>,
+) -> BTreeMap<String, FieldMapping> {
+    let mut map = BTreeMap::new();
+    for key in section.keys() {
+        let field = match entity {
+            None => None,
+            Some(entity) => match entity.field(&key.value) {
+                Some(field) => Some(field),
+                None => {
+                    unknown_field(&section, &key, entity);
+                    continue;
+                }
+            },
+        };
+        if let (Some(field), Some(Sharing::Unconditional)) = (field, source.sharing)
+            && field.grade == Grade::G3
+        {
+            let message = format!("`{}` ({}) is sensitive (G3) in a resource of sharing type 1", key.value, field.title_zh);
+            let help = "share it by type 2, or leave the field out".to_owned();
+            section.problem(&key.at, "grade", message, Some(help));
+        }
+        let Some(mapping) = mapping::read(&section, &key, field) else { continue };
+        for (column, at) in mapping.columns {
+            let outline = source.system.and_then(|system| world.systems.get(system.as_str()));
+            let excluded = outline.is_some_and(|outline| {
+                outline.exclude_columns.iter().any(|(table, excluded)| Some(table) == source.table && *excluded == column)
+            });
+            if excluded {
+                let message = format!("column `{}` is excluded by its system and never arrives", scalar::short(&column));
+                section.problem(&at, "excluded-column", message, None);
+            }
+        }
+        map.insert(key.value, mapping.mapping);
+    }
+    map
+}
+
+/// Reports a field that the entity does not have.
+pub(super) fn unknown_field(section: &Section<'_>, found: &Found<String>, entity: &Entity) {
+    let by_title = entity.fields.iter().find(|field| field.title_zh == found.value);
+    let by_name = || {
+        scalar::nearest(&found.value, entity.fields.iter().map(|field| field.name.as_str())).and_then(|name| entity.field(name))
+    };
+    let help = by_title.or_else(by_name).map(|field| format!("did you mean `{}` ({})?", field.name, field.title_zh));
+    let message = format!("entity {} has no field `{}`", entity.name, scalar::short(&found.value));
+    section.problem(&found.at, "unknown-field", message, help);
+}
+
+fn read_not_provided(section: Section<'_>, entity: Option<&Entity>, root: &Section<'_>) -> BTreeMap<String, String> {
+    let mapped = root.own_section("map");
+    let mut fields = BTreeMap::new();
+    for key in section.keys() {
+        let reason = section.words(&key.value);
+        let Some(entity) = entity else { continue };
+        let Some(field) = entity.field(&key.value) else {
+            unknown_field(&section, &key, entity);
+            continue;
+        };
+        let refused = if mapped.as_ref().is_some_and(|map| map.has(&key.value)) {
+            Some("is mapped, so it is provided")
+        } else if field.in_key && field.obligation == Obligation::Mandatory {
+            Some("is part of the entity's key, which every record must have")
+        } else if field.obligation == Obligation::Optional {
+            Some("is optional: leave it out")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            section.problem(&key.at, "not-provided", format_args!("`{}` ({}) {why}", key.value, field.title_zh), None);
+        }
+        fields.extend(reason.map(|reason| (key.value, reason.value)));
+    }
+    fields
+}
+
+/// Every mandatory field is mapped, derived by the entity's rules, or declared as not provided.
+fn demand_mandatory(root: &Section<'_>, entity: &Entity, not_provided: &BTreeMap<String, String>) {
+    let Some(map) = root.own_section("map") else { return };
+    for field in entity.fields.iter().filter(|field| field.obligation == Obligation::Mandatory && !field.derived) {
+        if map.has(&field.name) || not_provided.contains_key(&field.name) {
+            continue;
+        }
+        let message =
+            format!("mandatory field `{}` ({}) is neither mapped nor declared as not provided", field.name, field.title_zh);
+        let help = match field.in_key {
+            true => "it is part of the entity's key: map it".to_owned(),
+            false => format!("map it, or say why it is missing: [not_provided] {} = \"…\"", field.name),
+        };
+        root.problem(map.at(), "missing-field", message, Some(help));
+    }
 }

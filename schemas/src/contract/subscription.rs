@@ -2,10 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::load::{Purpose, World};
+use super::reading::document::{At, Found};
+use super::reading::section::Section;
+use super::reading::{expression, scalar};
+use super::resource::{Outline, Sharing, unknown_field};
 use super::{Name, Secret};
+use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
+use crate::table::TableName;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     pub name: Name,
     pub subscriber: Name,
@@ -51,8 +59,285 @@ pub enum Mask {
     Drop,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SinkConfig {
     Postgres { url: Secret, schema: String, table: String },
     Sqlite { path: PathBuf, table: String },
+}
+
+const MASKS: [(&str, Mask); 9] = [
+    ("none", Mask::None),
+    ("name", Mask::Name),
+    ("identifier", Mask::Identifier),
+    ("phone", Mask::Phone),
+    ("card", Mask::Card),
+    ("address", Mask::Address),
+    ("year", Mask::Year),
+    ("hash", Mask::Hash),
+    ("drop", Mask::Drop),
+];
+
+/// Tables that subscriptions write, to tell that two write one.
+pub(super) type Sinks = std::cell::RefCell<BTreeMap<(String, String), String>>;
+
+pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> Option<Subscription> {
+    let subscriber = root.required("subscriber", |root, key| world.department(root, key));
+    let resource = root.required("resource", |root, key| read_resource(root, key, world));
+    let purpose = root.required("purpose", Section::words);
+    let outline = resource.as_ref().and_then(|resource| world.resources.get(resource.value.as_str()));
+    let entity = outline.and_then(|outline| world.surroundings.standard.entity(outline.entity.as_deref()?)).map(Arc::as_ref);
+    let approval = read_approval(&root, world);
+    if let (Some(resource), Some(outline)) = (&resource, outline) {
+        check_sharing(&root, resource, outline);
+    }
+    let fields = root.required("fields", |root, key| read_fields(root, key, entity));
+    let condition = root.words("where").and_then(|found| read_condition(&root, found, entity));
+    let masks =
+        root.own_section("masks").map_or_else(BTreeMap::new, |section| read_masks(section, entity, fields.as_deref(), &root));
+    let sink = root.required("sink", |root, key| {
+        let sink = read_sink(root.own_section(key)?, world);
+        root.know(key);
+        sink
+    });
+    let given = root.text("secret");
+    let secret = given.as_ref().and_then(|found| world.surroundings.secret(&root, "secret", found));
+    if let (Some(entity), Some(fields), None) = (entity, &fields, &given)
+        && let Some(why) = needs_secret(entity, fields, &masks)
+    {
+        let help = format!("{why}; add secret = \"${{env:…}}\" or \"${{file:…}}\"");
+        root.problem(&root.key_at("fields"), "missing-key", "`secret` is missing: rows are keyed by a keyed hash", Some(help));
+    }
+    if let (Some(name), Some(sink)) = (&name, &sink) {
+        claim_sink(&root, name, sink, world);
+    }
+    root.finish();
+    let (subscriber, resource, purpose, fields, sink) = (subscriber?.value, resource?.value, purpose?.value, fields?, sink?);
+    Some(Subscription { name: name?, subscriber, resource, purpose, approval, fields, condition, masks, sink, secret })
+}
+
+/// A resource by its name or its catalogue code.
+fn read_resource(root: &Section<'_>, key: &str, world: &World<'_>) -> Option<Found<Name>> {
+    let found = root.words(key)?;
+    let by_code =
+        || world.resources.iter().find(|(_, outline)| outline.code.as_deref() == Some(&found.value)).map(|(name, _)| name);
+    let known = world.resources.get_key_value(&found.value).map(|(name, _)| name).or_else(by_code);
+    if let Some(known) = known {
+        return Name::parse(known).map(|value| Found { value, at: found.at });
+    }
+    // The code may be that of a resource whose file has problems.
+    if found.value.contains('/') && world.resources.values().any(|outline| outline.code.is_none()) {
+        return None;
+    }
+    let codes = world.resources.values().filter_map(|outline| outline.code.as_deref());
+    let help = scalar::suggestion(&found.value, codes.chain(world.resources.keys().map(String::as_str)).collect::<Vec<_>>());
+    let message = format!("no resource `{}`", scalar::short(&found.value));
+    root.problem(&found.at, "unknown-resource", message, help.or_else(|| Some("declare it as resources/<name>.toml".to_owned())));
+    None
+}
+
+fn read_approval(root: &Section<'_>, world: &World<'_>) -> Option<Approval> {
+    let section = root.own_section("approval")?;
+    let number = section.required("number", Section::words);
+    let from = section.date("from");
+    let until = section.required("until", Section::date);
+    if let (Some(from), Some(until)) = (&from, &until)
+        && from.value > until.value
+    {
+        let message = format!("the approval begins on {} and ends before it, on {}", from.value, until.value);
+        section.problem(&until.at, "approval-dates", message, None);
+    } else if let (Some(until), Some(number)) = (&until, &number)
+        && until.value < world.surroundings.today
+    {
+        let message = format!("approval {} ended on {}", scalar::short(&number.value), until.value);
+        let help = "nothing flows any more: renew it, or remove the subscription".to_owned();
+        let problem = section.document.problem(&until.at, "approval-expired", message, Some(help));
+        match world.surroundings.purpose {
+            Purpose::Run => world.lapsed.push(problem),
+            Purpose::Check { .. } => section.report.push(problem),
+        }
+    }
+    section.finish();
+    Some(Approval { number: number?.value, from: from.map(|from| from.value), until: until?.value })
+}
+
+fn check_sharing(root: &Section<'_>, resource: &Found<Name>, outline: &Outline) {
+    match &outline.sharing {
+        Some(Sharing::Refused { basis }) => {
+            let message = format!("resource {} is not shared (type 3): {}", resource.value, scalar::short(basis));
+            root.problem(&resource.at, "not-shared", message, Some("no subscription may have it".to_owned()));
+        }
+        Some(Sharing::Conditional { condition }) if !root.has("approval") => {
+            let message = format!("resource {} is shared by type 2: {}", resource.value, scalar::short(condition));
+            let help = "add approval = { number = \"…\", until = 2027-12-31 }".to_owned();
+            root.problem(&resource.at, "missing-approval", message, Some(help));
+        }
+        _ => {}
+    }
+}
+
+/// The granted fields in the order of the entity.
+fn read_fields(root: &Section<'_>, key: &str, entity: Option<&Entity>) -> Option<Vec<String>> {
+    let found = root.texts(key)?;
+    if found.value.is_empty() {
+        root.problem(&found.at, "empty", "`fields` grants nothing", Some("name the fields one by one".to_owned()));
+        return None;
+    }
+    let mut fields: Vec<String> = Vec::with_capacity(found.value.len());
+    for field in found.value {
+        if entity.is_some_and(|entity| entity.field(&field.value).is_none()) {
+            entity.into_iter().for_each(|entity| unknown_field(root, &field, entity));
+        } else if fields.contains(&field.value) {
+            root.problem(&field.at, "duplicate", format_args!("`{}` is granted twice", scalar::short(&field.value)), None);
+        } else {
+            fields.push(field.value);
+        }
+    }
+    fields.sort_by_key(|name| entity.and_then(|entity| entity.field(name)).map(EntityField::index));
+    Some(fields)
+}
+
+fn read_condition(root: &Section<'_>, found: Found<String>, entity: Option<&Entity>) -> Option<String> {
+    let entity = entity?;
+    let fields: Vec<(&str, &str)> = entity.fields.iter().map(|field| (field.name.as_str(), field.title_zh.as_str())).collect();
+    match expression::check(&found.value, &fields, &[]) {
+        Ok(_) => Some(found.value),
+        Err(faults) => {
+            root.expression_faults(&found, faults);
+            None
+        }
+    }
+}
+
+fn read_masks(
+    section: Section<'_>,
+    entity: Option<&Entity>,
+    granted: Option<&[String]>,
+    root: &Section<'_>,
+) -> BTreeMap<String, Mask> {
+    let mut masks = BTreeMap::new();
+    for key in section.keys() {
+        let mask = section.choice(&key.value, &MASKS);
+        let Some(entity) = entity else { continue };
+        let Some(field) = entity.field(&key.value) else {
+            unknown_field(&section, &key, entity);
+            continue;
+        };
+        if granted.is_some_and(|granted| !granted.contains(&key.value)) {
+            let message = format!("`{}` is masked but not among `fields`", key.value);
+            section.problem(&key.at, "mask-not-granted", message, Some("grant it, or remove the mask".to_owned()));
+        }
+        let Some(mask) = mask else { continue };
+        if !fits(mask.value, field) {
+            let message = format!("mask `{}` does not fit `{}` ({})", word(mask.value), field.name, field.title_zh);
+            let help = format!("`{}`, `drop` or `none`", word(field.default_mask(Grade::G3)));
+            section.problem(&mask.at, "mask-kind", message, Some(help));
+        }
+        if mask.value == Mask::None && field.grade >= Grade::G2 && !root.has("approval") {
+            let message =
+                format!("`{}` ({}, {}) is shown in clear without an approval", field.name, field.title_zh, field.grade.as_str());
+            section.problem(
+                &mask.at,
+                "clear-without-approval",
+                message,
+                Some("add an approval, or leave the mask out".to_owned()),
+            );
+        }
+        masks.insert(key.value, mask.value);
+    }
+    masks
+}
+
+fn word(mask: Mask) -> &'static str {
+    MASKS.iter().find(|(_, known)| *known == mask).map_or("none", |(word, _)| word)
+}
+
+/// A mask that shows a part of a text has no meaning for other kinds.
+fn fits(mask: Mask, field: &EntityField) -> bool {
+    let date = matches!(field.kind, FieldKind::Date | FieldKind::PartialDate | FieldKind::Time);
+    let number = matches!(field.kind, FieldKind::Decimal { .. } | FieldKind::Int | FieldKind::Steps);
+    match mask {
+        Mask::None | Mask::Drop | Mask::Hash => true,
+        Mask::Year => date,
+        Mask::Name | Mask::Identifier | Mask::Phone | Mask::Card | Mask::Address => !date && !number,
+    }
+}
+
+/// Why the subscription cannot do without a secret: the entity's key is not wholly granted in clear, or a mask hashes.
+fn needs_secret(entity: &Entity, fields: &[String], masks: &BTreeMap<String, Mask>) -> Option<String> {
+    if let Some((field, _)) = masks.iter().find(|(_, mask)| **mask == Mask::Hash) {
+        return Some(format!("`{field}` is hashed"));
+    }
+    let sources = entity.key.iter().flat_map(|part| match &part.source {
+        KeySource::Fields(fields) => fields.as_slice(),
+        KeySource::System => &[],
+    });
+    for field in sources.filter_map(|&at| entity.fields.get(at)) {
+        if !fields.contains(&field.name) {
+            return Some(format!("the entity's key needs `{}` ({}), which is not granted", field.name, field.title_zh));
+        }
+        let highest = if entity.birth.is_some() { Grade::G3 } else { field.highest_grade() };
+        if masks.get(&field.name).copied().unwrap_or_else(|| field.default_mask(highest)) != Mask::None {
+            return Some(format!("the entity's key needs `{}` ({}), which may be masked", field.name, field.title_zh));
+        }
+    }
+    None
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Postgres,
+    Sqlite,
+}
+
+fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
+    let kind =
+        section.required("kind", |section, key| section.choice(key, &[("postgres", Kind::Postgres), ("sqlite", Kind::Sqlite)]));
+    let sink = match kind.map(|kind| kind.value) {
+        Some(Kind::Postgres) => {
+            let url = section.required("url", |section, key| {
+                let found = section.text(key)?;
+                let url = world.surroundings.secret(section, key, &found)?;
+                world.surroundings.check_url(section, key, &found, url)
+            });
+            let table = section.required("table", |section, key| section.parsed(key, |text| scalar::table_name(text, "public")));
+            (|| {
+                let TableName { schema, name: table } = table?.value;
+                Some(SinkConfig::Postgres { url: url?, schema, table })
+            })()
+        }
+        Some(Kind::Sqlite) => {
+            let path = section.required("path", Section::words);
+            let named = |text: &str| match text.starts_with("sqlite_") {
+                true => Err("begins with sqlite_, which SQLite keeps for itself".to_owned()),
+                false => Ok(text.to_owned()),
+            };
+            let table = section.required("table", |section, key| section.parsed(key, named));
+            (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
+        }
+        None => {
+            // Without a kind every key of every kind may be right.
+            ["url", "path", "table"].iter().for_each(|key| section.know(key));
+            None
+        }
+    };
+    section.finish();
+    sink
+}
+
+/// Two subscriptions in one table would delete each other's rows.
+fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<'_>) {
+    let table = match sink {
+        SinkConfig::Postgres { url, schema, table } => (url.reveal().to_owned(), format!("{schema}.{table}")),
+        SinkConfig::Sqlite { path, table } => (path.to_string_lossy().into_owned(), table.to_lowercase()),
+    };
+    let shown = table.1.clone();
+    let other = world.sinks.borrow_mut().insert(table, name.to_string());
+    if let (Some(other), Some(section)) = (other, root.own_section("sink")) {
+        let at = match section.has("table") {
+            true => section.key_at("table"),
+            false => At::File,
+        };
+        let message = format!("table {} is already written by subscription {other}", scalar::short(&shown));
+        root.problem(&at, "sink-taken", message, Some("give each subscription a table of its own".to_owned()));
+    }
 }

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::load::{Surroundings, World};
+use super::reading::document::Found;
+use super::reading::scalar;
+use super::reading::section::Section;
 use super::{Name, Secret};
 use crate::table::TableName;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct System {
     pub name: Name,
     pub title: String,
@@ -24,13 +28,13 @@ pub struct System {
 }
 
 /// Which database, and how to reach it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceConfig {
     Postgres(PostgresConfig),
     Sqlite(SqliteConfig),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`
     pub url: Secret,
@@ -43,7 +47,7 @@ pub struct PostgresConfig {
     pub on_gap: GapPolicy,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SqliteConfig {
     pub path: PathBuf,
     /// Longest time between two looks when the file gives no sign of change.
@@ -82,13 +86,193 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotConfig {
     /// `false`: only changes from now on.
     pub enabled: bool,
     /// Bytes a chunk aims at.
     pub chunk: usize,
     pub rows_per_second: Option<u32>,
+}
+
+impl SourceConfig {
+    /// The schema of tables that are named without one.
+    #[must_use]
+    pub fn usual_schema(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "public",
+            Self::Sqlite(_) => "main",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Postgres,
+    Sqlite,
+}
+
+/// What other files need to know of a system, as far as its own file could be read.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub(super) usual_schema: Option<&'static str>,
+    /// `None`: the list has a problem of its own.
+    pub(super) tables: Option<Vec<TablePattern>>,
+    pub(super) exclude_columns: Vec<(TableName, String)>,
+}
+
+pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> (Outline, Option<System>) {
+    let title = root.required("title", Section::words);
+    let department = root.required("department", |root, key| world.department(root, key));
+    let kind = root.required("kind", |root, key| root.choice(key, &[("postgres", Kind::Postgres), ("sqlite", Kind::Sqlite)]));
+    let usual = match kind.as_ref().map(|kind| kind.value) {
+        Some(Kind::Postgres) => Some("public"),
+        Some(Kind::Sqlite) => Some("main"),
+        None => None,
+    };
+    let source = match kind.as_ref().map(|kind| kind.value) {
+        Some(Kind::Postgres) => read_postgres(name.as_ref(), &root, world).map(SourceConfig::Postgres),
+        Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
+        None => {
+            // Without a kind every key of every kind may be right.
+            ["url", "slot", "publication", "heartbeat", "on_gap", "path", "poll"].iter().for_each(|key| root.know(key));
+            None
+        }
+    };
+    let schema = usual.unwrap_or("public");
+    let tables = root.required("tables", |root, key| read_tables(root, key, schema));
+    let exclude_columns = root.texts("exclude_columns").map_or_else(Vec::new, |found| read_excluded(&root, &found, schema));
+    let keys = root.own_section("keys").map_or_else(Vec::new, |section| read_keys(section, schema, tables.as_deref()));
+    let complete = root.flag("complete").is_none_or(|found| found.value);
+    let snapshot = root.own_section("snapshot").map_or(DEFAULT_SNAPSHOT, read_snapshot);
+    root.finish();
+    let outline = Outline { usual_schema: usual, tables: tables.clone(), exclude_columns: exclude_columns.clone() };
+    let system = (|| {
+        let (title, department, source, tables) = (title?.value, department?.value, source?, tables?);
+        Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, complete })
+    })();
+    (outline, system)
+}
+
+fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> Option<PostgresConfig> {
+    let usual = format!("{}_{}", world.exchange_name, name.map_or("system", Name::as_str)).replace('-', "_");
+    // A slot's name: PostgreSQL, "Replication Slots": lower-case letters, digits and underscores, shorter than NAMEDATALEN.
+    let identifier = |text: &str| {
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        match plain && (1..=63).contains(&text.len()) {
+            true => Ok(text.to_owned()),
+            false => Err("must be 1 to 63 lower-case letters, digits and underscores".to_owned()),
+        }
+    };
+    let url = root.required("url", |root, key| {
+        let found = root.text(key)?;
+        let url = world.surroundings.secret(root, key, &found)?;
+        world.surroundings.check_url(root, key, &found, url)
+    });
+    let slot = root.parsed("slot", identifier).map_or_else(|| cut(&usual), |found| found.value);
+    let publication = root.parsed("publication", identifier).map_or_else(|| cut(&usual), |found| found.value);
+    let heartbeat = root.parsed("heartbeat", scalar::duration).map_or(Duration::from_secs(10), |found| found.value);
+    let policies = [("stop", GapPolicy::Stop), ("resnapshot", GapPolicy::Resnapshot)];
+    let on_gap = root.choice("on_gap", &policies).map_or_else(GapPolicy::default, |found| found.value);
+    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap })
+}
+
+/// PostgreSQL's identifiers end at 63 bytes.
+fn cut(name: &str) -> String {
+    name.chars().take(63).collect()
+}
+
+fn read_sqlite(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Option<SqliteConfig> {
+    let path = root.required("path", Section::words);
+    let poll = |text: &str| match scalar::duration(text)? {
+        poll if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&poll) => Ok(poll),
+        _ => Err("must be from 1 ms to 1 min".to_owned()),
+    };
+    let poll = root.parsed("poll", poll).map_or(Duration::from_millis(100), |found| found.value);
+    Some(SqliteConfig { path: surroundings.root.join(path?.value), poll })
+}
+
+fn read_tables(root: &Section<'_>, key: &str, schema: &str) -> Option<Vec<TablePattern>> {
+    let found = root.texts(key)?;
+    if found.value.is_empty() {
+        root.problem(&found.at, "empty", "`tables` is empty", Some(format!("as [\"{schema}.*\"]")));
+        return None;
+    }
+    let mut patterns: Vec<TablePattern> = Vec::with_capacity(found.value.len());
+    let mut sound = true;
+    for text in &found.value {
+        match scalar::table_name(&text.value, schema).map(|table| TablePattern { schema: table.schema, name: table.name }) {
+            Ok(pattern) if patterns.contains(&pattern) => {
+                root.problem(
+                    &text.at,
+                    "duplicate",
+                    format_args!("`{}` stands twice in `tables`", scalar::short(&text.value)),
+                    None,
+                );
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => {
+                root.problem(&text.at, "bad-value", format_args!("a pattern of `tables` {why}"), None);
+                sound = false;
+            }
+        }
+    }
+    sound.then_some(patterns)
+}
+
+fn read_excluded(root: &Section<'_>, found: &Found<Vec<Found<String>>>, schema: &str) -> Vec<(TableName, String)> {
+    let mut columns = Vec::with_capacity(found.value.len());
+    for text in &found.value {
+        let parts = text.value.rsplit_once('.').filter(|(_, column)| !column.is_empty());
+        match parts.and_then(|(table, column)| Some((scalar::table_name(table, schema).ok()?, column.to_owned()))) {
+            Some(column) => columns.push(column),
+            None => {
+                let message = format!("`{}` names no column", scalar::short(&text.value));
+                root.problem(&text.at, "bad-value", message, Some(format!("as `{schema}.table.column`")));
+            }
+        }
+    }
+    columns
+}
+
+fn read_keys(section: Section<'_>, schema: &str, tables: Option<&[TablePattern]>) -> Vec<(TableName, Vec<String>)> {
+    let mut keys = Vec::new();
+    for key in section.keys() {
+        let columns = section.texts(&key.value);
+        let table = match scalar::table_name(&key.value, schema) {
+            Ok(table) => table,
+            Err(why) => {
+                section.problem(&key.at, "bad-value", format_args!("a key of `keys` {why}"), None);
+                continue;
+            }
+        };
+        if tables.is_some_and(|tables| !tables.iter().any(|pattern| pattern.matches(&table))) {
+            section.problem(&key.at, "not-tailed", format_args!("no pattern of `tables` holds {table}"), None);
+        }
+        let Some(columns) = columns else { continue };
+        if columns.value.is_empty() || columns.value.iter().any(|column| column.value.is_empty()) {
+            section.problem(&columns.at, "empty", format_args!("the key of {table} names no column"), None);
+            continue;
+        }
+        keys.push((table, columns.value.into_iter().map(|column| column.value).collect()));
+    }
+    keys
+}
+
+const DEFAULT_SNAPSHOT: SnapshotConfig = SnapshotConfig { enabled: true, chunk: 4 << 20, rows_per_second: None };
+
+fn read_snapshot(section: Section<'_>) -> SnapshotConfig {
+    let chunk = |text: &str| match scalar::size(text)? {
+        size if ((64 << 10)..=(64 << 20)).contains(&size) => Ok(size),
+        _ => Err("must be from 64 KiB to 64 MiB".to_owned()),
+    };
+    let snapshot = SnapshotConfig {
+        enabled: section.flag("enabled").is_none_or(|found| found.value),
+        chunk: section.parsed("chunk", chunk).map_or(DEFAULT_SNAPSHOT.chunk, |found| found.value),
+        rows_per_second: section.number("rows_per_second", 1..10_000_001).map(|found| found.value),
+    };
+    section.finish();
+    snapshot
 }
 
 #[cfg(test)]

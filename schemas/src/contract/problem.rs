@@ -1,0 +1,163 @@
+//! What is wrong with an exchange directory: every problem with its place, its text and what would be right.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+
+use serde_json::{Value, json};
+
+use super::resource::Place;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Stable name of the kind of problem, `unknown-field`.
+    pub code: &'static str,
+    pub message: String,
+    /// Path below the directory's root with `/`, or the name of an environment variable.
+    pub file: String,
+    pub excerpt: Option<Excerpt>,
+    /// What would be right; stands beside the caret.
+    pub help: Option<String>,
+}
+
+/// The line a problem stands in. Secrets in it are already replaced by `***`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    pub place: Place,
+    pub line: String,
+    /// Columns of a terminal before the offending text.
+    pub indent: usize,
+    /// Columns of a terminal that the offending text takes, at least 1.
+    pub width: usize,
+}
+
+/// Everything that is wrong with one directory, in the order of its files and lines. Never empty as an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    pub list: Vec<Problem>,
+    /// What is declared without a problem in its own file.
+    pub well: Well,
+}
+
+/// Counts of files without a problem.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Well {
+    pub systems: usize,
+    pub resources: usize,
+    pub departments: usize,
+    pub subscriptions: usize,
+}
+
+impl fmt::Display for Well {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        write!(
+            f,
+            "{}, {}, {} and {}",
+            counted(self.departments, "department"),
+            counted(self.systems, "system"),
+            counted(self.resources, "resource"),
+            counted(self.subscriptions, "subscription")
+        )
+    }
+}
+
+/// SGR sequences of a terminal, or nothing.
+struct Paint {
+    error: &'static str,
+    place: &'static str,
+    bold: &'static str,
+    end: &'static str,
+}
+
+const PLAIN: Paint = Paint { error: "", place: "", bold: "", end: "" };
+const COLOURED: Paint = Paint { error: "\x1b[1;31m", place: "\x1b[1;34m", bold: "\x1b[1m", end: "\x1b[0m" };
+
+impl Problems {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// For a person, in the form of rustc's messages; ends with [`Problems::summary`].
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let paint = if color { COLOURED } else { PLAIN };
+        let mut out = String::new();
+        for problem in &self.list {
+            problem.render(&paint, &mut out);
+        }
+        out.push_str(&self.summary());
+        out.push('\n');
+        out
+    }
+
+    /// `3 errors in 2 files; 5 departments, 5 systems, 14 resources and 31 subscriptions are well.`
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let files = self.list.iter().map(|problem| &problem.file).collect::<BTreeSet<_>>().len();
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let errors = self.list.len();
+        format!("{errors} error{} in {files} file{}; {} are well.", plural(errors), plural(files), self.well)
+    }
+
+    /// `{"errors": [{"code", "message", "file", "line", "column", "text", "help"}], "well": {…}}`; what a problem does not have is null.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let errors: Vec<Value> = self.list.iter().map(Problem::to_json).collect();
+        json!({
+            "errors": errors,
+            "well": {
+                "departments": self.well.departments,
+                "systems": self.well.systems,
+                "resources": self.well.resources,
+                "subscriptions": self.well.subscriptions,
+            },
+        })
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Problem {
+    fn render(&self, paint: &Paint, out: &mut String) {
+        let Paint { error, place, bold, end } = paint;
+        // Writing into a String cannot fail.
+        let _ = writeln!(out, "{error}error[{}]{end}{bold}: {}{end}", self.code, self.message);
+        let help = self.help.as_deref().unwrap_or_default();
+        let Some(excerpt) = &self.excerpt else {
+            let _ = writeln!(out, "  {place}-->{end} {}", self.file);
+            if !help.is_empty() {
+                let _ = writeln!(out, "   {place}={end} {help}");
+            }
+            return;
+        };
+        let Place { line, column } = excerpt.place;
+        let number = line.to_string();
+        let gutter = " ".repeat(number.len());
+        let _ = writeln!(out, "{gutter} {place}-->{end} {}:{line}:{column}", self.file);
+        let _ = writeln!(out, "{place}{number} |{end} {}", excerpt.line);
+        let carets = "^".repeat(excerpt.width);
+        let pointed = format!("{}{error}{carets}{end} {help}", " ".repeat(excerpt.indent));
+        let _ = writeln!(out, "{place}{gutter} |{end} {}", pointed.trim_end());
+    }
+
+    fn to_json(&self) -> Value {
+        let place = self.excerpt.as_ref().map(|excerpt| excerpt.place);
+        json!({
+            "code": self.code,
+            "message": self.message,
+            "file": self.file,
+            "line": place.map(|place| place.line),
+            "column": place.map(|place| place.column),
+            "text": self.excerpt.as_ref().map(|excerpt| excerpt.line.as_str()),
+            "help": self.help,
+        })
+    }
+}

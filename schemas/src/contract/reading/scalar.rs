@@ -1,0 +1,185 @@
+//! Scalars of the directory's files: sizes, durations, table names, addresses; and the nearest of known names.
+
+use std::time::Duration;
+
+use crate::table::TableName;
+
+/// The known name that a wrong one was probably meant to be.
+pub(in crate::contract) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Below this similarity a suggestion misleads more than it helps.
+    const ALIKE: f64 = 0.75;
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(wrong, name), name))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, name)| name)
+}
+
+/// `did you mean …?`, else the known names.
+pub(in crate::contract) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
+    if let Some(name) = nearest(wrong, known.clone()) {
+        return Some(format!("did you mean `{name}`?"));
+    }
+    let names: Vec<&str> = known.into_iter().collect();
+    (!names.is_empty()).then(|| format!("known: {}", listed(&names)))
+}
+
+/// Names in one line, the first dozen of them.
+pub(in crate::contract) fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{}`", short(name))).collect();
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// A text of somebody else's that fits in a message.
+pub(in crate::contract) fn short(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let plain = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+    let mut out: String = text.chars().take(SHOWN).map(plain).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// `"16 MiB"` in bytes.
+pub(in crate::contract) fn size(text: &str) -> Result<usize, String> {
+    let units = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    measured(text, &units)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| "must be a size as `16 MiB` (B, KiB, MiB, GiB)".to_owned())
+}
+
+/// `"10 s"`.
+pub(in crate::contract) fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+    measured(text, &units).map(Duration::from_millis).ok_or_else(|| "must be a time as `10 s` (ms, s, min, h)".to_owned())
+}
+
+fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number: u64 = text.get(..text.len() - digits.len())?.parse().ok()?;
+    let unit = units.iter().find(|(name, _)| *name == digits.trim())?.1;
+    number.checked_mul(unit)
+}
+
+/// `schema.table`, or a table of the database's usual schema.
+pub(in crate::contract) fn table_name(text: &str, usual_schema: &str) -> Result<TableName, String> {
+    let (schema, name) = text.split_once('.').unwrap_or((usual_schema, text));
+    let whole = |part: &str| !part.trim().is_empty() && part.trim() == part && !part.chars().any(char::is_control);
+    if whole(schema) && whole(name) {
+        return Ok(TableName::new(schema, name));
+    }
+    Err(format!("must name a table as `{usual_schema}.table`"))
+}
+
+/// `postgres://user:password@host:port/database?sslmode=…`: what of it is wrong, without showing any of it.
+pub(in crate::contract) fn postgres_url(url: &str) -> Result<(), String> {
+    const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+    let rest = url
+        .strip_prefix("postgres://")
+        .or_else(|| url.strip_prefix("postgresql://"))
+        .ok_or("must begin with postgres://, as in postgres://user:password@host:5432/database")?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if user.split(':').next().is_none_or(str::is_empty) {
+        return Err("names no user (postgres://user:password@host:5432/database)".to_owned());
+    }
+    if database.is_empty() {
+        return Err("names no database (postgres://user:password@host:5432/database)".to_owned());
+    }
+    let socket = query.split('&').any(|pair| pair.starts_with("host="));
+    if !(address.is_empty() && socket) {
+        host_and_port(address, Some(5432))?;
+    }
+    match query.split('&').find_map(|pair| pair.strip_prefix("sslmode=")) {
+        Some(mode) if !MODES.contains(&mode) => Err(format!("has an unknown sslmode; one of {}", listed(&MODES))),
+        _ => Ok(()),
+    }
+}
+
+/// `http://host:port/path` or https, without a user in it.
+pub(in crate::contract) fn http_url(url: &str) -> Result<String, String> {
+    let rest =
+        url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).ok_or("must begin with http:// or https://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("must not hold a user or password: use `user` and `password`".to_owned());
+    }
+    host_and_port(authority, Some(80))?;
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// `host:port`; brackets around an IPv6 address.
+pub(in crate::contract) fn host_and_port(text: &str, usual: Option<u16>) -> Result<(), String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c == '/') {
+        return Err("names no host".to_owned());
+    }
+    match port {
+        None if usual.is_some() => Ok(()),
+        None => Err("names no port: host:port".to_owned()),
+        Some(port) => match port.parse::<u16>() {
+            Ok(1..) => Ok(()),
+            _ => Err("has a port that is no number from 1 to 65535".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_name_is_near() {
+        let fields = ["uscc", "established", "status", "reg_address", "legal_rep_name"];
+        assert_eq!(nearest("establish_date", fields), Some("established"));
+        assert_eq!(nearest("stauts", fields), Some("status"));
+        assert_eq!(nearest("zzz", fields), None);
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("16 MiB"), Ok(16 << 20));
+        assert_eq!(size("512KiB"), Ok(512 << 10));
+        for wrong in ["", "16", "MiB", "16 MB", "-1 B", "99999999999999999999 B", "18446744073709551615 GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(duration("5 ms"), Ok(Duration::from_millis(5)));
+        assert_eq!(duration("2 min"), Ok(Duration::from_secs(120)));
+        assert!(duration("5").is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        for url in [
+            "postgres://u:p@h/d",
+            "postgresql://u@h:5432/d?sslmode=verify-full",
+            "postgres://u:p%40@[::1]:5432/d",
+            "postgres://u@/d?host=/var/run/postgresql",
+        ] {
+            assert_eq!(postgres_url(url), Ok(()), "{url}");
+        }
+        for url in [
+            "mysql://u@h/d",
+            "postgres://h/d",
+            "postgres://u@h",
+            "postgres://u@h:0/d",
+            "postgres://u@:1/d",
+            "postgres://u@h/d?sslmode=on",
+        ] {
+            assert!(postgres_url(url).is_err(), "{url}");
+        }
+        assert_eq!(http_url("http://h:8081/"), Ok("http://h:8081".to_owned()));
+        assert!(http_url("http://u:p@h").is_err());
+        assert!(http_url("h:8081").is_err());
+        assert!(host_and_port("h:9092", None).is_ok());
+        assert!(host_and_port("h", None).is_err());
+    }
+}
