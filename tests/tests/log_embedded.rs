@@ -43,6 +43,14 @@ impl LogUnderTest for Fixture {
     fn topic(&self, name: &str) -> Arc<str> {
         name.into()
     }
+
+    fn child(&self) -> String {
+        self.config().path.to_str().unwrap().to_owned()
+    }
+
+    async fn open_in_child(path: &str) -> Arc<dyn ExchangeLog> {
+        Arc::new(EmbeddedLog::open(&EmbeddedConfig { path: path.into(), max_bytes: None }).await.unwrap())
+    }
 }
 
-guitong_tests::log_conformance!(Fixture::fresh());
+guitong_tests::log_conformance!(Fixture, Fixture::fresh());

@@ -54,3 +54,10 @@ pub(crate) async fn everything(log: &dyn ExchangeLog, at: &TopicPartition) -> Ve
     }
     all
 }
+
+/// A new seed, or the one to replay.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("GUITONG_SEED={seed}");
+    seed
+}

@@ -2,21 +2,25 @@
 //!
 //! To plug a log in: implement [`LogUnderTest`] in `tests/tests/log_<name>.rs` and call there
 //! ```ignore
-//! guitong_tests::log_conformance!(MyLog::fresh().await);
+//! guitong_tests::log_conformance!(MyLog, MyLog::fresh().await);
 //! ```
 //! which makes one `#[tokio::test]` of each check. The expression gives a fixture over an empty log; each check evaluates
-//! it once. Fixtures of one server keep apart by [`LogUnderTest::topic`] and by the exchange name under which owners live.
+//! it once. Checks that kill a process run the test binary again, with [`LogUnderTest::child`] in its environment; the macro's test
+//! `child` does there what the check wants. Random checks print their seed; `GUITONG_SEED` replays one. Fixtures of one server keep apart by [`LogUnderTest::topic`] and by the exchange name under which owners live.
 
 mod basics;
 mod build;
+mod kill;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use guitong_log::ExchangeLog;
 
 pub use self::basics::*;
+pub use self::kill::*;
 
 /// One log of its own, empty at first, that can be closed and opened again.
 #[async_trait]
@@ -29,18 +33,46 @@ pub trait LogUnderTest: fmt::Debug + Send + Sync {
 
     /// The name a topic has in this log; servers that several fixtures share need different ones.
     fn topic(&self, name: &str) -> Arc<str>;
+
+    /// Times that a process is killed; fewer where each costs seconds.
+    const KILLS: usize = 12;
+
+    /// What another process needs to know to open this log.
+    fn child(&self) -> String;
+
+    /// Opens, in another process, the log that [`LogUnderTest::child`] described.
+    async fn open_in_child(described: &str) -> Arc<dyn ExchangeLog>
+    where
+        Self: Sized;
+
+    /// Deletes what is kept beside the log and can be made again from it (local copies of keyed state); called when it is closed.
+    async fn forget_local_copies(&self) {}
+
+    /// How long to wait for what the log does by itself after [`ExchangeLog::maintain`].
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// One test of each check, for the log that the expression makes.
 #[macro_export]
 macro_rules! log_conformance {
-    ($fixture:expr) => {
+    ($log:ty, $fixture:expr) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn child() {
+            if let Ok(described) = std::env::var($crate::log_conformance::CHILD) {
+                let log = <$log as $crate::log_conformance::LogUnderTest>::open_in_child(&described).await;
+                $crate::log_conformance::commit_until_killed(log).await;
+            }
+        }
+
         $crate::log_conformance!(@tests $fixture;
             a_batch_is_read_as_it_was_appended,
             order_in_a_partition_is_the_order_of_appends,
             offsets_and_position_resume_after_a_restart,
             an_older_holder_is_fenced_and_writes_nothing,
             a_waiting_reader_wakes_on_an_append,
+            a_killed_process_leaves_whole_batches,
         );
     };
     (@tests $fixture:expr; $($check:ident,)*) => {
