@@ -46,6 +46,78 @@ impl Operation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowImage(pub Bytes);
 
+/// One cell of a row image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell<'a> {
+    Null,
+    /// Not sent by the source.
+    Absent,
+    Text(&'a [u8]),
+    Binary(&'a [u8]),
+}
+
+/// Bytes that are no row image of their table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the row image {0}")]
+pub struct BadImage(pub &'static str);
+
+/// Reads the cells of a row image one after the other.
+#[derive(Debug, Clone)]
+pub struct Cells<'a>(&'a [u8]);
+
+impl RowImage {
+    #[must_use]
+    pub fn cells(&self) -> Cells<'_> {
+        Cells(&self.0)
+    }
+}
+
+impl<'a> Cells<'a> {
+    /// Whether all cells were read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next cell, where the table has one more column.
+    ///
+    /// # Errors
+    /// [`BadImage`] where the image ends or is damaged.
+    #[inline]
+    pub fn read(&mut self) -> Result<Cell<'a>, BadImage> {
+        let (&kind, rest) = self.0.split_first().ok_or(BadImage("has fewer columns than the table"))?;
+        match kind {
+            b'n' | b'u' => {
+                self.0 = rest;
+                Ok(if kind == b'n' { Cell::Null } else { Cell::Absent })
+            }
+            b't' | b'b' => {
+                let (length, rest) = rest.split_first_chunk::<4>().ok_or(BadImage("ends in a length"))?;
+                let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| BadImage("has a negative length"))?;
+                let (value, rest) = rest.split_at_checked(length).ok_or(BadImage("ends in a value"))?;
+                self.0 = rest;
+                Ok(if kind == b't' { Cell::Text(value) } else { Cell::Binary(value) })
+            }
+            _ => Err(BadImage("has a cell of unknown kind")),
+        }
+    }
+}
+
+impl<'a> Iterator for Cells<'a> {
+    type Item = Result<Cell<'a>, BadImage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_empty() {
+            return None;
+        }
+        let cell = self.read();
+        if cell.is_err() {
+            self.0 = &[];
+        }
+        Some(cell)
+    }
+}
+
 /// Builds the bytes of one [`RowImage`].
 #[derive(Debug, Default)]
 pub struct RowBuilder {
@@ -64,6 +136,25 @@ impl RowBuilder {
 
     pub fn absent(&mut self) {
         self.bytes.push(b'u');
+    }
+
+    /// A cell of another image, as it is.
+    ///
+    /// # Errors
+    /// [`ValueTooLong`] above `i32::MAX` bytes.
+    pub fn cell(&mut self, cell: Cell<'_>) -> Result<(), ValueTooLong> {
+        match cell {
+            Cell::Null => self.null(),
+            Cell::Absent => self.absent(),
+            Cell::Text(value) => self.text(value)?,
+            Cell::Binary(value) => {
+                let length = i32::try_from(value.len()).map_err(|_| ValueTooLong(value.len()))?;
+                self.bytes.push(b'b');
+                self.bytes.extend_from_slice(&length.to_be_bytes());
+                self.bytes.extend_from_slice(value);
+            }
+        }
+        Ok(())
     }
 
     /// # Errors

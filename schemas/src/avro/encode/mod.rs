@@ -19,7 +19,7 @@ use self::source::SourceBlock;
 use super::schema::{self, SchemaError, TableContext};
 use super::varint::{write_bytes, write_long};
 use super::{frame, names};
-use crate::change::{Before, Change, Operation, RowImage};
+use crate::change::{BadImage, Before, Cell, Change, Operation, RowImage};
 use crate::table::{Column, Table};
 
 /// Columns of one encoded change that do not hold what the row held; indexes into the table's columns, ascending.
@@ -96,15 +96,6 @@ struct Slot {
     placeholder: Option<Box<[u8]>>,
 }
 
-/// One cell of a row image.
-#[derive(Debug, Clone, Copy)]
-enum Cell<'a> {
-    Null,
-    Absent,
-    Text(&'a [u8]),
-    Binary(&'a [u8]),
-}
-
 /// What the source sent of the image that is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
@@ -178,9 +169,9 @@ impl EncodePlan {
         }
         frame::write(schema_id, out);
         for &wanted in &self.key {
-            let mut cells = Cells(&row.0);
+            let mut cells = row.cells();
             let slot = self.slots.get(wanted).ok_or_else(|| self.image("is of another table"))?;
-            let cell = (0..=wanted).try_fold(Cell::Null, |_, _| cells.next()).map_err(|problem| self.image(problem))?;
+            let cell = (0..=wanted).try_fold(Cell::Null, |_, _| cells.read()).map_err(|BadImage(problem)| self.image(problem))?;
             let written = match cell {
                 Cell::Null => Err((Bad::new("a key without value", 0), 0)),
                 Cell::Absent => Err((Bad::new("a key that was not sent", 0), 0)),
@@ -240,9 +231,9 @@ impl EncodePlan {
 
     fn write_row(&self, row: &RowImage, sent: Sent, out: &mut Vec<u8>, marks: &mut Marks) -> Result<(), EncodeError> {
         write_long(out, 1);
-        let mut cells = Cells(&row.0);
+        let mut cells = row.cells();
         for (index, slot) in self.slots.iter().enumerate() {
-            match cells.next().map_err(|problem| self.image(problem))? {
+            match cells.read().map_err(|BadImage(problem)| self.image(problem))? {
                 Cell::Null if sent == Sent::KeyOnly && !slot.is_key => {
                     if !slot.write_null(out) {
                         marks.absent.push(index);
@@ -268,7 +259,7 @@ impl EncodePlan {
                 }
             }
         }
-        if cells.0.is_empty() { Ok(()) } else { Err(self.image("has more columns than the table")) }
+        if cells.is_empty() { Ok(()) } else { Err(self.image("has more columns than the table")) }
     }
 
     #[cold]
@@ -355,29 +346,6 @@ impl Slot {
             None => {
                 self.write_null(out);
             }
-        }
-    }
-}
-
-/// Reads the cells of a row image one after the other.
-struct Cells<'a>(&'a [u8]);
-
-impl<'a> Cells<'a> {
-    fn next(&mut self) -> Result<Cell<'a>, &'static str> {
-        let (&kind, rest) = self.0.split_first().ok_or("has fewer columns than the table")?;
-        match kind {
-            b'n' | b'u' => {
-                self.0 = rest;
-                Ok(if kind == b'n' { Cell::Null } else { Cell::Absent })
-            }
-            b't' | b'b' => {
-                let (length, rest) = rest.split_first_chunk::<4>().ok_or("ends in a length")?;
-                let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| "has a negative length")?;
-                let (value, rest) = rest.split_at_checked(length).ok_or("ends in a value")?;
-                self.0 = rest;
-                Ok(if kind == b't' { Cell::Text(value) } else { Cell::Binary(value) })
-            }
-            _ => Err("has a cell of unknown kind"),
         }
     }
 }
