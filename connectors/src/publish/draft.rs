@@ -1,0 +1,269 @@
+//! The batch that is being put together: records as ranges of one buffer, so that a batch is one allocation and not thousands.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use guitong_log::{Batch, Headers, NewRecord, StateChange};
+use guitong_schemas::avro::{EncodeError, Marks, Stamp};
+use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
+
+use super::state::KeptRow;
+use super::tables::Published;
+use super::{PublishError, Totals, image, rows};
+
+/// Names of the headers, shared by all records.
+struct Names {
+    version: Arc<str>,
+    before: Arc<str>,
+    absent: Arc<str>,
+    lossy: Arc<str>,
+    too_large: Arc<str>,
+}
+
+static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
+    version: "guitong-version".into(),
+    before: "guitong-before".into(),
+    absent: "guitong-absent".into(),
+    lossy: "guitong-lossy".into(),
+    too_large: "guitong-too-large".into(),
+});
+
+/// Bytes that a record has beside key and value: names and values of its headers, the log's own framing.
+const RECORD_OVERHEAD: usize = 1 << 10;
+
+struct DraftRecord {
+    table: Arc<Published>,
+    key: Option<Range<usize>>,
+    value: Range<usize>,
+    version: Range<usize>,
+    before: &'static str,
+    absent: Option<Range<usize>>,
+    lossy: Option<Range<usize>>,
+    too_large: Option<Range<usize>>,
+    tombstone: bool,
+}
+
+pub(super) struct Draft {
+    now_us: i64,
+    buffer: Vec<u8>,
+    records: Vec<DraftRecord>,
+    marks: Marks,
+    /// Kept rows as of the last commit, of the keys that this batch asks for.
+    fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
+    /// Keyed state as this batch leaves it.
+    state: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
+    totals: Totals,
+}
+
+/// A finished draft.
+pub(super) struct Finished {
+    pub(super) batch: Batch,
+    pub(super) totals: Totals,
+}
+
+impl Draft {
+    pub(super) fn new(now_us: i64, fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>) -> Self {
+        Self {
+            now_us,
+            buffer: vec![],
+            records: vec![],
+            marks: Marks::default(),
+            fetched,
+            state: HashMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    pub(super) fn now_us(&self) -> i64 {
+        self.now_us
+    }
+
+    /// What is kept of a row, as of this place in the batch.
+    pub(super) fn kept(&self, topic: &Arc<str>, key: &Bytes) -> Option<&KeptRow> {
+        let place = (Arc::clone(topic), key.clone());
+        self.state.get(&place).or_else(|| self.fetched.get(&place)).and_then(Option::as_ref)
+    }
+
+    /// Adds the record of a change, and what it does to keyed state.
+    pub(super) fn add(
+        &mut self,
+        mut change: Cow<'_, Change>,
+        table: &Arc<Published>,
+        max_record: usize,
+    ) -> Result<(), PublishError> {
+        self.keep(&change, table)?;
+        let start = self.buffer.len();
+        let key = match table.key_id {
+            None => None,
+            Some(id) => {
+                let row = row_of(&change).ok_or_else(|| image(&change, BadImage("is missing, so the row has no key")))?;
+                table.plan.key(row, id, &mut self.buffer)?;
+                Some(start..self.buffer.len())
+            }
+        };
+        let (mut unreadable, mut too_large) = (vec![], vec![]);
+        let value_start = self.buffer.len();
+        loop {
+            match table.plan.value(
+                &change,
+                Stamp { schema_id: table.value_id, processed_us: self.now_us },
+                &mut self.buffer,
+                &mut self.marks,
+            ) {
+                Ok(()) => {}
+                // A value that does not read is left out and named; the rest of the row goes on.
+                Err(EncodeError::Cell { index, column, problem, .. })
+                    if !change.table.key.contains(&index) && !unreadable.contains(&index) =>
+                {
+                    tracing::warn!(table = %change.table.name, %column, problem, version = %change.version, "a value was left out");
+                    unreadable.push(index);
+                    leave_out(&mut change, index)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let size = self.buffer.len() - start + RECORD_OVERHEAD;
+            if size <= max_record {
+                break;
+            }
+            self.buffer.truncate(value_start);
+            let largest = [change.before.row(), change.after.as_ref()]
+                .into_iter()
+                .flatten()
+                .filter_map(|row| rows::largest(row, &change.table))
+                .max_by_key(|&(_, length)| length);
+            let Some((index, _)) = largest else {
+                return Err(PublishError::TooLarge { table: change.table.name.to_string(), size, limit: max_record });
+            };
+            tracing::warn!(table = %change.table.name, version = %change.version, size, "a value over the limit was left out");
+            too_large.push(index);
+            leave_out(&mut change, index)?;
+        }
+        let value = value_start..self.buffer.len();
+        self.marks.lossy.extend(unreadable);
+        self.totals.events += 1;
+        self.totals.lossy += u64::from(!self.marks.lossy.is_empty());
+        self.totals.too_large += u64::from(!too_large.is_empty());
+        let (absent, lossy) = (std::mem::take(&mut self.marks.absent), std::mem::take(&mut self.marks.lossy));
+        let record = DraftRecord {
+            key,
+            value,
+            version: self.version(&change),
+            before: change.before.code(),
+            absent: self.names(&absent, table),
+            lossy: self.names(&lossy, table),
+            too_large: self.names(&too_large, table),
+            tombstone: change.operation == Operation::Delete && table.is_keyed(),
+            table: Arc::clone(table),
+        };
+        (self.marks.absent, self.marks.lossy) = (absent, lossy);
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn version(&mut self, change: &Change) -> Range<usize> {
+        let start = self.buffer.len();
+        // Writing into a vector does not fail.
+        let _ = write!(self.buffer, "{}", change.version);
+        start..self.buffer.len()
+    }
+
+    /// Column names, one a line.
+    fn names(&mut self, columns: &[usize], table: &Published) -> Option<Range<usize>> {
+        if columns.is_empty() {
+            return None;
+        }
+        let start = self.buffer.len();
+        for (count, &column) in columns.iter().enumerate() {
+            if count > 0 {
+                self.buffer.push(b'\n');
+            }
+            self.buffer.extend_from_slice(table.plan.field(column).map_or(b"", |name| name.as_bytes()));
+        }
+        Some(start..self.buffer.len())
+    }
+
+    /// Notes what keyed state holds of the row after this change. An update of a table of which only keys are kept changes nothing.
+    fn keep(&mut self, change: &Change, table: &Arc<Published>) -> Result<(), PublishError> {
+        if !table.keeps_keys() || change.operation == Operation::Update && !table.keeps_cells() {
+            return Ok(());
+        }
+        let Some(row) = row_of(change) else { return Ok(()) };
+        let key = rows::state_key(row, &change.table).map_err(|error| image(change, error))?;
+        let kept = match &change.after {
+            None => None,
+            Some(after) if table.keeps_cells() => {
+                Some(rows::to_keep(after, &change.table).map_err(|error| image(change, error))?)
+            }
+            Some(_) => Some(KeptRow::default()),
+        };
+        self.state.insert((Arc::clone(table.topic()), key), kept);
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Finished {
+        self.totals.bytes += self.buffer.len() as u64;
+        let buffer = Bytes::from(self.buffer);
+        let timestamp_ms = self.now_us.div_euclid(1000);
+        let mut records = Vec::with_capacity(self.records.len());
+        for draft in self.records {
+            let headers = headers(&draft, &buffer);
+            let key = draft.key.map(|range| buffer.slice(range));
+            let record = |value, headers| NewRecord {
+                topic: Arc::clone(draft.table.topic()),
+                partition: Some(0),
+                key: key.clone(),
+                value,
+                headers,
+                timestamp_ms,
+            };
+            if draft.tombstone {
+                records.push(record(Some(buffer.slice(draft.value.clone())), headers.clone()));
+                records.push(record(None, headers));
+            } else {
+                records.push(record(Some(buffer.slice(draft.value.clone())), headers));
+            }
+        }
+        let state = self
+            .state
+            .into_iter()
+            .map(|((map, key), kept)| StateChange { map, key, value: kept.map(|kept| kept.encode()) })
+            .collect();
+        Finished { batch: Batch { records, state, ..Batch::default() }, totals: self.totals }
+    }
+}
+
+/// The row that holds the key.
+fn row_of(change: &Change) -> Option<&RowImage> {
+    change.after.as_ref().or_else(|| change.before.row())
+}
+
+fn leave_out(change: &mut Cow<'_, Change>, column: usize) -> Result<(), PublishError> {
+    let without = |row: &RowImage| rows::without(row, column).map_err(|error| image(change, error));
+    let after = change.after.as_ref().map(without).transpose()?;
+    let before = match &change.before {
+        Before::None => Before::None,
+        Before::Key(row) => Before::Key(without(row)?),
+        Before::Full(row) => Before::Full(without(row)?),
+    };
+    let change = change.to_mut();
+    change.after = after;
+    change.before = before;
+    Ok(())
+}
+
+fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
+    let mut headers = Vec::with_capacity(2);
+    headers.push((Arc::clone(&NAMES.version), buffer.slice(draft.version.clone())));
+    headers.push((Arc::clone(&NAMES.before), Bytes::from_static(draft.before.as_bytes())));
+    for (name, range) in [(&NAMES.absent, &draft.absent), (&NAMES.lossy, &draft.lossy), (&NAMES.too_large, &draft.too_large)] {
+        if let Some(range) = range {
+            headers.push((Arc::clone(name), buffer.slice(range.clone())));
+        }
+    }
+    headers
+}

@@ -1,0 +1,284 @@
+//! Changes and position into the log, in one commit: the one path that may confirm upstream.
+//!
+//! Invariants: a [`Durable`] exists only for a position that a commit holds; a batch that is tried again after its log was
+//! opened anew is published once, also where a truncate made it several commits ([`state::Progress`]); a value that cannot be
+//! published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`) and stops nothing. Several commits are
+//! made for one batch only by a truncate, and only the last of them holds the position.
+
+mod draft;
+mod rows;
+mod state;
+mod tables;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use guitong_log::registry::{RegistryError, SchemaRegistry};
+use guitong_log::{AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog};
+use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::avro::{EncodeError, SchemaError};
+use guitong_schemas::change::{BadImage, Before, Change, Operation};
+use thiserror::Error;
+
+use self::draft::Draft;
+use self::state::{KeptRow, Progress};
+use self::tables::{Published, Tables};
+use crate::source::{Durable, SourceBatch};
+
+/// Keys that a truncate deletes in one commit.
+const TRUNCATE_CHUNK: usize = 1000;
+
+/// What the publisher of one system has to know.
+#[derive(Debug, Clone)]
+pub struct PublishSettings {
+    /// Topics are `raw.<system>.<schema>.<table>`.
+    pub system: Arc<str>,
+    /// `source.db` of the envelope.
+    pub database: String,
+    pub kind: SourceKind,
+    /// Raw topics keep every change this long before they are compacted or expire.
+    pub trace: Duration,
+    /// Largest record, key and headers included.
+    pub max_record: usize,
+    /// Whether the source truncates tables or leaves out unchanged values: then the keys of keyed tables are kept as keyed state.
+    pub keeps_keys: bool,
+    /// Columns that the source did not send are completed from keyed state.
+    pub complete: bool,
+}
+
+/// Why a batch was not published.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error("{table}: {problem}")]
+    Image { table: String, problem: &'static str },
+    #[error("{table}: a record of {size} bytes is over the limit of {limit} with all but its key left out; shorten the key")]
+    TooLarge { table: String, size: usize, limit: usize },
+    #[error("the keyed state of this connector is damaged: {0}")]
+    State(&'static str),
+}
+
+impl PublishError {
+    /// Whether opening the owner again and reading the source from there may succeed without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Append(AppendError::Unknown(_)) => true,
+            Self::Append(AppendError::Refused(error)) | Self::Log(error) => {
+                error.is_transient() || matches!(error, LogError::Fenced { .. })
+            }
+            Self::Registry(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
+/// Publishes one system's changes; holds the system's owner.
+#[derive(Debug)]
+pub struct Publisher {
+    owned: Box<dyn OwnedLog>,
+    tables: Tables,
+    settings: PublishSettings,
+    progress: Option<Progress>,
+    totals: Totals,
+}
+
+/// What was published since the publisher was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub events: u64,
+    pub bytes: u64,
+    /// Events with a column that the Avro type could not hold or that could not be read.
+    pub lossy: u64,
+    /// Events with a column left out because the record was over the limit.
+    pub too_large: u64,
+}
+
+impl Publisher {
+    /// Takes over an owner that was just opened.
+    ///
+    /// # Errors
+    /// [`PublishError::Log`] where its keyed state cannot be read.
+    pub async fn new(
+        owned: Box<dyn OwnedLog>,
+        log: Arc<dyn ExchangeLog>,
+        registry: Arc<dyn SchemaRegistry>,
+        settings: PublishSettings,
+    ) -> Result<Self, PublishError> {
+        let progress = Progress::load(&*owned).await?;
+        Ok(Self { tables: Tables::new(log, registry), owned, settings, progress, totals: Totals::default() })
+    }
+
+    /// Where the source stood at the last commit.
+    #[must_use]
+    pub fn position(&self) -> Option<Bytes> {
+        self.owned.position()
+    }
+
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Publishes the batch. `None` where it had no position: there is nothing that the source may forget.
+    ///
+    /// # Errors
+    /// [`PublishError`]. Unless it is refused for its content, open the owner again and read the source from the position found.
+    pub async fn publish(&mut self, batch: SourceBatch) -> Result<Option<Durable>, PublishError> {
+        let now_us = jiff::Timestamp::now().as_microsecond();
+        let SourceBatch { mut changes, position } = batch;
+        if let Some(progress) = &self.progress {
+            changes.retain(|change| change.version > progress.done);
+        }
+        let tables = self.resolve(&changes).await?;
+        let kept = self.fetch(&changes, &tables).await?;
+        let mut draft = Draft::new(now_us, kept);
+        let mut done = None;
+        for (index, (change, table)) in changes.iter().zip(&tables).enumerate() {
+            if change.operation == Operation::Truncate && table.is_keyed() {
+                draft = self.truncate(change, table, done, draft).await?;
+            } else {
+                self.add(&mut draft, index, &changes, table)?;
+            }
+            done = Some(change.version);
+        }
+        let mut out = draft.finish();
+        self.count(&out.totals);
+        out.batch.position.clone_from(&position);
+        if position.is_some() && self.progress.is_some() {
+            out.batch.state.push(Progress::removal());
+        }
+        if out.batch.is_empty() {
+            return Ok(None);
+        }
+        let committed = self.append(out.batch).await?;
+        if position.is_some() {
+            self.progress = None;
+        }
+        Ok(position.map(|position| Durable::from_commit(&committed, position)))
+    }
+
+    fn count(&mut self, more: &Totals) {
+        self.totals.events += more.events;
+        self.totals.bytes += more.bytes;
+        self.totals.lossy += more.lossy;
+        self.totals.too_large += more.too_large;
+    }
+
+    async fn append(&mut self, batch: Batch) -> Result<Committed, PublishError> {
+        Ok(self.owned.append(batch).await?)
+    }
+
+    async fn resolve(&mut self, changes: &[Change]) -> Result<Vec<Arc<Published>>, PublishError> {
+        let mut tables = Vec::with_capacity(changes.len());
+        for change in changes {
+            tables.push(self.tables.resolve(&change.table, &self.settings).await?);
+        }
+        Ok(tables)
+    }
+
+    /// Kept columns of the rows that came with absent ones.
+    async fn fetch(
+        &self,
+        changes: &[Change],
+        tables: &[Arc<Published>],
+    ) -> Result<HashMap<(Arc<str>, Bytes), Option<KeptRow>>, PublishError> {
+        let mut wanted: HashMap<&Arc<str>, Vec<Bytes>> = HashMap::new();
+        for (index, (change, table)) in changes.iter().zip(tables).enumerate() {
+            let Some(after) = change.after.as_ref().filter(|after| table.keeps_cells() && rows::has_absent(after)) else {
+                continue;
+            };
+            let key = rows::state_key(rows::row_before_key_change(changes, index).unwrap_or(after), &change.table)
+                .map_err(|error| image(change, error))?;
+            wanted.entry(table.topic()).or_default().push(key);
+        }
+        let mut kept = HashMap::new();
+        for (topic, keys) in wanted {
+            for (key, value) in keys.iter().zip(self.owned.get(topic, &keys).await?) {
+                let row = value.as_deref().map(KeptRow::decode).transpose()?;
+                kept.insert((Arc::clone(topic), key.clone()), row);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Adds the records and state changes of one change.
+    fn add(&self, draft: &mut Draft, index: usize, changes: &[Change], table: &Arc<Published>) -> Result<(), PublishError> {
+        let Some(change) = changes.get(index) else { return Ok(()) };
+        let mut change = Cow::Borrowed(change);
+        if table.keeps_cells()
+            && let Some(after) = change.after.as_ref().filter(|after| rows::has_absent(after))
+        {
+            let row = rows::row_before_key_change(changes, index).unwrap_or(after);
+            let key = rows::state_key(row, &change.table).map_err(|error| image(&change, error))?;
+            if let Some(kept) = draft.kept(table.topic(), &key) {
+                let completed = rows::complete(after, &change.table, kept).map_err(|error| image(&change, error))?;
+                change.to_mut().after = Some(completed);
+            }
+        }
+        draft.add(change, table, self.settings.max_record)
+    }
+
+    /// Deletes every key held, some at a time: first what came before the truncate, then chunk after chunk, each a commit that
+    /// notes how far it went.
+    async fn truncate(
+        &mut self,
+        change: &Change,
+        table: &Arc<Published>,
+        done: Option<guitong_schemas::position::Version>,
+        mut draft: Draft,
+    ) -> Result<Draft, PublishError> {
+        if !table.keeps_keys() {
+            let problem = "a truncate came from a source that is declared never to truncate";
+            return Err(PublishError::Image { table: change.table.name.to_string(), problem });
+        }
+        let mut progress = self.progress.take().unwrap_or_default();
+        if let Some(done) = done {
+            progress = Progress { done, truncated: 0 };
+        }
+        let now_us = draft.now_us();
+        loop {
+            let mut out = draft.finish();
+            if !out.batch.is_empty() {
+                out.batch.state.push(progress.change());
+                self.count(&out.totals);
+                self.append(out.batch).await?;
+            }
+            self.progress = Some(progress);
+            draft = Draft::new(now_us, HashMap::new());
+            let held = self.owned.scan(table.topic(), &[], None, TRUNCATE_CHUNK).await?;
+            if held.is_empty() {
+                return Ok(draft);
+            }
+            for (key, _) in held {
+                progress.truncated += 1;
+                let delete = Change {
+                    table: Arc::clone(&change.table),
+                    operation: Operation::Delete,
+                    version: state::truncate_version(change.version, progress.truncated),
+                    before: Before::Key(rows::key_only_row(&key, &change.table).map_err(|error| image(change, error))?),
+                    after: None,
+                    origin: change.origin.clone(),
+                };
+                draft.add(Cow::Owned(delete), table, self.settings.max_record)?;
+            }
+        }
+    }
+}
+
+fn image(change: &Change, BadImage(problem): BadImage) -> PublishError {
+    PublishError::Image { table: change.table.name.to_string(), problem }
+}

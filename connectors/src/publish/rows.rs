@@ -1,0 +1,120 @@
+//! Work on row images: keys, absent columns and their completion, columns that are too large.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use guitong_schemas::change::{BadImage, Cell, Change, Operation, RowBuilder, RowImage};
+use guitong_schemas::table::Table;
+
+use super::state::KeptRow;
+use super::tables::may_be_absent;
+
+/// A row shorter than this has no value that the server stores out of line, so none of its columns need be kept.
+const KEPT_ROW: usize = 512;
+
+/// Nor has a plain value shorter than this.
+const KEPT_CELL: usize = 32;
+
+pub(super) fn has_absent(row: &RowImage) -> bool {
+    row.cells().any(|cell| matches!(cell, Ok(Cell::Absent)))
+}
+
+/// Where a key change was split into a delete and a create, the create's absent columns are those of the deleted row.
+pub(super) fn row_before_key_change(changes: &[Change], index: usize) -> Option<&RowImage> {
+    let (old, new) = (changes.get(index.checked_sub(1)?)?, changes.get(index)?);
+    let place = |change: &Change| (change.version.epoch, change.version.commit, change.version.change);
+    let split = old.operation == Operation::Delete
+        && new.operation == Operation::Create
+        && place(old) == place(new)
+        && old.table.name == new.table.name;
+    if split { old.before.row() } else { None }
+}
+
+/// The key's cells one after the other, in the key's order: the row's key in keyed state.
+pub(super) fn state_key(row: &RowImage, table: &Table) -> Result<Bytes, BadImage> {
+    let mut out = BytesMut::with_capacity(24);
+    for &wanted in &table.key {
+        match row.cells().nth(wanted).ok_or(BadImage("has fewer columns than the table"))?? {
+            Cell::Text(value) => {
+                out.put_u32(u32::try_from(value.len()).map_err(|_| BadImage("has a key beyond 4 GiB"))?);
+                out.put_slice(value);
+            }
+            Cell::Binary(_) => return Err(BadImage("has a key in binary form")),
+            Cell::Null => return Err(BadImage("has a key without value")),
+            Cell::Absent => return Err(BadImage("has a key that was not sent")),
+        }
+    }
+    Ok(out.freeze())
+}
+
+/// The row image that holds only what [`state_key`] holds.
+pub(super) fn key_only_row(state_key: &[u8], table: &Table) -> Result<RowImage, BadImage> {
+    const DAMAGED: BadImage = BadImage("has a damaged key in keyed state");
+    let mut values: Vec<Option<&[u8]>> = vec![None; table.columns.len()];
+    let mut rest = state_key;
+    for &column in &table.key {
+        let (length, after) = rest.split_first_chunk::<4>().ok_or(DAMAGED)?;
+        let (value, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(DAMAGED)?;
+        *values.get_mut(column).ok_or(DAMAGED)? = Some(value);
+        rest = after;
+    }
+    build(values.into_iter().map(|value| value.map_or(Cell::Null, Cell::Text)))
+}
+
+fn build<'a>(cells: impl Iterator<Item = Cell<'a>>) -> Result<RowImage, BadImage> {
+    let mut builder = RowBuilder::default();
+    for cell in cells {
+        builder.cell(cell).map_err(|_| BadImage("has a value beyond 2 GiB"))?;
+    }
+    Ok(builder.finish())
+}
+
+/// What is to be kept of a row in case that a later change leaves it out.
+pub(super) fn to_keep(row: &RowImage, table: &Table) -> Result<KeptRow, BadImage> {
+    let mut kept = KeptRow::default();
+    if row.0.len() < KEPT_ROW {
+        return Ok(kept);
+    }
+    for (cell, column) in row.cells().zip(&table.columns) {
+        if let Cell::Text(value) = cell?
+            && may_be_absent(&column.kind)
+            && (value.len() >= KEPT_CELL || value.first() == Some(&b'{'))
+        {
+            kept.cells.push((column.name.clone(), row.0.slice_ref(value)));
+        }
+    }
+    Ok(kept)
+}
+
+/// The row with its absent columns as they were kept, as far as they were.
+pub(super) fn complete(row: &RowImage, table: &Table, kept: &KeptRow) -> Result<RowImage, BadImage> {
+    let mut builder = RowBuilder::default();
+    for (cell, column) in row.cells().zip(&table.columns) {
+        let cell = match cell? {
+            Cell::Absent => {
+                kept.cells.iter().find(|(name, _)| *name == column.name).map_or(Cell::Absent, |(_, value)| Cell::Text(value))
+            }
+            cell => cell,
+        };
+        builder.cell(cell).map_err(|_| BadImage("has a value beyond 2 GiB"))?;
+    }
+    Ok(builder.finish())
+}
+
+/// The row without the value of one column.
+pub(super) fn without(row: &RowImage, column: usize) -> Result<RowImage, BadImage> {
+    let cells: Result<Vec<Cell<'_>>, BadImage> = row.cells().collect();
+    build(cells?.into_iter().enumerate().map(|(index, cell)| if index == column { Cell::Absent } else { cell }))
+}
+
+/// The largest value outside the key: its column and length.
+pub(super) fn largest(row: &RowImage, table: &Table) -> Option<(usize, usize)> {
+    let length = |cell: Result<Cell<'_>, BadImage>| match cell {
+        Ok(Cell::Text(value) | Cell::Binary(value)) => value.len(),
+        _ => 0,
+    };
+    row.cells()
+        .enumerate()
+        .filter(|(index, _)| !table.key.contains(index))
+        .map(|(index, cell)| (index, length(cell)))
+        .max_by_key(|&(_, length)| length)
+        .filter(|&(_, length)| length > 0)
+}
