@@ -1,23 +1,33 @@
 //! Whole exchange directories: what is said of wrong ones, to the letter, and what valid ones become.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use guitong_schemas::contract::{self, Directory, Problems};
+use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
+use guitong_schemas::contract::subscription::Mask;
+use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SqliteConfig};
+use guitong_schemas::contract::{
+    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
+};
 use guitong_schemas::standard::Standard;
-use jiff::civil::Date;
+use guitong_schemas::table::TableName;
+use jiff::Timestamp;
 
-fn environment(name: &str) -> Option<String> {
-    (name == "CREDIT_URL").then(|| "postgres://guitong:geheim@db.example/credit".to_owned())
+fn noon() -> Timestamp {
+    "2026-11-23T12:00:00+08:00".parse().unwrap()
 }
 
-const TODAY: Date = jiff::civil::date(2026, 11, 23);
-
-fn check(root: &Path) -> Result<Directory, Problems> {
-    contract::check(root, &environment, Standard::builtin(), TODAY, false)
+fn load_with(root: &Path, environment: &[(&str, &str)], purpose: Purpose) -> Result<Directory, Problems> {
+    let environment = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    load(root, &environment, Standard::builtin(), noon(), purpose)
 }
+
+const CHECK: Purpose = Purpose::Check { unset_secrets: false };
+const URL: (&str, &str) = ("CREDIT_URL", "postgres://guitong:geheim@db.example/credit");
 
 fn directories() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directories")
@@ -25,7 +35,7 @@ fn directories() -> PathBuf {
 
 /// Compares with the text beside the directory; `BLESS=1` writes it anew, to be read before it is committed.
 fn expect(name: &str, found: &str) {
-    let path = directories().join(format!("{name}.txt"));
+    let path = directories().join(name);
     if std::env::var_os("BLESS").is_some() {
         fs::write(&path, found).unwrap();
     }
@@ -33,13 +43,200 @@ fn expect(name: &str, found: &str) {
     assert!(expected == found, "{} differs; found:\n{found}", path.display());
 }
 
+/// A copy of the valid directory with changes: `(file, text, by)` replaces one text, which must be there.
+fn changed(changes: &[(&str, &str, &str)]) -> tempfile::TempDir {
+    let target = tempfile::tempdir().unwrap();
+    copy(&directories().join("valid"), target.path());
+    for (file, text, by) in changes {
+        let path = target.path().join(file);
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        assert!(before.contains(text), "{file} has no {text}");
+        fs::write(path, before.replacen(text, by, 1)).unwrap();
+    }
+    target
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Codes of the problems of a changed directory.
+fn codes(changes: &[(&str, &str, &str)]) -> Vec<&'static str> {
+    let directory = changed(changes);
+    let problems = load_with(directory.path(), &[URL], CHECK).err().unwrap_or_default();
+    problems.list.iter().map(|problem| problem.code).collect()
+}
+
 #[test]
 fn the_quick_start_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
-    match check(&root) {
+    match load_with(&root, &[], CHECK) {
         Ok(directory) => {
             assert_eq!((directory.systems.len(), directory.resources.len(), directory.subscriptions.len()), (5, 6, 14));
         }
         Err(problems) => panic!("{}", problems.render(false)),
     }
+}
+
+#[test]
+fn every_mistake_is_reported_at_its_place() {
+    let problems = load_with(&directories().join("mistakes"), &[URL], CHECK).unwrap_err();
+    expect("mistakes.txt", &problems.render(false));
+    expect("mistakes.json", &format!("{:#}\n", problems.to_json()));
+    let rendered = format!("{}{}{problems:?}", problems.render(true), problems.to_json());
+    assert!(!rendered.contains("geheim"), "a password is shown");
+}
+
+#[test]
+fn a_directory_becomes_what_it_declares() {
+    let root = directories().join("valid");
+    let directory = load_with(&root, &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let secret = |text: &str| Secret::new(text.to_owned());
+
+    let exchange = &directory.exchange;
+    assert_eq!((exchange.name.as_str(), exchange.title.as_str()), ("nanning", "南宁市数据共享交换"));
+    assert_eq!(exchange.time_zone.iana_name(), Some("Asia/Shanghai"));
+    assert_eq!((exchange.listen.to_string().as_str(), exchange.trace.as_secs()), ("127.0.0.1:9000", 90 * 86_400));
+    assert_eq!((exchange.budgets.batch, exchange.budgets.linger), (8 << 20, Duration::from_millis(20)));
+    let properties = [("sasl.password", "test-only"), ("security.protocol", "sasl_ssl")];
+    let log = KafkaConfig {
+        brokers: vec!["kafka-1:9092".into(), "kafka-2:9092".into()],
+        replication_factor: 2,
+        properties: properties.map(|(key, value)| (key.to_owned(), secret(value))).into(),
+        state_path: root.join("data/state"),
+    };
+    assert_eq!(exchange.log, LogConfig::Kafka(log));
+    let registry = exchange.registry.as_ref().unwrap();
+    assert_eq!((registry.url.as_str(), registry.user.as_deref()), ("https://registry.example/apis/ccompat/v7", Some("guitong")));
+
+    let licensing = &directory.systems["licensing"];
+    assert_eq!((licensing.department.as_str(), licensing.complete), ("market", false));
+    let source = PostgresConfig {
+        url: secret("postgres://reader:test-only@db.example:5433/licensing?sslmode=require"),
+        slot: "nanning_licensing".to_owned(),
+        publication: "nanning_licensing".to_owned(),
+        heartbeat: Duration::from_secs(30),
+        on_gap: GapPolicy::Resnapshot,
+    };
+    assert_eq!(licensing.source, SourceConfig::Postgres(source));
+    assert!(licensing.tables[0].matches(&TableName::new("public", "qy_jbxx")));
+    assert_eq!(licensing.exclude_columns, [(TableName::new("public", "qy_jbxx"), "frzjhm".to_owned())]);
+    assert_eq!(licensing.keys, [(TableName::new("public", "qy_log"), vec!["rq".to_owned(), "xh".to_owned()])]);
+    let snapshot = SnapshotConfig { enabled: true, chunk: 1 << 20, rows_per_second: Some(20_000) };
+    assert_eq!(licensing.snapshot, snapshot);
+    let hall = SqliteConfig { path: root.join("databases/hall.db"), poll: Duration::from_millis(250) };
+    assert_eq!(directory.systems["hall"].source, SourceConfig::Sqlite(hall));
+    assert!(directory.systems["hall"].tables[0].matches(&TableName::new("main", "办件")));
+}
+
+#[test]
+fn a_mapping_becomes_what_it_declares() {
+    let root = directories().join("valid");
+    let directory = load_with(&root, &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let resource = &directory.resources["enterprise"];
+    assert_eq!((resource.code.as_str(), resource.revision), ("3450010102/000017", 3));
+    assert_eq!(resource.table, TableName::new("public", "qy_jbxx"));
+    assert_eq!(resource.sharing, Sharing::Conditional { condition: "履行职责所需".to_owned() });
+    assert_eq!(resource.not_provided["reg_authority_code"], "系统未采集");
+    let column = |name: &str| ValueSource::Column(name.to_owned());
+    let map = &resource.map;
+    assert_eq!((&map["uscc"].value, map["uscc"].at), (&column("tyshxydm"), Place { line: 10, column: 1 }));
+    assert_eq!(map["name"].value, column("qymc"));
+    let joined = ValueSource::Joined { columns: vec!["xing".into(), "ming".into()], separator: String::new() };
+    assert_eq!(map["legal_rep_name"].value, joined);
+    assert_eq!(map["reg_capital"].unit, Some(Unit::Yuan));
+    assert_eq!(map["currency"].value, ValueSource::Constant("156".to_owned()));
+    assert_eq!(map["established"].formats, ["yyyyMMdd", "yyyy-MM-dd"]);
+    assert!(map["term_to"].open_end);
+    let status = &map["status"];
+    assert_eq!((status.codes["在营"].as_str(), status.codes["吊销"].as_str()), ("1", "3"));
+    assert_eq!((status.other.as_deref(), status.default.as_deref()), (Some("9"), Some("在营")));
+    assert_eq!(map["industry"].edition.as_deref(), Some("2011"));
+    assert_eq!(map["reg_address"].value, ValueSource::Cel("row.sheng + row['市']".to_owned()));
+    let subscription = &directory.subscriptions["credit-enterprise"];
+    assert_eq!((subscription.subscriber.as_str(), subscription.resource.as_str()), ("credit-office", "enterprise"));
+    assert_eq!(subscription.fields, ["uscc", "name", "legal_rep_name", "status"]);
+    assert_eq!(subscription.masks, BTreeMap::from([("legal_rep_name".to_owned(), Mask::Name)]));
+    let (url, schema, table) = (Secret::new(URL.1.to_owned()), "shared".to_owned(), "enterprise".to_owned());
+    assert_eq!(subscription.sink, SinkConfig::Postgres { url, schema, table });
+    let sink = SinkConfig::Sqlite { path: root.join("sinks/local.db"), table: "统计".to_owned() };
+    assert_eq!(directory.subscriptions["local"].sink, sink);
+}
+
+#[test]
+fn the_environment_overrides_the_exchange_file() {
+    let root = directories().join("valid");
+    let overrides = [
+        URL,
+        ("GUITONG_LISTEN", "0.0.0.0:80"),
+        ("GUITONG_ALLOW_REMOTE", "true"),
+        ("GUITONG_LOG__KIND", "embedded"),
+        ("GUITONG_LOG__PATH", "/var/lib/guitong/log.db"),
+        ("GUITONG_TRACE_DAYS", "7"),
+    ];
+    // The keys of a Kafka log are unknown to the embedded one, so they have to go from the file.
+    let directory = changed(&[(
+        "exchange.toml",
+        "kind = \"kafka\"\nbrokers = [\"kafka-1:9092\", \"kafka-2:9092\"]\nreplication_factor = 2\n\n[log.properties]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.password\" = \"${file:kafka-password}\"\n",
+        "",
+    )]);
+    let loaded = load_with(directory.path(), &overrides, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    assert_eq!(loaded.exchange.listen.to_string(), "0.0.0.0:80");
+    assert_eq!(loaded.exchange.log, LogConfig::Embedded { path: "/var/lib/guitong/log.db".into() });
+    assert_eq!(loaded.exchange.trace.as_secs(), 7 * 86_400);
+
+    let wrong = [URL, ("GUITONG_LISTEN", "everywhere"), ("GUITONG_TRACE_DAYS", "0")];
+    let problems = load_with(&root, &wrong, CHECK).unwrap_err();
+    let files: Vec<&str> = problems.list.iter().map(|problem| problem.file.as_str()).collect();
+    assert_eq!(files, ["environment variable GUITONG_LISTEN", "environment variable GUITONG_TRACE_DAYS"]);
+}
+
+#[test]
+fn an_ended_approval_is_an_error_of_the_check_and_stops_nothing_else() {
+    let ended = changed(&[("subscriptions/local.toml", "2027-12-31", "2026-11-22")]);
+    let problems = load_with(ended.path(), &[URL], CHECK).unwrap_err();
+    assert_eq!(problems.list.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["approval-expired"]);
+    let directory = load_with(ended.path(), &[URL], Purpose::Run).unwrap();
+    assert_eq!(directory.subscriptions.len(), 2);
+    assert_eq!(directory.lapsed.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["subscriptions/local.toml"]);
+}
+
+#[test]
+fn unset_secrets_pass_only_where_they_may() {
+    let root = directories().join("valid");
+    let problems = load_with(&root, &[], CHECK).unwrap_err();
+    assert_eq!(problems.list.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["unset-secret"]);
+    assert!(load_with(&root, &[], Purpose::Run).is_err());
+    assert!(load_with(&root, &[], Purpose::Check { unset_secrets: true }).is_ok());
+}
+
+#[test]
+fn what_depends_on_a_broken_file_is_not_reported_as_well() {
+    assert_eq!(codes(&[("systems/licensing.toml", "title = ", "title ")]), ["syntax"]);
+    assert_eq!(codes(&[("resources/enterprise.toml", "LegalEntity", "LegalEntitty")]), ["unknown-entity"]);
+    assert_eq!(codes(&[("departments/market.toml", "title", "titel")]), ["missing-key", "unknown-key"]);
+    assert_eq!(codes(&[("exchange.toml", "nanning", "南宁")]), ["bad-value"]);
+}
+
+#[test]
+fn unreadable_files_are_named() {
+    let directory = changed(&[]);
+    fs::write(directory.path().join("systems/large.toml"), "#".repeat(2 << 20)).unwrap();
+    fs::write(directory.path().join("systems/gbk.toml"), b"title = \"\xc6\xf3\xd2\xb5\"\n").unwrap();
+    let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+    let found: Vec<_> = problems.list.iter().map(|problem| (problem.code, problem.file.as_str())).collect();
+    assert_eq!(found, [("not-utf8", "systems/gbk.toml"), ("too-large", "systems/large.toml")]);
+    let problems = load_with(&directory.path().join("nowhere"), &[], CHECK).unwrap_err();
+    assert_eq!(problems.list[0].code, "no-directory");
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(load_with(empty.path(), &[], CHECK).unwrap_err().list[0].code, "no-exchange");
 }

@@ -34,16 +34,16 @@ pub(super) fn read_exchange(root: Section<'_>, surroundings: &Surroundings<'_>) 
     });
     let title = root.required("title", Section::words);
     let zone = |name: &str| {
-        jiff::tz::TimeZone::get(name).map_err(|_| format!("names no time zone: `{}`; as Asia/Shanghai", scalar::short(name)))
+        jiff::tz::TimeZone::get(name).map_err(|_| format!("names a time zone that does not exist: {}", scalar::short(name)))
     };
     let time_zone = if root.has("time_zone") { root.parsed("time_zone", zone).map(|zone| zone.value) } else { read_zone(&root) };
     let listen = read_listen(&root);
     let std_partitions = root.number("std_partitions", 1..1001).map_or(4, |found| found.value);
     let trace_days = root.number("trace_days", 1..36_501).map_or(30, |found| found.value);
-    let log = root.section("log").and_then(|section| read_log(section, surroundings));
+    let (kind, log) = root.section("log").map_or((None, None), |section| read_log(section, surroundings));
     let registry = root.own_section("registry").map(|section| read_registry(section, surroundings));
     let budgets = root.section("budgets").map_or(DEFAULT_BUDGETS, read_budgets);
-    if matches!(log, Some(LogConfig::Kafka(_))) && registry.is_none() {
+    if kind == Some(LogKind::Kafka) && registry.is_none() {
         let help = "add [registry] with its url; the built-in one lives in the embedded log".to_owned();
         root.problem(&root.key_at("log"), "missing-key", "a Kafka log needs a schema registry", Some(help));
     }
@@ -98,10 +98,14 @@ enum LogKind {
     Kafka,
 }
 
-fn read_log(section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<LogConfig> {
+fn read_log(section: Section<'_>, surroundings: &Surroundings<'_>) -> (Option<LogKind>, Option<LogConfig>) {
     let kinds = [("embedded", LogKind::Embedded), ("kafka", LogKind::Kafka)];
-    let kind = if section.has("kind") { section.choice("kind", &kinds)?.value } else { LogKind::Embedded };
-    section.text("kind");
+    let kind = match section.has("kind") {
+        true => section.choice("kind", &kinds).map(|found| found.value),
+        false => Some(LogKind::Embedded),
+    };
+    section.know("kind");
+    let Some(kind) = kind else { return (None, None) };
     let path = |key, usual: &str| {
         let given = section.words(key).map_or_else(|| usual.to_owned(), |found| found.value);
         surroundings.root.join(PathBuf::from(given))
@@ -121,7 +125,7 @@ fn read_log(section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<Log
         }
     };
     section.finish();
-    log
+    (Some(kind), log)
 }
 
 fn read_brokers(section: &Section<'_>, key: &str) -> Option<Vec<String>> {

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 use toml::de::DeTable;
 
@@ -30,8 +31,12 @@ const FOLDERS: [&str; 4] = ["departments", "systems", "resources", "subscription
 
 /// What the directory is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub enum Purpose {
+    /// To run: every secret must be there. An approval that has ended stops its subscription alone, so it refuses nothing here
+    /// and stands in [`Directory::lapsed`].
     Run,
+    /// To tell what is wrong: ended approvals are errors. With `unset_secrets`, a secret that is not set in this place passes
+    /// as empty, as when a directory is checked before it is merged; such a directory must not be run.
     Check { unset_secrets: bool },
 }
 
@@ -40,7 +45,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) root: &'a Path,
     pub(super) environment: Environment<'a>,
     pub(super) standard: &'a Standard,
-    pub(super) today: Date,
+    pub(super) now: Timestamp,
     pub(super) purpose: Purpose,
 }
 
@@ -49,6 +54,8 @@ pub(super) struct World<'a> {
     pub(super) surroundings: Surroundings<'a>,
     /// The exchange's name, or what stands for it where it could not be read.
     pub(super) exchange_name: String,
+    /// Today in the exchange's time zone.
+    pub(super) today: Date,
     /// Credit code by department.
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
@@ -66,11 +73,10 @@ struct File {
     document: Document,
 }
 
-/// Reads a directory that is to run.
+/// Reads and checks a whole directory.
 ///
 /// `environment` answers for `GUITONG_…` overrides of `exchange.toml` (`GUITONG_LISTEN`, `GUITONG_LOG__PATH`) and for `${env:NAME}`;
-/// `today` decides which approvals have ended. An approval that has ended stops its subscription alone, so it refuses nothing
-/// here and stands in [`Directory::lapsed`].
+/// `now` decides which approvals have ended. Paths of the result are absolute.
 ///
 /// # Errors
 /// Every problem of the directory.
@@ -78,35 +84,18 @@ pub fn load(
     root: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
     standard: &Standard,
-    today: Date,
+    now: Timestamp,
+    purpose: Purpose,
 ) -> Result<Directory, Problems> {
-    read(Surroundings { root, environment, standard, today, purpose: Purpose::Run })
-}
-
-/// Tells what is wrong with a directory: as [`load`], but an approval that has ended is an error.
-///
-/// With `unset_secrets`, a secret that is not set in this place passes as empty, as when a directory is checked before it is
-/// merged; what comes of that must not be run.
-///
-/// # Errors
-/// Every problem of the directory.
-pub fn check(
-    root: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-    standard: &Standard,
-    today: Date,
-    unset_secrets: bool,
-) -> Result<Directory, Problems> {
-    read(Surroundings { root, environment, standard, today, purpose: Purpose::Check { unset_secrets } })
-}
-
-fn read(surroundings: Surroundings<'_>) -> Result<Directory, Problems> {
-    let Surroundings { root, environment, .. } = surroundings;
+    // A root that cannot be made absolute is the empty one, which is reported as unreadable.
+    let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_path_buf());
+    let root = absolute.as_path();
     let report = Report::default();
     let mut fingerprint = Fingerprint::default();
     let exchange_file = read_root(root, &report);
     let folders = FOLDERS.map(|folder| read_folder(root, folder, &report));
 
+    let surroundings = Surroundings { root, environment, standard, now, purpose };
     let exchange = exchange_file.as_ref().and_then(|file| {
         understand(file, &report, &mut fingerprint, Some(environment), |section| exchange::read_exchange(section, &surroundings))
     });
@@ -128,6 +117,12 @@ fn read(surroundings: Surroundings<'_>) -> Result<Directory, Problems> {
     };
     let files = exchange_file.iter().chain(folders.iter().flatten());
     let order: Vec<&str> = files.map(|file| file.document.name.as_str()).collect();
+    let read = departments.len() + systems.len() + resources.len() + subscriptions.len();
+    let declared: usize = folders.iter().map(Vec::len).sum();
+    if read < declared && report.is_empty() {
+        // A file that is neither understood nor reported would be left out in silence.
+        tree_problem(&report, "exchange.toml", "not-understood", format!("only {read} of {declared} files are understood"), None);
+    }
     match (exchange, in_order(report.into_list(), &order)) {
         (Some(exchange), list) if list.is_empty() => Ok(Directory {
             root: root.to_path_buf(),
@@ -203,20 +198,21 @@ fn read_folder(root: &Path, folder: &str, report: &Report) -> Vec<File> {
             return Vec::new();
         }
     };
-    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let toml = |name: String| name.strip_suffix(".toml").map(str::to_owned);
+    let mut stems: Vec<String> = names.filter(|name| !name.starts_with('.')).filter_map(toml).collect();
+    stems.sort_unstable();
     let mut files = Vec::new();
-    for file in names.iter().filter(|name| !name.starts_with('.')) {
-        let Some(stem) = file.strip_suffix(".toml") else { continue };
-        let path = format!("{folder}/{file}");
-        let name = Name::parse(stem);
+    for stem in stems {
+        let path = format!("{folder}/{stem}.toml");
+        let name = Name::parse(&stem);
         if name.is_none() {
-            let message = format!("`{}` is no name: the file's name is the name of what it declares", scalar::short(stem));
+            let message = format!("`{}` is no name: the file's name is the name of what it declares", scalar::short(&stem));
             let help = "a letter, then at most 40 lower-case letters, digits and dashes".to_owned();
             tree_problem(report, &path, "bad-name", message, Some(help));
         }
-        if let Some(document) = read_document(&root.join(folder).join(file), path, report) {
-            files.push(File { name, stem: stem.to_owned(), document });
+        if let Some(document) = read_document(&root.join(&path), path, report) {
+            files.push(File { name, stem, document });
         }
     }
     files
@@ -258,7 +254,9 @@ fn understand<T>(
     if let Some(error) = errors.first() {
         let at = error.span().map_or(At::File, At::Span);
         let message = format!("the file is no TOML: {}", error.message());
-        report.push(file.document.problem(&at, "syntax", message, None));
+        let foreign = error.span().and_then(|span| file.document.text.get(span)).is_some_and(|text| !text.is_ascii());
+        let help = foreign.then(|| "names outside ASCII stand in quotes".to_owned());
+        report.push(file.document.problem(&at, "syntax", message, help));
         return None;
     }
     fingerprint.add(&file.document.name, table.get_ref());
@@ -267,7 +265,9 @@ fn understand<T>(
 
 impl<'a> World<'a> {
     fn new(surroundings: Surroundings<'a>, exchange: Option<&Exchange>) -> Self {
+        let zone = exchange.map_or(jiff::tz::TimeZone::UTC, |exchange| exchange.time_zone.clone());
         Self {
+            today: surroundings.now.to_zoned(zone).date(),
             exchange_name: exchange.map_or_else(|| "exchange".to_owned(), |exchange| exchange.name.to_string()),
             surroundings,
             departments: BTreeMap::new(),

@@ -4,7 +4,7 @@
 //! is built from it does not check again.
 
 mod exchange;
-mod load;
+pub mod load;
 mod mapping;
 pub mod problem;
 mod reading;
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use load::{check, load};
+pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};
 pub use subscription::{SinkConfig, Subscription};

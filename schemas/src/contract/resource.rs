@@ -9,7 +9,7 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
-use crate::standard::{Entity, Grade, Obligation};
+use crate::standard::{Entity, EntityField, Grade, Obligation};
 use crate::table::TableName;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -322,16 +322,21 @@ fn read_not_provided(section: Section<'_>, entity: Option<&Entity>, root: &Secti
 /// Every mandatory field is mapped, derived by the entity's rules, or declared as not provided.
 fn demand_mandatory(root: &Section<'_>, entity: &Entity, not_provided: &BTreeMap<String, String>) {
     let Some(map) = root.own_section("map") else { return };
-    for field in entity.fields.iter().filter(|field| field.obligation == Obligation::Mandatory && !field.derived) {
-        if map.has(&field.name) || not_provided.contains_key(&field.name) {
-            continue;
+    let missing: Vec<&EntityField> = entity
+        .fields
+        .iter()
+        .filter(|field| field.obligation == Obligation::Mandatory && !field.derived)
+        .filter(|field| !map.has(&field.name) && !not_provided.contains_key(&field.name))
+        .collect();
+    let Some(first) = missing.first() else { return };
+    let names: Vec<String> = missing.iter().map(|field| format!("`{}` ({})", field.name, field.title_zh)).collect();
+    let (fields, are) = if missing.len() == 1 { ("field", "is") } else { ("fields", "are") };
+    let message = format!("mandatory {fields} {are} neither mapped nor declared as not provided: {}", names.join(", "));
+    let help = match missing.iter().find(|field| field.in_key) {
+        Some(key) => {
+            format!("map `{}`, which is part of the entity's key; the others may be declared in [not_provided]", key.name)
         }
-        let message =
-            format!("mandatory field `{}` ({}) is neither mapped nor declared as not provided", field.name, field.title_zh);
-        let help = match field.in_key {
-            true => "it is part of the entity's key: map it".to_owned(),
-            false => format!("map it, or say why it is missing: [not_provided] {} = \"…\"", field.name),
-        };
-        root.problem(map.at(), "missing-field", message, Some(help));
-    }
+        None => format!("map it, or say why it is missing: [not_provided] {} = \"…\"", first.name),
+    };
+    root.problem(map.at(), "missing-field", message, Some(help));
 }

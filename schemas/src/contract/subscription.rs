@@ -146,7 +146,7 @@ fn read_approval(root: &Section<'_>, world: &World<'_>) -> Option<Approval> {
         let message = format!("the approval begins on {} and ends before it, on {}", from.value, until.value);
         section.problem(&until.at, "approval-dates", message, None);
     } else if let (Some(until), Some(number)) = (&until, &number)
-        && until.value < world.surroundings.today
+        && until.value < world.today
     {
         let message = format!("approval {} ended on {}", scalar::short(&number.value), until.value);
         let help = "nothing flows any more: renew it, or remove the subscription".to_owned();

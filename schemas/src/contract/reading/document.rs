@@ -53,6 +53,10 @@ impl Report {
         self.0.into_inner()
     }
 
+    pub(in crate::contract) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
     /// Whether a file has a problem.
     pub(in crate::contract) fn names(&self, file: &str) -> bool {
         self.0.borrow().iter().any(|problem| problem.file == file)

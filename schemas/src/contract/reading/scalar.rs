@@ -4,16 +4,26 @@ use std::time::Duration;
 
 use crate::table::TableName;
 
-/// The known name that a wrong one was probably meant to be.
+/// The known name that a wrong one was probably meant to be: the most similar, else the only one that begins as it does.
 pub(in crate::contract) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity a suggestion misleads more than it helps.
     const ALIKE: f64 = 0.75;
-    known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(wrong, name), name))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, name)| name)
+    let head = wrong.split(['_', '-', '.']).next().filter(|head| head.len() >= 3);
+    let (mut best, mut begins) = (None, Vec::new());
+    for name in known {
+        let alike = strsim::jaro_winkler(wrong, name);
+        if alike >= ALIKE && best.is_none_or(|(most, _)| alike > most) {
+            best = Some((alike, name));
+        }
+        if head.is_some_and(|head| name.starts_with(head)) {
+            begins.push(name);
+        }
+    }
+    match (best, begins.as_slice()) {
+        (Some((_, name)), _) => Some(name),
+        (None, [only]) => Some(only),
+        _ => None,
+    }
 }
 
 /// `did you mean …?`, else the known names.
@@ -139,7 +149,7 @@ mod tests {
     #[test]
     fn nearest_name_is_near() {
         let fields = ["uscc", "established", "status", "reg_address", "legal_rep_name"];
-        assert_eq!(nearest("establish_date", fields), Some("established"));
+        assert_eq!(nearest("est_date", fields), Some("established"));
         assert_eq!(nearest("stauts", fields), Some("status"));
         assert_eq!(nearest("zzz", fields), None);
     }

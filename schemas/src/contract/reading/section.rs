@@ -1,6 +1,7 @@
 //! Tables of TOML read key by key: every wrong type, missing key and unknown key is reported, none stops the reading.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::Range;
 
@@ -25,7 +26,7 @@ pub(in crate::contract) struct Section<'a> {
     table: Option<&'a DeTable<'a>>,
     at: At,
     overrides: Option<Environment<'a>>,
-    known: RefCell<Vec<String>>,
+    known: RefCell<BTreeSet<String>>,
 }
 
 /// A value as it was given.
@@ -111,7 +112,7 @@ impl<'a> Section<'a> {
 
     /// Lets a key pass unread.
     pub(in crate::contract) fn know(&self, key: &str) {
-        self.known.borrow_mut().push(key.to_owned());
+        self.known.borrow_mut().insert(key.to_owned());
     }
 
     /// Reads a key that must be there.
@@ -322,6 +323,7 @@ impl<'a> Section<'a> {
 
     /// Text, number or truth value in its text form.
     pub(in crate::contract) fn scalar(&self, key: &str) -> Option<Found<String>> {
+        self.know(key);
         let (_, value) = self.entry(key)?;
         let text = match value.get_ref() {
             DeValue::String(_) => return self.text(key),
@@ -339,12 +341,11 @@ impl<'a> Section<'a> {
     pub(in crate::contract) fn finish(self) {
         let known = self.known.borrow();
         let Some(table) = self.table else { return };
-        for (key, _) in table.iter().filter(|(key, _)| !known.iter().any(|name| name == key.get_ref())) {
+        for (key, _) in table.iter().filter(|(key, _)| !known.contains(key.get_ref().as_ref())) {
             let place = if self.path.is_empty() { String::new() } else { format!(" in `{}`", self.path) };
             let message = format!("unknown key `{}`{place}", scalar::short(key.get_ref()));
             let nearest = scalar::nearest(key.get_ref(), known.iter().map(String::as_str));
-            let mut words: Vec<&str> = known.iter().map(String::as_str).collect();
-            words.sort_unstable();
+            let words: Vec<&str> = known.iter().map(String::as_str).collect();
             let help = match nearest {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("known here: {}", scalar::listed(&words)),
