@@ -36,6 +36,7 @@ pub struct Entity {
     /// Field of the person's birth date, in entities that are persons.
     pub birth: Option<usize>,
     rules: Vec<RecordRule>,
+    pub(crate) facts: Arc<Facts>,
 }
 
 /// One field of an entity's key.
@@ -77,7 +78,8 @@ impl Entity {
         let condition =
             |text: &str| Condition::parse(text, birth, at).ok_or_else(|| failed(format!("the condition `{text}` is not known")));
         let person = file.person.as_deref().map(condition).transpose()?;
-        let rules = file.rules.iter().map(|rule| RecordRule::compile(rule, known, condition)).collect::<Result<Vec<_>, _>>()?;
+        let rules =
+            file.rules.iter().map(|rule| RecordRule::compile(rule, known, condition, failed)).collect::<Result<Vec<_>, _>>()?;
         let mut fields = Vec::with_capacity(file.fields.len());
         for (index, field) in file.fields.iter().enumerate() {
             let in_key = key
@@ -100,6 +102,7 @@ impl Entity {
             person,
             birth,
             rules,
+            facts: Arc::clone(facts),
             name: file.name,
         })
     }
@@ -149,9 +152,9 @@ impl Entity {
             if !value.is_null() {
                 continue;
             }
-            let refused = || findings.iter().any(|finding| finding.field == field.index && finding.level > Level::Note);
+            let refused = |least| findings.iter().any(|finding| finding.field == field.index && finding.level >= least);
             match field.obligation {
-                Obligation::Mandatory if refused() => {}
+                Obligation::Mandatory if refused(Level::Error) => {}
                 Obligation::Mandatory if context.not_provided.contains(&index) && !field.in_key => {
                     findings.push(Finding { level: Level::Warning, field: field.index, rule: Rule::FieldNotProvided });
                 }
@@ -163,7 +166,7 @@ impl Entity {
                         *value = StandardValue::Text(Cow::Borrowed(""));
                     }
                     let holds = field.when.as_ref().is_some_and(|when| when.holds(values, &context.clock) == Some(true));
-                    if holds && !refused() {
+                    if holds && !refused(Level::Warning) {
                         findings.push(Finding { level: Level::Warning, field: field.index, rule: Rule::FieldRequired });
                     }
                 }

@@ -4,6 +4,8 @@
 //! directory of further files. Reading a value is pure: no clock but the event's, no place to look but the tables; it gives the canonical form,
 //! and findings in three levels. What cannot be read is never guessed: it is null with a finding.
 
+mod amount;
+mod characters;
 mod clock;
 mod codes;
 mod condition;
@@ -13,11 +15,15 @@ mod entity;
 mod field;
 mod file;
 mod finding;
+mod identifier;
 mod options;
 mod read;
 mod rules;
+mod steps;
 mod tables;
+mod text;
 mod value;
+pub mod vectors;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,6 +79,7 @@ pub enum StandardError {
 #[derive(Debug, Clone)]
 pub struct Standard {
     entities: BTreeMap<String, Arc<Entity>>,
+    facts: Arc<Facts>,
 }
 
 impl Standard {
@@ -114,7 +121,7 @@ impl Standard {
             let key = read_file(&path.with_extension("key.avsc"))?;
             add(&read_file(path)?, &key).map_err(|error| in_file(path, error))?;
         }
-        Ok(Self { entities })
+        Ok(Self { entities, facts })
     }
 
     #[must_use]

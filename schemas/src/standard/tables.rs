@@ -12,6 +12,7 @@ pub(crate) struct Facts {
     pub(crate) industry: Industry,
     pub(crate) education: CodeList,
     pub(crate) education_1984: PackedMap<u64, Education1984>,
+    pub(crate) education_1984_names: CodeList,
     pub(crate) categories: Categories,
     pub(crate) step_action: CodeList,
 }
@@ -23,6 +24,7 @@ impl Facts {
             industry: Industry::build(tables)?,
             education: CodeList::build("gbt4658_education", tables)?,
             education_1984: education_1984(tables)?,
+            education_1984_names: CodeList::build("gbt4658_1984_education_major", tables)?,
             categories: Categories::build(tables)?,
             step_action: CodeList::build("field_lists:step_action", tables)?,
         })
