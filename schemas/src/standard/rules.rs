@@ -433,7 +433,7 @@ impl Record<'_, '_> {
         let held = self.text(industry).and_then(|code| code.get(..2)).and_then(|division| division.parse::<u8>().ok());
         let Some((in_code, held)) = in_code.zip(held) else { return };
         // Codes were given out under both editions.
-        if in_code != held && self.facts().industry.from_2011(in_code) != Some(held) {
+        if in_code != held && self.facts().industry.of_2011(in_code) != Some(held) {
             self.warn(industry, Rule::ProjectIndustryDiffers);
         }
     }
@@ -516,8 +516,8 @@ fn read_document(
 /// Whether the first division is the second or contains it: 450000 contains 450100 contains 450102.
 fn contains(outer: u32, inner: u32) -> bool {
     let unit = match outer {
-        _ if outer % 10_000 == 0 => 10_000,
-        _ if outer % 100 == 0 => 100,
+        _ if outer.is_multiple_of(10_000) => 10_000,
+        _ if outer.is_multiple_of(100) => 100,
         _ => 1,
     };
     outer / unit == inner / unit

@@ -194,7 +194,7 @@ impl Industry {
         self.divisions.get(usize::from(division)).copied().unwrap_or_default()
     }
 
-    pub(crate) fn from_2011(&self, division: u8) -> Option<u8> {
+    pub(crate) fn of_2011(&self, division: u8) -> Option<u8> {
         self.from_2011.get(usize::from(division)).copied().filter(|now| *now != 0)
     }
 

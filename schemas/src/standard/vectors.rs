@@ -148,3 +148,24 @@ fn reader_of(standard: &Standard, kind: &str) -> Option<(EntityField, FieldOptio
     };
     Some((field, options))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_does_not_hold_is_a_difference() {
+        let file = "kind,input,valid,normalised,reason\n\
+                    date,20170922,true,2017-09-22,\n\
+                    date,20170922,true,2017-09-23,\n\
+                    date,20170922,false,,\n\
+                    citizen_id,450881 20080704 9975,true,450881200807049975,no mark\n\
+                    citizen_id,450881 20080704 9975,true,450881200807049975,warn: separators\n\
+                    text,a\\u200bb,true,ab,\n";
+        let report = run(Standard::builtin(), file.as_bytes()).expect("a file of examples");
+        assert_eq!(report.rows, 6);
+        let found: Vec<_> =
+            report.differences.iter().map(|difference| (difference.line, difference.found.reason.as_str())).collect();
+        assert_eq!(found, [(3, ""), (4, ""), (5, "citizen_id.separator"), (7, "text.invisible")]);
+    }
+}

@@ -81,7 +81,7 @@ pub(crate) fn bank_card<'a>(text: &'a str, remarks: &mut Remarks<'_>) -> Result<
             _ => digit * 2,
         })
         .sum();
-    if sum % 10 != 0 {
+    if !sum.is_multiple_of(10) {
         return Err(Rule::CardCheckDigit);
     }
     Ok(cleaned.noted(remarks))

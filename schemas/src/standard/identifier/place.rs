@@ -62,7 +62,7 @@ pub(crate) fn industry<'a>(
     let section = digits.len() != cleaned.text.len();
     let (head, tail) = digits.split_at_checked(2).ok_or(Rule::IndustryForm)?;
     let division: u8 = head.parse().map_err(|_| Rule::IndustryForm)?;
-    let current = if edition_2011 { facts.industry.from_2011(division) } else { Some(division) };
+    let current = if edition_2011 { facts.industry.of_2011(division) } else { Some(division) };
     let current = current.filter(|current| facts.industry.has_division(*current)).ok_or(Rule::IndustryUnknown)?;
     if section {
         remarks.note(Rule::IndustrySection);
