@@ -1,1 +1,21 @@
+//! Normalise: raw change events become records of the regional standard, or go to quarantine with the reason.
 //!
+//! One [`Normaliser`] runs for each resource; a [`NormaliserHandle`] speaks with it while it runs.
+
+mod claims;
+mod error;
+mod handle;
+mod keyed;
+mod mapping;
+mod metrics;
+mod quarantine;
+mod stage;
+mod transform;
+
+pub use error::NormaliseError;
+pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayReport};
+pub use keyed::overlay::StateError;
+pub use mapping::MappingError;
+pub use metrics::Metrics;
+pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
+pub use stage::{NormaliseContext, Normaliser};

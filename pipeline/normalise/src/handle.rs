@@ -1,0 +1,163 @@
+//! How the rest of the node speaks with a running normaliser: its status, its quarantine, a new version of its resource.
+//!
+//! The owner is fenced, so everything that reads or writes its state runs inside the stage, between two batches.
+
+use std::sync::Arc;
+
+use guitong_schemas::contract::Resource;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::mapping::MappingError;
+use crate::quarantine::{QuarantineItem, QuarantineList};
+
+/// Requests that may wait for the stage.
+const WAITING: usize = 16;
+
+/// What an operator sees of one resource.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct NormaliserStatus {
+    pub phase: Phase,
+    /// Row changes read since the resource exists.
+    pub received: u64,
+    /// Entity records that stand in `std.`.
+    pub entities: u64,
+    /// Rows whose newest version is in quarantine while an older one stands.
+    pub held_back: u64,
+    /// Open quarantine entries.
+    pub quarantined: u64,
+    /// When the oldest of them was quarantined, microseconds since 1970-01-01T00:00:00Z.
+    pub oldest_quarantine_us: Option<i64>,
+    /// Commit time of the newest change that was normalised, microseconds since 1970-01-01T00:00:00Z.
+    pub newest_source_us: Option<i64>,
+    /// Seconds between that time and its commit here; zero once everything is read.
+    pub lag_seconds: f64,
+    /// Raw records not yet read.
+    pub lag_records: u64,
+    /// Version under which the newest records were published.
+    pub version: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
+pub enum Phase {
+    #[default]
+    Starting,
+    /// The raw topic does not exist yet.
+    WaitingForTopic,
+    Running,
+    /// The mapping does not fit the source's columns: waits for a new mapping.
+    Paused(String),
+    /// The log or the registry is not reachable: tries again.
+    Retrying(String),
+    Stopped,
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ReplayReport {
+    /// Open entries that were run again.
+    pub tried: u64,
+    /// Now good, and released.
+    pub released: u64,
+    /// Still break a rule; their reasons are the new ones.
+    pub kept: u64,
+}
+
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    #[error("the resource's normaliser has stopped")]
+    Stopped,
+    #[error("the resource's normaliser cannot answer now: {0}")]
+    Unavailable(String),
+    #[error("a replay of this resource is under way")]
+    Busy,
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+}
+
+type Reply<T> = oneshot::Sender<Result<T, HandleError>>;
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    List { after: Option<String>, limit: usize, reply: Reply<QuarantineList> },
+    Show { id: String, reply: Reply<Option<QuarantineItem>> },
+    Replay { ids: Option<Vec<String>>, reply: Reply<ReplayReport> },
+    Reload { resource: Arc<Resource>, reply: Reply<()> },
+}
+
+impl Command {
+    /// Answers that the stage cannot now.
+    pub(crate) fn refuse(self, why: &str) {
+        let unavailable = || HandleError::Unavailable(why.to_owned());
+        // Who asked may have gone.
+        match self {
+            Self::List { reply, .. } => drop(reply.send(Err(unavailable()))),
+            Self::Show { reply, .. } => drop(reply.send(Err(unavailable()))),
+            Self::Replay { reply, .. } => drop(reply.send(Err(unavailable()))),
+            Self::Reload { reply, .. } => drop(reply.send(Err(unavailable()))),
+        }
+    }
+}
+
+/// Speaks with one running normaliser; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NormaliserHandle {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<NormaliserStatus>,
+}
+
+pub(crate) fn channel() -> (NormaliserHandle, mpsc::Receiver<Command>, watch::Sender<NormaliserStatus>) {
+    let (commands, inbox) = mpsc::channel(WAITING);
+    let (publish, status) = watch::channel(NormaliserStatus::default());
+    (NormaliserHandle { commands, status }, inbox, publish)
+}
+
+impl NormaliserHandle {
+    /// Follows the stage's status.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<NormaliserStatus> {
+        self.status.clone()
+    }
+
+    /// At most `limit` open entries after the entry `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`HandleError`] where the stage has stopped or the log cannot be read.
+    pub async fn list(&self, after: Option<String>, limit: usize) -> Result<QuarantineList, HandleError> {
+        self.ask(|reply| Command::List { after, limit, reply }).await
+    }
+
+    /// One open entry.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`].
+    pub async fn show(&self, id: String) -> Result<Option<QuarantineItem>, HandleError> {
+        self.ask(|reply| Command::Show { id, reply }).await
+    }
+
+    /// Runs open entries through the current mapping again, all or those with these ids, in the order of each row's versions.
+    /// What is good now is published unless the row has a newer good version; the rest stays with its new reasons.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`], and [`HandleError::Busy`].
+    pub async fn replay(&self, ids: Option<Vec<String>>) -> Result<ReplayReport, HandleError> {
+        self.ask(|reply| Command::Replay { ids, reply }).await
+    }
+
+    /// Takes a changed resource from the next batch on. A higher revision reads the raw topic again from its beginning.
+    ///
+    /// # Errors
+    /// [`HandleError::Mapping`] where the mapping does not compile: the old one stays.
+    pub async fn reload(&self, resource: Arc<Resource>) -> Result<(), HandleError> {
+        self.ask(|reply| Command::Reload { resource, reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, HandleError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| HandleError::Stopped)?;
+        answer.await.map_err(|_| HandleError::Stopped)?
+    }
+}

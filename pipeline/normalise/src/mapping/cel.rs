@@ -1,0 +1,230 @@
+//! CEL for what declared mappings cannot say: `row.<column>` (or `row["列名"]`) in, one value out.
+//!
+//! Bounds: an expression has at most [`MAX_SOURCE`] bytes, loops at most two deep, and one text-growing call inside another at
+//! most once; a column's text has at most [`MAX_TEXT`] bytes. CEL has no other loops, so an evaluation ends.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
+use cel::{Context, Env, IdedExpr, Program, Value};
+use guitong_schemas::standard::Input;
+
+const MAX_SOURCE: usize = 4_000;
+/// Longest text of one column that an expression reads, in bytes.
+const MAX_TEXT: usize = 4 << 10;
+const MAX_LOOPS: usize = 2;
+const GROWING: [&str; 3] = ["replace", "join", "format"];
+
+/// A compiled expression.
+#[derive(Debug)]
+pub(crate) struct Expression {
+    program: Program,
+    columns: Vec<String>,
+}
+
+/// What an expression gave.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    Null,
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+}
+
+impl Outcome {
+    pub(crate) fn input(&self) -> Option<Input<'_>> {
+        match self {
+            Self::Null => None,
+            Self::Text(text) => Some(Input::Text(text)),
+            Self::Integer(number) => Some(Input::Integer(*number)),
+            Self::Boolean(truth) => Some(Input::Boolean(*truth)),
+        }
+    }
+}
+
+/// Why an expression gave no value for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A column's text is over [`MAX_TEXT`].
+    TooLarge,
+    /// It stopped with an error, or gave a list, map or bytes.
+    Evaluation,
+}
+
+fn environment() -> &'static Arc<Env> {
+    static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+        let mut env = Env::stdlib();
+        // Only a name that is taken refuses an extension, and the standard library has none of these.
+        let _ = env.add_extension(cel::extensions::strings);
+        Arc::new(env)
+    });
+    &ENVIRONMENT
+}
+
+impl Expression {
+    /// Compiles `source`; the error says what is wrong with it.
+    pub(crate) fn compile(source: &str) -> Result<Self, String> {
+        if source.len() > MAX_SOURCE {
+            return Err(format!("the expression has {} bytes, at most {MAX_SOURCE} are taken", source.len()));
+        }
+        let program = environment().compile(source).map_err(|errors| errors.to_string())?;
+        let mut survey = Survey::default();
+        survey.visit(program.expression(), Depth::default())?;
+        Ok(Self { program, columns: survey.columns.into_iter().collect() })
+    }
+
+    /// Columns that it reads, in the order in which [`Expression::evaluate`] takes their values.
+    pub(crate) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    pub(crate) fn evaluate<'a>(&self, values: impl Iterator<Item = Option<Input<'a>>>) -> Result<Outcome, Failure> {
+        let mut row: HashMap<&str, Value> = HashMap::with_capacity(self.columns.len());
+        for (column, value) in self.columns.iter().zip(values) {
+            row.insert(column, to_cel(value)?);
+        }
+        let mut context = Context::with_env(Arc::clone(environment()));
+        context.add_variable_from_value("row", row);
+        match self.program.execute(&context).map_err(|_| Failure::Evaluation)? {
+            Value::Null => Ok(Outcome::Null),
+            Value::String(text) => Ok(Outcome::Text(Arc::unwrap_or_clone(text))),
+            Value::Int(number) => Ok(Outcome::Integer(number)),
+            Value::UInt(number) => i64::try_from(number).map(Outcome::Integer).map_err(|_| Failure::Evaluation),
+            Value::Float(number) if number.is_finite() => Ok(Outcome::Text(number.to_string())),
+            Value::Bool(truth) => Ok(Outcome::Boolean(truth)),
+            _ => Err(Failure::Evaluation),
+        }
+    }
+}
+
+/// Numbers that CEL cannot hold exactly come as text, dates and times in their ISO form.
+fn to_cel(value: Option<Input<'_>>) -> Result<Value, Failure> {
+    Ok(match value {
+        None => Value::Null,
+        Some(Input::Text(text)) if text.len() > MAX_TEXT => return Err(Failure::TooLarge),
+        Some(Input::Text(text)) => text.into(),
+        Some(Input::Integer(number)) => Value::Int(number),
+        Some(Input::Boolean(truth)) => Value::Bool(truth),
+        Some(other) => Value::from(super::column::text_of(other)),
+    })
+}
+
+#[derive(Default, Clone, Copy)]
+struct Depth {
+    loops: usize,
+    growing: usize,
+}
+
+/// Collects the columns of an expression and holds its bounds.
+#[derive(Default)]
+struct Survey {
+    columns: BTreeSet<String>,
+    /// Names that loops bind.
+    bound: Vec<String>,
+}
+
+impl Survey {
+    fn visit(&mut self, node: &IdedExpr, depth: Depth) -> Result<(), String> {
+        match &node.expr {
+            Expr::Select(select) if is_row(&select.operand.expr) => {
+                self.columns.insert(select.field.clone());
+                Ok(())
+            }
+            Expr::Select(select) => self.visit(&select.operand, depth),
+            Expr::Call(call) => {
+                if let (operators::INDEX, [row, column]) = (call.func_name.as_str(), call.args.as_slice())
+                    && is_row(&row.expr)
+                {
+                    let Expr::Literal(LiteralValue::String(column)) = &column.expr else {
+                        return Err("a column is named by a literal: row[\"列名\"]".to_owned());
+                    };
+                    self.columns.insert(column.inner().to_owned());
+                    return Ok(());
+                }
+                let growing = depth.growing + usize::from(GROWING.contains(&call.func_name.as_str()));
+                if growing > 1 {
+                    return Err(format!("`{}` inside another call that makes text longer", call.func_name));
+                }
+                let depth = Depth { growing, ..depth };
+                call.target.iter().try_for_each(|target| self.visit(target, depth))?;
+                call.args.iter().try_for_each(|argument| self.visit(argument, depth))
+            }
+            Expr::Comprehension(loops) => {
+                let inner = Depth { loops: depth.loops + 1, ..depth };
+                if inner.loops > MAX_LOOPS {
+                    return Err(format!("loops more than {MAX_LOOPS} deep"));
+                }
+                self.visit(&loops.iter_range, depth)?;
+                let outside = self.bound.len();
+                self.bound.extend([loops.iter_var.clone(), loops.accu_var.clone()]);
+                self.bound.extend(loops.iter_var2.clone());
+                for part in [&loops.accu_init, &loops.loop_cond, &loops.loop_step, &loops.result] {
+                    self.visit(part, inner)?;
+                }
+                self.bound.truncate(outside);
+                Ok(())
+            }
+            Expr::Ident(name) if name == "row" => Err("`row` is read by column: row.<column>".to_owned()),
+            Expr::Ident(name) if !self.bound.contains(name) => Err(format!("unknown name `{name}`; columns are `row.{name}`")),
+            Expr::List(list) => list.elements.iter().try_for_each(|element| self.visit(element, depth)),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),
+            Expr::Struct(made) => made.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),
+            Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Ok(()),
+        }
+    }
+
+    fn visit_entry(&mut self, entry: &EntryExpr, depth: Depth) -> Result<(), String> {
+        match entry {
+            EntryExpr::StructField(field) => self.visit(&field.value, depth),
+            EntryExpr::MapEntry(pair) => {
+                self.visit(&pair.key, depth)?;
+                self.visit(&pair.value, depth)
+            }
+        }
+    }
+}
+
+fn is_row(expr: &Expr) -> bool {
+    matches!(expr, Expr::Ident(name) if name == "row")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(source: &str, values: &[Option<Input<'_>>]) -> Result<Outcome, Failure> {
+        Expression::compile(source).expect("compiles").evaluate(values.iter().copied())
+    }
+
+    #[test]
+    fn columns_are_found_and_values_come_back() {
+        let expression = Expression::compile("row.b == 1 ? row[\"名称\"] : row.a").expect("compiles");
+        assert_eq!(expression.columns(), ["a", "b", "名称"]);
+        let value = expression.evaluate([None, Some(Input::Integer(1)), Some(Input::Text("桂"))].into_iter());
+        assert_eq!(value, Ok(Outcome::Text("桂".to_owned())));
+        assert_eq!(run("row.a", &[None]), Ok(Outcome::Null));
+        assert_eq!(run("row.a.split('/')[0]", &[Some(Input::Text("1/2"))]), Ok(Outcome::Text("1".to_owned())));
+        assert_eq!(run("row.a + 1", &[Some(Input::Integer(i64::MAX))]), Err(Failure::Evaluation));
+        assert_eq!(run("[row.a]", &[None]), Err(Failure::Evaluation));
+    }
+
+    #[test]
+    fn expressions_are_bounded() {
+        let text = "长".repeat(MAX_TEXT);
+        assert_eq!(run("row.a", &[Some(Input::Text(&text))]), Err(Failure::TooLarge));
+        for (source, part) in [
+            ("1 +", "Syntax"),
+            ("name", "unknown name `name`"),
+            ("row", "by column"),
+            ("row[row.a]", "literal"),
+            ("[1].map(a, [1].map(b, [1].map(c, a + b + c)))", "2 deep"),
+            ("row.a.replace('', row.b).replace('', row.b)", "longer"),
+            (" ".repeat(MAX_SOURCE + 1).as_str(), "at most"),
+        ] {
+            let error = Expression::compile(source).expect_err(source);
+            assert!(error.contains(part), "{source}: {error}");
+        }
+        assert!(Expression::compile("[row.a, row.b].filter(x, x != null)[0]").is_ok());
+    }
+}

@@ -1,0 +1,200 @@
+//! One field of a mapping: value, default, code list or format, unit, in this order; the standard's reading does the rest.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use guitong_schemas::contract::resource::{FieldMapping, ValueSource};
+use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Finding, Input, StandardValue};
+
+use super::MappingError;
+use super::cel::{Expression, Outcome};
+use super::column::{Cell, text_of};
+
+/// Texts that stand for no value.
+const EMPTY: [&str; 6] = ["", "无", "/", "-", "NULL", "暂无"];
+
+/// Where a field's value comes from; numbers are indexes of the mapping's columns.
+#[derive(Debug)]
+enum Source {
+    Column(usize),
+    Joined { slots: Vec<usize>, separator: String },
+    Constant(String),
+    Cel { expression: Expression, slots: Vec<usize> },
+}
+
+/// One compiled field.
+#[derive(Debug)]
+pub(crate) struct FieldPlan {
+    /// Index in the entity.
+    pub(crate) index: usize,
+    /// Separates the texts of several records in one row.
+    pub(crate) parallel: Option<String>,
+    source: Source,
+    /// Already through the code list.
+    default: Option<String>,
+    codes: HashMap<Box<str>, Box<str>>,
+    other: Option<String>,
+    options: FieldOptions,
+}
+
+/// Why a field has no value, beyond what the standard's reading says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Neither in the mapping's code list nor covered by `other`.
+    CodeUnlisted,
+    /// A column was left out by the source and is not known.
+    ColumnAbsent,
+    ExpressionFailed,
+}
+
+/// What a field's source gave.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Reading<'a> {
+    Empty,
+    Value(Input<'a>),
+    Made(String),
+    Refused(Refusal),
+}
+
+impl FieldPlan {
+    /// Compiles `mapping`; columns that it reads are added to `columns` where they are not there yet.
+    pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, columns: &mut Vec<String>) -> Result<Self, MappingError> {
+        let line = mapping.at.line;
+        let mut slot = |column: &String| {
+            columns.iter().position(|known| known == column).unwrap_or_else(|| {
+                columns.push(column.clone());
+                columns.len() - 1
+            })
+        };
+        let source = match &mapping.value {
+            ValueSource::Column(column) => Source::Column(slot(column)),
+            ValueSource::Joined { columns, separator } => {
+                Source::Joined { slots: columns.iter().map(&mut slot).collect(), separator: separator.clone() }
+            }
+            ValueSource::Constant(text) => Source::Constant(text.clone()),
+            ValueSource::Cel(text) => {
+                let failed = |reason| MappingError::Expression { field: field.name.clone(), line, reason };
+                let expression = Expression::compile(text).map_err(failed)?;
+                Source::Cel { slots: expression.columns().iter().map(&mut slot).collect(), expression }
+            }
+        };
+        let is_list = matches!(field.kind, FieldKind::Codes(_) | FieldKind::Steps);
+        let parallel = mapping.split.clone().filter(|separator| !is_list && !separator.is_empty());
+        let declared = FieldMapping { split: mapping.split.clone().filter(|_| is_list), ..mapping.clone() };
+        let options = FieldOptions::compile(field, &declared)
+            .map_err(|error| MappingError::Options { field: field.name.clone(), line, error })?;
+        let standard = |text: &String| mapping.codes.get(text.trim()).unwrap_or(text).clone();
+        Ok(Self {
+            index: field.index(),
+            parallel,
+            default: mapping.default.as_ref().map(standard),
+            source: match source {
+                Source::Constant(text) => Source::Constant(standard(&text)),
+                source => source,
+            },
+            codes: mapping.codes.iter().map(|(from, to)| (from.trim().into(), to.as_str().into())).collect(),
+            other: mapping.other.clone(),
+            options,
+        })
+    }
+
+    /// Whether the field reads this column of the mapping.
+    pub(crate) fn reads(&self, slot: usize) -> bool {
+        match &self.source {
+            Source::Column(own) => *own == slot,
+            Source::Joined { slots, .. } | Source::Cel { slots, .. } => slots.contains(&slot),
+            Source::Constant(_) => false,
+        }
+    }
+
+    /// The source value, before default and code list.
+    pub(crate) fn source<'a>(&'a self, cells: &'a [Cell<'_>]) -> Reading<'a> {
+        let cell = |slot: &usize| cells.get(*slot).unwrap_or(&Cell::Null);
+        match &self.source {
+            Source::Column(slot) => match cell(slot) {
+                Cell::Absent => Reading::Refused(Refusal::ColumnAbsent),
+                cell => cell.input().map_or(Reading::Empty, Reading::Value),
+            },
+            Source::Constant(text) => Reading::Value(Input::Text(text)),
+            Source::Joined { slots, .. } | Source::Cel { slots, .. } if slots.iter().any(|slot| *cell(slot) == Cell::Absent) => {
+                Reading::Refused(Refusal::ColumnAbsent)
+            }
+            Source::Joined { slots, separator } => {
+                let parts = slots.iter().filter_map(|slot| cell(slot).input()).map(|input| match input {
+                    Input::Text(text) => Cow::Borrowed(text.trim()),
+                    other => Cow::Owned(text_of(other)),
+                });
+                let parts: Vec<_> = parts.filter(|part| !is_empty(part)).collect();
+                if parts.is_empty() { Reading::Empty } else { Reading::Made(parts.join(separator)) }
+            }
+            Source::Cel { expression, slots } => match expression.evaluate(slots.iter().map(|slot| cell(slot).input())) {
+                Ok(Outcome::Null) => Reading::Empty,
+                Ok(Outcome::Text(text)) => Reading::Made(text),
+                Ok(Outcome::Integer(number)) => Reading::Value(Input::Integer(number)),
+                Ok(Outcome::Boolean(truth)) => Reading::Value(Input::Boolean(truth)),
+                Err(_) => Reading::Refused(Refusal::ExpressionFailed),
+            },
+        }
+    }
+
+    /// Default and code list.
+    pub(crate) fn coded<'a>(&'a self, reading: Reading<'a>) -> Reading<'a> {
+        if self.codes.is_empty() && self.default.is_none() || matches!(self.source, Source::Constant(_)) {
+            return reading;
+        }
+        let found = match &reading {
+            Reading::Refused(_) => return reading,
+            Reading::Empty => Found::Empty,
+            Reading::Value(Input::Text(text)) => self.look_up(text),
+            Reading::Value(_) if self.codes.is_empty() => Found::Keep,
+            Reading::Value(Input::Integer(number)) => self.look_up(itoa::Buffer::new().format(*number)),
+            Reading::Value(other) => self.look_up(&text_of(*other)),
+            Reading::Made(text) => self.look_up(text),
+        };
+        match found {
+            Found::Code(code) => Reading::Value(Input::Text(code)),
+            Found::Keep => reading,
+            Found::Empty => self.default.as_ref().map_or(Reading::Empty, |default| Reading::Value(Input::Text(default))),
+            Found::Unlisted => Reading::Refused(Refusal::CodeUnlisted),
+        }
+    }
+
+    fn look_up(&self, text: &str) -> Found<'_> {
+        let trimmed = text.trim();
+        if let Some(code) = self.codes.get(trimmed) {
+            return Found::Code(code);
+        }
+        if is_empty(trimmed) {
+            return Found::Empty;
+        }
+        match &self.other {
+            _ if self.codes.is_empty() => Found::Keep,
+            Some(other) => Found::Code(other),
+            None => Found::Unlisted,
+        }
+    }
+
+    /// The field's canonical value, by the standard.
+    pub(crate) fn read<'a>(
+        &self,
+        field: &EntityField,
+        input: Input<'a>,
+        clock: &Clock<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> StandardValue<'a> {
+        field.read(input, &self.options, clock, findings)
+    }
+}
+
+/// What the code list says about a source value.
+enum Found<'p> {
+    Code(&'p str),
+    Keep,
+    Empty,
+    Unlisted,
+}
+
+/// Whether a trimmed text stands for no value.
+fn is_empty(text: &str) -> bool {
+    text.len() <= 6 && EMPTY.iter().any(|empty| text.eq_ignore_ascii_case(empty))
+}

@@ -1,0 +1,142 @@
+//! A resource's mapping, compiled: once against the entity ([`Mapping`]), once for each writer's schema ([`Bound`]).
+//!
+//! A mapping that names a column which a writer's schema does not have is no error of a record but of the resource: the stage
+//! pauses before the first such event and says so.
+
+mod cel;
+pub(crate) mod column;
+mod columns;
+mod field;
+
+use std::sync::Arc;
+
+use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
+use guitong_schemas::avro::{RecordEncoder, field_name};
+use guitong_schemas::contract::Resource;
+use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
+use thiserror::Error;
+
+pub(crate) use columns::Columns;
+pub(crate) use field::{FieldPlan, Reading, Refusal};
+
+/// What is wrong with a mapping, whatever the source sends.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MappingError {
+    #[error("entity {entity} is not in the standard")]
+    NoEntity { entity: String },
+    #[error("line {line}: entity {entity} has no field `{field}`")]
+    NoField { entity: String, field: String, line: usize },
+    #[error("line {line}: field `{field}`: {error}")]
+    Options { field: String, line: usize, error: OptionError },
+    #[error("line {line}: field `{field}`: the expression does not compile: {reason}")]
+    Expression { field: String, line: usize, reason: String },
+    #[error("the entity's schema does not compile: {0}")]
+    Schema(PlanError),
+}
+
+/// Why a mapping cannot read events by a writer's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum BindError {
+    /// No schema of a change event: such events are quarantined.
+    #[error("{0}")]
+    Schema(String),
+    /// The table has changed under the mapping: the resource pauses.
+    #[error("the mapping reads {} of {table}, which the source no longer sends; change the mapping in resources/{resource}.toml, or bring the column back",
+        .columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", "))]
+    Columns { columns: Vec<String>, table: String, resource: String },
+}
+
+/// A resource's mapping onto its entity.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    pub(crate) entity: Arc<Entity>,
+    pub(crate) encoder: RecordEncoder,
+    pub(crate) system: String,
+    pub(crate) zone: Zone,
+    pub(crate) revision: u32,
+    /// Schema id that records are framed with.
+    pub(crate) value_schema: u32,
+    /// Columns that the mapping reads, each once; what a field reads are indexes into it.
+    pub(crate) columns: Vec<String>,
+    pub(crate) fields: Vec<FieldPlan>,
+    /// Indexes of mandatory fields that the resource declares not provided.
+    pub(crate) not_provided: Vec<usize>,
+    resource: String,
+    table: String,
+}
+
+/// A mapping over one writer's schema.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) plan: DecodePlan,
+    /// For each of the mapping's columns: where it stands in the row.
+    pub(crate) slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) index: usize,
+    pub(crate) semantic: Semantic,
+}
+
+impl Mapping {
+    pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
+        let entity = standard.entity(&resource.entity);
+        let entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let mut columns = Vec::new();
+        let mut fields = Vec::with_capacity(resource.map.len());
+        for (name, mapping) in &resource.map {
+            let field = entity.field(name).ok_or_else(|| MappingError::NoField {
+                entity: entity.name.clone(),
+                field: name.clone(),
+                line: mapping.at.line,
+            })?;
+            fields.push(FieldPlan::compile(field, mapping, &mut columns)?);
+        }
+        fields.sort_by_key(|field| field.index);
+        let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
+        Ok(Self {
+            encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
+            not_provided: resource.not_provided.keys().filter_map(index).collect(),
+            system: resource.system.to_string(),
+            zone: zone.clone(),
+            revision: resource.revision,
+            value_schema: 0,
+            resource: resource.name.to_string(),
+            table: resource.table.to_string(),
+            columns,
+            fields,
+            entity,
+        })
+    }
+
+    /// Finds the mapping's columns in a writer's schema.
+    pub(crate) fn bind(&self, schema: &str) -> Result<Bound, BindError> {
+        let plan = DecodePlan::compile(schema).map_err(|error| BindError::Schema(error.to_string()))?;
+        if !plan.is_envelope() {
+            return Err(BindError::Schema(format!("{} is no change event", plan.name())));
+        }
+        let mut slots = Vec::with_capacity(self.columns.len());
+        let mut missing = Vec::new();
+        for column in &self.columns {
+            let found = plan.field(&field_name(column));
+            match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
+                Some((index, field)) => slots.push(Slot { index, semantic: field.semantic.clone() }),
+                None => missing.push(column.clone()),
+            }
+        }
+        if missing.is_empty() {
+            Ok(Bound { plan, slots })
+        } else {
+            Err(BindError::Columns { columns: missing, table: self.table.clone(), resource: self.resource.clone() })
+        }
+    }
+
+    /// Highest grade of the fields that read this column; of a column that none reads nothing is known.
+    pub(crate) fn grade_of_column(&self, column: &str) -> Option<Grade> {
+        let slot = self.columns.iter().position(|name| *field_name(name) == *column)?;
+        let readers = self.fields.iter().filter(|field| field.reads(slot));
+        readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
+    }
+}

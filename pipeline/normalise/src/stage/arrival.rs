@@ -1,0 +1,99 @@
+//! One raw record as it comes in: its row, its version, and what is wrong with its outside.
+
+use bytes::Bytes;
+use guitong_log::Record;
+use guitong_schemas::avro::frame;
+use guitong_schemas::position::Version;
+
+/// Headers of raw events (CONTRACTS 2).
+pub(crate) const VERSION: &str = "guitong-version";
+pub(crate) const ABSENT: &str = "guitong-absent";
+/// Columns left out because their value is over the limit: what was known of them before no longer holds.
+pub(crate) const TOO_LARGE: &str = "guitong-too-large";
+
+/// What cannot be read of an event, whatever its mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No version, or one that does not read.
+    Version,
+    /// No key, or one without frame.
+    Key,
+    /// The value has no frame.
+    Frame,
+    /// The registry knows no such schema, or it is no change event.
+    Schema,
+    /// The value does not decode by its schema.
+    Decode,
+    /// A column's value is over the limit and was read past.
+    TooLarge,
+}
+
+impl Fault {
+    /// Stable rule code, Chinese, English.
+    pub(crate) fn texts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Version => ("event.version", "事件没有可读的版本号", "the event has no readable version"),
+            Self::Key => ("event.key", "事件没有可读的主键；请为该表声明主键", "the event has no readable key; declare one for its table"),
+            Self::Frame => ("event.frame", "事件没有模式编号", "the event's value does not start with a schema id"),
+            Self::Schema => ("event.schema", "注册中心没有该模式，或不是变更事件", "the registry has no such schema, or it is no change event"),
+            Self::Decode => ("event.decode", "事件不能按其模式解码", "the event does not decode by its schema"),
+            Self::TooLarge => (
+                "row.too_large",
+                "字段值超过上限，未读取；请缩短后重新读取该行",
+                "a value over the limit was read past; shorten it and read the row again",
+            ),
+        }
+    }
+}
+
+/// A raw record, its outside parsed.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) record: Record,
+    /// With the resource's mapping revision; zero where there is none.
+    pub(crate) version: Version,
+    /// The raw key without its frame.
+    pub(crate) source: Option<Bytes>,
+    pub(crate) body: Body,
+    /// The open entry that is being run again.
+    pub(crate) entry: Option<u64>,
+}
+
+/// What the value is, as far as its outside tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// No value: the row is gone.
+    Tombstone,
+    /// Framed Avro by the schema with this id.
+    Framed { schema: u32 },
+    Faulty(Fault),
+}
+
+impl Arrival {
+    pub(crate) fn new(record: Record, revision: u32, entry: Option<u64>) -> Self {
+        let version = record.header(VERSION).and_then(|text| std::str::from_utf8(text).ok()?.parse::<Version>().ok());
+        let source = record.key.as_ref().filter(|key| frame::read(key).is_ok()).map(|key| key.slice(frame::LEN..));
+        let body = match &record.value {
+            None => Body::Tombstone,
+            _ if version.is_none() => Body::Faulty(Fault::Version),
+            _ if source.is_none() => Body::Faulty(Fault::Key),
+            _ if record.header(TOO_LARGE).is_some() => Body::Faulty(Fault::TooLarge),
+            Some(value) => match frame::read(value) {
+                Ok((schema, _)) => Body::Framed { schema },
+                Err(_) => Body::Faulty(Fault::Frame),
+            },
+        };
+        Self { version: version.unwrap_or_default().with_revision(revision), record, source, body, entry }
+    }
+
+    /// The Avro of the value; empty where it is not framed.
+    pub(crate) fn avro(&self) -> &[u8] {
+        self.record.value.as_deref().and_then(|value| frame::read(value).ok()).map_or(&[], |(_, body)| body)
+    }
+
+    /// Names of the columns that the event leaves out.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = &str> + Clone {
+        let header = self.record.header(ABSENT).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+        header.split('\n').filter(|name| !name.is_empty())
+    }
+}

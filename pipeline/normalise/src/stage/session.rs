@@ -1,0 +1,271 @@
+//! One hold on the resource's owner: from opening it to whatever ends the hold.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guitong_log::registry::Compatibility;
+use guitong_log::{
+    ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec,
+};
+use guitong_schemas::avro::topic_name;
+use tokio_util::sync::CancellationToken;
+
+use super::Normaliser;
+use super::arrival::Arrival;
+use super::output::Names;
+use super::worker::{Progress, Worker};
+use crate::error::SessionError;
+use crate::handle::{Command, HandleError, Phase};
+use crate::keyed::TOTALS;
+use crate::keyed::overlay::StateError;
+use crate::keyed::totals::Totals;
+use crate::quarantine::QuarantineStore;
+use crate::quarantine::replay::Replay;
+
+/// How long one read waits for a record.
+const WAIT: Duration = Duration::from_secs(1);
+/// How often the raw topic's end and the oldest entry are asked for.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) enum End {
+    Shutdown,
+    /// The resource has changed.
+    Reopen,
+    /// The connector has not made the raw topic yet.
+    NoTopic,
+}
+
+/// What the loop of a session works with.
+struct Session {
+    owner: Box<dyn OwnedLog>,
+    worker: Worker,
+    raw: TopicPartition,
+    next: u64,
+    replay: Option<Replay>,
+    /// Why nothing is read.
+    paused: Option<String>,
+    asked: Option<Instant>,
+}
+
+impl Normaliser {
+    pub(super) async fn session(&mut self, shutdown: &CancellationToken) -> Result<End, SessionError> {
+        if shutdown.is_cancelled() {
+            return Ok(End::Shutdown);
+        }
+        let raw_topic = topic_name(&format!("raw.{}", self.resource.system), &self.resource.table);
+        let names = self.register().await?;
+        let quarantine = self.ensure_topics().await?;
+        if self.context.log.partitions(&raw_topic).await?.is_none() {
+            return Ok(End::NoTopic);
+        }
+        let log = Arc::clone(&self.context.log);
+        let owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
+        let raw = TopicPartition::new(raw_topic, 0);
+        let metrics = self.context.metrics.of(&self.resource);
+        let mut worker = Worker::new(
+            Arc::clone(&self.context.registry),
+            Arc::clone(&self.mapping),
+            names,
+            Arc::clone(&quarantine),
+            metrics,
+        );
+        worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
+        let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
+        let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
+        self.set_phase(Phase::Running);
+        self.report(&mut session).await?;
+        let ended = self.work(&mut session, shutdown).await;
+        if let Some(replay) = session.replay {
+            replay.interrupt("the normaliser opens its state again; what was run so far is kept");
+        }
+        ended
+    }
+
+    /// Registers the entity's schemas.
+    async fn register(&mut self) -> Result<Arc<Names>, SessionError> {
+        let registry = &self.context.registry;
+        let entity = Arc::clone(&self.mapping.entity);
+        let (key, value) = (format!("std.{}-key", self.resource.name), format!("std.{}-value", self.resource.name));
+        for subject in [&key, &value] {
+            registry.set_compatibility(subject, Compatibility::FullTransitive).await?;
+        }
+        let key_schema = registry.register(&key, &entity.key_schema_json).await?;
+        let value_schema = registry.register(&value, &entity.schema_json).await?;
+        self.mapping.set_value_schema(value_schema);
+        let key_field = entity.key.first().map_or("", |part| part.name.as_str());
+        Ok(Arc::new(Names::new(self.context.exchange.name.as_str(), &self.resource, key_field, key_schema)))
+    }
+
+    /// Makes the topics that the stage writes; gives the name of the quarantine topic.
+    async fn ensure_topics(&self) -> Result<Arc<str>, SessionError> {
+        let exchange = &self.context.exchange;
+        let quarantine: Arc<str> = format!("quarantine.{}", self.resource.name).into();
+        let retention = Retention::Compact { after: exchange.trace, tombstones: exchange.trace };
+        let std = format!("std.{}", self.resource.name);
+        for (name, partitions) in [(std.into(), exchange.std_partitions), (Arc::clone(&quarantine), 1)] {
+            self.context.log.ensure_topic(&TopicSpec { name, partitions, retention: retention.clone() }).await?;
+        }
+        Ok(quarantine)
+    }
+
+    async fn work(&mut self, session: &mut Session, shutdown: &CancellationToken) -> Result<End, SessionError> {
+        let log = Arc::clone(&self.context.log);
+        let mut reader = log.reader(vec![(session.raw.clone(), session.next)]).await?;
+        loop {
+            let wait = if session.replay.is_some() { Duration::ZERO } else { WAIT };
+            let budget = ReadBudget { bytes: self.context.exchange.budgets.batch, wait };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(End::Shutdown),
+                Some(command) = self.inbox.recv() => {
+                    if let Some(end) = self.serve(session, command).await? {
+                        return Ok(end);
+                    }
+                }
+                batch = reader.read(budget), if session.paused.is_none() => self.take_batch(session, batch?).await?,
+                () = std::future::ready(()), if session.paused.is_some() && session.replay.is_some() => {}
+            }
+            if session.replay.is_some() {
+                self.step_replay(session).await?;
+            }
+            self.report(session).await?;
+        }
+    }
+
+    async fn take_batch(&mut self, session: &mut Session, batch: ReadBatch) -> Result<(), SessionError> {
+        let next = batch.next.iter().find(|(at, _)| *at == session.raw).map_or(session.next, |(_, next)| *next);
+        if batch.records.is_empty() {
+            session.next = next;
+            return Ok(());
+        }
+        let started = Instant::now();
+        let revision = self.resource.revision;
+        let arrivals: Vec<_> = batch.records.into_iter().map(|record| Arrival::new(record, revision, None)).collect();
+        let at = Some((session.raw.clone(), next));
+        match session.worker.work(&mut *session.owner, &arrivals, at).await? {
+            Progress::Done => session.next = next,
+            Progress::Paused(reason) => {
+                tracing::error!(resource = %self.resource.name, reason, "paused");
+                self.set_phase(Phase::Paused(reason.clone()));
+                session.paused = Some(reason);
+            }
+        }
+        session.worker.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    async fn step_replay(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let Some(mut replay) = session.replay.take() else { return Ok(()) };
+        let events = replay.next(&*self.context.log, self.context.exchange.budgets.batch).await?;
+        if events.is_empty() {
+            replay.finish();
+            return Ok(());
+        }
+        let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
+        let revision = self.resource.revision;
+        let arrivals: Vec<_> = events.into_iter().map(|(seq, raw)| Arrival::new(raw, revision, Some(seq))).collect();
+        session.worker.work(&mut *session.owner, &arrivals, None).await?;
+        replay.count(&*session.owner, &numbers).await?;
+        session.replay = Some(replay);
+        Ok(())
+    }
+
+    /// Answers one request. An answer that nobody waits for any more is dropped.
+    async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
+        match command {
+            Command::List { after, limit, reply } => {
+                let answer = QuarantineStore::new(&*session.owner).list(after.as_deref(), limit).await;
+                let _ = reply.send(answer.map_err(unavailable));
+            }
+            Command::Show { id, reply } => {
+                let answer = QuarantineStore::new(&*session.owner).show(&id).await;
+                let _ = reply.send(answer.map_err(unavailable));
+            }
+            Command::Replay { reply, .. } if session.replay.is_some() => {
+                let _ = reply.send(Err(HandleError::Busy));
+            }
+            Command::Replay { ids, reply } => {
+                let topic = Arc::clone(&session.worker.quarantine_topic);
+                session.replay = Replay::begin(&*self.context.log, &*session.owner, &topic, ids, reply).await?;
+            }
+            Command::Reload { resource, reply } => {
+                let taken = self.take(&resource);
+                let is_taken = taken.is_ok();
+                let _ = reply.send(taken.map_err(Into::into));
+                return Ok(is_taken.then_some(End::Reopen));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings status and gauges up to date.
+    async fn report(&self, session: &mut Session) -> Result<(), SessionError> {
+        let worker = &session.worker;
+        let totals = worker.totals.clone();
+        let asked = session.asked.is_some_and(|asked| asked.elapsed() < STATUS_EVERY);
+        let (mut end, mut oldest) = (None, None);
+        if !asked {
+            session.asked = Some(Instant::now());
+            end = Some(self.context.log.bounds(&session.raw).await?.end);
+            oldest = Some(QuarantineStore::new(&*session.owner).oldest_us().await?);
+        }
+        let now = jiff::Timestamp::now().as_microsecond();
+        self.status.send_modify(|status| {
+            status.received = totals.received;
+            status.entities = totals.entities;
+            status.held_back = totals.held_back;
+            status.quarantined = totals.open;
+            status.newest_source_us = worker.newest_source_us.or(status.newest_source_us);
+            status.version = totals.stamp.to_string();
+            if let Some(end) = end {
+                status.lag_records = end.saturating_sub(session.next);
+                let behind = status.newest_source_us.map_or(0, |newest| now.saturating_sub(newest).max(0));
+                status.lag_seconds = if status.lag_records == 0 { 0.0 } else { behind as f64 / 1e6 };
+            }
+            if let Some(oldest) = oldest {
+                status.oldest_quarantine_us = oldest;
+            }
+            worker.metrics.lag_seconds.set(status.lag_seconds);
+            worker.metrics.lag_records.set(status.lag_records.try_into().unwrap_or(i64::MAX));
+        });
+        Ok(())
+    }
+}
+
+/// Reads where the owner stands; gives the raw offset to go on from. Under another mapping revision that is the beginning.
+async fn begin(
+    log: &dyn ExchangeLog,
+    owner: &dyn OwnedLog,
+    worker: &mut Worker,
+    raw: &TopicPartition,
+    revision: u32,
+) -> Result<u64, SessionError> {
+    let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
+    let bounds = log.bounds(raw).await?;
+    let Some(stored) = stored else {
+        worker.totals = Totals { revision, ..Totals::default() };
+        return Ok(bounds.earliest);
+    };
+    let totals = Totals::decode(&stored).map_err(|error| StateError::Codec { map: TOTALS, error })?;
+    let is_rebuild = totals.revision != revision;
+    worker.totals = Totals { revision, ..totals };
+    if is_rebuild {
+        tracing::info!(revision, "reads the raw topic again under a new mapping revision");
+        return Ok(bounds.earliest);
+    }
+    match owner.offset(raw) {
+        None => Ok(bounds.earliest),
+        Some(offset) if offset.log != *log.id() => Err(SessionError::Log(LogError::Gap {
+            at: raw.clone(),
+            wanted: offset.next,
+            earliest: bounds.earliest,
+            end: bounds.end,
+            of: Some(offset.log),
+        })),
+        Some(offset) => Ok(offset.next),
+    }
+}
+
+fn unavailable(error: StateError) -> HandleError {
+    HandleError::Unavailable(error.to_string())
+}

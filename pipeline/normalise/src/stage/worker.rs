@@ -1,0 +1,505 @@
+//! One batch of raw events: read state once, run the mapping, settle claims, commit records, offsets and state together.
+//!
+//! Order of work: rows of the batch are loaded; each event is decoded and mapped in order (the row's absent columns come from
+//! the overlay, so from events of the same batch too); then the entity keys are loaded that rows held or events gave; then each
+//! event's effects are settled in order. State is read twice per batch, whatever the number of events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use guitong_log::registry::{RegistryError, SchemaRegistry};
+use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
+use guitong_schemas::avro::{DecodePlan, frame};
+use guitong_schemas::position::Version;
+
+use super::arrival::{Arrival, Body, Fault};
+use super::output::{Cause, Names, Output};
+use crate::claims::{self, Effect, EntityRecord};
+use crate::error::SessionError;
+use crate::keyed::ROWS;
+use crate::keyed::overlay::Overlay;
+use crate::keyed::totals::Totals;
+use crate::mapping::{BindError, Bound, Columns, Mapping};
+use crate::metrics::ResourceMetrics;
+use crate::quarantine::{Entry, Rejection, record};
+use crate::transform::{Change, Event, Runner, describe_key};
+
+/// Rows that one commit of a truncate deletes.
+const TRUNCATE_PAGE: usize = 1_000;
+
+/// What a writer's schema came to.
+#[derive(Debug)]
+enum Binding {
+    Ready(Arc<Bound>),
+    /// No change event, or unknown to the registry: events by it are quarantined.
+    Unusable,
+    /// The mapping names columns that it does not have.
+    Misfit(String),
+}
+
+/// How far a run over arrivals came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Done,
+    /// The next event's columns do not fit the mapping.
+    Paused(String),
+}
+
+/// What the stage keeps between batches, beside the owner.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) registry: Arc<dyn SchemaRegistry>,
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) quarantine_topic: Arc<str>,
+    pub(crate) metrics: ResourceMetrics,
+    pub(crate) totals: Totals,
+    /// The quarantine topic's next record lands at this offset or after it.
+    pub(crate) quarantine_end: u64,
+    /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
+    pub(crate) newest_source_us: Option<i64>,
+    bindings: HashMap<u32, Binding>,
+    key_plans: HashMap<u32, Option<DecodePlan>>,
+}
+
+/// One event, its content read.
+struct Read<'a> {
+    arrival: &'a Arrival,
+    source_ts_us: i64,
+    verdict: Verdict,
+    /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
+    columns: Option<Columns>,
+}
+
+enum Verdict {
+    /// At or below what was read of the row before.
+    Stale,
+    Removed,
+    Good(Vec<EntityRecord>),
+    Bad(Vec<Rejection>),
+}
+
+/// What one pass over the arrivals read.
+struct Reading<'a> {
+    events: Vec<Read<'a>>,
+    /// The arrival after the last event read is a truncate.
+    truncate: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        registry: Arc<dyn SchemaRegistry>,
+        mapping: Arc<Mapping>,
+        names: Arc<Names>,
+        quarantine_topic: Arc<str>,
+        metrics: ResourceMetrics,
+    ) -> Self {
+        Self {
+            registry,
+            mapping,
+            names,
+            quarantine_topic,
+            metrics,
+            totals: Totals::default(),
+            quarantine_end: 0,
+            newest_source_us: None,
+            bindings: HashMap::new(),
+            key_plans: HashMap::new(),
+        }
+    }
+
+    /// Takes another mapping; every writer's schema is bound again.
+    pub(crate) fn remap(&mut self, mapping: Arc<Mapping>, names: Arc<Names>) {
+        self.mapping = mapping;
+        self.names = names;
+        self.bindings.clear();
+    }
+
+    /// Commits what the arrivals come to. `at` is the raw partition and the offset after them all; `None` for a replay, which
+    /// consumes nothing.
+    pub(crate) async fn work(
+        &mut self,
+        owner: &mut dyn OwnedLog,
+        arrivals: &[Arrival],
+        at: Option<(TopicPartition, u64)>,
+    ) -> Result<Progress, SessionError> {
+        let fits = self.bind(arrivals).await?;
+        let (mut rest, left) = arrivals.split_at(fits);
+        while !rest.is_empty() {
+            rest = self.round(owner, rest, left, at.as_ref()).await?;
+        }
+        let misfit = left.first().and_then(|arrival| match arrival.body {
+            Body::Framed { schema } => self.bindings.get(&schema),
+            _ => None,
+        });
+        match misfit {
+            Some(Binding::Misfit(reason)) => Ok(Progress::Paused(reason.clone())),
+            _ => Ok(Progress::Done),
+        }
+    }
+
+    /// Binds the writer's schemas of the arrivals; gives how many arrivals come before the first that does not fit.
+    async fn bind(&mut self, arrivals: &[Arrival]) -> Result<usize, SessionError> {
+        for (index, arrival) in arrivals.iter().enumerate() {
+            let Body::Framed { schema } = arrival.body else { continue };
+            if !self.bindings.contains_key(&schema) {
+                let binding = match self.registry.schema(schema).await {
+                    Ok(json) => match self.mapping.bind(&json) {
+                        Ok(bound) => Binding::Ready(Arc::new(bound)),
+                        Err(BindError::Schema(reason)) => {
+                            tracing::warn!(schema, reason, "events by this schema are quarantined");
+                            Binding::Unusable
+                        }
+                        Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
+                    },
+                    Err(error) if error.is_transient() => return Err(error.into()),
+                    Err(error @ (RegistryError::NoSchema { .. } | RegistryError::Answer { .. })) => {
+                        tracing::warn!(schema, %error, "events by this schema are quarantined");
+                        Binding::Unusable
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                self.bindings.insert(schema, binding);
+            }
+            if matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
+                return Ok(index);
+            }
+        }
+        Ok(arrivals.len())
+    }
+
+    /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
+    async fn round<'a>(
+        &mut self,
+        owner: &mut dyn OwnedLog,
+        arrivals: &'a [Arrival],
+        left: &[Arrival],
+        at: Option<&(TopicPartition, u64)>,
+    ) -> Result<&'a [Arrival], SessionError> {
+        let mut overlay = Overlay::new(self.totals.clone());
+        let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
+        overlay.rows.load(owner, sources).await?;
+        overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
+        let Reading { events, truncate } = self.read(&mut overlay, arrivals);
+        let (done, rest) = arrivals.split_at(events.len());
+        let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
+        // The offset of the next arrival that is not part of this commit, or the one after them all.
+        let next = truncated.first().or(rest.first()).or(left.first()).map(|arrival| arrival.record.offset);
+        if !done.is_empty() {
+            self.settle(owner, overlay, events, at.map(|(at, end)| (at.clone(), next.unwrap_or(*end)))).await?;
+        }
+        if let Some(arrival) = truncated.first() {
+            let next = rest.first().or(left.first()).map(|arrival| arrival.record.offset);
+            self.truncate(owner, arrival, at.map(|(at, end)| (at.clone(), next.unwrap_or(*end)))).await?;
+        }
+        Ok(rest)
+    }
+
+    /// Decodes and maps events in order, up to a truncate. State is only read: what events of this batch change for those after
+    /// them stands in the events themselves.
+    fn read<'a>(&mut self, overlay: &mut Overlay, arrivals: &'a [Arrival]) -> Reading<'a> {
+        let mapping = Arc::clone(&self.mapping);
+        let mut runner = Runner::new(&mapping);
+        let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
+        let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
+        let mut truncate = false;
+        for arrival in arrivals {
+            let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
+            let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
+            let known = Known::of(overlay, arrival, before);
+            if known.is_stale(arrival) {
+                events.push(Read { arrival, source_ts_us: fallback, verdict: Verdict::Stale, columns: None });
+                continue;
+            }
+            let read = match self.read_one(&mut runner, arrival, known.columns, fallback) {
+                Ok(Event { change: Change::Truncate, .. }) => {
+                    truncate = true;
+                    break;
+                }
+                Ok(Event { source_ts_us, change, columns }) => {
+                    self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
+                    let verdict = match change {
+                        Change::Good(records) => Verdict::Good(records),
+                        Change::Bad { rejections } => Verdict::Bad(rejections),
+                        Change::Delete | Change::Truncate => Verdict::Removed,
+                    };
+                    Read { arrival, source_ts_us, verdict, columns }
+                }
+                Err(fault) => {
+                    self.metrics.finding("error", fault.texts().0, 1);
+                    Read { arrival, source_ts_us: fallback, verdict: Verdict::Bad(vec![rejection(fault)]), columns: None }
+                }
+            };
+            if arrival.entry.is_none() {
+                self.metrics.bytes.inc_by(arrival.record.value.as_ref().map_or(0, |value| value.len() as u64));
+                overlay.totals.received += u64::from(arrival.record.value.is_some());
+                if let Some(source) = arrival.source.as_deref() {
+                    newest.insert(source, events.len());
+                }
+            }
+            events.push(read);
+        }
+        for (level, rule, count) in runner.tally.counts() {
+            self.metrics.finding(level, rule, count);
+        }
+        Reading { events, truncate }
+    }
+
+    fn read_one(
+        &self,
+        runner: &mut Runner<'_>,
+        arrival: &Arrival,
+        columns: Option<&Columns>,
+        fallback_us: i64,
+    ) -> Result<Event, Fault> {
+        match arrival.body {
+            Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, columns: None }),
+            Body::Faulty(fault) => Err(fault),
+            Body::Framed { schema } => match self.bindings.get(&schema) {
+                Some(Binding::Ready(bound)) => {
+                    runner.run(bound, arrival.avro(), arrival.absent(), columns, fallback_us).map_err(|_| Fault::Decode)
+                }
+                _ => Err(Fault::Schema),
+            },
+        }
+    }
+
+    /// Settles the events and commits what they came to.
+    async fn settle(
+        &mut self,
+        owner: &mut dyn OwnedLog,
+        mut overlay: Overlay,
+        events: Vec<Read<'_>>,
+        offset: Option<(TopicPartition, u64)>,
+    ) -> Result<(), SessionError> {
+        let mut keys = Vec::new();
+        for event in &events {
+            if matches!(event.verdict, Verdict::Stale | Verdict::Bad(_)) {
+                continue;
+            }
+            let row = event.arrival.source.as_ref().and_then(|source| overlay.rows.get(source));
+            keys.extend(row.into_iter().flat_map(|row| row.keys.iter().cloned()));
+            if let Verdict::Good(records) = &event.verdict {
+                keys.extend(records.iter().map(|record| record.key.clone()));
+            }
+        }
+        overlay.entities.load(owner, keys).await?;
+        let mut output = Output::new(Arc::clone(&self.names));
+        let mut records = Vec::with_capacity(events.len() + 8);
+        for event in events {
+            let key = match &event.verdict {
+                Verdict::Bad(_) => self.describe_key(event.arrival).await,
+                _ => String::new(),
+            };
+            self.settle_one(&mut overlay, event, key, &mut output, &mut records);
+        }
+        self.commit(owner, overlay, records, offset).await
+    }
+
+    fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
+        let Read { arrival, source_ts_us, verdict, columns } = event;
+        let source = arrival.source.as_ref();
+        let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
+        if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
+            note_seen(overlay, source, arrival, columns);
+        }
+        let effect = match (verdict, source) {
+            (Verdict::Stale, _) => {
+                self.metrics.stale.inc();
+                match arrival.entry {
+                    // A newer version of the row overtook the entry.
+                    Some(seq) => claims::let_go(overlay, source, seq),
+                    None => return,
+                }
+            }
+            (Verdict::Removed, Some(source)) => {
+                let effect = claims::remove(overlay, source);
+                self.metrics.deleted.inc_by(u64::from(!effect.is_empty()));
+                effect
+            }
+            (Verdict::Good(made), Some(source)) => {
+                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us);
+                if effect.emissions.is_empty() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
+                effect
+            }
+            // An event that reads as a change has a key; a tombstone without one says nothing.
+            (Verdict::Removed | Verdict::Good(_), None) => return,
+            (Verdict::Bad(rejections), source) => {
+                self.metrics.quarantined.inc();
+                let Some(mut entry) = entry else { return };
+                entry.rejections.clone_from(&rejections);
+                match arrival.entry {
+                    // Run again and still bad: the event stays where it is, its reasons are the new ones.
+                    Some(seq) => claims::retell(overlay, seq, entry),
+                    None => {
+                        let (seq, effect) = claims::quarantine(overlay, source, arrival.version, entry);
+                        records.push(record::of(&self.quarantine_topic, seq, &arrival.record, &rejections));
+                        effect
+                    }
+                }
+            }
+        };
+        self.emit(overlay, arrival, source_ts_us, effect, output, records);
+    }
+
+    fn entry(&self, arrival: &Arrival, columns: Columns, key: String) -> Entry {
+        Entry {
+            source: arrival.source.clone(),
+            key,
+            version: arrival.version,
+            topic: Arc::clone(&arrival.record.at.topic),
+            offset: arrival.record.offset,
+            stored_from: self.quarantine_end,
+            at_us: jiff::Timestamp::now().as_microsecond(),
+            rejections: Vec::new(),
+            columns,
+        }
+    }
+
+    /// The event's key for people; empty where it cannot be read now.
+    async fn describe_key(&mut self, arrival: &Arrival) -> String {
+        let Some((schema, avro)) = arrival.record.key.as_deref().and_then(|key| frame::read(key).ok()) else {
+            return String::new();
+        };
+        if !self.key_plans.contains_key(&schema) {
+            let Ok(json) = self.registry.schema(schema).await else { return String::new() };
+            self.key_plans.insert(schema, DecodePlan::compile(&json).ok());
+        }
+        let plan = self.key_plans.get(&schema).and_then(Option::as_ref);
+        plan.map_or_else(String::new, |plan| describe_key(&self.mapping, plan, avro))
+    }
+
+    /// Writes what an effect emits and releases.
+    fn emit(
+        &self,
+        overlay: &mut Overlay,
+        arrival: &Arrival,
+        source_ts_us: i64,
+        effect: Effect,
+        output: &mut Output,
+        records: &mut Vec<NewRecord>,
+    ) {
+        let timestamp_ms = arrival.record.timestamp_ms;
+        if !effect.emissions.is_empty() {
+            let cause = Cause { stamp: overlay.totals.stamp(arrival.version), source_ts_us, timestamp_ms };
+            for (n, emission) in effect.emissions.into_iter().enumerate() {
+                let record = output.record(cause, n, emission);
+                if record.value.is_some() { &self.metrics.upserts } else { &self.metrics.deletes }.inc();
+                records.push(record);
+            }
+        }
+        records.extend(effect.released.iter().map(|seq| record::released(&self.quarantine_topic, *seq, timestamp_ms)));
+    }
+
+    async fn commit(
+        &mut self,
+        owner: &mut dyn OwnedLog,
+        overlay: Overlay,
+        records: Vec<NewRecord>,
+        offset: Option<(TopicPartition, u64)>,
+    ) -> Result<(), SessionError> {
+        let (state, totals) = overlay.into_changes();
+        let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
+        let batch = Batch { records, offsets: offset.into_iter().collect(), position: None, state };
+        owner.append(batch).await?;
+        self.totals = totals;
+        self.quarantine_end += quarantined as u64;
+        self.metrics.held_back.set(self.totals.held_back.try_into().unwrap_or(i64::MAX));
+        self.metrics.open.set(self.totals.open.try_into().unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Deletes every row that was read before the truncate, a page at a time. The offset moves with the last page only, so a
+    /// stop in between begins the truncate again, with the rows that are left.
+    async fn truncate(
+        &mut self,
+        owner: &mut dyn OwnedLog,
+        arrival: &Arrival,
+        offset: Option<(TopicPartition, u64)>,
+    ) -> Result<(), SessionError> {
+        let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
+        let mut after: Option<Bytes> = None;
+        loop {
+            let page = owner.scan(ROWS, &[], after.as_deref(), TRUNCATE_PAGE).await?;
+            let last = page.len() < TRUNCATE_PAGE;
+            let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
+            let mut overlay = Overlay::new(self.totals.clone());
+            overlay.rows.load(owner, sources.iter().cloned()).await?;
+            let keys: Vec<_> = sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
+            overlay.entities.load(owner, keys).await?;
+            let mut output = Output::new(Arc::clone(&self.names));
+            let mut records = Vec::new();
+            for source in &sources {
+                if overlay.rows.get(source).is_some_and(|row| row.seen < arrival.version) {
+                    let effect = claims::remove(&mut overlay, source);
+                    self.emit(&mut overlay, arrival, source_ts_us, effect, &mut output, &mut records);
+                }
+            }
+            if last {
+                overlay.totals.received += 1;
+            }
+            self.commit(owner, overlay, records, if last { offset.clone() } else { None }).await?;
+            after = sources.last().cloned();
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What is known of an event's row before it, from state and from the events of the batch before it.
+struct Known<'k> {
+    /// Newest version read; `None` where there is no such row.
+    seen: Option<Version>,
+    columns: Option<&'k Columns>,
+    /// The row still lists the entry that is being run again.
+    is_listed: bool,
+}
+
+impl<'k> Known<'k> {
+    fn of(overlay: &'k Overlay, arrival: &Arrival, before: Option<&'k Read<'_>>) -> Self {
+        let row = arrival.source.as_ref().and_then(|source| overlay.rows.get(source));
+        if let Some(seq) = arrival.entry {
+            let is_listed = arrival.source.is_none() || row.is_some_and(|row| row.open.iter().any(|open| open.seq == seq));
+            let entry = overlay.entries.get(&claims::entry_key(seq));
+            return Self { seen: None, columns: entry.map(|entry| &entry.columns), is_listed: is_listed && entry.is_some() };
+        }
+        match before {
+            Some(Read { verdict: Verdict::Removed, .. }) => Self { seen: None, columns: None, is_listed: false },
+            Some(read) => Self { seen: Some(read.arrival.version), columns: read.columns.as_ref(), is_listed: false },
+            None => Self { seen: row.map(|row| row.seen), columns: row.and_then(|row| row.columns.as_ref()), is_listed: false },
+        }
+    }
+
+    /// Whether nothing is to be read of the event, since as new a version of its row was read before. A delete and the
+    /// tombstone after it have one version.
+    fn is_stale(&self, arrival: &Arrival) -> bool {
+        match (arrival.entry, self.seen) {
+            (Some(_), _) => !self.is_listed,
+            (None, Some(seen)) if arrival.body == Body::Tombstone => arrival.version < seen,
+            (None, Some(seen)) => arrival.version <= seen,
+            (None, None) => false,
+        }
+    }
+}
+
+/// Remembers the newest version read and the columns as of it.
+fn note_seen(overlay: &mut Overlay, source: &Bytes, arrival: &Arrival, columns: Option<Columns>) {
+    let is_newest = match arrival.entry {
+        None => true,
+        // A replay tells the columns of the newest version where that could not be read before.
+        Some(_) => {
+            let seen = overlay.rows.get(source).map(|row| row.seen.with_revision(0));
+            columns.is_some() && seen == Some(arrival.version.with_revision(0))
+        }
+    };
+    if is_newest {
+        claims::note_seen(overlay, source, arrival.version, columns);
+    }
+}
+
+fn rejection(fault: Fault) -> Rejection {
+    let (rule, zh, en) = fault.texts();
+    Rejection { rule: rule.to_owned(), field: String::new(), value: None, zh: zh.to_owned(), en: en.to_owned() }
+}

@@ -1,0 +1,448 @@
+//! One raw event to entity records, or to the reasons why not: pure work on bytes, without state and without clients.
+//!
+//! Delivery semantics are the stage's; here: the same bytes, the same kept columns and the same mapping give the same records.
+//! An error finding rejects the whole event; warnings travel in the record's quality; notes are only counted.
+
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
+use guitong_schemas::avro::decode::{DecodeError, DecodePlan};
+use guitong_schemas::avro::{Value, field_name};
+use guitong_schemas::change::Operation;
+use guitong_schemas::standard::{
+    Clock, EntityField, Finding, Grade, Input, Level, Obligation, RecordContext, Rule, StandardValue, Step,
+};
+use smallvec::SmallVec;
+
+use crate::claims::EntityRecord;
+use crate::mapping::column::{Cell, text_of};
+use crate::mapping::{Bound, Columns, FieldPlan, Mapping, Reading, Refusal};
+use crate::quarantine::Rejection;
+
+/// Rule of a record whose key other rows claim too.
+pub(crate) const SHARED_KEY: Rule = Rule::KeyShared;
+
+/// An event of at least this many bytes may come from a row whose values stand outside it: PostgreSQL moves values out of rows
+/// over 2,032 bytes, and later leaves them out where they did not change.
+const LARGE_EVENT: usize = 1_200;
+/// Shorter values are never moved out of their row.
+const LARGE_VALUE: usize = 20;
+/// Bytes that keys and records are cut from at a time.
+const ARENA: usize = 256 << 10;
+/// Longest value that a rejection shows, in characters.
+const SHOWN: usize = 64;
+
+/// One event, read.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
+    pub(crate) source_ts_us: i64,
+    pub(crate) change: Change,
+    /// Values that later events of the row may leave out; `None` where the event has no row.
+    pub(crate) columns: Option<Columns>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Change {
+    Truncate,
+    Delete,
+    Good(Vec<EntityRecord>),
+    Bad { rejections: Vec<Rejection> },
+}
+
+/// Counts of findings by level and rule.
+#[derive(Debug)]
+pub(crate) struct Tally([Box<[u64]>; 3]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| vec![0; Rule::ALL.len()].into()))
+    }
+}
+
+impl Tally {
+    fn add(&mut self, finding: &Finding) {
+        let level = self.0.get_mut(finding.level as usize);
+        if let Some(count) = level.and_then(|rules| rules.get_mut(finding.rule as usize)) {
+            *count += 1;
+        }
+    }
+
+    /// Level, rule code and count of every rule that was broken.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        self.0.iter().zip(["note", "warning", "error"]).flat_map(|(counts, level)| {
+            let rules = counts.iter().zip(Rule::ALL).filter(|(count, _)| **count > 0);
+            rules.map(move |(count, rule)| (level, rule.code(), *count))
+        })
+    }
+}
+
+/// Runs events of one batch through a mapping, with buffers that it keeps.
+#[derive(Debug)]
+pub(crate) struct Runner<'m> {
+    mapping: &'m Mapping,
+    findings: Vec<Finding>,
+    encoded: Vec<u8>,
+    arena: BytesMut,
+    pub(crate) tally: Tally,
+}
+
+/// Source texts of a field that holds one value for each record of the row.
+struct Parallel<'p> {
+    plan: &'p FieldPlan,
+    parts: Vec<String>,
+}
+
+impl<'m> Runner<'m> {
+    pub(crate) fn new(mapping: &'m Mapping) -> Self {
+        Self {
+            mapping,
+            findings: Vec::new(),
+            encoded: Vec::with_capacity(1 << 10),
+            arena: BytesMut::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Reads one event. `absent` names the columns that it leaves out, `kept` holds what is known of them; `fallback_us` is its
+    /// time where the envelope has none.
+    pub(crate) fn run<'n>(
+        &mut self,
+        bound: &Bound,
+        avro: &[u8],
+        absent: impl Iterator<Item = &'n str>,
+        kept: Option<&Columns>,
+        fallback_us: i64,
+    ) -> Result<Event, DecodeError> {
+        let envelope = bound.plan.envelope(avro)?;
+        let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
+        let after = match (envelope.operation, envelope.after) {
+            (Operation::Truncate, _) => return Ok(Event { source_ts_us, change: Change::Truncate, columns: None }),
+            // Of a row that has no image after the change nothing is left.
+            (Operation::Delete, _) | (_, None) => return Ok(Event { source_ts_us, change: Change::Delete, columns: None }),
+            (_, Some(after)) => after,
+        };
+        let absent: SmallVec<[usize; 4]> = absent.filter_map(|name| bound.plan.field(&field_name(name))).collect();
+        let mut cells = Vec::with_capacity(bound.slots.len());
+        for (slot, column) in bound.slots.iter().zip(&self.mapping.columns) {
+            cells.push(if absent.contains(&slot.index) {
+                kept.and_then(|kept| kept.get(column)).map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)))
+            } else {
+                after.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
+            });
+        }
+        let columns = self.keep(bound, &cells, &absent, avro.len());
+        let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        let change = match self.records(&cells, &clock) {
+            Ok(records) => Change::Good(records),
+            Err(rejections) => Change::Bad { rejections },
+        };
+        Ok(Event { source_ts_us, change, columns: Some(columns) })
+    }
+
+    /// The values that later events may leave out: large ones of large rows, and those that this event left out already.
+    fn keep(&self, bound: &Bound, cells: &[Cell<'_>], absent: &[usize], size: usize) -> Columns {
+        let mut columns = Columns::default();
+        if size < LARGE_EVENT && absent.is_empty() {
+            return columns;
+        }
+        for ((slot, column), cell) in bound.slots.iter().zip(&self.mapping.columns).zip(cells) {
+            match cell {
+                Cell::Direct(Input::Text(text)) if text.len() > LARGE_VALUE || absent.contains(&slot.index) => columns.push(column, text),
+                Cell::Made(text) if text.len() > LARGE_VALUE => columns.push(column, text),
+                Cell::Direct(input @ Input::Decimal { .. }) => columns.push(column, &text_of(*input)),
+                _ => {}
+            }
+        }
+        columns
+    }
+
+    /// The row's entity records.
+    fn records(&mut self, cells: &[Cell<'_>], clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        let mapping = self.mapping;
+        self.findings.clear();
+        let mut values: Vec<StandardValue<'_>> = vec![StandardValue::Null; mapping.entity.fields.len()];
+        let mut parallel: SmallVec<[Parallel<'_>; 0]> = SmallVec::new();
+        for plan in &mapping.fields {
+            let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
+            let reading = plan.source(cells);
+            match (&plan.parallel, reading) {
+                (Some(separator), reading @ (Reading::Value(_) | Reading::Made(_))) => {
+                    let text = text_of_reading(reading).unwrap_or_default();
+                    let parts = text.split(separator.as_str()).map(|part| part.trim().to_owned()).collect();
+                    parallel.push(Parallel { plan, parts });
+                }
+                (_, reading) => {
+                    let value = self.read(plan, field, reading, clock);
+                    if let Some(place) = values.get_mut(plan.index) {
+                        *place = value;
+                    }
+                }
+            }
+        }
+        let Some(first) = parallel.first() else {
+            return self.finish(values, cells, clock).map(|record| vec![record]);
+        };
+        let count = first.parts.len();
+        if parallel.iter().any(|other| other.parts.len() != count) {
+            for other in &parallel {
+                self.findings.push(found(Level::Error, other.plan.index, Rule::ListsDiffer));
+            }
+            return self.finish(values, cells, clock).map(|record| vec![record]);
+        }
+        self.fan_out(&values, &parallel, count, cells, clock)
+    }
+
+    /// One record for each place in the parallel texts.
+    fn fan_out(
+        &mut self,
+        values: &[StandardValue<'_>],
+        parallel: &[Parallel<'_>],
+        count: usize,
+        cells: &[Cell<'_>],
+        clock: &Clock<'_>,
+    ) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        let common = self.findings.clone();
+        let mut records = Vec::with_capacity(count);
+        for place in 0..count {
+            self.findings.clone_from(&common);
+            let mut own = values.to_vec();
+            for Parallel { plan, parts } in parallel {
+                let Some(field) = self.mapping.entity.fields.get(plan.index) else { continue };
+                let text = parts.get(place).map_or("", String::as_str);
+                let value = self.read(plan, field, Reading::Value(Input::Text(text)), clock);
+                if let Some(slot) = own.get_mut(plan.index) {
+                    *slot = value;
+                }
+            }
+            records.push(self.finish(own, cells, clock)?);
+        }
+        Ok(records)
+    }
+
+    fn read<'a>(&mut self, plan: &'a FieldPlan, field: &EntityField, reading: Reading<'a>, clock: &Clock<'_>) -> StandardValue<'a> {
+        let refusal = match plan.coded(reading) {
+            Reading::Empty => return StandardValue::Null,
+            Reading::Value(input) => return plan.read(field, input, clock, &mut self.findings),
+            Reading::Made(text) => return plan.read(field, Input::Text(&text), clock, &mut self.findings).into_owned(),
+            Reading::Refused(refusal) => refusal,
+        };
+        let by_obligation = if field.in_key || field.obligation == Obligation::Mandatory { Level::Error } else { Level::Warning };
+        let (level, rule) = match refusal {
+            Refusal::CodeUnlisted => (by_obligation, Rule::CodeUnknown),
+            Refusal::ExpressionFailed => (by_obligation, Rule::ExpressionFailed),
+            // A null in its place would tell the subscribers that the value is gone.
+            Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
+        };
+        self.findings.push(found(level, plan.index, rule));
+        StandardValue::Null
+    }
+
+    /// Checks a record whole and encodes it, or says why not.
+    fn finish(
+        &mut self,
+        mut values: Vec<StandardValue<'_>>,
+        cells: &[Cell<'_>],
+        clock: &Clock<'_>,
+    ) -> Result<EntityRecord, Vec<Rejection>> {
+        let mapping = self.mapping;
+        let context = RecordContext { clock: *clock, not_provided: &mapping.not_provided };
+        mapping.entity.check(&mut values, &context, &mut self.findings);
+        let mut worst = Level::Note;
+        for finding in &self.findings {
+            self.tally.add(finding);
+            worst = worst.max(finding.level);
+        }
+        if worst == Level::Error {
+            return Err(self.rejections(&values, cells, clock));
+        }
+        self.encoded.clear();
+        if let Err(problem) = encode(mapping, &values, &mut self.encoded) {
+            // The standard gives values of the schema's types; one that is none of them is kept out, not published.
+            let en = format!("the record does not encode: {problem}");
+            return Err(vec![Rejection { rule: "record.encoding".into(), field: String::new(), value: None, zh: "记录无法编码".into(), en }]);
+        }
+        let record = self.cut();
+        self.encoded.clear();
+        for part in mapping.entity.key_values(&values, &mapping.system) {
+            write_text(&part, &mut self.encoded);
+        }
+        let key = self.cut();
+        let quality = if worst == Level::Warning { self.quality() } else { Bytes::new() };
+        Ok(EntityRecord { key, record, quality })
+    }
+
+    /// What stands in `encoded`, as a slice of the arena.
+    fn cut(&mut self) -> Bytes {
+        if self.arena.capacity() < self.encoded.len() {
+            self.arena = BytesMut::with_capacity(ARENA.max(self.encoded.len()));
+        }
+        self.arena.extend_from_slice(&self.encoded);
+        self.arena.split().freeze()
+    }
+
+    /// `field:rule` of every warning, separated by commas.
+    fn quality(&self) -> Bytes {
+        let mut out = String::new();
+        for finding in self.findings.iter().filter(|finding| finding.level == Level::Warning) {
+            let comma = if out.is_empty() { "" } else { "," };
+            let _ = write!(out, "{comma}{}:{}", self.field_name(finding), finding.rule);
+        }
+        Bytes::from(out)
+    }
+
+    fn field_name(&self, finding: &Finding) -> &str {
+        self.mapping.entity.fields.get(usize::from(finding.field)).map_or("", |field| field.name.as_str())
+    }
+
+    fn rejections(&self, values: &[StandardValue<'_>], cells: &[Cell<'_>], clock: &Clock<'_>) -> Vec<Rejection> {
+        let errors = self.findings.iter().filter(|finding| finding.level == Level::Error);
+        errors
+            .map(|finding| {
+                let index = usize::from(finding.field);
+                let plan = self.mapping.fields.iter().find(|plan| plan.index == index);
+                let text = plan.and_then(|plan| text_of_reading(plan.source(cells)));
+                let grade = self.mapping.entity.grade(index, values, clock);
+                let title = self.mapping.entity.fields.get(index).map_or("", |field| field.title_zh.as_str());
+                Rejection {
+                    rule: finding.rule.code().to_owned(),
+                    field: self.field_name(finding).to_owned(),
+                    value: text.map(|text| conceal(&text, grade)),
+                    zh: format!("{title}：{}", finding.rule.zh()),
+                    en: format!("{}: {}", self.field_name(finding), finding.rule.en()),
+                }
+            })
+            .collect()
+    }
+}
+
+/// A source key for people, `column=value`, masked as the fields that read its columns are.
+pub(crate) fn describe_key(mapping: &Mapping, plan: &DecodePlan, avro: &[u8]) -> String {
+    let Ok(values) = plan.record(avro) else { return String::new() };
+    let parts = plan.fields().iter().zip(&values).map(|(field, value)| {
+        let text = Cell::of(value, &field.semantic).input().map(text_of).unwrap_or_default();
+        let grade = mapping.grade_of_column(&field.name).unwrap_or(Grade::G1);
+        format!("{}={}", field.name, conceal(&text, grade))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn found(level: Level, index: usize, rule: Rule) -> Finding {
+    Finding { level, field: u16::try_from(index).unwrap_or(u16::MAX), rule }
+}
+
+fn text_of_reading(reading: Reading<'_>) -> Option<String> {
+    match reading {
+        Reading::Value(input) => Some(text_of(input)),
+        Reading::Made(text) => Some(text),
+        Reading::Empty | Reading::Refused(_) => None,
+    }
+}
+
+/// A value as an operator may see it: clear up to G1, the first character at G2, a few outer characters of a long one at G3.
+fn conceal(text: &str, grade: Grade) -> String {
+    let characters = text.chars().count();
+    let (head, tail) = match grade {
+        Grade::G0 | Grade::G1 if characters <= SHOWN => return text.to_owned(),
+        Grade::G0 | Grade::G1 => return text.chars().take(SHOWN).chain(['…']).collect(),
+        Grade::G2 => (1, 0),
+        Grade::G3 if characters >= 15 => (3, 2),
+        Grade::G3 => (0, 0),
+    };
+    let hidden = characters.saturating_sub(head + tail).min(SHOWN);
+    let mut shown: String = text.chars().take(head).collect();
+    shown.extend(std::iter::repeat_n('*', hidden));
+    shown.extend(text.chars().skip(characters - tail));
+    shown
+}
+
+/// An Avro string.
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    let mut length = (text.len() as u64) << 1;
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn encode(mapping: &Mapping, values: &[StandardValue<'_>], out: &mut Vec<u8>) -> Result<(), String> {
+    let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
+    for value in values {
+        if let StandardValue::Decimal { unscaled, .. } = value {
+            numbers.push(unscaled.to_be_bytes());
+        }
+    }
+    let mut numbers = numbers.iter();
+    let mut fields = Vec::with_capacity(values.len());
+    for value in values {
+        fields.push(match value {
+            StandardValue::Null => Value::Null,
+            StandardValue::Text(text) => Value::Text(text),
+            StandardValue::Date(days) => Value::Int(i64::from(*days)),
+            StandardValue::Time(micros) => Value::Int(*micros),
+            StandardValue::Int(number) => Value::Int(*number),
+            StandardValue::Decimal { scale, .. } => {
+                let unscaled = numbers.next().map_or(&[][..], |bytes| shortest(bytes));
+                Value::Decimal { unscaled, scale: i32::try_from(*scale).unwrap_or(i32::MAX) }
+            }
+            StandardValue::TextList(items) => Value::List(items.iter().map(|item| Value::Text(item)).collect()),
+            StandardValue::Steps(steps) => Value::List(steps.iter().map(step).collect()),
+        });
+    }
+    mapping.encoder.encode(&fields, mapping.value_schema, out).map_err(|error| error.to_string())
+}
+
+fn step(step: &Step) -> Value<'_> {
+    let time = |time: Option<i64>| time.map_or(Value::Null, Value::Int);
+    Value::Record(vec![
+        optional(&step.name),
+        optional(&step.handler),
+        time(step.started),
+        time(step.ended),
+        optional(&step.action),
+        optional(&step.opinion),
+    ])
+}
+
+fn optional(text: &Option<String>) -> Value<'_> {
+    text.as_deref().map_or(Value::Null, Value::Text)
+}
+
+/// Two's complement without the bytes that only repeat the sign.
+fn shortest(bytes: &[u8; 16]) -> &[u8] {
+    let mut rest = &bytes[..];
+    while let [first, tail @ ..] = rest
+        && let [next, ..] = tail
+        && (*first == 0 && next & 0x80 == 0 || *first == 0xFF && next & 0x80 != 0)
+    {
+        rest = tail;
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_their_shortest_form() {
+        for (number, bytes) in [(0_i128, &[0][..]), (-1, &[0xFF]), (127, &[0x7F]), (128, &[0, 0x80]), (-129, &[0xFF, 0x7F])] {
+            assert_eq!(shortest(&number.to_be_bytes()), bytes, "{number}");
+        }
+    }
+
+    #[test]
+    fn values_are_masked_by_grade() {
+        for (text, grade, shown) in [
+            ("91450100PDY00001X1", Grade::G0, "91450100PDY00001X1"),
+            ("张三丰", Grade::G2, "张**"),
+            ("450102199001019997", Grade::G3, "450*************97"),
+            ("短", Grade::G3, "*"),
+        ] {
+            assert_eq!(conceal(text, grade), shown);
+        }
+        assert_eq!(conceal(&"长".repeat(65), Grade::G0).chars().count(), SHOWN + 1);
+    }
+}
