@@ -214,8 +214,7 @@ fn count_held(overlay: &mut Overlay, was: bool, is: bool) {
 
 fn upsert(key: Bytes, claim: &Claim, shared: bool) -> Emission {
     let Claim { record, quality, source_ts_us, .. } = claim;
-    let change =
-        Published::Upsert { record: record.clone(), quality: quality.clone(), shared, source_ts_us: *source_ts_us };
+    let change = Published::Upsert { record: record.clone(), quality: quality.clone(), shared, source_ts_us: *source_ts_us };
     Emission { key, change }
 }
 
@@ -263,5 +262,193 @@ fn leave(overlay: &mut Overlay, key: Bytes, source: &Bytes, effect: &mut Effect)
             effect.emissions.push(Emission { key: key.clone(), change: Published::Delete });
             overlay.entities.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::keyed::totals::Totals;
+
+    /// What happens to one of a few rows; versions rise by one with each step.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Good {
+            row: u8,
+            keys: Vec<u8>,
+            text: u8,
+        },
+        Bad {
+            row: u8,
+        },
+        Delete {
+            row: u8,
+        },
+        /// The entry at this place among the open ones is good under a new mapping.
+        Replay {
+            place: usize,
+            keys: Vec<u8>,
+            text: u8,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let keys = || proptest::collection::vec(0_u8..4, 1..3);
+        prop_oneof![
+            4 => (0_u8..4, keys(), 0_u8..3).prop_map(|(row, keys, text)| Step::Good { row, keys, text }),
+            2 => (0_u8..4).prop_map(|row| Step::Bad { row }),
+            2 => (0_u8..4).prop_map(|row| Step::Delete { row }),
+            1 => (0_usize..8, keys(), 0_u8..3).prop_map(|(place, keys, text)| Step::Replay { place, keys, text }),
+        ]
+    }
+
+    fn version(at: u64) -> Version {
+        Version { epoch: 1, commit: at, ..Version::default() }
+    }
+
+    fn bytes(byte: u8) -> Bytes {
+        Bytes::copy_from_slice(&[byte])
+    }
+
+    fn entry(source: &Bytes, version: Version) -> Entry {
+        Entry {
+            source: Some(source.clone()),
+            key: String::new(),
+            version,
+            topic: "raw".into(),
+            offset: 0,
+            stored_from: 0,
+            at_us: 0,
+            rejections: Vec::new(),
+            columns: Columns::default(),
+        }
+    }
+
+    /// Rows by their good versions and what they claim; open entries by row.
+    #[derive(Default)]
+    struct Model {
+        rows: BTreeMap<u8, (u64, Vec<u8>, u8)>,
+        open: Vec<(u64, u8, u64)>,
+    }
+
+    impl Model {
+        fn good(&mut self, row: u8, at: u64, keys: &[u8], text: u8) {
+            self.rows.insert(row, (at, keys.to_vec(), text));
+            self.open.retain(|(_, other, bad_at)| *other != row || *bad_at > at);
+        }
+
+        /// Each key's text: of the newest good version that claims it.
+        fn published(&self) -> BTreeMap<Bytes, Bytes> {
+            let mut newest: BTreeMap<u8, (u64, u8)> = BTreeMap::new();
+            for (at, keys, text) in self.rows.values() {
+                for key in keys {
+                    let holder = newest.entry(*key).or_insert((*at, *text));
+                    *holder = (*holder).max((*at, *text));
+                }
+            }
+            newest.into_iter().map(|(key, (_, text))| (bytes(key), bytes(text))).collect()
+        }
+
+        fn held_back(&self) -> u64 {
+            self.rows.keys().filter(|row| self.open.iter().any(|(_, other, _)| other == *row)).count() as u64
+        }
+    }
+
+    fn records(keys: &[u8], text: u8) -> Vec<EntityRecord> {
+        keys.iter().map(|key| EntityRecord { key: bytes(*key), record: bytes(text), quality: Bytes::new() }).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_good_row_holds_each_key(steps in proptest::collection::vec(step(), 1..60)) {
+            let mut overlay = Overlay::default();
+            let mut model = Model::default();
+            let mut published: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+            let mut stamps = vec![Version::default()];
+            for (at, step) in (1_u64..).zip(steps) {
+                let (cause, effect) = match step {
+                    Step::Good { row, keys, text } => {
+                        model.good(row, at, &keys, text);
+                        (at, settle(&mut overlay, &bytes(row), version(at), records(&keys, text), 0))
+                    }
+                    Step::Delete { row } => {
+                        model.rows.remove(&row);
+                        model.open.retain(|(_, other, _)| *other != row);
+                        (at, remove(&mut overlay, &bytes(row)))
+                    }
+                    Step::Bad { row } => {
+                        let source = bytes(row);
+                        let (seq, effect) = quarantine(&mut overlay, Some(&source), version(at), entry(&source, version(at)));
+                        model.open.push((seq, row, at));
+                        let own: Vec<u64> = model.open.iter().filter(|(_, other, _)| *other == row).map(|open| open.0).collect();
+                        if own.len() > MAX_OPEN {
+                            model.open.retain(|(seq, _, _)| *seq != own[0]);
+                        }
+                        (at, effect)
+                    }
+                    Step::Replay { place, keys, text } => {
+                        let Some(&(_, row, bad_at)) = model.open.get(place) else { continue };
+                        model.good(row, bad_at, &keys, text);
+                        (bad_at, settle(&mut overlay, &bytes(row), version(bad_at), records(&keys, text), 0))
+                    }
+                };
+                if !effect.emissions.is_empty() {
+                    let stamp = overlay.totals.stamp(version(cause));
+                    prop_assert!(Some(&stamp) > stamps.last(), "{stamp} after {:?}", stamps.last());
+                    stamps.push(stamp);
+                }
+                let mut touched = Vec::new();
+                for Emission { key, change } in effect.emissions {
+                    prop_assert!(!touched.contains(&key), "one event emits a key once");
+                    touched.push(key.clone());
+                    match change {
+                        Published::Upsert { record, .. } => published.insert(key, record),
+                        Published::Delete => published.remove(&key),
+                    };
+                }
+                prop_assert_eq!(&published, &model.published());
+                prop_assert_eq!(overlay.totals.entities, published.len() as u64);
+                prop_assert_eq!(overlay.totals.open, model.open.len() as u64);
+                prop_assert_eq!(overlay.totals.held_back, model.held_back());
+            }
+        }
+
+        #[test]
+        fn stored_values_read_back(keys in proptest::collection::vec(any::<u8>(), 0..5), at in any::<u64>(), held in any::<bool>()) {
+            let mut columns = Columns::default();
+            columns.push("备注", "长文本");
+            let row = RowState {
+                seen: version(at),
+                good: held.then(|| version(at / 2)),
+                keys: keys.iter().map(|key| bytes(*key)).collect(),
+                open: keys.iter().map(|key| Open { seq: u64::from(*key), version: version(at) }).collect(),
+                columns: held.then_some(columns),
+            };
+            prop_assert_eq!(RowState::decode(&row.encode()).expect("reads"), row.clone());
+            prop_assert!(RowState::decode(&row.encode().slice(..row.encode().len() - 1)).is_err());
+            let claim = Claim { source: bytes(1), version: version(at), record: bytes(2), quality: Bytes::new(), source_ts_us: -5 };
+            let entity = EntityState { holder: claim.clone(), claimants: vec![claim; keys.len()] };
+            prop_assert_eq!(EntityState::decode(&entity.encode()).expect("reads"), entity);
+            let totals = Totals { revision: 3, stamp: version(at), next_seq: at, ..Totals::default() };
+            prop_assert_eq!(Totals::decode(&totals.encode()).expect("reads"), totals);
+            let kept = entry(&bytes(1), version(at));
+            prop_assert_eq!(Entry::decode(&kept.encode()).expect("reads"), kept);
+        }
+    }
+
+    #[test]
+    fn an_equal_record_is_not_published_again() {
+        let mut overlay = Overlay::default();
+        let (row, other) = (bytes(1), bytes(2));
+        assert_eq!(settle(&mut overlay, &row, version(1), records(&[7], 0), 0).emissions.len(), 1);
+        assert!(settle(&mut overlay, &row, version(2), records(&[7], 0), 0).emissions.is_empty());
+        let taken = settle(&mut overlay, &other, version(3), records(&[7], 0), 0);
+        assert!(matches!(taken.emissions.as_slice(), [Emission { change: Published::Upsert { shared: true, .. }, .. }]));
+        assert!(remove(&mut overlay, &row).emissions.is_empty(), "a row that is not the holder changes nothing");
+        assert!(matches!(remove(&mut overlay, &other).emissions.as_slice(), [Emission { change: Published::Delete, .. }]));
     }
 }

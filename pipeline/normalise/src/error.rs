@@ -5,16 +5,15 @@ use guitong_log::{AppendError, LogError};
 use thiserror::Error;
 
 use crate::keyed::overlay::StateError;
-use crate::mapping::MappingError;
 
 /// What a person has to decide. Everything that passes by itself is retried inside.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NormaliseError {
-    #[error("resource {resource}: {error}")]
-    Mapping { resource: String, error: MappingError },
     /// Events are missing from the raw topic: read them again with `guitong` by a new snapshot of the system.
-    #[error("resource {resource}: events are missing: {error}\n  repair: take a new snapshot of system {system}, then start again")]
+    #[error(
+        "resource {resource}: events are missing: {error}\n  repair: take a new snapshot of system {system}, then start again"
+    )]
     Gap { resource: String, system: String, error: LogError },
     #[error("resource {resource}: {error}")]
     Log { resource: String, error: LogError },
@@ -79,9 +78,7 @@ impl SessionError {
         let resource = resource.to_owned();
         match self {
             Self::Transient(text) => Ok(text),
-            Self::Log(error @ LogError::Gap { .. }) => {
-                Err(NormaliseError::Gap { resource, system: system.to_owned(), error })
-            }
+            Self::Log(error @ LogError::Gap { .. }) => Err(NormaliseError::Gap { resource, system: system.to_owned(), error }),
             Self::Log(error) => Err(NormaliseError::Log { resource, error }),
             Self::State(error) => Err(NormaliseError::State { resource, error }),
             Self::Registry(error) => Err(NormaliseError::Registry { resource, error }),

@@ -2,7 +2,7 @@
 
 use guitong_schemas::contract::Resource;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Gauge, GaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// All series of the stage; made once, cheap to clone.
@@ -38,11 +38,17 @@ impl Metrics {
                 &by("op"),
             )?,
             findings: IntCounterVec::new(
-                Opts::new("guitong_normalise_findings_total", "Rules that events broke, by level (error, warning, note) and rule"),
+                Opts::new(
+                    "guitong_normalise_findings_total",
+                    "Rules that events broke, by level (error, warning, note) and rule",
+                ),
                 &["system", "resource", "level", "rule"],
             )?,
             held_back: IntGaugeVec::new(
-                Opts::new("guitong_normalise_held_back_rows", "Rows whose newest version is in quarantine while an older one stands"),
+                Opts::new(
+                    "guitong_normalise_held_back_rows",
+                    "Rows whose newest version is in quarantine while an older one stands",
+                ),
                 &resource,
             )?,
             quarantined: IntGaugeVec::new(

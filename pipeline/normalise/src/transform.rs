@@ -81,6 +81,8 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Runner<'m> {
     mapping: &'m Mapping,
+    /// Schema id that records are framed with.
+    value_schema: u32,
     findings: Vec<Finding>,
     encoded: Vec<u8>,
     arena: BytesMut,
@@ -94,9 +96,10 @@ struct Parallel<'p> {
 }
 
 impl<'m> Runner<'m> {
-    pub(crate) fn new(mapping: &'m Mapping) -> Self {
+    pub(crate) fn new(mapping: &'m Mapping, value_schema: u32) -> Self {
         Self {
             mapping,
+            value_schema,
             findings: Vec::new(),
             encoded: Vec::with_capacity(1 << 10),
             arena: BytesMut::new(),
@@ -148,7 +151,9 @@ impl<'m> Runner<'m> {
         }
         for ((slot, column), cell) in bound.slots.iter().zip(&self.mapping.columns).zip(cells) {
             match cell {
-                Cell::Direct(Input::Text(text)) if text.len() > LARGE_VALUE || absent.contains(&slot.index) => columns.push(column, text),
+                Cell::Direct(Input::Text(text)) if text.len() > LARGE_VALUE || absent.contains(&slot.index) => {
+                    columns.push(column, text)
+                }
                 Cell::Made(text) if text.len() > LARGE_VALUE => columns.push(column, text),
                 Cell::Direct(input @ Input::Decimal { .. }) => columns.push(column, &text_of(*input)),
                 _ => {}
@@ -220,7 +225,13 @@ impl<'m> Runner<'m> {
         Ok(records)
     }
 
-    fn read<'a>(&mut self, plan: &'a FieldPlan, field: &EntityField, reading: Reading<'a>, clock: &Clock<'_>) -> StandardValue<'a> {
+    fn read<'a>(
+        &mut self,
+        plan: &'a FieldPlan,
+        field: &EntityField,
+        reading: Reading<'a>,
+        clock: &Clock<'_>,
+    ) -> StandardValue<'a> {
         let refusal = match plan.coded(reading) {
             Reading::Empty => return StandardValue::Null,
             Reading::Value(input) => return plan.read(field, input, clock, &mut self.findings),
@@ -257,10 +268,16 @@ impl<'m> Runner<'m> {
             return Err(self.rejections(&values, cells, clock));
         }
         self.encoded.clear();
-        if let Err(problem) = encode(mapping, &values, &mut self.encoded) {
+        if let Err(problem) = encode(mapping, &values, self.value_schema, &mut self.encoded) {
             // The standard gives values of the schema's types; one that is none of them is kept out, not published.
             let en = format!("the record does not encode: {problem}");
-            return Err(vec![Rejection { rule: "record.encoding".into(), field: String::new(), value: None, zh: "记录无法编码".into(), en }]);
+            return Err(vec![Rejection {
+                rule: "record.encoding".into(),
+                field: String::new(),
+                value: None,
+                zh: "记录无法编码".into(),
+                en,
+            }]);
         }
         let record = self.cut();
         self.encoded.clear();
@@ -367,7 +384,7 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn encode(mapping: &Mapping, values: &[StandardValue<'_>], out: &mut Vec<u8>) -> Result<(), String> {
+fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
     let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
     for value in values {
         if let StandardValue::Decimal { unscaled, .. } = value {
@@ -391,7 +408,7 @@ fn encode(mapping: &Mapping, values: &[StandardValue<'_>], out: &mut Vec<u8>) ->
             StandardValue::Steps(steps) => Value::List(steps.iter().map(step).collect()),
         });
     }
-    mapping.encoder.encode(&fields, mapping.value_schema, out).map_err(|error| error.to_string())
+    mapping.encoder.encode(&fields, schema, out).map_err(|error| error.to_string())
 }
 
 fn step(step: &Step) -> Value<'_> {

@@ -32,11 +32,7 @@ impl Totals {
     /// happened later, and every guard downstream must still take it: it gets the newest version published so far with the
     /// next mapping revision, which is above all that was published and below every change that is to come.
     pub(crate) fn stamp(&mut self, event: Version) -> Version {
-        self.stamp = if event > self.stamp {
-            event
-        } else {
-            self.stamp.with_revision(self.stamp.revision.saturating_add(1))
-        };
+        self.stamp = if event > self.stamp { event } else { self.stamp.with_revision(self.stamp.revision.saturating_add(1)) };
         self.stamp
     }
 

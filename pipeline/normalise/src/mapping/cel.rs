@@ -32,17 +32,6 @@ pub(crate) enum Outcome {
     Boolean(bool),
 }
 
-impl Outcome {
-    pub(crate) fn input(&self) -> Option<Input<'_>> {
-        match self {
-            Self::Null => None,
-            Self::Text(text) => Some(Input::Text(text)),
-            Self::Integer(number) => Some(Input::Integer(*number)),
-            Self::Boolean(truth) => Some(Input::Boolean(*truth)),
-        }
-    }
-}
-
 /// Why an expression gave no value for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {

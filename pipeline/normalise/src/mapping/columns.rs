@@ -29,8 +29,8 @@ impl Columns {
     }
 
     pub(crate) fn decode(from: &mut Reader) -> Result<Self, CodecError> {
-        let read = |_| Ok((from.text()?.into_boxed_str(), from.text()?.into_boxed_str()));
         let count = from.count()?;
-        Ok(Self((0..count).map(read).collect::<Result<_, _>>()?))
+        let read = |_| Ok((from.text()?.into_boxed_str(), from.text()?.into_boxed_str()));
+        Ok(Self((0..count).map(read).collect::<Result<_, CodecError>>()?))
     }
 }

@@ -81,8 +81,11 @@ impl FieldPlan {
         let is_list = matches!(field.kind, FieldKind::Codes(_) | FieldKind::Steps);
         let parallel = mapping.split.clone().filter(|separator| !is_list && !separator.is_empty());
         let declared = FieldMapping { split: mapping.split.clone().filter(|_| is_list), ..mapping.clone() };
-        let options = FieldOptions::compile(field, &declared)
-            .map_err(|error| MappingError::Options { field: field.name.clone(), line, error })?;
+        let options = FieldOptions::compile(field, &declared).map_err(|error| MappingError::Options {
+            field: field.name.clone(),
+            line,
+            error,
+        })?;
         let standard = |text: &String| mapping.codes.get(text.trim()).unwrap_or(text).clone();
         Ok(Self {
             index: field.index(),

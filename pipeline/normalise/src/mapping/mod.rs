@@ -20,7 +20,7 @@ pub(crate) use columns::Columns;
 pub(crate) use field::{FieldPlan, Reading, Refusal};
 
 /// What is wrong with a mapping, whatever the source sends.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MappingError {
     #[error("entity {entity} is not in the standard")]
@@ -54,9 +54,6 @@ pub(crate) struct Mapping {
     pub(crate) encoder: RecordEncoder,
     pub(crate) system: String,
     pub(crate) zone: Zone,
-    pub(crate) revision: u32,
-    /// Schema id that records are framed with.
-    pub(crate) value_schema: u32,
     /// Columns that the mapping reads, each once; what a field reads are indexes into it.
     pub(crate) columns: Vec<String>,
     pub(crate) fields: Vec<FieldPlan>,
@@ -101,8 +98,6 @@ impl Mapping {
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
             system: resource.system.to_string(),
             zone: zone.clone(),
-            revision: resource.revision,
-            value_schema: 0,
             resource: resource.name.to_string(),
             table: resource.table.to_string(),
             columns,

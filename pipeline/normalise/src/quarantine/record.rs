@@ -60,9 +60,16 @@ pub(crate) fn released(topic: &Arc<str>, seq: u64, timestamp_ms: i64) -> NewReco
 /// An event read back from the quarantine topic.
 #[derive(Debug)]
 pub(crate) enum Kept {
-    Whole { seq: u64, raw: Record },
+    Whole {
+        seq: u64,
+        raw: Record,
+    },
     /// Its value is to be read from the raw topic.
-    LeftOut { seq: u64, at: TopicPartition, offset: u64 },
+    LeftOut {
+        seq: u64,
+        at: TopicPartition,
+        offset: u64,
+    },
 }
 
 /// The event that a record of the quarantine topic keeps; `None` for tombstones and foreign records.

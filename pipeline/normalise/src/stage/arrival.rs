@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Schema,
     /// The value does not decode by its schema.
     Decode,
+    /// The mapping reads columns that the event's schema does not have.
+    Columns,
     /// A column's value is over the limit and was read past.
     TooLarge,
 }
@@ -33,10 +35,17 @@ impl Fault {
     pub(crate) fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Version => ("event.version", "事件没有可读的版本号", "the event has no readable version"),
-            Self::Key => ("event.key", "事件没有可读的主键；请为该表声明主键", "the event has no readable key; declare one for its table"),
+            Self::Key => {
+                ("event.key", "事件没有可读的主键；请为该表声明主键", "the event has no readable key; declare one for its table")
+            }
             Self::Frame => ("event.frame", "事件没有模式编号", "the event's value does not start with a schema id"),
-            Self::Schema => ("event.schema", "注册中心没有该模式，或不是变更事件", "the registry has no such schema, or it is no change event"),
+            Self::Schema => (
+                "event.schema",
+                "注册中心没有该模式，或不是变更事件",
+                "the registry has no such schema, or it is no change event",
+            ),
             Self::Decode => ("event.decode", "事件不能按其模式解码", "the event does not decode by its schema"),
+            Self::Columns => ("event.columns", "事件缺少映射所需的列", "the event lacks columns that the mapping reads"),
             Self::TooLarge => (
                 "row.too_large",
                 "字段值超过上限，未读取；请缩短后重新读取该行",
@@ -65,7 +74,9 @@ pub(crate) enum Body {
     /// No value: the row is gone.
     Tombstone,
     /// Framed Avro by the schema with this id.
-    Framed { schema: u32 },
+    Framed {
+        schema: u32,
+    },
     Faulty(Fault),
 }
 

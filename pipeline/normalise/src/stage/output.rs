@@ -27,6 +27,7 @@ pub(crate) struct Names {
     /// Field that a shared key is reported for: the first of the key.
     pub(crate) key_field: String,
     pub(crate) key_schema: u32,
+    pub(crate) value_schema: u32,
     headers: HeaderNames,
 }
 
@@ -64,7 +65,12 @@ impl HeaderNames {
 }
 
 impl Names {
-    pub(crate) fn new(exchange: &str, resource: &guitong_schemas::contract::Resource, key_field: &str, key_schema: u32) -> Self {
+    pub(crate) fn new(
+        exchange: &str,
+        resource: &guitong_schemas::contract::Resource,
+        key_field: &str,
+        (key_schema, value_schema): (u32, u32),
+    ) -> Self {
         let system = resource.system.to_string();
         let kind = |op: &str| Bytes::from(format!("cn.guitong.{}.{op}", resource.entity));
         Self {
@@ -74,6 +80,7 @@ impl Names {
             ce_types: [kind("upsert"), kind("delete")],
             key_field: key_field.to_owned(),
             key_schema,
+            value_schema,
             headers: HeaderNames::new(),
             system,
         }

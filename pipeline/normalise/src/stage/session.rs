@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guitong_log::registry::Compatibility;
-use guitong_log::{
-    ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec,
-};
+use guitong_log::{ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
 use guitong_schemas::avro::topic_name;
 use tokio_util::sync::CancellationToken;
 
@@ -62,13 +60,8 @@ impl Normaliser {
         let owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
-        let mut worker = Worker::new(
-            Arc::clone(&self.context.registry),
-            Arc::clone(&self.mapping),
-            names,
-            Arc::clone(&quarantine),
-            metrics,
-        );
+        let mut worker =
+            Worker::new(Arc::clone(&self.context.registry), Arc::clone(&self.mapping), names, Arc::clone(&quarantine), metrics);
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
         let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
@@ -91,9 +84,8 @@ impl Normaliser {
         }
         let key_schema = registry.register(&key, &entity.key_schema_json).await?;
         let value_schema = registry.register(&value, &entity.schema_json).await?;
-        self.mapping.set_value_schema(value_schema);
         let key_field = entity.key.first().map_or("", |part| part.name.as_str());
-        Ok(Arc::new(Names::new(self.context.exchange.name.as_str(), &self.resource, key_field, key_schema)))
+        Ok(Arc::new(Names::new(self.context.exchange.name.as_str(), &self.resource, key_field, (key_schema, value_schema))))
     }
 
     /// Makes the topics that the stage writes; gives the name of the quarantine topic.

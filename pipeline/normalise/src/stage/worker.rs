@@ -109,13 +109,6 @@ impl Worker {
         }
     }
 
-    /// Takes another mapping; every writer's schema is bound again.
-    pub(crate) fn remap(&mut self, mapping: Arc<Mapping>, names: Arc<Names>) {
-        self.mapping = mapping;
-        self.names = names;
-        self.bindings.clear();
-    }
-
     /// Commits what the arrivals come to. `at` is the raw partition and the offset after them all; `None` for a replay, which
     /// consumes nothing.
     pub(crate) async fn work(
@@ -162,7 +155,8 @@ impl Worker {
                 };
                 self.bindings.insert(schema, binding);
             }
-            if matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
+            // An entry that is run again stays where it is; the resource pauses for what comes in.
+            if arrival.entry.is_none() && matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
                 return Ok(index);
             }
         }
@@ -200,7 +194,7 @@ impl Worker {
     /// them stands in the events themselves.
     fn read<'a>(&mut self, overlay: &mut Overlay, arrivals: &'a [Arrival]) -> Reading<'a> {
         let mapping = Arc::clone(&self.mapping);
-        let mut runner = Runner::new(&mapping);
+        let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
         let mut truncate = false;
@@ -260,7 +254,8 @@ impl Worker {
                 Some(Binding::Ready(bound)) => {
                     runner.run(bound, arrival.avro(), arrival.absent(), columns, fallback_us).map_err(|_| Fault::Decode)
                 }
-                _ => Err(Fault::Schema),
+                Some(Binding::Misfit(_)) => Err(Fault::Columns),
+                Some(Binding::Unusable) | None => Err(Fault::Schema),
             },
         }
     }
@@ -426,7 +421,8 @@ impl Worker {
             let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
             let mut overlay = Overlay::new(self.totals.clone());
             overlay.rows.load(owner, sources.iter().cloned()).await?;
-            let keys: Vec<_> = sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
+            let keys: Vec<_> =
+                sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
             overlay.entities.load(owner, keys).await?;
             let mut output = Output::new(Arc::clone(&self.names));
             let mut records = Vec::new();
