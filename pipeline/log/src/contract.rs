@@ -268,6 +268,21 @@ pub struct StoredOffset {
     pub next: u64,
 }
 
+impl StoredOffset {
+    /// The offset, where `log` can go on from it.
+    ///
+    /// # Errors
+    /// [`LogError::Gap`] where it counts in another log or is not in what this one holds.
+    pub async fn within(&self, log: &dyn ExchangeLog, at: &TopicPartition) -> Result<u64, LogError> {
+        let Bounds { earliest, end } = log.bounds(at).await?;
+        let of = (self.log != *log.id()).then(|| self.log.clone());
+        if of.is_some() || self.next < earliest || self.next > end {
+            return Err(LogError::Gap { at: at.clone(), wanted: self.next, earliest, end, of });
+        }
+        Ok(self.next)
+    }
+}
+
 /// Which owners this node holds. With the embedded log: all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {

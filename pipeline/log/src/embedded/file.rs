@@ -24,6 +24,8 @@ const FORMAT: u32 = 1;
 const PAGE: u32 = 8 << 10;
 /// Page cache of the writer, in KiB: the inner pages of the keyed state stay in it.
 const WRITER_CACHE: u32 = 16 << 10;
+/// Bytes of the write-ahead log beyond which the writer waits for its readers, so that it begins again at the front.
+pub(crate) const WAL_BYTES: u64 = 64 << 20;
 const READER_CACHE: u32 = 1 << 10;
 /// Reads at one time; more wait. Each costs a thread and its page cache.
 const READERS: u32 = 4;
@@ -33,7 +35,8 @@ const SCHEMA: &str = "
     CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, compact INTEGER NOT NULL, age_ms INTEGER, extra INTEGER);
     CREATE TABLE partition (
         id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, number INTEGER NOT NULL, earliest INTEGER NOT NULL, next INTEGER NOT NULL,
-        bytes INTEGER NOT NULL, high_ms INTEGER NOT NULL, cleaned INTEGER NOT NULL, tombstone_ms INTEGER);
+        bytes INTEGER NOT NULL, high_ms INTEGER NOT NULL, cleaned INTEGER NOT NULL,
+        clean_bytes INTEGER NOT NULL, tombstone_ms INTEGER);
     CREATE TABLE block (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, max_ms INTEGER NOT NULL, high_ms INTEGER NOT NULL, data BLOB NOT NULL);
     CREATE TABLE position (owner TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE consumed (owner TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (owner, partition)) WITHOUT ROWID;
@@ -98,43 +101,49 @@ impl LogFile {
         Self { path: path.to_owned(), max_pages: max_bytes.map(|bytes| (bytes / u64::from(PAGE)).max(1)) }
     }
 
+    /// The write-ahead log beside the file.
+    pub(crate) fn wal(&self) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push("-wal");
+        name.into()
+    }
+
     pub(crate) fn error(&self, error: sqlx::Error) -> LogError {
         Fault::from(error).error(&self.path)
     }
 
-    fn options(&self) -> SqliteConnectOptions {
+    /// The file as it is, with no wish about it.
+    pub(crate) fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new().filename(&self.path).foreign_keys(false).disable_statement_logging()
     }
 
-    /// Makes the file where there is none, checks it where there is one, and gives the log's id.
-    pub(crate) async fn prepare(&self) -> Result<LogId, LogError> {
-        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0) && !self.is_empty().await? {
-            return self.read_id().await;
+    /// Makes the file where there is none, checks it where there is one, and gives the log's id with the writer's connection.
+    pub(crate) async fn prepare(&self) -> Result<(LogId, SqliteConnection), LogError> {
+        let there = std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
+        let mut conn = if there { self.prepared_writer().await? } else { self.writer().await? };
+        if check(&mut conn, &self.path).await? {
+            let id = new_id();
+            fill(&mut conn, &id).await.map_err(|error| self.error(error))?;
+            return Ok((id, conn));
         }
-        self.create().await
+        let id: String =
+            sqlx::query_scalar("SELECT id FROM log").fetch_one(&mut conn).await.map_err(|error| self.error(error))?;
+        Ok((LogId(id.into()), conn))
+    }
+
+    /// The writer's connection to a file that is a log or empty: SQLite marks a file as soon as it is opened for writing, so that is
+    /// looked at first.
+    pub(crate) async fn prepared_writer(&self) -> Result<SqliteConnection, LogError> {
+        self.look().await?;
+        self.writer().await
     }
 
     /// Whether the file is still to be filled: SQLite knows it and nothing is in it (a first start that was interrupted).
-    async fn is_empty(&self) -> Result<bool, LogError> {
+    async fn look(&self) -> Result<bool, LogError> {
         let mut look = self.options().read_only(true).connect().await.map_err(|error| self.error(error))?;
         let found = check(&mut look, &self.path).await;
         look.close().await.map_err(|error| self.error(error))?;
         found
-    }
-
-    async fn create(&self) -> Result<LogId, LogError> {
-        let mut conn = self.writer().await?;
-        let id = new_id();
-        let made = fill(&mut conn, &id).await.map_err(|error| self.error(error));
-        conn.close().await.map_err(|error| self.error(error))?;
-        made.map(|()| id)
-    }
-
-    async fn read_id(&self) -> Result<LogId, LogError> {
-        let mut conn = self.writer().await?;
-        let id = sqlx::query_scalar::<_, String>("SELECT id FROM log").fetch_one(&mut conn).await;
-        conn.close().await.map_err(|error| self.error(error))?;
-        id.map(|id| LogId(id.into())).map_err(|error| self.error(error))
     }
 
     /// The one connection that writes.
@@ -147,8 +156,10 @@ impl LogFile {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("cache_size", format!("-{WRITER_CACHE}"))
+            .pragma("journal_size_limit", WAL_BYTES.to_string())
             .statement_cache_capacity(256)
-            .busy_timeout(Duration::from_secs(10))
+            // Only a reader that keeps the write-ahead log from beginning anew is ever waited for.
+            .busy_timeout(Duration::from_millis(500))
             .thread_name(|_| "log-writer".to_owned());
         if let Some(pages) = self.max_pages {
             options = options.pragma("max_page_count", pages.to_string());

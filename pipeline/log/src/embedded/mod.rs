@@ -4,9 +4,11 @@
 //! have connections of their own and see committed records only. Memory is bounded: appends on their way share
 //! [`APPENDING`] bytes, readers hold what they were asked to read.
 
+mod backup;
 mod block;
 mod fault;
 mod file;
+mod maintain;
 mod owned;
 mod reader;
 mod rows;
@@ -19,8 +21,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use sqlx::{Row, SqliteConnection, SqlitePool};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 
+pub use self::backup::Restored;
 use self::file::{FileLock, LogFile};
 use self::owned::Hold;
 use self::reader::Reader;
@@ -31,6 +34,7 @@ use crate::contract::{
     Batch, Bounds, ExchangeLog, LogError, LogId, LogReader, MAX_RECORD, OwnedLog, OwnerId, Placement, Retention, TopicPartition,
     TopicSpec,
 };
+use crate::metrics::Metrics;
 
 /// Bytes of batches that may be packed and waiting for the writer at one time; a larger batch goes alone.
 const APPENDING: usize = 2 * MAX_RECORD;
@@ -60,6 +64,8 @@ struct Inner {
     maps: Arc<Maps>,
     appending: Semaphore,
     placement: watch::Sender<Placement>,
+    maintaining: Mutex<()>,
+    metrics: Metrics,
 }
 
 impl Inner {
@@ -78,22 +84,48 @@ impl EmbeddedLog {
     /// # Errors
     /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Newer`], [`LogError::DiskFull`].
     pub async fn open(config: &EmbeddedConfig) -> Result<Self, LogError> {
+        let metrics = Metrics::new().map_err(|error| LogError::Other(error.to_string()))?;
+        Self::open_with(config, metrics).await
+    }
+
+    /// As [`EmbeddedLog::open`], counting in `metrics`.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub async fn open_with(config: &EmbeddedConfig, metrics: Metrics) -> Result<Self, LogError> {
         let lock = FileLock::take(&config.path)?;
         let file = LogFile::new(&config.path, config.max_bytes);
-        let id = file.prepare().await?;
-        let mut conn = file.writer().await?;
+        let (id, mut conn) = file.prepare().await?;
         let (topics, maps) = load(&mut conn, &file).await?;
         let (topics, maps) = (Arc::new(topics), Arc::new(maps));
         let readers = file.readers();
-        let queue = Writer::start(file.clone(), conn, Arc::clone(&topics), lock);
+        let queue = Writer::start(file.clone(), conn, Arc::clone(&topics), metrics.clone(), lock);
         let placement = watch::Sender::new(Placement::All);
         let appending = Semaphore::new(APPENDING / KIB);
-        Ok(Self { inner: Arc::new(Inner { id, file, readers, queue, topics, maps, appending, placement }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id,
+                file,
+                readers,
+                queue,
+                topics,
+                maps,
+                appending,
+                placement,
+                maintaining: Mutex::new(()),
+                metrics,
+            }),
+        })
     }
 
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.file.path
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// Ends the log after what was appended before; another may open the file when this returns.
@@ -127,7 +159,7 @@ async fn load(conn: &mut SqliteConnection, file: &LogFile) -> Result<(Topics, Ma
                 Partition::new(id, TopicPartition::new(Arc::clone(&name), number), extent).map(Arc::new)
             })
             .collect::<Result<_, _>>()?;
-        topics.insert(Arc::new(Topic::new(id, name, partitions, retention)));
+        topics.insert(Arc::new(Topic::new(name, partitions, retention)));
     }
     let maps = Maps::default();
     for row in sqlx::query("SELECT owner, name, id FROM map").fetch_all(conn).await.map_err(fault)? {
@@ -228,12 +260,12 @@ impl Work for EnsureTopic {
         if has == 0 {
             let mut partitions = Vec::new();
             for number in 0..self.spec.partitions {
-                let sql = "INSERT INTO partition (topic, number, earliest, next, bytes, high_ms, cleaned) VALUES (?, ?, 0, 0, 0, 0, 0) RETURNING id";
+                let sql = "INSERT INTO partition (topic, number, earliest, next, bytes, high_ms, cleaned, clean_bytes) VALUES (?, ?, 0, 0, 0, 0, 0, 0) RETURNING id";
                 let id = sqlx::query_scalar(sql).bind(topic).bind(number).fetch_one(&mut *tx.conn).await?;
                 let at = TopicPartition::new(Arc::clone(&self.spec.name), number);
                 partitions.push(Arc::new(Partition::new(id, at, Extent::default())?));
             }
-            self.made = Some(Topic::new(topic, Arc::clone(&self.spec.name), partitions, self.spec.retention.clone()));
+            self.made = Some(Topic::new(Arc::clone(&self.spec.name), partitions, self.spec.retention.clone()));
         } else if has != self.spec.partitions {
             return Err(partitions_differ(&self.spec, has).into());
         }
@@ -301,17 +333,12 @@ impl ExchangeLog for EmbeddedLog {
         Ok(Box::new(Reader::new(Arc::clone(&self.inner), from)?))
     }
 
-    async fn maintain(&self, _now_ms: i64) -> Result<(), LogError> {
-        Ok(())
+    async fn maintain(&self, now_ms: i64) -> Result<(), LogError> {
+        maintain::run(&self.inner, now_ms).await
     }
 
     async fn size(&self) -> Result<Option<u64>, LogError> {
-        let wal = |suffix| {
-            let mut name = self.inner.file.path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
-        Ok(Some(length(&self.inner.file.path) + length(&wal("-wal"))))
+        Ok(Some(length(&self.inner.file.path) + length(&self.inner.file.wal())))
     }
 }

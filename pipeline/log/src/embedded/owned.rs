@@ -228,12 +228,13 @@ impl OwnedLog for Hold {
         }
         let room = self.inner.room(&batch).await.map_err(AppendError::Refused)?;
         let work = self.prepare(&batch).await.map_err(AppendError::Refused)?;
-        let records = batch.records.len();
+        let (records, bytes) = (batch.records.len(), work.bytes());
         drop(batch.records);
         self.in_doubt = true;
         let ended = self.inner.queue.submit(Box::new(work), Some((self.owner.clone(), self.epoch))).await;
         drop(room);
         self.in_doubt = matches!(ended, Err(AppendError::Unknown(_)));
+        self.inner.metrics.ended(ended.as_ref().map(|()| (records, bytes)));
         ended?;
         if batch.position.is_some() {
             self.position = batch.position;

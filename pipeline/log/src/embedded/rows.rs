@@ -29,8 +29,8 @@ impl Shape {
             Self::Block => ("INSERT INTO block (id, bytes, max_ms, high_ms, data) VALUES ", "(?,?,?,?,?)", ""),
             Self::Extent => (
                 "UPDATE partition SET earliest = v.column2, next = v.column3, bytes = v.column4, high_ms = v.column5, cleaned = v.column6, \
-                 tombstone_ms = v.column7 FROM (VALUES ",
-                "(?,?,?,?,?,?,?)",
+                 clean_bytes = v.column7, tombstone_ms = v.column8 FROM (VALUES ",
+                "(?,?,?,?,?,?,?,?)",
                 ") AS v WHERE partition.id = v.column1",
             ),
             Self::Consumed => (
@@ -127,6 +127,7 @@ pub(crate) async fn put_extents(
                 .add(signed(extent.bytes))
                 .add(extent.high_ms)
                 .add(signed(extent.cleaned))
+                .add(signed(extent.clean_bytes))
                 .add(extent.tombstone_ms);
         })
         .await
@@ -134,8 +135,9 @@ pub(crate) async fn put_extents(
 
 /// Extents of all partitions by their ids.
 pub(crate) async fn extents(conn: &mut SqliteConnection) -> Result<HashMap<u32, Extent>, sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT id, earliest, next, bytes, high_ms, cleaned, tombstone_ms FROM partition").fetch_all(conn).await?;
+    let rows = sqlx::query("SELECT id, earliest, next, bytes, high_ms, cleaned, clean_bytes, tombstone_ms FROM partition")
+        .fetch_all(conn)
+        .await?;
     let read = |row: &sqlx::sqlite::SqliteRow| {
         let extent = Extent {
             earliest: unsigned(row.try_get(1)?),
@@ -143,7 +145,8 @@ pub(crate) async fn extents(conn: &mut SqliteConnection) -> Result<HashMap<u32, 
             bytes: unsigned(row.try_get(3)?),
             high_ms: row.try_get(4)?,
             cleaned: unsigned(row.try_get(5)?),
-            tombstone_ms: row.try_get(6)?,
+            clean_bytes: unsigned(row.try_get(6)?),
+            tombstone_ms: row.try_get(7)?,
         };
         Ok((row.try_get(0)?, extent))
     };

@@ -19,6 +19,8 @@ pub(crate) struct Extent {
     pub(crate) high_ms: i64,
     /// Every key below this offset occurs once below it.
     pub(crate) cleaned: u64,
+    /// Bytes of the blocks below `cleaned`.
+    pub(crate) clean_bytes: u64,
     /// Timestamp of the oldest tombstone below `cleaned`.
     pub(crate) tombstone_ms: Option<i64>,
 }
@@ -63,15 +65,14 @@ impl Partition {
 
 #[derive(Debug)]
 pub(crate) struct Topic {
-    pub(crate) id: i64,
     pub(crate) name: Arc<str>,
     pub(crate) partitions: Vec<Arc<Partition>>,
     retention: Mutex<Retention>,
 }
 
 impl Topic {
-    pub(crate) fn new(id: i64, name: Arc<str>, partitions: Vec<Arc<Partition>>, retention: Retention) -> Self {
-        Self { id, name, partitions, retention: Mutex::new(retention) }
+    pub(crate) fn new(name: Arc<str>, partitions: Vec<Arc<Partition>>, retention: Retention) -> Self {
+        Self { name, partitions, retention: Mutex::new(retention) }
     }
 
     pub(crate) fn retention(&self) -> Retention {

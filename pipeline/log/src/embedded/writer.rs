@@ -15,10 +15,11 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::Fault;
-use super::file::{FileLock, LogFile};
+use super::file::{FileLock, LogFile, WAL_BYTES};
 use super::rows::{self, Statements};
 use super::topics::{Extent, Partition, Topics};
 use crate::contract::{AppendError, LogError, OwnerId};
+use crate::metrics::Metrics;
 
 /// Pieces that wait for the writer; senders wait beyond that.
 const QUEUE: usize = 1024;
@@ -140,6 +141,9 @@ pub(crate) struct Writer {
     topics: Arc<Topics>,
     statements: Statements,
     epochs: HashMap<OwnerId, u64>,
+    metrics: Metrics,
+    /// Length of the write-ahead log at which it is to begin anew.
+    wal_mark: u64,
     _lock: FileLock,
 }
 
@@ -164,10 +168,18 @@ impl Group {
 
 impl Writer {
     /// Starts the task; it ends when it is told to or every [`Queue`] is gone.
-    pub(crate) fn start(file: LogFile, conn: SqliteConnection, topics: Arc<Topics>, lock: FileLock) -> Queue {
+    pub(crate) fn start(file: LogFile, conn: SqliteConnection, topics: Arc<Topics>, metrics: Metrics, lock: FileLock) -> Queue {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let writer =
-            Self { file, conn: Some(conn), topics, statements: Statements::default(), epochs: HashMap::new(), _lock: lock };
+        let writer = Self {
+            file,
+            conn: Some(conn),
+            topics,
+            statements: Statements::default(),
+            epochs: HashMap::new(),
+            metrics,
+            wal_mark: WAL_BYTES,
+            _lock: lock,
+        };
         tokio::spawn(writer.run(receiver));
         Queue(sender)
     }
@@ -237,9 +249,12 @@ impl Writer {
             }
         };
         let mut staged = Staged::new();
+        let timer = self.metrics.commit_seconds.start_timer();
         let written = transact(&mut conn, &mut self.statements, pieces, &mut staged, &path).await;
         match written {
             Written::Committed(mut pieces) => {
+                timer.observe_duration();
+                self.metrics.transactions.inc();
                 for piece in &mut pieces {
                     piece.work.committed();
                 }
@@ -249,6 +264,7 @@ impl Writer {
                 for piece in pieces {
                     piece.answer.send(Ok(())).ok();
                 }
+                self.shorten_wal(&mut conn).await;
                 self.conn = Some(conn);
             }
             Written::Refused => self.conn = Some(conn),
@@ -257,6 +273,21 @@ impl Writer {
                 // Best effort: what counts is what the new connection reads.
                 conn.close().await.ok();
                 answer_all(pieces, || AppendError::Unknown(fault.error(&path)));
+            }
+        }
+    }
+
+    /// SQLite copies the write-ahead log into the file by itself, but begins it again only when no reader is in it; where there
+    /// always is one, it would grow without end.
+    /// A backup stays in it for long, so the next attempt comes only when it has grown as much again.
+    async fn shorten_wal(&mut self, conn: &mut SqliteConnection) {
+        let length = std::fs::metadata(self.file.wal()).map_or(0, |meta| meta.len());
+        if length <= WAL_BYTES {
+            self.wal_mark = WAL_BYTES;
+        } else if length > self.wal_mark {
+            self.wal_mark = length + WAL_BYTES;
+            if let Err(error) = execute(conn, "PRAGMA wal_checkpoint(RESTART)").await {
+                tracing::warn!(path = %self.file.path.display(), %error, "the write-ahead log could not be written back; it is tried again");
             }
         }
     }
