@@ -44,6 +44,10 @@ impl LogUnderTest for Fixture {
         name.into()
     }
 
+    fn transactions(&self) -> u64 {
+        self.open.lock().unwrap().as_ref().unwrap().metrics().transactions.get()
+    }
+
     fn child(&self) -> String {
         self.config().path.to_str().unwrap().to_owned()
     }

@@ -11,6 +11,10 @@
 mod basics;
 mod build;
 mod kill;
+mod owners;
+mod reading;
+mod retention;
+mod state;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +25,10 @@ use guitong_log::ExchangeLog;
 
 pub use self::basics::*;
 pub use self::kill::*;
+pub use self::owners::*;
+pub use self::reading::*;
+pub use self::retention::*;
+pub use self::state::*;
 
 /// One log of its own, empty at first, that can be closed and opened again.
 #[async_trait]
@@ -44,6 +52,9 @@ pub trait LogUnderTest: fmt::Debug + Send + Sync {
     async fn open_in_child(described: &str) -> Arc<dyn ExchangeLog>
     where
         Self: Sized;
+
+    /// Durable commits that the open log has made so far ([`guitong_log::metrics::Metrics::transactions`]).
+    fn transactions(&self) -> u64;
 
     /// Deletes what is kept beside the log and can be made again from it (local copies of keyed state); called when it is closed.
     async fn forget_local_copies(&self) {}
@@ -73,6 +84,19 @@ macro_rules! log_conformance {
             an_older_holder_is_fenced_and_writes_nothing,
             a_waiting_reader_wakes_on_an_append,
             a_killed_process_leaves_whole_batches,
+            a_thousand_owners_share_the_disk_syncs,
+            an_append_without_an_answer_is_neither_lost_nor_doubled,
+            random_interleavings_keep_every_promise,
+            reading_begins_at_the_earliest_the_latest_or_a_time,
+            byte_budgets_hold,
+            offsets_that_the_log_does_not_hold_are_a_gap,
+            a_record_of_16_mib_passes_and_a_larger_one_is_refused,
+            keys_land_where_java_puts_them,
+            readers_never_see_an_uncommitted_record,
+            keyed_state_is_that_of_the_committed_batches,
+            records_leave_by_age,
+            records_leave_by_bytes,
+            compaction_keeps_the_last_value_of_each_key,
         );
     };
     (@tests $fixture:expr; $($check:ident,)*) => {
