@@ -1,0 +1,120 @@
+//! Rows of `COPY ... TO STDOUT` in text format (PostgreSQL documentation, "COPY", File Formats) as row images: the bytes that
+//! the stream would have sent for the same row.
+
+use bytes::{BufMut, BytesMut};
+use guitong_schemas::change::RowImage;
+
+use super::decode::DecodeError;
+
+/// Turns lines into images; keeps one buffer for many rows.
+#[derive(Debug, Default)]
+pub(crate) struct CopyRows {
+    out: BytesMut,
+}
+
+impl CopyRows {
+    /// One line, with its line feed, as the server sends it in one message.
+    pub(crate) fn row(&mut self, line: &[u8], columns: usize) -> Result<RowImage, DecodeError> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        self.out.reserve(line.len() + columns * 5);
+        let mut has = 0;
+        if columns > 0 {
+            for field in line.split(|&byte| byte == b'\t') {
+                self.field(field)?;
+                has += 1;
+            }
+        }
+        let image = RowImage(self.out.split().freeze());
+        if has == columns { Ok(image) } else { Err(DecodeError::Columns { has, wanted: columns }) }
+    }
+
+    fn field(&mut self, field: &[u8]) -> Result<(), DecodeError> {
+        if field == br"\N" {
+            self.out.put_u8(b'n');
+            return Ok(());
+        }
+        let start = self.out.len();
+        self.out.put_u8(b't');
+        self.out.put_u32(0);
+        unescape(field, &mut self.out)?;
+        let length = u32::try_from(self.out.len() - start - 5).map_err(|_| DecodeError::Truncated("value"))?;
+        if let Some(place) = self.out.get_mut(start + 1..start + 5) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// The escapes that the server writes; it writes no others.
+fn unescape(mut field: &[u8], out: &mut BytesMut) -> Result<(), DecodeError> {
+    while let Some(at) = field.iter().position(|&byte| byte == b'\\') {
+        let (plain, rest) = field.split_at(at);
+        out.put_slice(plain);
+        let escaped = rest.get(1).ok_or(DecodeError::Truncated("escape"))?;
+        out.put_u8(match escaped {
+            b'b' => 8,
+            b't' => 9,
+            b'n' => 10,
+            b'v' => 11,
+            b'f' => 12,
+            b'r' => 13,
+            b'\\' => b'\\',
+            &kind => return Err(DecodeError::Unknown { name: "an escape", kind }),
+        });
+        field = rest.get(2..).unwrap_or_default();
+    }
+    out.put_slice(field);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_schemas::change::RowBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn escape(text: &[u8]) -> Vec<u8> {
+        let pairs = [(8, b'b'), (9, b't'), (10, b'n'), (11, b'v'), (12, b'f'), (13, b'r'), (b'\\', b'\\')];
+        let mut out = Vec::new();
+        for byte in text {
+            match pairs.iter().find(|(plain, _)| plain == byte) {
+                Some((_, letter)) => out.extend([b'\\', *letter]),
+                None => out.push(*byte),
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_gives_the_row_that_the_stream_would_give(
+            values in proptest::collection::vec(proptest::option::of(proptest::collection::vec(1u8.., 0..30)), 1..6)
+        ) {
+            let mut builder = RowBuilder::default();
+            let mut line = Vec::new();
+            for (at, value) in values.iter().enumerate() {
+                if at > 0 {
+                    line.push(b'\t');
+                }
+                match value {
+                    Some(bytes) => { builder.text(bytes).unwrap(); line.extend(escape(bytes)); }
+                    None => { builder.null(); line.extend(br"\N"); }
+                }
+            }
+            line.push(b'\n');
+            prop_assert_eq!(CopyRows::default().row(&line, values.len()), Ok(builder.finish()));
+        }
+
+        #[test]
+        fn arbitrary_lines_never_panic(line in proptest::collection::vec(any::<u8>(), 0..100), columns in 0usize..5) {
+            let _ = CopyRows::default().row(&line, columns);
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_columns_is_an_error() {
+        assert_eq!(CopyRows::default().row(b"a\tb\n", 3), Err(DecodeError::Columns { has: 2, wanted: 3 }));
+        assert!(CopyRows::default().row(b"\n", 0).is_ok());
+    }
+}

@@ -1,0 +1,164 @@
+//! Work on row images without turning them into values: keys, projection, completion, and cutting what is too large.
+//!
+//! Images come from [`super::decode`] or [`super::copy`], which checked them, so a damaged one simply ends early here.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use guitong_schemas::change::RowImage;
+
+/// The fields of a row, each with its kind byte and length, as they stand in the image.
+pub(crate) fn fields(image: &RowImage) -> impl Iterator<Item = &[u8]> {
+    let mut rest: &[u8] = &image.0;
+    std::iter::from_fn(move || {
+        let (&kind, _) = rest.split_first()?;
+        let length = match kind {
+            b't' | b'b' => {
+                let length = rest.get(1..5)?.try_into().ok().map(u32::from_be_bytes)?;
+                usize::try_from(length).ok()?.checked_add(5)?
+            }
+            _ => 1,
+        };
+        let (field, after) = rest.split_at_checked(length)?;
+        rest = after;
+        Some(field)
+    })
+}
+
+/// The value inside a field; `None` for null and absent ones.
+pub(crate) fn value(field: &[u8]) -> Option<&[u8]> {
+    match field.first()? {
+        b't' | b'b' => field.get(5..),
+        _ => None,
+    }
+}
+
+/// The key's fields one after the other, in the key's order: equal for equal keys.
+pub(crate) fn key(image: &RowImage, columns: &[usize]) -> Vec<u8> {
+    // Keys are short and mostly the first columns, so one walk for each key column is cheaper than collecting all fields.
+    let mut out = Vec::with_capacity(24);
+    for &column in columns {
+        out.extend_from_slice(fields(image).nth(column).unwrap_or_default());
+    }
+    out
+}
+
+/// Whether a key column of the image was not sent (unchanged TOAST in the key).
+pub(crate) fn key_has_absent(image: &RowImage, columns: &[usize]) -> bool {
+    columns.iter().any(|&column| fields(image).nth(column).is_none_or(|field| field.first() == Some(&b'u')))
+}
+
+pub(crate) fn has_absent(image: &RowImage) -> bool {
+    fields(image).any(|field| field.first() == Some(&b'u'))
+}
+
+/// Only the columns marked in `keep`.
+pub(crate) fn project(image: &RowImage, keep: &[bool]) -> RowImage {
+    let mut out = BytesMut::with_capacity(image.0.len());
+    for (field, _) in fields(image).zip(keep).filter(|(_, kept)| **kept) {
+        out.put_slice(field);
+    }
+    RowImage(out.freeze())
+}
+
+/// The image with its absent columns (of `columns` alone, where given) taken from `from`, a row of the same table.
+pub(crate) fn complete(image: &RowImage, from: &RowImage, columns: Option<&[usize]>) -> RowImage {
+    let mut out = BytesMut::with_capacity(image.0.len() + from.0.len());
+    for (at, (field, other)) in fields(image).zip(fields(from)).enumerate() {
+        let wanted = columns.is_none_or(|columns| columns.contains(&at));
+        out.put_slice(if wanted && field.first() == Some(&b'u') { other } else { field });
+    }
+    RowImage(out.freeze())
+}
+
+/// Marks the largest values as absent until the image is at most `limit` bytes; `None` where it is already. Columns of the key
+/// stay.
+pub(crate) fn cut(image: &RowImage, limit: usize, key: &[usize]) -> Option<RowImage> {
+    if image.0.len() <= limit {
+        return None;
+    }
+    let all: Vec<&[u8]> = fields(image).collect();
+    let mut by_size: Vec<usize> = (0..all.len()).filter(|column| !key.contains(column)).collect();
+    let size = |column: usize| all.get(column).map_or(0, |field| field.len());
+    by_size.sort_by_key(|&column| std::cmp::Reverse(size(column)));
+    let mut left = image.0.len();
+    let mut dropped = vec![false; all.len()];
+    for column in by_size {
+        if left <= limit {
+            break;
+        }
+        left = left.saturating_sub(size(column)) + 1;
+        if let Some(mark) = dropped.get_mut(column) {
+            *mark = true;
+        }
+    }
+    let mut out = BytesMut::with_capacity(left);
+    for (field, gone) in all.into_iter().zip(dropped) {
+        out.put_slice(if gone { b"u" } else { field });
+    }
+    Some(RowImage(out.freeze()))
+}
+
+/// A copy that does not keep the network buffer alive; for images that outlive their batch.
+pub(crate) fn detached(image: &RowImage) -> RowImage {
+    RowImage(Bytes::copy_from_slice(&image.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_schemas::change::RowBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(values: &[Option<&str>]) -> RowImage {
+        let mut builder = RowBuilder::default();
+        for value in values {
+            match value {
+                Some("<absent>") => builder.absent(),
+                Some(text) => builder.text(text.as_bytes()).unwrap(),
+                None => builder.null(),
+            }
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn keys_compare_by_their_own_columns_in_their_own_order() {
+        let a = row(&[Some("1"), Some("x"), Some("北")]);
+        let b = row(&[Some("1"), None, Some("北")]);
+        assert_eq!(key(&a, &[2, 0]), key(&b, &[2, 0]));
+        assert_ne!(key(&a, &[0, 2]), key(&b, &[2, 0]));
+        assert_ne!(key(&row(&[Some("ab"), Some("c")]), &[0, 1]), key(&row(&[Some("a"), Some("bc")]), &[0, 1]));
+    }
+
+    #[test]
+    fn absent_columns_come_from_the_other_row() {
+        let event = row(&[Some("1"), Some("<absent>"), None]);
+        let chunk = row(&[Some("1"), Some("long"), Some("old")]);
+        assert!(has_absent(&event));
+        assert_eq!(complete(&event, &chunk, None), row(&[Some("1"), Some("long"), None]));
+        assert_eq!(complete(&event, &chunk, Some(&[0])), event);
+    }
+
+    #[test]
+    fn the_largest_values_are_cut_and_the_key_stays() {
+        let long = "k".repeat(500);
+        let big = "v".repeat(400);
+        let image = row(&[Some(&long), Some("small"), Some(&big)]);
+        assert_eq!(cut(&image, 2_000, &[0]), None);
+        assert_eq!(cut(&image, 600, &[0]), Some(row(&[Some(&long), Some("small"), Some("<absent>")])));
+    }
+
+    #[test]
+    fn projection_leaves_out_columns() {
+        let image = row(&[Some("1"), Some("secret"), None]);
+        assert_eq!(project(&image, &[true, false, true]), row(&[Some("1"), None]));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_images_never_panic(data in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let image = RowImage(Bytes::from(data));
+            let _ = (fields(&image).count(), key(&image, &[0, 3]), project(&image, &[true, false]), cut(&image, 4, &[1]));
+        }
+    }
+}

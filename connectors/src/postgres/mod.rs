@@ -1,0 +1,325 @@
+//! Reads a PostgreSQL database (14 or newer): first load, then every change from the write-ahead log by logical replication.
+//!
+//! **Delivery.** Changes come in commit order, each with the version (epoch, commit LSN, LSN, index). The slot is confirmed only by
+//! [`Source::confirm`], with the end of the last transaction that the log holds whole, so nothing is forgotten that is not durable;
+//! after a restart the server sends a transaction that was published in part again, and the published part is left out. What cannot be
+//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, another timeline, a server
+//! that went back. With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and is read again.
+//!
+//! **Memory** is bounded by the batch's byte budget, the chunk's bytes during a first load, and 256 messages between the wire and
+//! the decoder. A batch may end inside a transaction; the position then says how much of it is published.
+//!
+//! **Bounds of the contract.** Row images beyond half of the record limit lose their largest values, which are marked absent. An
+//! idle database needs no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
+//!
+//! **Rights.** The role of the URL needs no more than
+//! ```sql
+//! ALTER ROLE reader LOGIN REPLICATION;
+//! GRANT USAGE ON SCHEMA public TO reader;
+//! GRANT SELECT ON public.qy_jbxx TO reader;            -- or GRANT SELECT (columns) where some are excluded
+//! CREATE PUBLICATION exchange_register FOR TABLE ONLY public.qy_jbxx
+//!   WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);   -- by the tables' owner
+//! ```
+//! and CONNECT on the database, EXECUTE on `pg_logical_emit_message` and on the slot functions, which PUBLIC has unless it was revoked.
+//! [`prepare_sql`] prints these for a system. Tables with row security also need BYPASSRLS: a hidden row is an error, never a loss.
+
+mod catalogue;
+mod config;
+mod copy;
+mod decode;
+mod fault;
+mod image;
+mod metrics;
+mod position;
+mod prepare;
+mod relation;
+mod session;
+mod setup;
+mod slot;
+mod snapshot;
+mod start;
+mod stream;
+mod types;
+mod visibility;
+mod wire;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::position::Lsn;
+use pgwire_replication::ReplicationEvent;
+
+pub use self::catalogue::{ColumnFacts, TableFacts};
+pub use self::decode::{DecodeError, Message, Old, RelationColumn, RelationMessage, Tuple, decode};
+use self::fault::Faults;
+pub use self::metrics::Metrics;
+use self::metrics::SystemMetrics;
+use self::position::Position;
+pub use self::prepare::{prepare_sql, unprepare_sql};
+use self::relation::{Relation, Relations};
+use self::session::Session;
+use self::setup::Publication;
+use self::snapshot::FirstLoad;
+pub use self::start::{Survey, survey};
+use self::stream::Assembly;
+use self::wire::Wire;
+use crate::source::{Durable, Phase, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
+
+/// How often the server is asked what it keeps for the slot.
+const SURVEY: Duration = Duration::from_secs(10);
+
+/// One PostgreSQL database that is being tailed. After an error it is of no more use: connect again with the last stored position.
+#[derive(Debug)]
+pub struct PostgresSource {
+    system: Arc<System>,
+    config: PostgresConfig,
+    faults: Faults,
+    wire: Wire,
+    session: Session,
+    relations: Relations,
+    publication: Publication,
+    assembly: Assembly,
+    load: FirstLoad,
+    /// The position moved in a way that must be stored although there are no changes.
+    dirty: bool,
+    handed: (Lsn, Instant),
+    /// End of the server's log as last heard.
+    server_end: Lsn,
+    retained: Option<u64>,
+    next_survey: Instant,
+    tables: Vec<String>,
+    metrics: SystemMetrics,
+}
+
+impl PostgresSource {
+    /// Connects, checks slot and publication, and begins to stream after `position`, the one that was stored last; `None` where this
+    /// system has never been read. `max_record` bounds what one row may hold.
+    ///
+    /// # Errors
+    /// [`SourceError::Setup`] with the statement that helps, [`SourceError::Gap`], or [`SourceError::Unavailable`].
+    pub async fn connect(
+        system: Arc<System>,
+        position: Option<Bytes>,
+        max_record: usize,
+        metrics: &Metrics,
+    ) -> Result<Self, SourceError> {
+        start::connect(system, position, max_record, metrics).await
+    }
+
+    async fn handle(&mut self, event: ReplicationEvent) -> Result<(), SourceError> {
+        match event {
+            ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
+                self.assembly.begin(final_lsn.as_u64(), xid, commit_time_micros);
+            }
+            ReplicationEvent::XLogData { wal_start, wal_end, data, .. } => {
+                self.server_end = self.server_end.max(Lsn(wal_end.as_u64()));
+                self.metrics.received.inc_by(data.len() as u64);
+                self.data(wal_start.as_u64(), &data).await?;
+            }
+            ReplicationEvent::Commit { end_lsn, .. } => self.commit(end_lsn.as_u64()).await?,
+            ReplicationEvent::KeepAlive { wal_end, .. } => {
+                self.server_end = self.server_end.max(Lsn(wal_end.as_u64()));
+                self.assembly.idle(wal_end.as_u64());
+            }
+            ReplicationEvent::Message { transactional: true, prefix, content, .. } if prefix == session::PREFIX => {
+                self.load.message(&content);
+            }
+            ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, lsn: u64, data: &Bytes) -> Result<(), SourceError> {
+        let message = decode(data).map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))?;
+        let shaped = match message {
+            Message::Relation(message) => return self.learn(message).await,
+            Message::Insert { relation, new } => {
+                let Some(relation) = self.relation_for(relation, Some(&new)).await? else { return Ok(()) };
+                self.assembly.insert(&relation, new, lsn, &mut self.load)
+            }
+            Message::Update { relation, old, new } => {
+                let Some(relation) = self.relation_for(relation, Some(&new)).await? else { return Ok(()) };
+                self.assembly.update(&relation, (old, new), lsn, &mut self.load)
+            }
+            Message::Delete { relation, old } => {
+                let Some(relation) = self.relation_for(relation, None).await? else { return Ok(()) };
+                self.assembly.delete(&relation, old, lsn, &mut self.load)
+            }
+            Message::Truncate { relations } => {
+                for relation in relations {
+                    if let Some(relation) = self.relation_for(relation, None).await? {
+                        self.assembly.truncate(&relation, lsn, &mut self.load);
+                    }
+                }
+                Ok(())
+            }
+            Message::Other => Ok(()),
+        };
+        shaped.map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))
+    }
+
+    /// The relation of a change, or `None` where its table is not wanted. A row with an enum label that was added since has the types
+    /// asked for again.
+    async fn relation_for(&mut self, oid: u32, row: Option<&Tuple>) -> Result<Option<Arc<Relation>>, SourceError> {
+        let Some(known) = self.relations.get(oid) else {
+            return Err(self.faults.protocol(format!("a change of table {oid}, which the server did not announce")));
+        };
+        let Some(relation) = known else { return Ok(None) };
+        let relation = Arc::clone(relation);
+        let Some(row) = row.filter(|row| relation.may_have_new_label(row)) else { return Ok(Some(relation)) };
+        let message = relation.message.clone();
+        self.learn(message).await?;
+        let Some(Some(renewed)) = self.relations.get(oid) else { return Ok(Some(relation)) };
+        let renewed = Arc::clone(renewed);
+        if renewed.may_have_new_label(row) {
+            // The catalogue is ahead (a label was renamed): asking for each row would not help.
+            self.relations.accept_labels(oid);
+        }
+        Ok(Some(renewed))
+    }
+
+    /// Takes up a table as the stream shows it from here on.
+    async fn learn(&mut self, message: RelationMessage) -> Result<(), SourceError> {
+        let name = guitong_schemas::table::TableName::new(&message.schema, &message.name);
+        if !self.system.tables.iter().any(|pattern| pattern.matches(&name)) {
+            self.relations.ignore(message.oid);
+            return Ok(());
+        }
+        let mut connection = self.session.take().await?;
+        let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
+        let types = &mut self.relations.types;
+        types.forget(&oids);
+        let asked = async {
+            let facts = catalogue::tables(&mut connection, catalogue::Which::Oid(message.oid)).await?;
+            catalogue::learn_types(&mut connection, types, &oids).await?;
+            Ok::<_, sqlx::Error>(facts.into_iter().next())
+        };
+        let facts = asked.await.map_err(|error| self.faults.query("reading the catalogue", &error))?;
+        self.session.give_back(connection);
+        let oid = message.oid;
+        let relation = Relation::new(message, facts.as_ref(), &self.relations.types, &self.system);
+        self.relations.put(oid, relation);
+        Ok(())
+    }
+
+    async fn commit(&mut self, end: u64) -> Result<(), SourceError> {
+        let Some(transaction) = self.assembly.commit(end) else { return Ok(()) };
+        if let Some(chunk) = self.load.take_chunk(&mut self.assembly.position) {
+            self.metrics.yielded.inc_by(chunk.yielded() as u64);
+            self.assembly.chunk(chunk, &transaction);
+            self.dirty = true;
+        } else if self.load.whole_is_due() {
+            let at = (transaction.commit, transaction.ts_us);
+            self.load.open_whole(&mut self.session, at, &self.metrics.retaken).await?;
+        }
+        Ok(())
+    }
+
+    /// Rows of a table that is read whole; the stream waits meanwhile.
+    async fn whole_rows(&mut self) -> Result<(), SourceError> {
+        let Some(block) = self.load.whole_rows(&mut self.assembly.position).await? else { return Ok(()) };
+        let (table, at, first) = (Arc::clone(&block.table), block.at, block.first);
+        for (number, (row, mark)) in (first..).zip(block.into_rows()) {
+            self.assembly.read(&table, row, mark, at, number);
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    async fn ask_retained(&mut self) {
+        self.next_survey = Instant::now() + SURVEY;
+        match self.session.retained(&self.config.slot).await {
+            Ok(bytes) => self.retained = bytes,
+            // The stream may be well; if the server is gone, it says so itself.
+            Err(error) => tracing::debug!(system = %self.system.name, %error, "could not ask for the slot"),
+        }
+        self.metrics.retained.set(self.retained.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
+    }
+
+    fn behind(&self) -> u64 {
+        self.server_end.0.saturating_sub(self.assembly.position.lsn.0)
+    }
+
+    /// What has been gathered, and the position after it where it is worth storing.
+    fn hand_out(&mut self, heartbeat: Duration) -> Result<SourceBatch, SourceError> {
+        self.metrics.behind.set(i64::try_from(self.behind()).unwrap_or(i64::MAX));
+        let (last, since) = self.handed;
+        let lsn = self.assembly.position.lsn;
+        let idle_but_moved = lsn > last && since.elapsed() >= heartbeat;
+        let position = if !self.assembly.changes.is_empty() || self.dirty || idle_but_moved {
+            self.handed = (lsn, Instant::now());
+            self.dirty = false;
+            let bytes = self.assembly.position.to_bytes();
+            Some(bytes.map_err(|error| self.faults.protocol(format!("writing the position: {error}")))?)
+        } else {
+            None
+        };
+        self.assembly.bytes = 0;
+        Ok(SourceBatch { changes: std::mem::take(&mut self.assembly.changes), position })
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    async fn next_batch(&mut self, budget: SourceBudget) -> Result<SourceBatch, SourceError> {
+        let deadline = Instant::now() + budget.wait;
+        let heartbeat = self.config.heartbeat;
+        if Instant::now() >= self.next_survey && self.assembly.transaction.is_none() {
+            self.ask_retained().await;
+        }
+        loop {
+            if self.assembly.bytes >= budget.bytes {
+                return self.hand_out(heartbeat);
+            }
+            if self.load.reads_whole() {
+                self.whole_rows().await?;
+                continue;
+            }
+            let between = self.assembly.transaction.is_none();
+            if between {
+                self.load.advance(&mut self.session, &self.metrics.retaken).await?;
+            }
+            if let Some(event) = self.wire.ready() {
+                self.handle(event?).await?;
+                continue;
+            }
+            if between && (!self.assembly.changes.is_empty() || self.dirty) {
+                return self.hand_out(heartbeat);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return self.hand_out(heartbeat);
+            }
+            let until = self.load.due().filter(|_| between).map_or(deadline, |due| due.max(now).min(deadline));
+            if let Ok(event) = tokio::time::timeout_at(until.into(), self.wire.next()).await {
+                self.handle(event?).await?;
+            }
+        }
+    }
+
+    async fn confirm(&mut self, durable: Durable) -> Result<(), SourceError> {
+        let position = Position::from_bytes(durable.position())
+            .map_err(|error| self.faults.protocol(format!("the position of the log: {error}")))?;
+        self.wire.confirm(position.lsn);
+        Ok(())
+    }
+
+    fn status(&self) -> SourceStatus {
+        let phase = if self.load.is_done() {
+            Phase::Streaming
+        } else {
+            let done = self.load.rows_done;
+            Phase::Snapshot { rows_done: done, rows_estimated: Some(done + self.load.rows_left()) }
+        };
+        SourceStatus {
+            phase,
+            newest_commit_us: self.assembly.newest_commit_us,
+            retained_bytes: self.retained,
+            behind_bytes: Some(self.behind()),
+            tables: self.tables.clone(),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Is the department's database set up for this connector? What is missing is named with the SQL that mends it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::table::TableName;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::catalogue::TableFacts;
+use super::config::{quote_literal, quote_name};
+use super::fault::Faults;
+use super::prepare;
+use crate::source::SourceError;
+
+/// The first major with what the connector relies on (`messages` of pgoutput, `pg_snapshot` functions under their present names).
+const OLDEST: i32 = 140_000;
+/// Column lists of publications.
+pub(crate) const COLUMN_LISTS: i32 = 150_000;
+
+/// What the server says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// Such as 150018.
+    pub(crate) version: i32,
+    wal_level: String,
+    standby: bool,
+    replication: bool,
+    role: String,
+    /// `wal_sender_timeout`; `None` where the server waits for ever.
+    pub(crate) sender_timeout: Option<Duration>,
+}
+
+impl Server {
+    pub(crate) async fn ask(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT current_setting('server_version_num')::int4 AS version, current_setting('wal_level') AS wal_level, \
+             pg_is_in_recovery() AS standby, r.rolreplication OR r.rolsuper AS replication, current_user::text AS role, \
+             (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout') AS sender_timeout \
+             FROM pg_roles r WHERE r.rolname = current_user",
+        )
+        .fetch_one(connection)
+        .await?;
+        let timeout: Option<i64> = row.try_get("sender_timeout")?;
+        Ok(Self {
+            version: row.try_get("version")?,
+            wal_level: row.try_get("wal_level")?,
+            standby: row.try_get("standby")?,
+            replication: row.try_get("replication")?,
+            role: row.try_get("role")?,
+            sender_timeout: timeout.filter(|ms| *ms > 0).map(|ms| Duration::from_millis(ms.unsigned_abs())),
+        })
+    }
+
+    pub(crate) fn check(&self, place: &str, faults: &Faults) -> Result<(), SourceError> {
+        check_version(self.version, faults)?;
+        if self.standby {
+            return Err(faults.setup(
+                format!("the server at {place} is a standby"),
+                "write the primary's address in url: watermarks and the slot need a server that can be written to",
+            ));
+        }
+        if self.wal_level != "logical" {
+            return Err(faults.setup(
+                format!("the server at {place} has wal_level = {}, which leaves row changes out of its log", self.wal_level),
+                "run `ALTER SYSTEM SET wal_level = 'logical'` as a superuser and restart PostgreSQL",
+            ));
+        }
+        if !self.replication {
+            return Err(faults.setup(
+                format!("role {} may not replicate", quote_name(&self.role)),
+                format!("run `ALTER ROLE {} REPLICATION`", quote_name(&self.role)),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    Err(faults.setup(
+        format!("the server is PostgreSQL {}, this connector needs 14 or newer", version / 10_000),
+        "upgrade the server; majors below 14 get no security fixes any more",
+    ))
+}
+
+/// Every selected table can be identified row by row, read, and keeps what is excluded out of its key.
+pub(crate) fn check_tables(
+    system: &System,
+    config: &PostgresConfig,
+    role: &str,
+    tables: &[TableFacts],
+    faults: &Faults,
+) -> Result<(), SourceError> {
+    if tables.is_empty() {
+        let patterns: Vec<String> = system.tables.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
+        return Err(faults.setup(
+            format!("no table matches {}", patterns.join(", ")),
+            "check `tables` of the system and the database in url; names are compared as PostgreSQL stores them, so unquoted \
+             ones are in lower case",
+        ));
+    }
+    for table in tables {
+        check_identity(table, faults)?;
+        check_declared_key(system, table, faults)?;
+        let cut = system.exclude_columns.iter().filter(|(of, _)| *of == table.name);
+        for (_, column) in cut {
+            if table.key.contains(column) {
+                return Err(faults.setup(
+                    format!("column {column} of {} is excluded and part of its key", table.name),
+                    "take it out of exclude_columns, or give the table another replica identity index",
+                ));
+            }
+        }
+    }
+    let lacking = prepare::missing_grants(system, role, tables);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        tables.iter().filter(|table| !prepare::readable(system, table)).map(|t| t.name.to_string()).collect();
+    Err(faults.setup(
+        format!("role {} may not read {} (slot {})", quote_name(role), names.join(", "), config.slot),
+        format!("run as the tables' owner:\n    {};", lacking.join(";\n    ")),
+    ))
+}
+
+fn check_identity(table: &TableFacts, faults: &Faults) -> Result<(), SourceError> {
+    let quoted = prepare::quoted(&table.name);
+    match table.identity {
+        b'f' => Ok(()),
+        b'i' | b'd' if !table.key.is_empty() => Ok(()),
+        b'n' => Err(faults.setup(
+            format!("table {} has REPLICA IDENTITY NOTHING: updates and deletes would not say which row", table.name),
+            format!("run `ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT` (with a primary key) or `... REPLICA IDENTITY FULL`"),
+        )),
+        _ => Err(faults.setup(
+            format!(
+                "table {} has no primary key: once published, PostgreSQL would refuse its updates and deletes",
+                table.name
+            ),
+            format!(
+                "run `ALTER TABLE {quoted} REPLICA IDENTITY FULL` (and declare its key under [keys] if it has one), add a primary \
+                 key, or take the table out of `tables`"
+            ),
+        )),
+    }
+}
+
+/// A declared key has to be in every before image, or a delete would not say which row it ends.
+fn check_declared_key(system: &System, table: &TableFacts, faults: &Faults) -> Result<(), SourceError> {
+    let Some((_, key)) = system.keys.iter().find(|(of, _)| *of == table.name) else { return Ok(()) };
+    let is_cut = |column: &String| system.exclude_columns.iter().any(|(of, name)| *of == table.name && name == column);
+    if let Some(column) = key.iter().find(|column| table.column(column).is_none() || is_cut(column)) {
+        return Err(faults
+            .setup(format!("key column {column} of {} does not exist or is excluded", table.name), "mend [keys] of the system"));
+    }
+    let same = key.len() == table.key.len() && key.iter().all(|column| table.key.contains(column));
+    if same || table.identity == b'f' {
+        return Ok(());
+    }
+    Err(faults.setup(
+        format!("the declared key of {} is not its replica identity, so deletes would not carry it", table.name),
+        format!(
+            "run `ALTER TABLE {} REPLICA IDENTITY FULL`, or use the identity's columns as the key",
+            prepare::quoted(&table.name)
+        ),
+    ))
+}
+
+/// Columns of each published table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Publication {
+    /// `None` for servers without column lists.
+    pub(crate) columns: Option<BTreeMap<TableName, Vec<String>>>,
+}
+
+impl Publication {
+    pub(crate) fn columns_of(&self, table: &TableName) -> Option<&[String]> {
+        self.columns.as_ref().map(|all| all.get(table).map(Vec::as_slice).unwrap_or_default())
+    }
+}
+
+/// Makes the publication where it is missing, and checks that it holds every selected table with all its changes.
+pub(crate) async fn publication(
+    connection: &mut PgConnection,
+    server: &Server,
+    system: &System,
+    config: &PostgresConfig,
+    tables: &[TableFacts],
+    faults: &Faults,
+) -> Result<Publication, SourceError> {
+    let name = &config.publication;
+    let failed = |error| faults.query("reading the publication", &error);
+    let facts = sqlx::query(
+        "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS whole FROM pg_publication WHERE pubname = $1",
+    )
+    .bind(name)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed)?;
+    match facts {
+        None => make_publication(connection, server, system, config, tables, faults).await?,
+        Some(row) if !row.try_get::<bool, _>("whole").map_err(failed)? => {
+            return Err(faults.setup(
+                format!("publication {} leaves out some kinds of changes", quote_name(name)),
+                format!("run `ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')`", quote_name(name)),
+            ));
+        }
+        Some(_) => {}
+    }
+    let listed = published(connection, server, name).await.map_err(failed)?;
+    let absent: Vec<&TableFacts> = tables.iter().filter(|table| !listed.contains_key(&table.name)).collect();
+    if !absent.is_empty() {
+        let names: Vec<String> = absent.iter().map(|table| table.name.to_string()).collect();
+        let add = prepare::add_to_publication(system, config, server.version, &absent);
+        return Err(faults.setup(
+            format!("publication {} lacks {}", quote_name(name), names.join(", ")),
+            format!("run as the tables' owner: {add}"),
+        ));
+    }
+    if let Some((table, _)) =
+        listed.iter().find(|(name, entry)| entry.filtered && tables.iter().any(|table| table.name == **name))
+    {
+        return Err(faults.setup(
+            format!("publication {} has a row filter on {table}: rows that it hides would never arrive", quote_name(name)),
+            "set the table again without WHERE; which rows a department may have is decided by subscriptions",
+        ));
+    }
+    let columns =
+        (server.version >= COLUMN_LISTS).then(|| listed.into_iter().map(|(table, entry)| (table, entry.columns)).collect());
+    Ok(Publication { columns })
+}
+
+struct Published {
+    columns: Vec<String>,
+    filtered: bool,
+}
+
+async fn published(
+    connection: &mut PgConnection,
+    server: &Server,
+    name: &str,
+) -> Result<BTreeMap<TableName, Published>, sqlx::Error> {
+    let extra = if server.version >= COLUMN_LISTS {
+        "attnames::text[] AS columns, rowfilter IS NOT NULL AS filtered"
+    } else {
+        "NULL::text[] AS columns, false AS filtered"
+    };
+    let sql = format!(
+        "SELECT schemaname::text AS schema, tablename::text AS name, {extra} FROM pg_publication_tables WHERE pubname = {}",
+        quote_literal(name)
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    rows.into_iter()
+        .map(|row| {
+            let table = TableName::new(row.try_get::<String, _>("schema")?, row.try_get::<String, _>("name")?);
+            let columns = row.try_get::<Option<Vec<String>>, _>("columns")?.unwrap_or_default();
+            Ok((table, Published { columns, filtered: row.try_get("filtered")? }))
+        })
+        .collect()
+}
+
+async fn make_publication(
+    connection: &mut PgConnection,
+    server: &Server,
+    system: &System,
+    config: &PostgresConfig,
+    tables: &[TableFacts],
+    faults: &Faults,
+) -> Result<(), SourceError> {
+    let all: Vec<&TableFacts> = tables.iter().collect();
+    let sql = prepare::create_publication(system, config, server.version, &all);
+    match sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(connection).await {
+        Ok(_) => {
+            tracing::info!(system = %system.name, publication = %config.publication, "made the publication");
+            Ok(())
+        }
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => Err(faults.setup(
+            format!(
+                "publication {} does not exist and role {} may not make it ({})",
+                quote_name(&config.publication),
+                quote_name(&server.role),
+                error.message()
+            ),
+            format!("run as the tables' owner: {sql}"),
+        )),
+        Err(error) => Err(faults.query("making the publication", &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::relation::tests::{facts, system};
+    use super::*;
+
+    fn check(system: &System, table: &TableFacts) -> Result<(), SourceError> {
+        let guitong_schemas::contract::SourceConfig::Postgres(config) = &system.source else { panic!("not PostgreSQL") };
+        check_tables(system, config, "reader", std::slice::from_ref(table), &Faults::of(system))
+    }
+
+    #[test]
+    fn old_servers_are_refused() {
+        let faults = Faults::new("register");
+        assert!(check_version(140_000, &faults).is_ok());
+        let error = check_version(130_011, &faults).unwrap_err().to_string();
+        assert!(error.contains("PostgreSQL 13") && error.contains("14 or newer"), "{error}");
+    }
+
+    #[test]
+    fn tables_without_identity_are_refused_before_they_are_published() {
+        let system = system();
+        let mut table = facts();
+        assert!(check(&system, &table).is_ok());
+        table.key.clear();
+        let error = check(&system, &table).unwrap_err().to_string();
+        assert!(error.contains("ALTER TABLE \"public\".\"企业\" REPLICA IDENTITY FULL"), "{error}");
+        table.identity = b'f';
+        assert!(check(&system, &table).is_ok());
+        table.identity = b'n';
+        assert!(check(&system, &table).unwrap_err().to_string().contains("REPLICA IDENTITY NOTHING"));
+    }
+
+    #[test]
+    fn an_excluded_key_column_is_refused() {
+        let mut system = system();
+        let table = facts();
+        system.exclude_columns.push((table.name.clone(), "编号".into()));
+        assert!(check(&system, &table).unwrap_err().to_string().contains("part of its key"));
+    }
+
+    #[test]
+    fn missing_grants_come_with_the_statement() {
+        let mut table = facts();
+        table.columns[2].readable = false;
+        let error = check(&system(), &table).unwrap_err().to_string();
+        assert!(error.contains("GRANT SELECT ON \"public\".\"企业\" TO \"reader\""), "{error}");
+        let mut system = system();
+        system.exclude_columns.push((table.name.clone(), "电话".into()));
+        assert!(check(&system, &table).is_ok(), "what is excluded need not be readable");
+    }
+}

@@ -1,0 +1,219 @@
+//! The replication slot: made once, checked at every start, never advanced beyond what the log holds.
+
+use guitong_schemas::contract::system::PostgresConfig;
+use guitong_schemas::position::Lsn;
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+
+use super::fault::Faults;
+use super::position::Position;
+use crate::source::SourceError;
+
+/// A slot as `pg_replication_slots` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slot {
+    plugin: Option<String>,
+    database: Option<String>,
+    active_pid: Option<i32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    wal_status: Option<String>,
+    pub(crate) confirmed: Option<Lsn>,
+}
+
+/// Where a start goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// A new slot is to be made.
+    New,
+    /// A slot that nobody has read from on our behalf: everything from its place on.
+    Adopt(Lsn),
+    Resume,
+}
+
+/// What stands in the way of a start.
+#[derive(Debug)]
+pub(crate) enum Obstacle {
+    Fault(SourceError),
+    /// Changes may be missing: why.
+    Gap(String),
+}
+
+pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Slot>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT plugin::text, database::text, active_pid, wal_status, \
+         (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed FROM pg_replication_slots WHERE slot_name = $1",
+    )
+    .bind(name)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        Ok(Slot {
+            plugin: row.try_get("plugin")?,
+            database: row.try_get("database")?,
+            active_pid: row.try_get("active_pid")?,
+            wal_status: row.try_get("wal_status")?,
+            confirmed: row.try_get::<Option<i64>, _>("confirmed")?.map(|lsn| Lsn(lsn.cast_unsigned())),
+        })
+    })
+    .transpose()
+}
+
+/// Makes the slot; waits until the transactions that are open now have ended. Gives the place from which it streams.
+pub(crate) async fn make(connection: &mut PgConnection, name: &str) -> Result<Lsn, sqlx::Error> {
+    let lsn: i64 =
+        sqlx::query_scalar("SELECT (lsn - '0/0'::pg_lsn)::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')")
+            .bind(name)
+            .fetch_one(connection)
+            .await?;
+    Ok(Lsn(lsn.cast_unsigned()))
+}
+
+pub(crate) async fn drop_slot(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_drop_replication_slot($1)").bind(name).execute(connection).await.map(|_| ())
+}
+
+/// Compares slot, position and server.
+pub(crate) fn check(
+    slot: Option<&Slot>,
+    position: Option<&Position>,
+    server: (&str, u32, Lsn),
+    database: &str,
+    config: &PostgresConfig,
+    faults: &Faults,
+) -> Result<Start, Obstacle> {
+    let name = &config.slot;
+    if let Some(slot) = slot {
+        check_kind(slot, name, database, faults).map_err(Obstacle::Fault)?;
+    }
+    if let Some(position) = position {
+        check_server(position, server).map_err(Obstacle::Gap)?;
+    }
+    let Some(slot) = slot else {
+        return match position {
+            None => Ok(Start::New),
+            Some(position) => Err(Obstacle::Gap(format!(
+                "replication slot {name} is gone; changes after {} that it kept may be lost",
+                position.lsn
+            ))),
+        };
+    };
+    if slot.wal_status.as_deref() == Some("lost") {
+        return Err(Obstacle::Gap(format!(
+            "replication slot {name} has lost its log: the server removed more than max_slot_wal_keep_size lets it keep"
+        )));
+    }
+    let confirmed = slot.confirmed.unwrap_or_default();
+    match position {
+        None => Ok(Start::Adopt(confirmed)),
+        Some(position) if confirmed > position.lsn => Err(Obstacle::Gap(format!(
+            "replication slot {name} is confirmed up to {confirmed}, the exchange log ends at {}: the log was restored from a \
+             backup, or another consumer reads from this slot",
+            position.lsn
+        ))),
+        Some(_) => Ok(Start::Resume),
+    }
+}
+
+fn check_kind(slot: &Slot, name: &str, database: &str, faults: &Faults) -> Result<(), SourceError> {
+    let other = "name another slot in the system's file, or drop this one if nobody needs it: \
+                 SELECT pg_drop_replication_slot";
+    if slot.plugin.as_deref() != Some("pgoutput") {
+        let plugin = slot.plugin.as_deref().map_or("physical".to_owned(), |plugin| format!("of plugin {plugin}"));
+        return Err(faults
+            .setup(format!("replication slot {name} exists and is {plugin}, not of pgoutput"), format!("{other}('{name}')")));
+    }
+    if slot.database.as_deref() != Some(database) {
+        let of = slot.database.as_deref().unwrap_or("no database");
+        return Err(faults.setup(
+            format!("replication slot {name} belongs to database {of}, this system reads {database}"),
+            format!("{other}('{name}')"),
+        ));
+    }
+    if let Some(pid) = slot.active_pid {
+        return Err(faults.unavailable(format!(
+            "replication slot {name} is in use by server process {pid}; an earlier connection of this connector is let go when \
+             the server notices its end; if it stays so, another consumer uses the slot: give this system a slot of its own"
+        )));
+    }
+    Ok(())
+}
+
+/// The server is the one that the position was made on, and has not gone back.
+fn check_server(position: &Position, (system_id, timeline, end): (&str, u32, Lsn)) -> Result<(), String> {
+    if position.system_id != system_id {
+        return Err(format!(
+            "the server's system identifier is {system_id}, changes were read from {}: this is another server",
+            position.system_id
+        ));
+    }
+    if position.timeline != timeline {
+        return Err(format!(
+            "the server is on timeline {timeline}, changes were read from timeline {}: it was restored or a standby took over, \
+             and what was read last may not have happened there",
+            position.timeline
+        ));
+    }
+    if position.lsn > end {
+        return Err(format!("the server's log ends at {end}, before {}, up to where it was read: it was restored", position.lsn));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::relation::tests::system;
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot {
+            plugin: Some("pgoutput".into()),
+            database: Some("register".into()),
+            active_pid: None,
+            wal_status: Some("reserved".into()),
+            confirmed: Some(Lsn(100)),
+        }
+    }
+
+    fn checked(slot: Option<Slot>, position: Option<(u64, u32, &str)>) -> Result<Start, String> {
+        let system = system();
+        let guitong_schemas::contract::SourceConfig::Postgres(config) = &system.source else { panic!("not PostgreSQL") };
+        let position = position.map(|(lsn, timeline, id)| Position::new(id.into(), timeline, 1, Lsn(lsn)));
+        let server = ("7", 1, Lsn(1_000));
+        check(slot.as_ref(), position.as_ref(), server, "register", config, &Faults::of(&system)).map_err(|obstacle| {
+            match obstacle {
+                Obstacle::Fault(error) => error.to_string(),
+                Obstacle::Gap(detail) => format!("gap: {detail}"),
+            }
+        })
+    }
+
+    #[test]
+    fn starts_and_gaps() {
+        let gap = |result: Result<Start, String>, words: &str| {
+            let text = result.unwrap_err();
+            assert!(text.starts_with("gap: ") && text.contains(words), "{text}");
+        };
+        assert_eq!(checked(None, None), Ok(Start::New));
+        assert_eq!(checked(Some(slot()), None), Ok(Start::Adopt(Lsn(100))));
+        assert_eq!(checked(Some(slot()), Some((100, 1, "7"))), Ok(Start::Resume));
+        gap(checked(None, Some((100, 1, "7"))), "is gone");
+        gap(checked(Some(slot()), Some((99, 1, "7"))), "confirmed up to 0/64");
+        gap(checked(Some(slot()), Some((100, 2, "7"))), "timeline 1, changes were read from timeline 2");
+        gap(checked(Some(slot()), Some((100, 1, "8"))), "system identifier");
+        gap(checked(Some(slot()), Some((1_001, 1, "7"))), "the server's log ends at");
+        gap(checked(Some(Slot { wal_status: Some("lost".into()), ..slot() }), Some((100, 1, "7"))), "lost its log");
+    }
+
+    #[test]
+    fn slots_of_others_are_left_alone() {
+        for (other, words) in [
+            (Slot { plugin: Some("test_decoding".into()), ..slot() }, "of plugin test_decoding"),
+            (Slot { plugin: None, ..slot() }, "physical"),
+            (Slot { database: Some("other".into()), ..slot() }, "belongs to database other"),
+            (Slot { active_pid: Some(7), ..slot() }, "in use by server process 7"),
+        ] {
+            let text = checked(Some(other), None).unwrap_err();
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

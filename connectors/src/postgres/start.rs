@@ -1,0 +1,235 @@
+//! The start of a connection: checks in the order in which a person would mend what they find, then slot, position and first load.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SourceConfig, System};
+use guitong_schemas::position::Lsn;
+use guitong_schemas::table::TableName;
+use sqlx::postgres::PgConnection;
+
+use super::catalogue::{self, TableFacts};
+use super::config::Address;
+use super::fault::Faults;
+use super::metrics::Metrics;
+use super::position::Position;
+use super::relation::{Relation, Relations, message_of};
+use super::session::Session;
+use super::setup::{self, Publication, Server};
+use super::slot::{self, Obstacle, Start};
+use super::snapshot::{self, FirstLoad, Pending};
+use super::stream::Assembly;
+use super::wire::{Identity, Wire};
+use super::{PostgresSource, SURVEY};
+use crate::source::SourceError;
+
+/// What `prepare` has to know of a database.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// The user of the connection URL.
+    pub role: String,
+    /// `server_version_num`, such as 150018.
+    pub server_version: i32,
+    pub tables: Vec<TableFacts>,
+}
+
+/// Looks at the tables that the system names; needs no rights beyond connecting.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn survey(system: &System) -> Result<Survey, SourceError> {
+    let faults = Faults::of(system);
+    let config = config_of(system, &faults)?;
+    let address = address(system, &config, &faults)?;
+    let mut connection = address.connect().await.map_err(|error| faults.query("connecting", &error))?;
+    let asked = async {
+        let server = Server::ask(&mut connection).await?;
+        Ok::<_, sqlx::Error>((server.version, catalogue::selected(&mut connection, system).await?))
+    };
+    let (server_version, tables) = asked.await.map_err(|error| faults.query("reading the catalogue", &error))?;
+    Ok(Survey { role: address.user().to_owned(), server_version, tables })
+}
+
+fn config_of(system: &System, faults: &Faults) -> Result<PostgresConfig, SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(config) => Ok(config.clone()),
+        _ => Err(faults.setup("this system is no PostgreSQL database", "set kind = \"postgres\"")),
+    }
+}
+
+fn address(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
+    Address::parse(&config.url, format!("guitong {}", system.name), faults)
+}
+
+pub(crate) async fn connect(
+    system: Arc<System>,
+    position: Option<Bytes>,
+    max_record: usize,
+    metrics: &Metrics,
+) -> Result<PostgresSource, SourceError> {
+    // Without a provider chosen TLS panics; another part of the process may have chosen one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let faults = Faults::of(&system);
+    let config = config_of(&system, &faults)?;
+    let position = position.as_ref().map(|bytes| Position::from_bytes(bytes));
+    let position = position.transpose().map_err(|error| faults.protocol(format!("the stored position: {error}")))?;
+    let address = address(&system, &config, &faults)?;
+    let mut connection = address.connect().await.map_err(|error| faults.query("connecting", &error))?;
+
+    let server = Server::ask(&mut connection).await.map_err(|error| faults.query("asking the server", &error))?;
+    server.check(&address.place(), &faults)?;
+    let tables = catalogue::selected(&mut connection, &system).await;
+    let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
+    setup::check_tables(&system, &config, address.user(), &tables, &faults)?;
+    let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
+
+    let names = (config.slot.as_str(), config.publication.as_str());
+    let durable = position.as_ref().map_or(Lsn(0), |position| position.lsn);
+    let mut wire = Wire::open(&address, names, durable, server.sender_timeout, &faults).await?;
+    let identity = wire.identify().await?;
+    let begin = begin(&mut connection, &config, &address.database, position, &identity, &faults).await?;
+    if begin.position.lsn != durable {
+        wire = Wire::open(&address, names, begin.position.lsn, server.sender_timeout, &faults).await?;
+    }
+    wire.start().await?;
+
+    let metrics = metrics.of(system.name.as_str());
+    let mut relations = Relations::default();
+    let mut assembly = Assembly::new(begin.position, max_record / 2, metrics.clone());
+    let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
+    for (index, name) in begin.stale.iter().enumerate() {
+        if let Some((_, relation)) = known.iter().find(|(facts, _)| facts.name == *name) {
+            assembly.forget(&relation.table, now_us(), u32::try_from(index).unwrap_or(u32::MAX));
+        }
+    }
+    let mut session = Session::new(address, connection, faults.clone());
+    let load = first_load(&system, &mut assembly.position, &known, &mut session, begin.read_again).await?;
+    Ok(PostgresSource {
+        tables: tables.iter().map(|table| table.name.to_string()).collect(),
+        handed: (assembly.position.lsn, Instant::now()),
+        server_end: identity.end,
+        system,
+        config,
+        faults,
+        wire,
+        session,
+        relations,
+        publication,
+        assembly,
+        load,
+        dirty: begin.fresh,
+        retained: None,
+        next_survey: Instant::now() + SURVEY / 10,
+        metrics,
+    })
+}
+
+struct Begin {
+    position: Position,
+    /// The position is not in the log yet.
+    fresh: bool,
+    /// Tables of an earlier epoch.
+    stale: Vec<TableName>,
+    /// Read every table even where snapshots are off: the gap is repaired by it.
+    read_again: bool,
+}
+
+/// Where to begin: after the stored position, at a slot without one, or at a new slot; after a gap only where the system allows it.
+async fn begin(
+    connection: &mut PgConnection,
+    config: &PostgresConfig,
+    database: &str,
+    position: Option<Position>,
+    identity: &Identity,
+    faults: &Faults,
+) -> Result<Begin, SourceError> {
+    let failed = |error: sqlx::Error| faults.query("preparing the replication slot", &error);
+    let found = slot::find(connection, &config.slot).await.map_err(failed)?;
+    let server = (identity.system_id.as_str(), identity.timeline, identity.end);
+    let fresh = |epoch, lsn| Position::new(identity.system_id.clone(), identity.timeline, epoch, lsn);
+    match slot::check(found.as_ref(), position.as_ref(), server, database, config, faults) {
+        Ok(start) => {
+            let (position, is_fresh) = match (start, position) {
+                (Start::Resume, Some(position)) => (position, false),
+                (Start::Adopt(lsn), _) => (fresh(1, lsn), true),
+                (Start::New | Start::Resume, _) => (fresh(1, slot::make(connection, &config.slot).await.map_err(failed)?), true),
+            };
+            Ok(Begin { position, fresh: is_fresh, stale: Vec::new(), read_again: false })
+        }
+        Err(Obstacle::Fault(error)) => Err(error),
+        Err(Obstacle::Gap(detail)) => {
+            let Some(old) = position.filter(|_| config.on_gap == GapPolicy::Resnapshot) else { return Err(faults.gap(detail)) };
+            tracing::warn!(
+                slot = config.slot,
+                detail,
+                epoch = old.epoch + 1,
+                "changes may be missing: reading every table again"
+            );
+            if found.is_some() {
+                slot::drop_slot(connection, &config.slot).await.map_err(failed)?;
+            }
+            let lsn = slot::make(connection, &config.slot).await.map_err(failed)?;
+            let stale = old.tables.iter().map(|progress| progress.table()).collect();
+            Ok(Begin { position: fresh(old.epoch + 1, lsn), fresh: true, stale, read_again: true })
+        }
+    }
+}
+
+/// Every selected table as the stream would announce it now.
+async fn relations_of<'a>(
+    connection: &mut PgConnection,
+    relations: &mut Relations,
+    system: &System,
+    publication: &Publication,
+    tables: &'a [TableFacts],
+    faults: &Faults,
+) -> Result<Vec<(&'a TableFacts, Arc<Relation>)>, SourceError> {
+    let oids: Vec<u32> = tables.iter().flat_map(|table| &table.columns).map(|column| column.type_oid).collect();
+    let learned = catalogue::learn_types(connection, &mut relations.types, &oids).await;
+    learned.map_err(|error| faults.query("reading the catalogue", &error))?;
+    Ok(tables
+        .iter()
+        .map(|facts| {
+            let message = message_of(facts, publication.columns_of(&facts.name));
+            let relation = Relation::new(message, Some(facts), &relations.types, system);
+            (facts, relations.shared(relation))
+        })
+        .collect())
+}
+
+async fn first_load(
+    system: &System,
+    position: &mut Position,
+    known: &[(&TableFacts, Arc<Relation>)],
+    session: &mut Session,
+    read_again: bool,
+) -> Result<FirstLoad, SourceError> {
+    if !system.snapshot.enabled && !read_again && position.tables.iter().all(|progress| progress.after.is_none()) {
+        for (facts, _) in known {
+            if !position.progress().contains_key(&facts.name) {
+                position.set_progress(&facts.name, None, 0);
+            }
+        }
+    }
+    let progress = position.progress();
+    let mut pending: Vec<Pending> = known
+        .iter()
+        .filter_map(|(facts, relation)| {
+            let after = match progress.get(&facts.name) {
+                None => None,
+                Some(progress) => Some(progress.after.clone()?),
+            };
+            Some(Pending::new(Arc::clone(relation), facts, after))
+        })
+        .collect();
+    snapshot::order(&mut pending);
+    let barrier = if pending.is_empty() { None } else { Some(session.visibility().await?.xmax()) };
+    let rows_done = progress.values().map(|progress| progress.rows).sum();
+    Ok(FirstLoad::new(&system.snapshot, VecDeque::from(pending), barrier, rows_done))
+}
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|past| i64::try_from(past.as_micros()).ok()).unwrap_or(0)
+}

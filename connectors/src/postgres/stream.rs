@@ -1,0 +1,247 @@
+//! From decoded messages to changes with versions, and the position that stands after them.
+//!
+//! A change's version is its transaction's commit LSN and its own LSN; several changes can share an LSN (rows of one `COPY` or multi-row
+//! record), so each further one has the next index. The server sends a transaction again in the same order after a restart, so that
+//! what was published of it is recognised by LSN and index and left out.
+
+use std::sync::Arc;
+
+use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowImage, SnapshotMark};
+use guitong_schemas::position::{Lsn, Version};
+
+use super::decode::{Old, Tuple};
+use super::image;
+use super::metrics::SystemMetrics;
+use super::position::{Inside, Position};
+use super::relation::Relation;
+use super::snapshot::{Chunk, FirstLoad, Verdict};
+
+/// A tuple that is not of its relation's shape.
+#[derive(Debug, thiserror::Error)]
+#[error("a row of {0} does not have the columns that were announced")]
+pub(crate) struct WrongShape(String);
+
+/// The transaction that is being received.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) commit: u64,
+    pub(crate) xid: u32,
+    /// Commit time, microseconds since 1970-01-01T00:00:00Z.
+    pub(crate) ts_us: i64,
+    change: u64,
+    index: u32,
+    begun: bool,
+}
+
+/// What has been received and not handed out.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    pub(crate) position: Position,
+    pub(crate) transaction: Option<Transaction>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) bytes: usize,
+    pub(crate) newest_commit_us: Option<i64>,
+    /// Largest row image; values beyond it are left out, largest first.
+    image_limit: usize,
+    metrics: SystemMetrics,
+}
+
+/// Microseconds between 1970-01-01, which we count from, and 2000-01-01, which PostgreSQL counts from.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+impl Assembly {
+    pub(crate) fn new(position: Position, image_limit: usize, metrics: SystemMetrics) -> Self {
+        Self { position, transaction: None, changes: Vec::new(), bytes: 0, newest_commit_us: None, image_limit, metrics }
+    }
+
+    pub(crate) fn begin(&mut self, commit: u64, xid: u32, commit_time: i64) {
+        if self.position.inside.is_some_and(|inside| inside.commit < commit) {
+            self.position.inside = None;
+        }
+        self.position.settling.retain(|table| table.until.0 >= commit);
+        let ts_us = commit_time.saturating_add(POSTGRES_EPOCH_US);
+        self.transaction = Some(Transaction { commit, xid, ts_us, change: 0, index: 0, begun: false });
+    }
+
+    /// The transaction is whole; `end` is where the next one can begin.
+    pub(crate) fn commit(&mut self, end: u64) -> Option<Transaction> {
+        self.position.lsn = self.position.lsn.max(Lsn(end));
+        self.position.last_commit = Some(Lsn(end));
+        self.position.inside = None;
+        self.transaction.take()
+    }
+
+    /// The server has nothing more before `end`.
+    pub(crate) fn idle(&mut self, end: u64) {
+        if self.transaction.is_none() {
+            self.position.lsn = self.position.lsn.max(Lsn(end));
+        }
+    }
+
+    /// The version of the change at `lsn`, or `None` where it was published before a restart.
+    fn version(&mut self, lsn: u64) -> Option<Version> {
+        let transaction = self.transaction.as_mut()?;
+        if transaction.begun && lsn <= transaction.change {
+            transaction.index += 1;
+        } else {
+            (transaction.change, transaction.index, transaction.begun) = (lsn, 0, true);
+        }
+        let here = Inside { commit: transaction.commit, change: transaction.change, index: transaction.index };
+        if let Some(inside) = self.position.inside
+            && inside.commit == here.commit
+            && (inside.change, inside.index) >= (here.change, here.index)
+        {
+            return None;
+        }
+        self.position.inside = Some(here);
+        Some(Version { epoch: self.position.epoch, commit: here.commit, change: here.change, index: here.index, revision: 0 })
+    }
+
+    pub(crate) fn insert(&mut self, relation: &Relation, new: Tuple, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
+        let after = self.image(relation, new)?;
+        self.deliver(relation, lsn, (Operation::Create, Before::None, Some(after)), load);
+        Ok(())
+    }
+
+    pub(crate) fn update(
+        &mut self,
+        relation: &Relation,
+        (old, new): (Old, Tuple),
+        lsn: u64,
+        load: &mut FirstLoad,
+    ) -> Result<(), WrongShape> {
+        let mut after = self.image(relation, new)?;
+        let key = &relation.table.key;
+        let before = match old {
+            Old::None => Before::None,
+            Old::Key(tuple) => {
+                let before = self.image(relation, tuple)?;
+                if image::key_has_absent(&after, key) {
+                    after = image::complete(&after, &before, Some(key));
+                }
+                Before::Key(before)
+            }
+            Old::Full(tuple) => {
+                let before = self.image(relation, tuple)?;
+                if image::has_absent(&after) {
+                    after = image::complete(&after, &before, None);
+                }
+                Before::Full(before)
+            }
+        };
+        let moved = before.row().is_some_and(|before| relation.has_key() && image::key(before, key) != image::key(&after, key));
+        if moved {
+            self.deliver(relation, lsn, (Operation::Delete, before, None), load);
+            self.deliver(relation, lsn, (Operation::Create, Before::None, Some(after)), load);
+        } else {
+            self.deliver(relation, lsn, (Operation::Update, before, Some(after)), load);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, relation: &Relation, old: Old, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
+        let before = match old {
+            Old::None => Before::None,
+            Old::Key(tuple) => Before::Key(self.image(relation, tuple)?),
+            Old::Full(tuple) => Before::Full(self.image(relation, tuple)?),
+        };
+        self.deliver(relation, lsn, (Operation::Delete, before, None), load);
+        Ok(())
+    }
+
+    pub(crate) fn truncate(&mut self, relation: &Relation, lsn: u64, load: &mut FirstLoad) {
+        self.deliver(relation, lsn, (Operation::Truncate, Before::None, None), load);
+    }
+
+    fn image(&self, relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
+        let image = relation.image(tuple).ok_or_else(|| WrongShape(relation.table.name.to_string()))?;
+        Ok(match image::cut(&image, self.image_limit, &relation.table.key) {
+            None => image,
+            Some(smaller) => {
+                self.metrics.cut.inc();
+                smaller
+            }
+        })
+    }
+
+    fn deliver(
+        &mut self,
+        relation: &Relation,
+        lsn: u64,
+        (operation, before, mut after): (Operation, Before, Option<RowImage>),
+        load: &mut FirstLoad,
+    ) {
+        let Some(version) = self.version(lsn) else { return };
+        let Some(transaction) = &self.transaction else { return };
+        let table = &relation.table;
+        let settled =
+            self.position.settling.iter().any(|held| {
+                held.schema == table.name.schema && held.name == table.name.name && held.snapshot.sees(transaction.xid)
+            });
+        if settled || load.meet(table, transaction.xid, operation, &before, &mut after) == Verdict::InSnapshot {
+            return;
+        }
+        let origin = Origin {
+            ts_us: transaction.ts_us,
+            snapshot: SnapshotMark::Streamed,
+            place: Place::Postgres {
+                xid: Some(u64::from(transaction.xid)),
+                lsn,
+                last_commit_lsn: self.position.last_commit.map(|lsn| lsn.0),
+            },
+        };
+        self.newest_commit_us = Some(transaction.ts_us);
+        self.push(Change { table: Arc::clone(table), operation, version, before, after, origin });
+    }
+
+    /// The rows of a chunk that no streamed change replaced, as of its high watermark.
+    pub(crate) fn chunk(&mut self, chunk: Chunk, watermark: &Transaction) {
+        let (table, rows, marks) = chunk.into_rows();
+        for (index, (row, mark)) in rows.into_iter().zip(marks).enumerate() {
+            self.read(&table, row, mark, (watermark.commit, watermark.ts_us), u32::try_from(index).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// One row of a first load.
+    pub(crate) fn read(
+        &mut self,
+        table: &Arc<guitong_schemas::table::Table>,
+        row: RowImage,
+        mark: SnapshotMark,
+        (commit, ts_us): (u64, i64),
+        index: u32,
+    ) {
+        let row = image::cut(&row, self.image_limit, &table.key).inspect(|_| self.metrics.cut.inc()).unwrap_or(row);
+        self.metrics.snapshot_rows.inc();
+        self.push(Change {
+            table: Arc::clone(table),
+            operation: Operation::Read,
+            version: Version { epoch: self.position.epoch, commit, change: 0, index, revision: 0 },
+            before: Before::None,
+            after: Some(row),
+            origin: Origin { ts_us, snapshot: mark, place: Place::Postgres { xid: None, lsn: commit, last_commit_lsn: None } },
+        });
+    }
+
+    /// What an earlier epoch published of a table holds no longer: every key of it ends before the table is read again.
+    pub(crate) fn forget(&mut self, table: &Arc<guitong_schemas::table::Table>, ts_us: i64, index: u32) {
+        let lsn = self.position.lsn.0;
+        self.push(Change {
+            table: Arc::clone(table),
+            operation: Operation::Truncate,
+            version: Version { epoch: self.position.epoch, commit: lsn, change: 0, index, revision: 0 },
+            before: Before::None,
+            after: None,
+            origin: Origin {
+                ts_us,
+                snapshot: SnapshotMark::Streamed,
+                place: Place::Postgres { xid: None, lsn, last_commit_lsn: None },
+            },
+        });
+    }
+
+    fn push(&mut self, change: Change) {
+        self.bytes += change.size();
+        self.changes.push(change);
+    }
+}
