@@ -2,7 +2,7 @@
 //!
 //! Images come from [`super::decode`] or [`super::copy`], which checked them, so a damaged one simply ends early here.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use guitong_schemas::change::RowImage;
 
 /// The fields of a row, each with its kind byte and length, as they stand in the image.
@@ -97,13 +97,9 @@ pub(crate) fn cut(image: &RowImage, limit: usize, key: &[usize]) -> Option<RowIm
     Some(RowImage(out.freeze()))
 }
 
-/// A copy that does not keep the network buffer alive; for images that outlive their batch.
-pub(crate) fn detached(image: &RowImage) -> RowImage {
-    RowImage(Bytes::copy_from_slice(&image.0))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use guitong_schemas::change::RowBuilder;
     use proptest::prelude::*;
 

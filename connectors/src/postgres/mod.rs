@@ -61,7 +61,6 @@ use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
 use self::relation::{Relation, Relations};
 use self::session::Session;
-use self::setup::Publication;
 use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
@@ -80,7 +79,6 @@ pub struct PostgresSource {
     wire: Wire,
     session: Session,
     relations: Relations,
-    publication: Publication,
     assembly: Assembly,
     load: FirstLoad,
     /// The position moved in a way that must be stored although there are no changes.

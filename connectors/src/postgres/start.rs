@@ -116,7 +116,6 @@ pub(crate) async fn connect(
         wire,
         session,
         relations,
-        publication,
         assembly,
         load,
         dirty: begin.fresh,

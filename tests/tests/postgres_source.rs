@@ -1,0 +1,10 @@
+//! The PostgreSQL source against a real server, published into a real embedded log: only a commit there lets it confirm.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
+
+mod postgres_source {
+    mod first_load;
+    pub(crate) mod harness;
+    mod setup;
+    mod stream;
+}
