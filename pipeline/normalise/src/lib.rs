@@ -4,6 +4,8 @@
 
 mod claims;
 mod error;
+#[cfg(test)]
+mod fixtures;
 mod handle;
 mod keyed;
 mod mapping;

@@ -48,7 +48,8 @@ pub struct FieldMapping {
     pub value: ValueSource,
     /// Used where the source value is null or empty.
     pub default: Option<String>,
-    /// Source value -> standard value; a value that is not listed is an error of the record unless `other` is set.
+    /// Source value -> standard value; a value that is not listed is an error of the record (a warning and null where the field
+    /// is not mandatory) unless `other` is set.
     pub codes: BTreeMap<String, String>,
     /// Standard value of source values that `codes` does not list.
     pub other: Option<String>,
@@ -60,7 +61,8 @@ pub struct FieldMapping {
     pub unit: Option<Unit>,
     /// Edition of the code list at the source (`2011` for GB/T 4754, `1984` for GB/T 4658).
     pub edition: Option<String>,
-    /// Splits one text into a list field.
+    /// Splits one text into a list field. In a field of one value each part makes a record of its own: several winners in one
+    /// row are several records, and all fields that are split so must give the same number of parts.
     pub split: Option<String>,
     /// Line and column in the resource's file, for messages.
     pub at: Place,

@@ -43,7 +43,8 @@ impl FieldOptions {
         only("formats", "date and time", !mapping.formats.is_empty(), is_date || matches!(field.kind, FieldKind::Steps))?;
         only("open_end", "date", mapping.open_end, matches!(field.kind, FieldKind::Date))?;
         only("unit", "amount", mapping.unit.is_some(), matches!(field.kind, FieldKind::Decimal { .. }))?;
-        only("split", "list", mapping.split.is_some(), matches!(field.kind, FieldKind::Codes(_)))?;
+        // A text with several values in a field of one: each makes a record of its own.
+        only("split", "list and single-value", mapping.split.is_some(), !matches!(field.kind, FieldKind::Steps))?;
         only("edition", "industry and education", mapping.edition.is_some(), !field.editions().is_empty())?;
         let old_edition = match mapping.edition.as_deref() {
             None => false,

@@ -16,6 +16,9 @@ const MAX_TEXT: usize = 4 << 10;
 const MAX_LOOPS: usize = 2;
 const GROWING: [&str; 3] = ["replace", "join", "format"];
 
+/// Names of types, which stand as values.
+const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
+
 /// A compiled expression.
 #[derive(Debug)]
 pub(crate) struct Expression {
@@ -155,7 +158,9 @@ impl Survey {
                 Ok(())
             }
             Expr::Ident(name) if name == "row" => Err("`row` is read by column: row.<column>".to_owned()),
-            Expr::Ident(name) if !self.bound.contains(name) => Err(format!("unknown name `{name}`; columns are `row.{name}`")),
+            Expr::Ident(name) if !self.bound.contains(name) && !TYPES.contains(&name.as_str()) => {
+                Err(format!("unknown name `{name}`; columns are `row.{name}`"))
+            }
             Expr::List(list) => list.elements.iter().try_for_each(|element| self.visit(element, depth)),
             Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),
             Expr::Struct(made) => made.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),

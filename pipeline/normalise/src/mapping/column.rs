@@ -12,6 +12,8 @@ pub(crate) enum Cell<'a> {
     Null,
     /// The source did not send it, and what it was is not known.
     Absent,
+    /// The source sent a value that the column's type on the wire could not hold.
+    Lossy,
     Direct(Input<'a>),
     Made(String),
 }
@@ -19,7 +21,7 @@ pub(crate) enum Cell<'a> {
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent => None,
+            Self::Null | Self::Absent | Self::Lossy => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

@@ -44,6 +44,8 @@ pub(crate) enum Refusal {
     CodeUnlisted,
     /// A column was left out by the source and is not known.
     ColumnAbsent,
+    /// The column's type on the wire could not hold the value.
+    ColumnLossy,
     ExpressionFailed,
 }
 
@@ -116,11 +118,15 @@ impl FieldPlan {
         match &self.source {
             Source::Column(slot) => match cell(slot) {
                 Cell::Absent => Reading::Refused(Refusal::ColumnAbsent),
+                Cell::Lossy => Reading::Refused(Refusal::ColumnLossy),
                 cell => cell.input().map_or(Reading::Empty, Reading::Value),
             },
             Source::Constant(text) => Reading::Value(Input::Text(text)),
             Source::Joined { slots, .. } | Source::Cel { slots, .. } if slots.iter().any(|slot| *cell(slot) == Cell::Absent) => {
                 Reading::Refused(Refusal::ColumnAbsent)
+            }
+            Source::Joined { slots, .. } | Source::Cel { slots, .. } if slots.iter().any(|slot| *cell(slot) == Cell::Lossy) => {
+                Reading::Refused(Refusal::ColumnLossy)
             }
             Source::Joined { slots, separator } => {
                 let parts = slots.iter().filter_map(|slot| cell(slot).input()).map(|input| match input {

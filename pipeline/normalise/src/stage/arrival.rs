@@ -5,9 +5,12 @@ use guitong_log::Record;
 use guitong_schemas::avro::frame;
 use guitong_schemas::position::Version;
 
+use crate::transform::Raw;
+
 /// Headers of raw events (CONTRACTS 2).
 pub(crate) const VERSION: &str = "guitong-version";
 pub(crate) const ABSENT: &str = "guitong-absent";
+pub(crate) const LOSSY: &str = "guitong-lossy";
 /// Columns left out because their value is over the limit: what was known of them before no longer holds.
 pub(crate) const TOO_LARGE: &str = "guitong-too-large";
 
@@ -97,14 +100,10 @@ impl Arrival {
         Self { version: version.unwrap_or_default().with_revision(revision), record, source, body, entry }
     }
 
-    /// The Avro of the value; empty where it is not framed.
-    pub(crate) fn avro(&self) -> &[u8] {
-        self.record.value.as_deref().and_then(|value| frame::read(value).ok()).map_or(&[], |(_, body)| body)
-    }
-
-    /// Names of the columns that the event leaves out.
-    pub(crate) fn absent(&self) -> impl Iterator<Item = &str> + Clone {
-        let header = self.record.header(ABSENT).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-        header.split('\n').filter(|name| !name.is_empty())
+    /// The value's bytes and what the headers say of them.
+    pub(crate) fn raw(&self) -> Raw<'_> {
+        let header = |name| self.record.header(name).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+        let avro = self.record.value.as_deref().and_then(|value| frame::read(value).ok()).map_or(&[][..], |(_, body)| body);
+        Raw { avro, absent: header(ABSENT), lossy: header(LOSSY) }
     }
 }

@@ -251,9 +251,7 @@ impl Worker {
             Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, columns: None }),
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
-                Some(Binding::Ready(bound)) => {
-                    runner.run(bound, arrival.avro(), arrival.absent(), columns, fallback_us).map_err(|_| Fault::Decode)
-                }
+                Some(Binding::Ready(bound)) => runner.run(bound, &arrival.raw(), columns, fallback_us).map_err(|_| Fault::Decode),
                 Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
             },

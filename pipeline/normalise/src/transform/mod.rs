@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
+use guitong_schemas::avro::Value;
 use guitong_schemas::avro::decode::{DecodeError, DecodePlan};
-use guitong_schemas::avro::{Value, field_name};
 use guitong_schemas::change::Operation;
 use guitong_schemas::standard::{
     Clock, EntityField, Finding, Grade, Input, Level, Obligation, RecordContext, Rule, StandardValue, Step,
@@ -31,6 +31,17 @@ const LARGE_VALUE: usize = 20;
 const ARENA: usize = 256 << 10;
 /// Longest value that a rejection shows, in characters.
 const SHOWN: usize = 64;
+
+/// The bytes of one event and what its headers say of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raw<'a> {
+    /// Without frame.
+    pub(crate) avro: &'a [u8],
+    /// Avro fields that the source did not send, one a line.
+    pub(crate) absent: &'a str,
+    /// Avro fields whose type could not hold the value, one a line.
+    pub(crate) lossy: &'a str,
+}
 
 /// One event, read.
 #[derive(Debug)]
@@ -107,16 +118,16 @@ impl<'m> Runner<'m> {
         }
     }
 
-    /// Reads one event. `absent` names the columns that it leaves out, `kept` holds what is known of them; `fallback_us` is its
-    /// time where the envelope has none.
-    pub(crate) fn run<'n>(
+    /// Reads one event. `kept` holds what is known of columns that it leaves out; `fallback_us` is its time where the envelope
+    /// has none.
+    pub(crate) fn run(
         &mut self,
         bound: &Bound,
-        avro: &[u8],
-        absent: impl Iterator<Item = &'n str>,
+        raw: &Raw<'_>,
         kept: Option<&Columns>,
         fallback_us: i64,
     ) -> Result<Event, DecodeError> {
+        let Raw { avro, absent, lossy } = *raw;
         let envelope = bound.plan.envelope(avro)?;
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
@@ -125,11 +136,14 @@ impl<'m> Runner<'m> {
             (Operation::Delete, _) | (_, None) => return Ok(Event { source_ts_us, change: Change::Delete, columns: None }),
             (_, Some(after)) => after,
         };
-        let absent: SmallVec<[usize; 4]> = absent.filter_map(|name| bound.plan.field(&field_name(name))).collect();
+        let absent = columns_of(&bound.plan, absent);
+        let lossy = columns_of(&bound.plan, lossy);
         let mut cells = Vec::with_capacity(bound.slots.len());
         for (slot, column) in bound.slots.iter().zip(&self.mapping.columns) {
             cells.push(if absent.contains(&slot.index) {
                 kept.and_then(|kept| kept.get(column)).map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)))
+            } else if lossy.contains(&slot.index) {
+                Cell::Lossy
             } else {
                 after.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
             });
@@ -238,9 +252,11 @@ impl<'m> Runner<'m> {
             Reading::Made(text) => return plan.read(field, Input::Text(&text), clock, &mut self.findings).into_owned(),
             Reading::Refused(refusal) => refusal,
         };
-        let by_obligation = if field.in_key || field.obligation == Obligation::Mandatory { Level::Error } else { Level::Warning };
+        let must = field.obligation == Obligation::Mandatory && !field.derived;
+        let by_obligation = if must { Level::Error } else { Level::Warning };
         let (level, rule) = match refusal {
             Refusal::CodeUnlisted => (by_obligation, Rule::CodeUnknown),
+            Refusal::ColumnLossy => (by_obligation, Rule::ColumnLossy),
             Refusal::ExpressionFailed => (by_obligation, Rule::ExpressionFailed),
             // A null in its place would tell the subscribers that the value is gone.
             Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
@@ -344,6 +360,11 @@ pub(crate) fn describe_key(mapping: &Mapping, plan: &DecodePlan, avro: &[u8]) ->
     parts.collect::<Vec<_>>().join(", ")
 }
 
+/// Places in the row of the fields that a header names, one a line.
+fn columns_of(plan: &DecodePlan, names: &str) -> SmallVec<[usize; 4]> {
+    names.split('\n').filter(|name| !name.is_empty()).filter_map(|name| plan.field(name)).collect()
+}
+
 fn found(level: Level, index: usize, rule: Rule) -> Finding {
     Finding { level, field: u16::try_from(index).unwrap_or(u16::MAX), rule }
 }
@@ -440,26 +461,4 @@ fn shortest(bytes: &[u8; 16]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_take_their_shortest_form() {
-        for (number, bytes) in [(0_i128, &[0][..]), (-1, &[0xFF]), (127, &[0x7F]), (128, &[0, 0x80]), (-129, &[0xFF, 0x7F])] {
-            assert_eq!(shortest(&number.to_be_bytes()), bytes, "{number}");
-        }
-    }
-
-    #[test]
-    fn values_are_masked_by_grade() {
-        for (text, grade, shown) in [
-            ("91450100PDY00001X1", Grade::G0, "91450100PDY00001X1"),
-            ("张三丰", Grade::G2, "张**"),
-            ("450102199001019997", Grade::G3, "450*************97"),
-            ("短", Grade::G3, "*"),
-        ] {
-            assert_eq!(conceal(text, grade), shown);
-        }
-        assert_eq!(conceal(&"长".repeat(65), Grade::G0).chars().count(), SHOWN + 1);
-    }
-}
+mod tests;
