@@ -183,16 +183,34 @@ fn the_environment_overrides_the_exchange_file() {
         ("GUITONG_LOG__PATH", "/var/lib/guitong/log.db"),
         ("GUITONG_TRACE_DAYS", "7"),
     ];
-    // The keys of a Kafka log are unknown to the embedded one, so they have to go from the file.
-    let directory = changed(&[(
-        "exchange.toml",
-        "kind = \"kafka\"\nbrokers = [\"kafka-1:9092\", \"kafka-2:9092\"]\nreplication_factor = 2\n\n[log.properties]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.password\" = \"${file:kafka-password}\"\n",
-        "",
-    )]);
-    let loaded = load_with(directory.path(), &overrides, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let loaded = load_with(&root, &overrides, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     assert_eq!(loaded.exchange.listen.to_string(), "0.0.0.0:80");
     assert_eq!(loaded.exchange.log, LogConfig::Embedded { path: "/var/lib/guitong/log.db".into() });
     assert_eq!(loaded.exchange.trace.as_secs(), 7 * 86_400);
+
+    let without = changed(&[
+        ("exchange.toml", "kind = \"kafka\"\nbrokers = [\"kafka-1:9092\", \"kafka-2:9092\"]", "path = \"log.db\""),
+        ("exchange.toml", "replication_factor = 2\n", ""),
+        (
+            "exchange.toml",
+            "[log.properties]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.password\" = \"${file:kafka-password}\"\n",
+            "",
+        ),
+        ("exchange.toml", "[registry]\nurl = \"https://registry.example/apis/ccompat/v7/\"\nuser = \"guitong\"\n", "[other]\n"),
+        ("exchange.toml", "[other]\npassword = \"${file:kafka-password}\"\n", ""),
+    ]);
+    let kafka = [
+        URL,
+        ("GUITONG_LOG__KIND", "kafka"),
+        ("GUITONG_LOG__BROKERS", "kafka-1:9092, kafka-2:9092"),
+        ("GUITONG_REGISTRY__URL", "http://registry:8080/apis/ccompat/v7"),
+    ];
+    let loaded = load_with(without.path(), &kafka, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let LogConfig::Kafka(log) = loaded.exchange.log else { panic!("not Kafka") };
+    assert_eq!((log.brokers, log.replication_factor), (vec!["kafka-1:9092".to_owned(), "kafka-2:9092".to_owned()], 3));
+    assert_eq!(loaded.exchange.registry.map(|registry| registry.url).as_deref(), Some("http://registry:8080/apis/ccompat/v7"));
+    let embedded = load_with(without.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    assert_eq!(embedded.exchange.registry, None);
 
     let wrong = [URL, ("GUITONG_LISTEN", "everywhere"), ("GUITONG_TRACE_DAYS", "0")];
     let problems = load_with(&root, &wrong, CHECK).unwrap_err();

@@ -41,7 +41,7 @@ pub(super) fn read_exchange(root: Section<'_>, surroundings: &Surroundings<'_>) 
     let std_partitions = root.number("std_partitions", 1..1001).map_or(4, |found| found.value);
     let trace_days = root.number("trace_days", 1..36_501).map_or(30, |found| found.value);
     let (kind, log) = root.section("log").map_or((None, None), |section| read_log(section, surroundings));
-    let registry = root.own_section("registry").map(|section| read_registry(section, surroundings));
+    let registry = root.section("registry").filter(Section::is_declared).map(|section| read_registry(section, surroundings));
     let budgets = root.section("budgets").map_or(DEFAULT_BUDGETS, read_budgets);
     if kind == Some(LogKind::Kafka) && registry.is_none() {
         let help = "add [registry] with its url; the built-in one lives in the embedded log".to_owned();
@@ -101,11 +101,15 @@ enum LogKind {
 fn read_log(section: Section<'_>, surroundings: &Surroundings<'_>) -> (Option<LogKind>, Option<LogConfig>) {
     let kinds = [("embedded", LogKind::Embedded), ("kafka", LogKind::Kafka)];
     let kind = match section.has("kind") {
-        true => section.choice("kind", &kinds).map(|found| found.value),
-        false => Some(LogKind::Embedded),
+        true => section.choice("kind", &kinds),
+        false => Some(Found { value: LogKind::Embedded, at: At::File }),
     };
     section.know("kind");
-    let Some(kind) = kind else { return (None, None) };
+    let Some(Found { value: kind, at }) = kind else { return (None, None) };
+    if matches!(at, At::Variable(_)) {
+        // What the file says of the kind that the environment replaces is idle, not wrong.
+        ["path", "brokers", "replication_factor", "properties", "state_path"].iter().for_each(|key| section.know(key));
+    }
     let path = |key, usual: &str| {
         let given = section.words(key).map_or_else(|| usual.to_owned(), |found| found.value);
         surroundings.root.join(PathBuf::from(given))

@@ -298,6 +298,11 @@ impl<'a> Section<'a> {
         Some(Section { document, report, path: self.full(key), table, at, overrides, known })
     }
 
+    /// Whether the file has the section, or the environment one of its texts that make one.
+    pub(in crate::contract) fn is_declared(&self) -> bool {
+        self.table.is_some() || self.has("url")
+    }
+
     /// A section that the file itself has.
     pub(in crate::contract) fn own_section(&self, key: &str) -> Option<Section<'a>> {
         if self.entry(key).is_none() {
