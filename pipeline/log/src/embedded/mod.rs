@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use sqlx::{Row, SqliteConnection, SqlitePool};
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, watch};
 
 pub use self::backup::Restored;
 use self::file::{FileLock, LogFile};
@@ -29,7 +29,8 @@ use self::owned::Hold;
 use self::reader::Reader;
 use self::rows::unsigned;
 use self::topics::{Extent, Partition, Topic, Topics};
-use self::writer::{Queue, Tx, Work, WorkError, Writer};
+use self::writer::{Queue, Writer};
+pub(crate) use self::writer::{Tx, Work, WorkError};
 use crate::contract::{
     Batch, Bounds, ExchangeLog, LogError, LogId, LogReader, MAX_RECORD, OwnedLog, OwnerId, Placement, Retention, TopicPartition,
     TopicSpec,
@@ -65,6 +66,7 @@ struct Inner {
     appending: Semaphore,
     placement: watch::Sender<Placement>,
     maintaining: Mutex<()>,
+    registering: Mutex<()>,
     metrics: Metrics,
 }
 
@@ -113,6 +115,7 @@ impl EmbeddedLog {
                 appending,
                 placement,
                 maintaining: Mutex::new(()),
+                registering: Mutex::new(()),
                 metrics,
             }),
         })
@@ -126,6 +129,26 @@ impl EmbeddedLog {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Connections that read what is committed.
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.inner.readers
+    }
+
+    /// Does a piece of work in the writer's next transaction.
+    pub(crate) async fn perform(&self, work: Box<dyn Work>) -> Result<(), LogError> {
+        self.inner.queue.perform(work).await
+    }
+
+    /// What an error of SQLite means for the log.
+    pub(crate) fn fault(&self, error: sqlx::Error) -> LogError {
+        self.inner.file.error(error)
+    }
+
+    /// One change of the schema registry at a time: each is decided by what was read before it.
+    pub(crate) async fn registering(&self) -> MutexGuard<'_, ()> {
+        self.inner.registering.lock().await
     }
 
     /// Ends the log after what was appended before; another may open the file when this returns.

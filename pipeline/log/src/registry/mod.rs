@@ -1,11 +1,15 @@
 //! Schema registries: one contract, a client for any Confluent-compatible one and one built into the embedded log.
 
+mod builtin;
 mod client;
+mod code;
+pub mod http;
 
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+pub use builtin::BuiltinRegistry;
 pub use client::RegistryClient;
 pub use guitong_schemas::avro::compat::Compatibility;
 use thiserror::Error;
