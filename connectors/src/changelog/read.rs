@@ -1,0 +1,370 @@
+//! Reads rows of the change log and chunks of tables, and turns both into changes by one codec.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::position::Version;
+use guitong_schemas::table::{Column, ColumnType, Table};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::catalogue::{Captured, Order};
+use super::literal::{self, Literal};
+use super::position::IdSet;
+use super::{fault, quote_name, sql, types};
+use crate::source::SourceError;
+
+/// One row of the change log.
+struct Entry {
+    id: i64,
+    at_us: i64,
+    table: String,
+    op: String,
+    columns: String,
+    before: Option<Vec<u8>>,
+    after: Option<Vec<u8>>,
+}
+
+impl Entry {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let at_ms: Option<i64> = row.try_get(1)?;
+        Ok(Self {
+            id: row.try_get(0)?,
+            at_us: at_ms.unwrap_or(0).saturating_mul(1000),
+            table: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
+            op: row.try_get(3)?,
+            columns: row.try_get::<Option<String>, _>(4)?.unwrap_or_default(),
+            before: row.try_get(5)?,
+            after: row.try_get(6)?,
+        })
+    }
+
+    fn size(&self) -> usize {
+        self.columns.len() + self.before.as_ref().map_or(0, Vec::len) + self.after.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// Changes read, and the ids of the rows they came from.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) changes: Vec<Change>,
+    pub(super) ids: Vec<i64>,
+    /// More may be there.
+    pub(super) cut: bool,
+}
+
+/// One chunk of a table.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) changes: Vec<Change>,
+    pub(super) rows: u64,
+    /// Key of the last row, as literals; `None` where the table ended.
+    pub(super) after: Option<String>,
+}
+
+/// Turns rows into changes; knows the tables as they are now, and remembers which columns held what their type does not.
+#[derive(Debug)]
+pub(super) struct Codec {
+    system: String,
+    epoch: u32,
+    tables: HashMap<String, Captured>,
+    /// By table and columns.
+    shapes: HashMap<(String, String), Arc<Table>>,
+    /// Columns that became text, by table and name.
+    widened: Vec<(String, String)>,
+}
+
+impl Codec {
+    pub(super) fn new(system: &str, epoch: u32, tables: Vec<Captured>) -> Self {
+        let tables = tables.into_iter().map(|captured| (captured.name().to_owned(), captured)).collect();
+        Self { system: system.to_owned(), epoch, tables, shapes: HashMap::new(), widened: vec![] }
+    }
+
+    pub(super) fn table(&self, name: &str) -> Option<&Captured> {
+        self.tables.get(name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tables.len()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.tables.values().map(|captured| captured.table.name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Changes after `after` that are not in `skip`, up to `bytes`.
+    pub(super) async fn changes(
+        &mut self,
+        conn: &mut SqliteConnection,
+        after: i64,
+        skip: &IdSet,
+        bytes: usize,
+    ) -> Result<Changes, SourceError> {
+        let mut read = Changes::default();
+        let mut size = 0;
+        let mut rows = sqlx::query(
+            "SELECT id, at_ms, tbl, op, columns, before_row, after_row FROM guitong_changes WHERE id > $1 ORDER BY id",
+        )
+        .bind(after)
+        .fetch(conn);
+        while let Some(row) = rows.try_next().await.map_err(|error| fault(&self.system, &error))? {
+            let entry = Entry::from_row(&row).map_err(|error| fault(&self.system, &error))?;
+            if skip.contains(entry.id) {
+                continue;
+            }
+            size += entry.size();
+            self.entry(&entry, &mut read.changes)?;
+            read.ids.push(entry.id);
+            if size >= bytes {
+                read.cut = true;
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    /// The changes that one row stands for. A key change is a delete of the old key and a create of the new.
+    fn entry(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), SourceError> {
+        // A table that is not tailed any more.
+        if !self.tables.contains_key(&entry.table) {
+            return Ok(());
+        }
+        let before = entry.before.as_deref().map(|image| self.row(entry, image)).transpose()?;
+        let after = entry.after.as_deref().map(|image| self.row(entry, image)).transpose()?;
+        // Reading `after` may have made a column text, and then `before` is to be of the same table.
+        let table = self.shape(&entry.table, &entry.columns)?;
+        let before = match before {
+            Some(row) if !Arc::ptr_eq(&row.table, &table) => {
+                entry.before.as_deref().map(|image| self.row(entry, image)).transpose()?
+            }
+            before => before,
+        };
+        let mut push = |operation, index, before: Option<RowImage>, after| {
+            let id = entry.id as u64;
+            changes.push(Change {
+                table: Arc::clone(&table),
+                operation,
+                version: Version { epoch: self.epoch, commit: id, change: id, index, revision: 0 },
+                before: before.map_or(Before::None, Before::Full),
+                after,
+                origin: Origin {
+                    ts_us: entry.at_us,
+                    snapshot: SnapshotMark::Streamed,
+                    place: Place::Changelog { change_id: entry.id },
+                },
+            });
+        };
+        match (entry.op.as_str(), before, after) {
+            ("c", None, Some(after)) => push(Operation::Create, 0, None, Some(after.image)),
+            ("d", Some(before), None) => push(Operation::Delete, 0, Some(before.image), None),
+            ("u", Some(before), Some(after)) if before.key == after.key => {
+                push(Operation::Update, 0, Some(before.image), Some(after.image));
+            }
+            ("u", Some(before), Some(after)) => {
+                push(Operation::Delete, 0, Some(before.image), None);
+                push(Operation::Create, 1, None, Some(after.image));
+            }
+            // The emptied row with the largest id, of an earlier position.
+            (_, None, None) => {}
+            _ => return Err(self.broken(entry.id)),
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, entry: &Entry, image: &[u8]) -> Result<DecodedRow, SourceError> {
+        self.image(&entry.table, &entry.columns, image, entry.id)
+    }
+
+    /// The row image of a row as SQL literals.
+    fn image(&mut self, table: &str, columns: &str, literals: &[u8], id: i64) -> Result<DecodedRow, SourceError> {
+        let values = literal::parse(literals).map_err(|_| self.broken(id))?;
+        loop {
+            let shape = self.shape(table, columns)?;
+            if values.len() != shape.columns.len() {
+                return Err(self.broken(id));
+            }
+            match build(&values, &shape) {
+                Ok(image) => return Ok(image),
+                Err(misfit) => self.widen(table, &shape, misfit, id)?,
+            }
+        }
+    }
+
+    /// A value does not go with its column's type: from here on the column is text.
+    fn widen(&mut self, table: &str, shape: &Table, column: usize, id: i64) -> Result<(), SourceError> {
+        let name = shape.columns.get(column).map(|column| column.name.clone()).unwrap_or_default();
+        let is_text = shape.columns.get(column).is_none_or(|column| column.kind == ColumnType::Text);
+        if is_text || shape.key.contains(&column) {
+            return Err(SourceError::Setup {
+                system: self.system.clone(),
+                detail: format!(
+                    "table {table}, key column {name}: change {id} holds a key that is null or not of the column's type"
+                ),
+                help: "correct the row in the department's database, or declare another key for the table under `keys`"
+                    .to_owned(),
+            });
+        }
+        tracing::warn!(system = %self.system, table, column = name, "a value is not of the declared type; the column is text from here on");
+        self.widened.push((table.to_owned(), name));
+        self.shapes.retain(|(of, _), _| of != table);
+        Ok(())
+    }
+
+    /// The table as its columns were when a row was written.
+    fn shape(&mut self, table: &str, columns: &str) -> Result<Arc<Table>, SourceError> {
+        let place = (table.to_owned(), columns.to_owned());
+        if let Some(shape) = self.shapes.get(&place) {
+            return Ok(Arc::clone(shape));
+        }
+        let bad = |detail: String| SourceError::Protocol { system: self.system.clone(), detail };
+        let captured = self.tables.get(table).ok_or_else(|| bad(format!("table {table} is not tailed")))?;
+        let names = literal::parse(columns.as_bytes()).map_err(|_| bad(format!("the columns of table {table} do not read")))?;
+        let mut of_then = vec![];
+        for name in names {
+            let Literal::Text(name) = name else { return Err(bad(format!("the columns of table {table} do not read"))) };
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let mut column = captured.table.column(&name).map_or_else(
+                || Column { name: name.clone(), kind: ColumnType::Text, nullable: true, default: None },
+                |(_, column)| column.clone(),
+            );
+            if self.widened.iter().any(|(of, widened)| of == table && *widened == name) {
+                column.kind = ColumnType::Text;
+            }
+            of_then.push(column);
+        }
+        let key: Option<Vec<usize>> =
+            captured.table.key_columns().map(|key| of_then.iter().position(|column| column.name == key.name)).collect();
+        let key = key.ok_or_else(|| bad(format!("an older change of table {table} does not have its key")))?;
+        let shape = Arc::new(Table { name: captured.table.name.clone(), columns: of_then, key });
+        self.shapes.insert(place, Arc::clone(&shape));
+        Ok(shape)
+    }
+
+    fn broken(&self, id: i64) -> SourceError {
+        SourceError::Protocol {
+            system: self.system.clone(),
+            detail: format!("row {id} of guitong_changes is not as the triggers write it; another program may have changed it"),
+        }
+    }
+
+    /// The next chunk of a table, up to `bytes`; `high` is the largest change id that the same transaction sees.
+    pub(super) async fn chunk(
+        &mut self,
+        conn: &mut SqliteConnection,
+        table: &str,
+        after: Option<&str>,
+        high: i64,
+        first_row: u64,
+        bytes: usize,
+    ) -> Result<Chunk, SourceError> {
+        let Some(captured) = self.tables.get(table).cloned() else {
+            return Ok(Chunk { changes: vec![], rows: 0, after: None });
+        };
+        let columns = captured.columns_text();
+        let bound = after.map(|after| literal::parse(after.as_bytes())).transpose().map_err(|_| self.broken(high))?;
+        let mut query = sqlx::query(sql(chunk_sql(&captured, bound.is_some())));
+        for value in bound.into_iter().flatten() {
+            query = match value {
+                Literal::Integer(digits) => query.bind(number::<i64>(digits)),
+                Literal::Real(number_text) => query.bind(number::<f64>(number_text)),
+                Literal::Text(text) => query.bind(String::from_utf8_lossy(&text).into_owned()),
+                Literal::Blob(digits) => query.bind(hex::decode(digits).unwrap_or_default()),
+                Literal::Null => query.bind(None::<i64>),
+            };
+        }
+        let (mut images, mut size) = (vec![], 0);
+        let mut last = None;
+        let mut rows = query.fetch(conn);
+        while let Some(row) = rows.try_next().await.map_err(|error| fault(&self.system, &error))? {
+            let read = || Ok::<(Vec<u8>, String), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+            let (image, place) = read().map_err(|error| fault(&self.system, &error))?;
+            size += image.len();
+            images.push(image);
+            last = Some(place);
+            if size >= bytes {
+                break;
+            }
+        }
+        drop(rows);
+        let ended = size < bytes;
+        let now_us = jiff::Timestamp::now().as_microsecond();
+        let mut changes = Vec::with_capacity(images.len());
+        let count = images.len();
+        for (at, literals) in images.iter().enumerate() {
+            let row = self.image(table, &columns, literals, high)?;
+            let number = first_row + at as u64;
+            let mark = match at {
+                0 if after.is_none() => SnapshotMark::FirstInTable,
+                at if ended && at + 1 == count => SnapshotMark::LastInTable,
+                _ => SnapshotMark::Inside,
+            };
+            changes.push(Change {
+                table: row.table,
+                operation: Operation::Read,
+                // Numbered on, so that no two rows share a version; a load of more than 2^32 rows begins anew, at another `commit`.
+                version: Version { epoch: self.epoch, commit: high as u64, change: 0, index: number as u32, revision: 0 },
+                before: Before::None,
+                after: Some(row.image),
+                origin: Origin { ts_us: now_us, snapshot: mark, place: Place::Changelog { change_id: high } },
+            });
+        }
+        Ok(Chunk { changes, rows: count as u64, after: if ended { None } else { last } })
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Image and place of each row, in order.
+fn chunk_sql(captured: &Captured, bounded: bool) -> String {
+    let table = quote_name(captured.name());
+    let names: Vec<String> = match &captured.order {
+        Order::RowId => vec!["_rowid_".to_owned()],
+        Order::Columns(columns) => {
+            columns.iter().filter_map(|&index| captured.table.columns.get(index)).map(|column| quote_name(&column.name)).collect()
+        }
+    };
+    let place = names.iter().map(|name| format!("quote({name})")).collect::<Vec<_>>().join(" || ',' || ");
+    let order = names.join(", ");
+    let bound = if bounded {
+        let parameters: Vec<String> = (1..=names.len()).map(|at| format!("${at}")).collect();
+        format!("WHERE ({order}) > ({})", parameters.join(", "))
+    } else {
+        String::new()
+    };
+    format!("SELECT {}, {place} FROM {table} {bound} ORDER BY {order}", captured.image_sql(captured.name()))
+}
+
+struct DecodedRow {
+    table: Arc<Table>,
+    image: RowImage,
+    /// The key's cells.
+    key: Vec<Option<Vec<u8>>>,
+}
+
+/// The image, or the index of the column whose type does not hold its value.
+fn build(values: &[Literal<'_>], table: &Arc<Table>) -> Result<DecodedRow, usize> {
+    let mut builder = RowBuilder::default();
+    let mut key = vec![None; table.key.len()];
+    for (index, (value, column)) in values.iter().zip(&table.columns).enumerate() {
+        let place = table.key.iter().position(|&at| at == index);
+        if *value == Literal::Null {
+            if place.is_some() {
+                return Err(index);
+            }
+            builder.null();
+            continue;
+        }
+        let text = types::text_of(value, &column.kind).ok_or(index)?;
+        builder.text(&text).map_err(|_| index)?;
+        if let Some(slot) = place.and_then(|place| key.get_mut(place)) {
+            *slot = Some(text.into_owned());
+        }
+    }
+    Ok(DecodedRow { table: Arc::clone(table), image: builder.finish(), key })
+}
