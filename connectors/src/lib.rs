@@ -4,5 +4,6 @@ pub mod changelog;
 pub mod metrics;
 pub mod postgres;
 pub mod publish;
+pub mod registration;
 pub mod run;
 pub mod source;

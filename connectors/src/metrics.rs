@@ -17,6 +17,7 @@ pub struct Metrics {
     retained_bytes: GaugeVec,
     batch_seconds: HistogramVec,
     busy_seconds: CounterVec,
+    postgres: crate::postgres::Metrics,
 }
 
 impl Metrics {
@@ -67,7 +68,14 @@ impl Metrics {
             )?,
             batch_seconds,
             busy_seconds,
+            postgres: crate::postgres::Metrics::register(registry)?,
         })
+    }
+
+    /// Those that only PostgreSQL sources have.
+    #[must_use]
+    pub fn postgres(&self) -> &crate::postgres::Metrics {
+        &self.postgres
     }
 
     /// Metrics of one system.

@@ -67,6 +67,12 @@ use self::stream::Assembly;
 use self::wire::Wire;
 use crate::source::{Durable, Phase, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
+/// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.
+pub(crate) fn database(config: &PostgresConfig) -> String {
+    let faults = Faults::new("");
+    config::Address::parse(&config.url, String::new(), &faults).map(|address| address.database).unwrap_or_default()
+}
+
 /// How often the server is asked what it keeps for the slot.
 const SURVEY: Duration = Duration::from_secs(10);
 

@@ -1,0 +1,58 @@
+//! Which source reads which kind of system: the one place that knows them all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::contract::{Exchange, SourceConfig, System};
+
+use crate::metrics::Metrics;
+use crate::postgres::PostgresSource;
+use crate::publish::PublishSettings;
+use crate::run::{ConnectorSettings, SourceFactory};
+use crate::source::Source;
+use crate::{changelog, postgres};
+
+/// Longest wait of a source for its first change; the connector's status is as old as this on an idle system.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Settings and source of a system's connector.
+#[must_use]
+pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (ConnectorSettings, SourceFactory) {
+    let max_record = exchange.budgets.max_record;
+    let (kind, database, factory): (SourceKind, String, SourceFactory) = match &system.source {
+        SourceConfig::Postgres(config) => {
+            let (system, metrics) = (Arc::clone(system), metrics.postgres().clone());
+            let factory: SourceFactory = Arc::new(move |position| {
+                let (system, metrics) = (Arc::clone(&system), metrics.clone());
+                async move {
+                    let source = PostgresSource::connect(system, position, max_record, &metrics).await?;
+                    Ok(Box::new(source) as Box<dyn Source>)
+                }
+                .boxed()
+            });
+            (SourceKind::Postgres, postgres::database(config), factory)
+        }
+        SourceConfig::Sqlite(config) => {
+            let database = config.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            let (system, config) = (Arc::clone(system), config.clone());
+            let factory: SourceFactory = Arc::new(move |position| {
+                let (system, config) = (Arc::clone(&system), config.clone());
+                async move { changelog::open(&system, &config, position).await }.boxed()
+            });
+            (SourceKind::Changelog, database, factory)
+        }
+    };
+    let publish = PublishSettings {
+        system: system.name.as_str().into(),
+        database,
+        kind,
+        trace: exchange.trace,
+        max_record,
+        // Triggers write whole rows, and SQLite has no truncate.
+        keeps_keys: kind == SourceKind::Postgres,
+        complete: system.complete,
+    };
+    (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)
+}
