@@ -51,8 +51,11 @@ pub(crate) fn is_han(letter: char) -> bool {
 
 /// What stands for "no value" in the departments' systems, besides blanks.
 pub(crate) fn is_empty_word(text: &str) -> bool {
-    // The longest word has 6 bytes; fixed-length columns pad it.
-    if text.len() > 6 && !text.ends_with(is_space) && !text.starts_with(is_space) {
+    // Asked of every value: nearly all begin with a byte that neither a space nor such a word begins with, or are too long
+    // and end with a byte that no space ends with (fixed-length columns pad with spaces).
+    let (Some(first), Some(last)) = (text.as_bytes().first(), text.as_bytes().last()) else { return true };
+    let may_begin = matches!(first, b'\t' | b'\n' | b'\r' | b' ' | b'/' | b'-' | b'N' | b'n' | 0xC2 | 0xE3 | 0xE6 | 0xEF);
+    if !may_begin || (text.len() > 6 && !matches!(last, b'\t' | b'\n' | b'\r' | b' ' | 0x80 | 0xA0)) {
         return false;
     }
     matches!(text.trim_matches(is_space), "" | "无" | "/" | "-" | "NULL" | "null" | "Null" | "暂无" | "／" | "－")

@@ -210,13 +210,9 @@ impl CodeList {
     }
 }
 
-/// Up to eight bytes and nothing else as a number, distinct for distinct codes.
+/// Up to eight bytes as a number, distinct for distinct codes: no code holds NUL.
 pub(crate) fn pack(code: &str) -> Option<u64> {
-    let bytes = code.as_bytes();
-    let mut packed = [0; 8];
-    // A code never holds NUL, so padding with it keeps codes apart.
-    packed.get_mut(..bytes.len())?.copy_from_slice(bytes);
-    Some(u64::from_le_bytes(packed))
+    (code.len() <= 8).then(|| code.bytes().fold(0, |packed, byte| packed << 8 | u64::from(byte)))
 }
 
 /// Hashes the small integers of the tables: they come from the tables alone, so nobody can aim at collisions.

@@ -373,11 +373,14 @@ impl Record<'_, '_> {
     }
 
     fn entity_type(&mut self, uscc: usize, entity_type: usize) {
-        let Some(head) = self.text(uscc).and_then(|code| code.get(..2)).map(str::to_owned) else { return };
-        match self.text(entity_type) {
-            Some(held) if *held == head => return,
-            Some(_) => self.warn(entity_type, Rule::EntityTypeDiffers),
-            None => {}
+        let Some(head) = self.text(uscc).and_then(|code| code.get(..2)) else { return };
+        let held = self.text(entity_type);
+        if held == Some(head) {
+            return;
+        }
+        let (differs, head) = (held.is_some(), head.to_owned());
+        if differs {
+            self.warn(entity_type, Rule::EntityTypeDiffers);
         }
         self.set(entity_type, head);
     }

@@ -11,8 +11,8 @@ const SECOND: i64 = 1_000_000;
 
 /// Reads a cleaned text.
 pub(crate) fn read(text: &str) -> Result<Moment, Rule> {
-    if let Some(moment) = plain(text.as_bytes()) {
-        return moment;
+    if let Some(moment) = plain_time(text.as_bytes()) {
+        return Ok(moment);
     }
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return digits_only(text);
@@ -26,32 +26,32 @@ pub(crate) fn read(text: &str) -> Result<Moment, Rule> {
     time(days, rest)
 }
 
-/// The two forms that nearly every source writes, `YYYY-MM-DD` and `YYYY-MM-DD hh:mm:ss`; `None` for any other.
-fn plain(text: &[u8]) -> Option<Result<Moment, Rule>> {
-    let two = |at: usize| {
-        let (tens, ones) = (text.get(at)?.wrapping_sub(b'0'), text.get(at + 1)?.wrapping_sub(b'0'));
-        (tens < 10 && ones < 10).then(|| u32::from(tens) * 10 + u32::from(ones))
-    };
-    if !(text.len() == 10 || text.len() == 19) || text.get(4) != Some(&b'-') || text.get(7) != Some(&b'-') {
-        return None;
-    }
-    let year = two(0)? * 100 + two(2)?;
-    let days = days_from_civil(i32::try_from(year).ok()?, two(5)?, two(8)?);
-    let Some(days) = days else { return Some(Err(Rule::DateMissingDay)) };
-    if text.len() == 10 {
-        return Some(Ok(Moment { days, ..Moment::default() }));
-    }
-    if !matches!(text.get(10), Some(b' ' | b'T')) || text.get(13) != Some(&b':') || text.get(16) != Some(&b':') {
-        return None;
-    }
+/// `YYYY-MM-DD`, as nearly every source writes it; `None` for any other form and for days that do not exist.
+pub(crate) fn plain_date(text: &[u8]) -> Option<i32> {
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *text else { return None };
+    let year = two(y1, y2)? * 100 + two(y3, y4)?;
+    days_from_civil(i32::try_from(year).ok()?, two(m1, m2)?, two(d1, d2)?)
+}
+
+/// `YYYY-MM-DD hh:mm:ss`, or with `T`.
+fn plain_time(text: &[u8]) -> Option<Moment> {
+    let (date, time) = text.split_at_checked(10)?;
+    let [b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2] = *time else { return None };
+    let (hour, minute, second) = (two(h1, h2)?, two(m1, m2)?, two(s1, s2)?);
     let clock = ClockTime {
-        hour: i64::from(two(11)?),
-        minute: i64::from(two(14)?),
-        second: Some(i64::from(two(17)?)),
+        hour: i64::from(hour),
+        minute: i64::from(minute),
+        second: Some(i64::from(second)),
         micros: 0,
         afternoon: None,
     };
-    Some(clock.on(days).map(|(days, time)| Moment { days, time_of_day: Some(time), ..Moment::default() }))
+    let (days, time) = clock.on(plain_date(date)?).ok()?;
+    Some(Moment { days, time_of_day: Some(time), ..Moment::default() })
+}
+
+fn two(tens: u8, ones: u8) -> Option<u32> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then(|| u32::from(tens) * 10 + u32::from(ones))
 }
 
 /// `YYYYMMDD`, `YYYYMMDDhhmmss` and `YYYYMMDDhhmmssfff`; any other length could be anything.

@@ -39,10 +39,15 @@ pub(crate) fn date(
     clock: &Clock<'_>,
     remarks: &mut Remarks<'_>,
 ) -> Result<Option<i32>, Rule> {
-    if let Input::Text(text) = input
-        && is_open_end(text)
-    {
-        return if options.open_end { Ok(Some(OPEN_END)) } else { Err(Rule::DateOpenEnd) };
+    if let Input::Text(text) = input {
+        if options.formats.is_empty()
+            && let Some(days) = forms::plain_date(text.as_bytes())
+        {
+            return settle(field, days, false, options, clock);
+        }
+        if is_open_end(text) {
+            return if options.open_end { Ok(Some(OPEN_END)) } else { Err(Rule::DateOpenEnd) };
+        }
     }
     let Some(read) = read(input, options)? else { return Ok(None) };
     let days = match (read.instant, read.moment.time_of_day, read.moment.offset) {
@@ -53,13 +58,29 @@ pub(crate) fn date(
     if read.moment.time_of_day.is_some_and(|time| time != 0) && read.moment.offset.is_none() {
         remarks.note(Rule::DateFromTime);
     }
-    if !read.declared && SENTINELS.contains(&days) {
+    settle(field, days, read.declared, options, clock)
+}
+
+/// What a day means in this field: no value, the open end, or a date that has to be plausible.
+fn settle(
+    field: &EntityField,
+    days: i32,
+    declared: bool,
+    options: &FieldOptions,
+    clock: &Clock<'_>,
+) -> Result<Option<i32>, Rule> {
+    if !declared && SENTINELS.contains(&days) {
         return Ok(None);
     }
     if options.open_end && matches!(days, CREDIT_OPEN_END | OPEN_END) {
         return Ok(Some(OPEN_END));
     }
-    plausible(field, days, clock)?;
+    if field.past_only && days > clock.today {
+        return Err(Rule::DateInFuture);
+    }
+    if field.not_before.is_some_and(|first| days < first) {
+        return Err(Rule::DateTooEarly);
+    }
     Ok(Some(days))
 }
 
@@ -184,16 +205,6 @@ pub(crate) fn period(text: &str) -> Option<(i32, i32)> {
     };
     let day = days_from_civil(year, month, day?)?;
     Some((day, day))
-}
-
-fn plausible(field: &EntityField, days: i32, clock: &Clock<'_>) -> Result<(), Rule> {
-    if field.past_only && days > clock.today {
-        return Err(Rule::DateInFuture);
-    }
-    if field.not_before.is_some_and(|first| days < first) {
-        return Err(Rule::DateTooEarly);
-    }
-    Ok(())
 }
 
 fn is_open_end(text: &str) -> bool {

@@ -6,9 +6,16 @@ use super::super::codes::pack;
 use super::super::finding::{Remarks, Rule};
 use super::super::tables::{Facts, Standing};
 use super::clean::clean;
+use super::credit::number;
 
 /// A six-digit division in force, or a retired one that has no single successor. Empty: all zeros.
 pub(crate) fn division<'a>(text: &'a str, facts: &Facts, remarks: &mut Remarks<'_>) -> Result<Option<Cow<'a, str>>, Rule> {
+    if text.len() == 6
+        && let Some(code) = number(text.as_bytes())
+        && facts.divisions.standing(code) == Standing::Current
+    {
+        return Ok(Some(Cow::Borrowed(text)));
+    }
     let cleaned = clean(text)?;
     let whole = cleaned.text.strip_suffix(".0").unwrap_or(&cleaned.text);
     if whole.is_empty() || !whole.bytes().all(|b| b.is_ascii_digit()) || cleaned.separators {
