@@ -61,11 +61,10 @@ pub(crate) fn is_empty_word(text: &str) -> bool {
     matches!(text.trim_matches(is_space), "" | "无" | "/" | "-" | "NULL" | "null" | "Null" | "暂无" | "／" | "－")
 }
 
-/// Without one leading byte order mark, one leading apostrophe (a spreadsheet's text marker) and outer spaces.
+/// Without one leading byte order mark, leading apostrophes (a spreadsheet's text marker) and outer spaces.
 pub(crate) fn trimmed(text: &str) -> &str {
     let text = text.trim_matches(is_space);
-    let text = text.strip_prefix('\u{FEFF}').unwrap_or(text).trim_start_matches(is_space);
-    text.strip_prefix('\'').unwrap_or(text).trim_start_matches(is_space)
+    text.strip_prefix('\u{FEFF}').unwrap_or(text).trim_start_matches(|letter| letter == '\'' || is_space(letter))
 }
 
 #[cfg(test)]

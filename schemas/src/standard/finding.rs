@@ -61,7 +61,6 @@ rules! {
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
     ListsDiffer "row.parallel_lists" "一行多条记录的各并列项个数不同" "the parallel lists of one row differ in length";
     KeyShared "key.shared" "同一主键有多行数据，以最新者为准" "several rows have this key, the newest is taken";
-    FieldList "field.list" "只应有一个值" "several values in a field that holds one";
 
     TextTooLong "text.too_long" "超过规定长度" "longer than the field allows";
     TextControl "text.control" "含控制字符" "a control character";
@@ -73,10 +72,8 @@ rules! {
     NameInnerSpace "name.inner_space" "姓名中间有空格" "a space inside a Chinese name";
     NameShort "name.short" "姓名不足两个字" "a name of fewer than two characters";
 
-    IdentifierCharacter "identifier.character" "含不允许的字符" "a character that the identifier does not allow";
     IdentifierSeparator "identifier.separator" "已去掉分隔符" "separators removed";
     IdentifierRepaired "identifier.repaired" "已统一全半角、大小写和首尾空白" "width, case and outer spaces made uniform";
-    IdentifierKept "identifier.kept" "非数字字母编号，按原文保留" "not of plain letters and digits, kept as it is";
 
     UsccLength "uscc.length" "统一社会信用代码不是 18 位" "a credit code has 18 characters";
     UsccAlphabet "uscc.alphabet" "统一社会信用代码含不允许的字符" "a character outside the credit code's alphabet";
@@ -163,8 +160,7 @@ rules! {
     ProjectTypeDiffers "approval_type.differs" "项目类型与项目代码不一致" "the approval type differs from the project code";
     ProjectIndustryDiffers "industry.differs" "行业与项目代码不一致" "the industry differs from the project code";
     AmountNotPositive "amount.not_positive" "金额应大于零" "the amount should be above zero";
-    PersonDocument "document.citizen_id" "证件号码不是有效的公民身份号码" "the document number is not a valid citizen number";
-    OrganisationDocument "document.organisation" "证件号码不符合其证件类型" "the document number does not fit its type";
+    PersonDocument "document.person" "号码是公民身份号码，按自然人处理" "the number is a citizen number, so this is taken for a person";
     ValueFilled "field.filled" "已按规则填入" "filled in by rule";
 }
 

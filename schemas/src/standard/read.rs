@@ -33,6 +33,8 @@ impl EntityField {
         }
         let mut remarks = Remarks { field: self.index, findings };
         match self.parse(input, options, clock, &mut remarks) {
+            // A text marker or full-width letters can hide an empty word.
+            Ok(StandardValue::Text(text)) if characters::is_empty_word(&text) => StandardValue::Null,
             Ok(value) => value,
             Err(rule) => {
                 let must = self.obligation == Obligation::Mandatory && !self.derived;

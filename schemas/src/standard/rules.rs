@@ -442,16 +442,23 @@ impl Record<'_, '_> {
     }
 
     fn winner_code(&mut self, kind: usize, code: usize) {
-        let document = match self.text(kind) {
-            Some("2") => Document::Citizen,
-            Some(_) => Document::Credit,
-            None => {
-                let Some(document) = self.classify(code) else { return };
+        let told = if self.text(kind) == Some("2") { Some(Document::Citizen) } else { self.classify(code) };
+        let document = match (self.text(kind), told) {
+            (Some("2"), _) => Document::Citizen,
+            // A person's number must not pass as an organisation's: its grade depends on it.
+            (Some(_), Some(Document::Citizen)) => {
+                self.warn(kind, Rule::PersonDocument);
+                self.set(kind, "2".to_owned());
+                Document::Citizen
+            }
+            (Some(_), _) => Document::Credit,
+            (None, Some(document)) => {
                 if self.is_open(kind) {
                     self.set(kind, if document == Document::Citizen { "2" } else { "1" }.to_owned());
                 }
                 document
             }
+            (None, None) => return,
         };
         self.verify(code, document);
     }

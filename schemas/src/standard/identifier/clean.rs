@@ -67,7 +67,7 @@ pub(crate) fn fold(text: &str) -> Result<Cow<'_, str>, Rule> {
         folded.push(fold_width(letter));
     }
     // Full-width spaces and apostrophes became plain ones.
-    Ok(Cow::Owned(folded.trim_matches(' ').to_owned()))
+    Ok(Cow::Owned(folded.trim_start_matches([' ', '\'']).trim_end_matches(' ').to_owned()))
 }
 
 #[cfg(test)]
