@@ -38,12 +38,9 @@ impl Captured {
     pub(super) fn image_sql(&self, row: &str) -> String {
         let cells = self.table.columns.iter().map(|column| {
             let cell = format!("{}.{}", quote_name(row), quote_name(&column.name));
-            match column.kind {
-                ColumnType::Text => format!(
-                    "CASE WHEN typeof({cell}) = 'text' AND instr({cell}, char(0)) THEN 'T''' || hex({cell}) || '''' ELSE quote({cell}) END"
-                ),
-                _ => format!("quote({cell})"),
-            }
+            format!(
+                "CASE WHEN typeof({cell}) = 'text' AND instr({cell}, char(0)) THEN 'T''' || hex({cell}) || '''' ELSE quote({cell}) END"
+            )
         });
         cells.collect::<Vec<_>>().join(" || ',' || ")
     }

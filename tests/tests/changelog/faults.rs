@@ -1,0 +1,149 @@
+//! What goes wrong between a department's database and the log, and what is said about it.
+
+use std::time::Duration;
+
+use guitong_connectors::changelog;
+use guitong_connectors::source::{SourceBudget, SourceError};
+
+use super::harness::{Department, Exchange};
+
+const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)";
+const TOPIC: &str = "raw.licensing.main.t";
+
+async fn setup() -> (Department, Exchange) {
+    let mut department = Department::new(TABLE).await;
+    department.run("INSERT INTO t VALUES (1, 'before')").await;
+    department.prepare().await;
+    (department, Exchange::new().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_commit_and_confirmation_doubles_nothing() {
+    let (mut department, exchange) = setup().await;
+    for id in 2..30 {
+        department.run(&format!("INSERT INTO t VALUES ({id}, 'n')")).await;
+        let mut session = exchange.connect(&department).await.unwrap();
+        session.publish_only().await;
+    }
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    let records = exchange.records(TOPIC).await;
+    // Row 1 by the first load; row 2 by both, since the load's chunk was read after its insert.
+    assert_eq!(records.len(), 30);
+    assert_eq!(exchange.mirrored(TOPIC).await.len(), 29);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_is_removed_and_ids_go_on() {
+    let (mut department, exchange) = setup().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    department.run("INSERT INTO t SELECT value + 10, 'n' FROM (WITH RECURSIVE s(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM s LIMIT 3000) SELECT value FROM s)").await;
+    session.drain().await.unwrap();
+    session.source.next_batch(SourceBudget { bytes: 1 << 10, wait: Duration::from_secs(2) }).await.unwrap();
+    assert_eq!(department.count("SELECT count(*) FROM guitong_changes WHERE id > 0").await, 1);
+    assert_eq!(department.count("SELECT count(*) FROM guitong_changes WHERE after_row IS NOT NULL").await, 0);
+    department.run("UPDATE t SET name = 'm' WHERE id = 1").await;
+    assert_eq!(department.count("SELECT max(id) FROM guitong_changes").await, 3001);
+    assert_eq!(session.drain().await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_id_that_commits_later_is_not_lost() {
+    let (mut department, exchange) = setup().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    let change =
+        |id: i64| format!("INSERT INTO guitong_changes VALUES ({id}, 0, 't', 'c', '''id'',''name''', NULL, '{id},''late''')");
+    department.run(&change(10)).await;
+    assert_eq!(session.drain().await.unwrap(), 1);
+    department.run(&change(7)).await;
+    // Found when what was published is removed; another source may start in between.
+    let mut session = exchange.connect(&department).await.unwrap();
+    let batch = session.source.next_batch(SourceBudget { bytes: 1 << 10, wait: Duration::from_secs(5) }).await.unwrap();
+    assert_eq!(batch.changes.len(), 1);
+    let durable = session.publisher.publish(batch).await.unwrap().unwrap();
+    session.source.confirm(durable).await.unwrap();
+    session.drain().await.unwrap();
+    assert_eq!(exchange.mirrored(TOPIC).await.len(), 3);
+    assert_eq!(exchange.records(TOPIC).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepare_is_repeatable_and_unprepare_leaves_no_trace() {
+    let mut department = Department::new(TABLE).await;
+    let catalogue = "SELECT type, name, tbl_name, sql FROM sqlite_master";
+    let before = department.rows(catalogue).await;
+    department.prepare().await;
+    assert_eq!(department.rows(catalogue).await.len(), before.len() + 4);
+    assert!(changelog::prepare_sql(&department.system, department.config()).await.unwrap().is_empty());
+    department.run("INSERT INTO t VALUES (1, 'n')").await;
+    let statements = changelog::unprepare_sql(&department.system, department.config()).await.unwrap();
+    changelog::apply(&department.system, department.config(), &statements).await.unwrap();
+    assert_eq!(department.rows(catalogue).await, before);
+    assert!(changelog::unprepare_sql(&department.system, department.config()).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_prepared_is_said_to_be() {
+    let department = Department::new(TABLE).await;
+    let exchange = Exchange::new().await;
+    let error = exchange.connect(&department).await.err().unwrap();
+    assert!(matches!(&error, SourceError::Setup { help, .. } if help.contains("guitong system prepare licensing")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_columns_stop_the_source_until_they_are_prepared_and_then_nothing_is_missing() {
+    let (mut department, exchange) = setup().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    department.run("ALTER TABLE t ADD COLUMN phone TEXT").await;
+    department.run("INSERT INTO t VALUES (2, 'new', '16000000001')").await;
+    let error = session.drain().await.unwrap_err();
+    assert!(error.to_string().contains("columns of table t"), "{error}");
+    assert!(exchange.connect(&department).await.is_err());
+    department.prepare().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    assert_eq!(exchange.mirrored(TOPIC).await, department.rows("SELECT CAST(id AS TEXT), name, phone FROM t").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_is_a_gap() {
+    let (mut department, exchange) = setup().await;
+    let backup = department.beside("backup.db");
+    department.run(&format!("VACUUM INTO '{}'", backup.display())).await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    department.run("UPDATE t SET name = 'later'").await;
+    session.drain().await.unwrap();
+    drop(session);
+    let mut restored = department.system.clone();
+    let mut config = department.config().clone();
+    config.path = backup;
+    restored.source = guitong_schemas::contract::SourceConfig::Sqlite(config);
+    department.system = restored;
+    let error = exchange.connect(&department).await.err().unwrap();
+    assert!(matches!(&error, SourceError::Gap { detail, .. } if detail.contains("backup")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_log_that_was_made_anew_is_a_gap() {
+    let (department, exchange) = setup().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    let statements = changelog::unprepare_sql(&department.system, department.config()).await.unwrap();
+    changelog::apply(&department.system, department.config(), &statements).await.unwrap();
+    department.prepare().await;
+    let error = exchange.connect(&department).await.err().unwrap();
+    assert!(matches!(&error, SourceError::Gap { detail, .. } if detail.contains("anew")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_null_is_named() {
+    let mut department = Department::new("CREATE TABLE t (code TEXT PRIMARY KEY, name TEXT)").await;
+    department.prepare().await;
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    department.run("INSERT INTO t VALUES (NULL, 'n')").await;
+    let error = session.drain().await.unwrap_err();
+    assert!(matches!(&error, SourceError::Setup { detail, .. } if detail.contains("column code")), "{error}");
+}
