@@ -358,10 +358,9 @@ impl Work for Rewrite {
         for (first, last) in &self.ranges {
             sqlx::query("DELETE FROM block WHERE id BETWEEN ? AND ?").bind(first).bind(last).execute(&mut *tx.conn).await?;
         }
-        let made = std::mem::take(&mut self.made);
         tx.statements
-            .write(tx.conn, Shape::Block, made, |binds, (row, high_ms, block)| {
-                binds.add(row).add(signed(block.data.len() as u64)).add(block.max_ms).add(high_ms).add(block.data);
+            .write(tx.conn, Shape::Block, &self.made, |binds, (row, high_ms, block)| {
+                binds.add(*row).add(signed(block.data.len() as u64)).add(block.max_ms).add(*high_ms).add(block.data.as_slice());
             })
             .await?;
         let mut extent: Extent = tx.extent(&self.partition);

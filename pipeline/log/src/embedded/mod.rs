@@ -175,14 +175,7 @@ async fn load(conn: &mut SqliteConnection, file: &LogFile) -> Result<(Topics, Ma
     for row in sqlx::query("SELECT id, name, compact, age_ms, extra FROM topic").fetch_all(&mut *conn).await.map_err(fault)? {
         let (id, name, retention) = topic_row(&row).map_err(fault)?;
         let ids = partitions.remove(&id).unwrap_or_default();
-        let partitions = ids
-            .into_iter()
-            .map(|(id, number)| {
-                let extent = extents.get(&id).copied().unwrap_or_default();
-                Partition::new(id, TopicPartition::new(Arc::clone(&name), number), extent).map(Arc::new)
-            })
-            .collect::<Result<_, _>>()?;
-        topics.insert(Arc::new(Topic::new(name, partitions, retention)));
+        topics.insert(Arc::new(assemble(&name, ids, &extents, retention)?));
     }
     let maps = Maps::default();
     for row in sqlx::query("SELECT owner, name, id FROM map").fetch_all(conn).await.map_err(fault)? {
@@ -280,18 +273,14 @@ impl Work for EnsureTopic {
         .await?;
         let has: u32 =
             sqlx::query_scalar("SELECT count(*) FROM partition WHERE topic = ?").bind(topic).fetch_one(&mut *tx.conn).await?;
-        if has == 0 {
-            let mut partitions = Vec::new();
-            for number in 0..self.spec.partitions {
-                let sql = "INSERT INTO partition (topic, number, earliest, next, bytes, high_ms, cleaned, clean_bytes) VALUES (?, ?, 0, 0, 0, 0, 0, 0) RETURNING id";
-                let id = sqlx::query_scalar(sql).bind(topic).bind(number).fetch_one(&mut *tx.conn).await?;
-                let at = TopicPartition::new(Arc::clone(&self.spec.name), number);
-                partitions.push(Arc::new(Partition::new(id, at, Extent::default())?));
-            }
-            self.made = Some(Topic::new(Arc::clone(&self.spec.name), partitions, self.spec.retention.clone()));
-        } else if has != self.spec.partitions {
+        if has != 0 && has != self.spec.partitions {
             return Err(partitions_differ(&self.spec, has).into());
         }
+        for number in has..self.spec.partitions {
+            let sql = "INSERT INTO partition (topic, number, earliest, next, bytes, high_ms, cleaned, clean_bytes) VALUES (?, ?, 0, 0, 0, 0, 0, 0)";
+            sqlx::query(sql).bind(topic).bind(number).execute(&mut *tx.conn).await?;
+        }
+        self.made = if self.topics.find(&self.spec.name).is_some() { None } else { Some(self.read(tx, topic).await?) };
         Ok(())
     }
 
@@ -302,6 +291,32 @@ impl Work for EnsureTopic {
             topic.set_retention(self.spec.retention.clone());
         }
     }
+}
+
+impl EnsureTopic {
+    /// The topic as the file has it: memory lacks one also when the commit that made it had no answer.
+    async fn read(&self, tx: &mut Tx<'_>, topic: i64) -> Result<Topic, WorkError> {
+        let extents = rows::extents(tx.conn).await?;
+        let ids: Vec<(u32, u32)> = sqlx::query_as("SELECT id, number FROM partition WHERE topic = ? ORDER BY number")
+            .bind(topic)
+            .fetch_all(&mut *tx.conn)
+            .await?;
+        Ok(assemble(&self.spec.name, ids, &extents, self.spec.retention.clone())?)
+    }
+}
+
+/// A topic of the partitions with these ids and numbers.
+fn assemble(
+    name: &Arc<str>,
+    ids: Vec<(u32, u32)>,
+    extents: &HashMap<u32, Extent>,
+    retention: Retention,
+) -> Result<Topic, LogError> {
+    let partition = |(id, number)| {
+        let at = TopicPartition::new(Arc::clone(name), number);
+        Partition::new(id, at, extents.get(&id).copied().unwrap_or_default()).map(Arc::new)
+    };
+    Ok(Topic::new(Arc::clone(name), ids.into_iter().map(partition).collect::<Result<_, _>>()?, retention))
 }
 
 fn partitions_differ(spec: &TopicSpec, has: u32) -> LogError {

@@ -150,16 +150,16 @@ struct Append {
 #[async_trait]
 impl Work for Append {
     async fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), WorkError> {
-        for (partition, blocks) in std::mem::take(&mut self.blocks) {
-            let mut extent = tx.extent(&partition);
+        for (partition, blocks) in &self.blocks {
+            let mut extent = tx.extent(partition);
             let mut rows = Vec::with_capacity(blocks.len());
             for block in blocks {
-                rows.push(place(&partition, &mut extent, block)?);
+                rows.push((place(partition, &mut extent, block)?, block));
             }
-            tx.set_extent(&partition, extent);
+            tx.set_extent(partition, extent);
             tx.statements
-                .write(tx.conn, Shape::Block, rows, |binds, (row, max_ms, high_ms, data)| {
-                    binds.add(row).add(signed(data.len() as u64)).add(max_ms).add(high_ms).add(data);
+                .write(tx.conn, Shape::Block, rows, |binds, ((row, high_ms), block)| {
+                    binds.add(row).add(signed(block.data.len() as u64)).add(block.max_ms).add(high_ms).add(block.data.as_slice());
                 })
                 .await?;
         }
@@ -169,17 +169,16 @@ impl Work for Append {
                 binds.add(owner).add(i64::from(*partition)).add(signed(*next));
             })
             .await?;
-        if let Some(position) = self.position.take() {
+        if let Some(position) = self.position.as_deref() {
             sqlx::query("INSERT INTO position VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET value = excluded.value")
                 .bind(owner)
                 .bind(position)
                 .execute(&mut *tx.conn)
                 .await?;
         }
-        let set = std::mem::take(&mut self.set);
         tx.statements
-            .write(tx.conn, Shape::State, set, |binds, (map, key, value)| {
-                binds.add(map).add(&*key).add(value);
+            .write(tx.conn, Shape::State, &self.set, |binds, (map, key, value)| {
+                binds.add(*map).add(&**key).add(value.as_slice());
             })
             .await?;
         tx.statements
@@ -195,8 +194,8 @@ impl Work for Append {
     }
 }
 
-/// Gives a block its place at the end of the partition.
-fn place(partition: &Partition, extent: &mut Extent, block: Block) -> Result<(i64, i64, i64, Vec<u8>), LogError> {
+/// Gives a block its place at the end of the partition: its row, and the latest timestamp up to its end.
+fn place(partition: &Partition, extent: &mut Extent, block: &Block) -> Result<(i64, i64), LogError> {
     let base = extent.next;
     extent.next = base + u64::from(block.span);
     if extent.next > Partition::OFFSETS {
@@ -204,7 +203,7 @@ fn place(partition: &Partition, extent: &mut Extent, block: Block) -> Result<(i6
     }
     extent.high_ms = if base == 0 { block.max_ms } else { extent.high_ms.max(block.max_ms) };
     extent.bytes += block.data.len() as u64;
-    Ok((partition.row(base), block.max_ms, extent.high_ms, block.data))
+    Ok((partition.row(base), extent.high_ms))
 }
 
 #[async_trait]

@@ -29,7 +29,7 @@ const GROUP_BYTES: usize = 16 << 20;
 /// A piece of work that is done whole or not at all.
 #[async_trait]
 pub(crate) trait Work: Send {
-    /// Writes through `tx`; nothing in memory may change yet.
+    /// Writes through `tx`; nothing in memory may change yet. May be called again, after everything it wrote was undone.
     async fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), WorkError>;
 
     /// The work is durable; called before anybody is told.
@@ -235,46 +235,52 @@ impl Writer {
         }
     }
 
-    /// Writes `pieces` in one transaction and tells each how it ended.
+    /// Writes `pieces` in one transaction, or each in its own where that is lost for one of them, and tells each how it ended.
     async fn write(&mut self, pieces: Vec<Piece>) {
         if pieces.is_empty() {
             return;
         }
+        for piece in self.write_together(pieces).await {
+            self.write_together(vec![piece]).await;
+        }
+    }
+
+    /// Gives back, in their order, the pieces that are to be written one by one. One alone is always told.
+    async fn write_together(&mut self, pieces: Vec<Piece>) -> Vec<Piece> {
         let path = self.file.path.clone();
         let mut conn = match self.connection().await {
             Ok(conn) => conn,
             Err(error) => {
                 let detail = error.to_string();
-                return answer_all(pieces, || AppendError::Refused(LogError::Unavailable { detail: detail.clone() }));
+                answer_all(pieces, || AppendError::Refused(LogError::Unavailable { detail: detail.clone() }));
+                return Vec::new();
             }
         };
         let mut staged = Staged::new();
         let timer = self.metrics.commit_seconds.start_timer();
         let written = transact(&mut conn, &mut self.statements, pieces, &mut staged, &path).await;
+        timer.observe_duration();
         match written {
-            Written::Committed(mut pieces) => {
-                timer.observe_duration();
+            Written::Committed(pieces) => {
                 self.metrics.transactions.inc();
-                for piece in &mut pieces {
-                    piece.work.committed();
-                }
-                for (partition, extent) in staged.into_values() {
-                    partition.extent.send_replace(extent);
-                }
-                for piece in pieces {
-                    piece.answer.send(Ok(())).ok();
-                }
+                committed(pieces, staged);
                 self.shorten_wal(&mut conn).await;
-                self.conn = Some(conn);
             }
-            Written::Refused => self.conn = Some(conn),
+            Written::Lost { pieces, .. } if pieces.len() > 1 => {
+                self.conn = Some(conn);
+                return pieces;
+            }
+            Written::Lost { pieces, fault } => answer_all(pieces, || AppendError::Refused(fault.error(&path))),
             Written::Unknown { pieces, fault } => {
                 tracing::error!(path = %path.display(), ?fault, "a commit of the log ended without an answer");
-                // Best effort: what counts is what the new connection reads.
+                // Best effort: what counts is what the next connection reads.
                 conn.close().await.ok();
                 answer_all(pieces, || AppendError::Unknown(fault.error(&path)));
+                return Vec::new();
             }
         }
+        self.conn = Some(conn);
+        Vec::new()
     }
 
     /// SQLite copies the write-ahead log into the file by itself, but begins it again only when no reader is in it; where there
@@ -314,10 +320,28 @@ fn answer_all(pieces: Vec<Piece>, error: impl Fn() -> AppendError) {
     }
 }
 
+/// Memory follows the file, then everybody is told.
+fn committed(mut pieces: Vec<Piece>, staged: Staged) {
+    for piece in &mut pieces {
+        piece.work.committed();
+    }
+    for (partition, extent) in staged.into_values() {
+        partition.extent.send_replace(extent);
+    }
+    for piece in pieces {
+        // Who does not wait any more finds it in the log.
+        piece.answer.send(Ok(())).ok();
+    }
+}
+
+/// How a transaction ended for the pieces that nobody has told yet.
 enum Written {
     Committed(Vec<Piece>),
-    /// Everybody was told.
-    Refused,
+    /// Nothing was written.
+    Lost {
+        pieces: Vec<Piece>,
+        fault: Fault,
+    },
     Unknown {
         pieces: Vec<Piece>,
         fault: Fault,
@@ -333,57 +357,46 @@ async fn transact(
 ) -> Written {
     let alone = pieces.len() == 1;
     if let Err(error) = execute(conn, "BEGIN IMMEDIATE").await {
-        let fault = Fault::from(error);
-        answer_all(pieces, || AppendError::Refused(fault.error(path)));
-        return Written::Refused;
+        return Written::Lost { pieces, fault: error.into() };
     }
     let mut done = Vec::with_capacity(pieces.len());
-    let mut lost = None;
-    for mut piece in pieces {
-        let ended = match &lost {
-            Some(fault) => Err(WorkError::Fault(Fault::clone(fault))),
-            None => attempt(conn, statements, staged, &mut *piece.work, alone).await,
-        };
-        match ended {
+    let mut pieces = pieces.into_iter();
+    while let Some(mut piece) = pieces.next() {
+        match attempt(conn, statements, staged, &mut *piece.work, alone).await {
             Ok(()) => done.push(piece),
-            Err(error) => {
-                let error = match error {
-                    WorkError::Refused(error) => error,
-                    WorkError::Fault(fault) => {
-                        // SQLite may have ended the whole transaction; then the savepoint is gone, and all before it.
-                        if lost.is_none() && (alone || undo(conn).await.is_err()) {
-                            lost = Some(fault.clone());
-                        }
-                        fault.error(path)
-                    }
-                };
+            Err(WorkError::Refused(error)) => {
                 piece.answer.send(Err(AppendError::Refused(error))).ok();
+            }
+            // Some errors end the whole transaction in SQLite; then the savepoint is gone, and all before it.
+            Err(WorkError::Fault(fault)) if alone || undo(conn).await.is_err() => {
+                done.push(piece);
+                done.extend(pieces);
+                return lost(conn, done, fault).await;
+            }
+            Err(WorkError::Fault(fault)) => {
+                piece.answer.send(Err(AppendError::Refused(fault.error(path)))).ok();
             }
         }
     }
-    let fault = match lost {
-        Some(fault) => fault,
-        None => match rows::put_extents(conn, statements, staged.values()).await {
-            Err(error) => error.into(),
-            Ok(()) => match execute(conn, "COMMIT").await {
-                Ok(()) => return Written::Committed(done),
-                Err(error) => {
-                    let fault = Fault::from(error);
-                    if !fault.commit_refused() {
-                        return Written::Unknown { pieces: done, fault };
-                    }
-                    fault
-                }
-            },
-        },
-    };
-    // Fails where SQLite has rolled back already.
-    execute(conn, "ROLLBACK").await.ok();
-    answer_all(done, || AppendError::Refused(fault.error(path)));
-    Written::Refused
+    if let Err(error) = rows::put_extents(conn, statements, staged.values()).await {
+        return lost(conn, done, error.into()).await;
+    }
+    match execute(conn, "COMMIT").await {
+        Ok(()) => Written::Committed(done),
+        Err(error) => {
+            let fault = Fault::from(error);
+            if fault.commit_refused() { lost(conn, done, fault).await } else { Written::Unknown { pieces: done, fault } }
+        }
+    }
 }
 
-/// Runs one piece behind a savepoint. `alone`: the transaction itself is its savepoint.
+async fn lost(conn: &mut SqliteConnection, pieces: Vec<Piece>, fault: Fault) -> Written {
+    // Fails where SQLite has rolled back already.
+    execute(conn, "ROLLBACK").await.ok();
+    Written::Lost { pieces, fault }
+}
+
+/// Runs one piece behind a savepoint. `alone`: the transaction itself is its savepoint. What was refused is undone already.
 async fn attempt(
     conn: &mut SqliteConnection,
     statements: &mut Statements,
