@@ -47,6 +47,13 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
+    /// The entry as JSON, the form of the topic `audit`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Texts and numbers always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// Digest over every field, `previous` included; each field is preceded by its length, so that no two entries share one.
     #[must_use]
     pub fn digest(&self) -> Digest {

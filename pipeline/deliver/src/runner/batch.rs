@@ -1,0 +1,150 @@
+//! From records to what a sink is handed: decisions, the last change of each key, digest.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use guitong_govern::audit::Digest;
+use guitong_govern::{Decision, Entitlement, EvaluationError, Gone, Record as Whole, Stop};
+use guitong_log::Record;
+use guitong_schemas::standard::StandardValue;
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::decode::{Schemas, Unreadable};
+use crate::sink::{Change, What};
+
+/// One record and what comes of it.
+#[derive(Debug)]
+pub(crate) struct Item<'r> {
+    pub(crate) partition: u32,
+    pub(crate) offset: u64,
+    pub(crate) source_us: i64,
+    pub(crate) outcome: Outcome<'r>,
+    pub(crate) unjudged: Option<EvaluationError>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outcome<'r> {
+    Change(Change<'r>),
+    Unreadable(Unreadable),
+    /// Was set aside before.
+    Parked,
+}
+
+/// Decides on every record, or says why nothing may be delivered now.
+pub(crate) fn decide<'r>(
+    entitlement: &Entitlement,
+    schemas: &'r Schemas,
+    records: &'r [Record],
+    now: Timestamp,
+) -> Result<Vec<Item<'r>>, Stop> {
+    let mut items = Vec::with_capacity(records.len());
+    for record in records {
+        let mut item = Item {
+            partition: record.at.partition,
+            offset: record.offset,
+            source_us: record.timestamp_ms.saturating_mul(1000),
+            outcome: Outcome::Parked,
+            unjudged: None,
+        };
+        match schemas.read(record) {
+            Err(unreadable) => item.outcome = Outcome::Unreadable(unreadable),
+            Ok(decoded) => {
+                item.source_us = decoded.source_us;
+                let whole = Whole { key: &decoded.key, fields: decoded.fields.as_deref(), source_us: decoded.source_us };
+                let what = match entitlement.decide(now, whole) {
+                    Decision::Deliver(row) => What::Upsert(row),
+                    Decision::Delete(key, gone) => {
+                        if let Gone::Unjudged(error) = gone {
+                            item.unjudged = Some(error);
+                        }
+                        What::Delete(key)
+                    }
+                    Decision::Stopped(stop) => return Err(stop),
+                };
+                item.outcome = Outcome::Change(Change { version: decoded.version, what });
+            }
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// The newest change of each key; of equal versions the later record's.
+pub(crate) fn newest<'i, 'r>(items: &'i [Item<'r>]) -> Vec<&'i Change<'r>> {
+    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(items.len());
+    let mut newest: Vec<&'i Change<'r>> = Vec::with_capacity(items.len());
+    for item in items {
+        let Outcome::Change(change) = &item.outcome else { continue };
+        match places.entry(change.key().id.as_slice()) {
+            Entry::Vacant(place) => {
+                place.insert(newest.len());
+                newest.push(change);
+            }
+            Entry::Occupied(place) => {
+                if let Some(held) = newest.get_mut(*place.get()).filter(|held| held.version <= change.version) {
+                    *held = change;
+                }
+            }
+        }
+    }
+    newest
+}
+
+/// SHA-256 over what is handed to a sink, in hexadecimal; every part is preceded by its length or kind.
+pub(crate) fn digest(changes: &[&Change<'_>]) -> Digest {
+    let mut hash = Sha256::new();
+    for change in changes {
+        hash.update(change.version.to_bytes());
+        let key = &change.key().id;
+        hash.update((key.len() as u64).to_be_bytes());
+        hash.update(key);
+        match &change.what {
+            What::Delete(_) => hash.update(b"d"),
+            What::Upsert(row) => row.cells.iter().for_each(|cell| put(&mut hash, cell)),
+        }
+    }
+    Digest(hex::encode(hash.finalize()))
+}
+
+fn put(hash: &mut Sha256, cell: &StandardValue<'_>) {
+    let mut text = |kind: &[u8], text: &str| {
+        hash.update(kind);
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    };
+    match cell {
+        StandardValue::Null => hash.update(b"n"),
+        StandardValue::Text(value) => text(b"t", value),
+        StandardValue::Steps(steps) => text(b"s", &crate::sql::steps_json(steps)),
+        value => text(b"v", &value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_govern::RowKey;
+    use guitong_schemas::position::Version;
+
+    use super::*;
+
+    fn delete(key: u8, commit: u64) -> Item<'static> {
+        let version = Version { commit, ..Version::default() };
+        let change = Change { version, what: What::Delete(RowKey { id: vec![key], clear: vec![] }) };
+        Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
+    }
+
+    #[test]
+    fn the_newest_change_of_each_key_is_handed_over() {
+        let items = [delete(1, 1), delete(2, 2), delete(1, 4), delete(1, 3)];
+        let newest: Vec<_> = newest(&items).iter().map(|change| (change.key().id[0], change.version.commit)).collect();
+        assert_eq!(newest, [(1, 4), (2, 2)]);
+    }
+
+    #[test]
+    fn the_digest_tells_contents_apart() {
+        let (one, other) = ([delete(1, 1)], [delete(1, 2)]);
+        assert_eq!(digest(&newest(&one)), digest(&newest(&one)));
+        assert_ne!(digest(&newest(&one)), digest(&newest(&other)));
+    }
+}

@@ -1,0 +1,439 @@
+//! One subscription's task.
+//!
+//! Records of `std.<resource>` are read from the sink's own offsets, decided on by the one entitlement function, and handed to the
+//! sink in batches; each batch is durable with its offsets or not at all, so it is applied once. Every await may be cancelled:
+//! nothing but the sink and the log holds progress. A broken sink is tried again with growing pauses and stops nobody else; a
+//! record that the sink refuses is found by halving, set aside with its reason, and the rest goes on.
+
+mod batch;
+mod decode;
+mod hand;
+mod journal;
+mod pause;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guitong_govern::{Entitlement, EntitlementError, Standing, Stop};
+use guitong_log::registry::{RegistryError, SchemaRegistry};
+use guitong_log::{AppendError, ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
+use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
+use guitong_schemas::standard::Entity;
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::batch::decide;
+use self::decode::Schemas;
+use self::hand::Hand;
+use self::journal::Journal;
+pub use self::journal::{AUDIT_TOPIC, Parked, parked};
+use self::pause::Backoff;
+use crate::metrics::{Metrics, SubscriptionMetrics};
+use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan};
+use crate::sql::Pools;
+use crate::sql::postgres::PostgresSink;
+use crate::sql::sqlite::SqliteSink;
+use crate::status::{DeliverStatus, Phase};
+
+/// Longest wait for records; an append ends it at once.
+const READ_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks for a topic that is not there yet.
+const TOPIC_WAIT: Duration = Duration::from_millis(250);
+/// Between two attempts where somebody has to change something at the subscriber's side.
+const PAUSED: Duration = Duration::from_secs(15);
+/// Between two measurements of the lag.
+const LAG_EVERY: Duration = Duration::from_millis(500);
+/// Between two times that versions of deleted keys are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
+/// What a deliverer is made of.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub exchange: Arc<Exchange>,
+    /// Stands in every audit entry.
+    pub revision: Revision,
+    pub subscription: Arc<Subscription>,
+    pub resource: Arc<Resource>,
+    pub entity: Arc<Entity>,
+    pub log: Arc<dyn ExchangeLog>,
+    pub registry: Arc<dyn SchemaRegistry>,
+    pub pools: Pools,
+    pub metrics: Metrics,
+}
+
+/// Why a subscription cannot be served until somebody decides.
+#[derive(Debug, Error)]
+pub enum DeliverError {
+    #[error("{0}")]
+    Entitlement(#[from] EntitlementError),
+    #[error("subscription {subscription}: {error}")]
+    Sink { subscription: Arc<str>, error: SinkError },
+    #[error("subscription {subscription}: {error}")]
+    Log { subscription: Arc<str>, error: LogError },
+    #[error("subscription {subscription}: {error}")]
+    Registry { subscription: Arc<str>, error: RegistryError },
+}
+
+/// Why serving ended.
+#[derive(Debug)]
+enum Fault {
+    Log(LogError),
+    Sink(SinkError),
+    Registry(RegistryError),
+    /// Nothing may be delivered any more.
+    Stopped(Stop),
+}
+
+impl From<LogError> for Fault {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<AppendError> for Fault {
+    fn from(error: AppendError) -> Self {
+        // Refused or unknown: the owner is opened again, and the sink's last entry completes what is missing.
+        let (AppendError::Refused(error) | AppendError::Unknown(error)) = error;
+        Self::Log(error)
+    }
+}
+
+impl From<SinkError> for Fault {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
+    }
+}
+
+/// Delivers one subscription.
+#[derive(Debug)]
+pub struct Deliverer {
+    name: Arc<str>,
+    topic: Arc<str>,
+    exchange: Arc<Exchange>,
+    revision: String,
+    resource: Arc<Resource>,
+    log: Arc<dyn ExchangeLog>,
+    entitlement: Entitlement,
+    grant: String,
+    schemas: Schemas,
+    sink: Box<dyn Sink>,
+    metrics: SubscriptionMetrics,
+    status: watch::Sender<DeliverStatus>,
+    backoff: Backoff,
+    /// The log no longer has what the sink asks for: everything is delivered again.
+    gap: bool,
+    /// Commit time at the source of the newest record delivered.
+    newest_us: Option<i64>,
+}
+
+/// One hold on sink and log.
+#[derive(Debug)]
+struct Session {
+    journal: Journal,
+    epoch: u64,
+    /// Next offset of each partition.
+    positions: BTreeMap<u32, u64>,
+    /// Where the refill under way ends, by partition.
+    refill: Option<BTreeMap<u32, u64>>,
+    measured: Option<Instant>,
+    forgotten: Option<Instant>,
+}
+
+impl Deliverer {
+    /// # Errors
+    /// [`DeliverError::Entitlement`] where the subscription does not go with its resource; [`DeliverError::Sink`] for an address
+    /// that is none.
+    pub fn new(delivery: Delivery) -> Result<Self, DeliverError> {
+        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools, metrics } = delivery;
+        let entitlement = Entitlement::compile(&subscription, &resource, &entity, &exchange.time_zone)?;
+        let name: Arc<str> = subscription.name.as_str().into();
+        let topic: Arc<str> = format!("std.{}", resource.name).into();
+        let plan = SinkPlan {
+            subscription: Arc::clone(&name),
+            title: resource.title.clone(),
+            log: log.id().clone(),
+            topic: Arc::clone(&topic),
+            columns: entitlement.columns().to_vec(),
+            key: entitlement.key().clone(),
+            grant: entitlement.fingerprint(),
+        };
+        let sink = make_sink(&subscription.sink, &pools, plan);
+        Ok(Self {
+            sink: sink.map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?,
+            metrics: metrics.of(&name),
+            grant: hex(&entitlement.fingerprint()),
+            revision: hex(&revision.0),
+            schemas: Schemas::new(registry, entity),
+            status: watch::Sender::default(),
+            backoff: Backoff::new(),
+            gap: false,
+            newest_us: None,
+            name,
+            topic,
+            exchange,
+            resource,
+            log,
+            entitlement,
+        })
+    }
+
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<DeliverStatus> {
+        self.status.subscribe()
+    }
+
+    /// Delivers until `shutdown`.
+    ///
+    /// # Errors
+    /// [`DeliverError`] where somebody has to decide; everything else is tried again.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), DeliverError> {
+        loop {
+            let until = match self.entitlement.standing(Timestamp::now()) {
+                Standing::Open { until } => until,
+                Standing::Stopped(stop) => {
+                    self.phase(Phase::Waiting { reason: stop.to_string() });
+                    let from = match stop {
+                        Stop::NotYet { from } => Some(from),
+                        Stop::Expired { .. } | Stop::Refused(_) => None,
+                    };
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = pause::until(from) => continue,
+                    }
+                }
+            };
+            // A call that is dropped here has done all or nothing; its transaction ends with it.
+            let fault = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = pause::until(until) => continue,
+                fault = self.serve() => fault,
+            };
+            let pause = self.judge(fault)?;
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What a fault means: how long to wait before the next attempt, or the end.
+    fn judge(&mut self, fault: Fault) -> Result<Duration, DeliverError> {
+        let subscription = Arc::clone(&self.name);
+        let (reaction, text) = match &fault {
+            Fault::Stopped(stop) => {
+                tracing::info!(subscription = &*self.name, %stop, "delivery ends");
+                return Ok(Duration::ZERO);
+            }
+            Fault::Sink(error) => {
+                self.metrics.sink_error(error.kind);
+                (error.kind.reaction(), error.to_string())
+            }
+            Fault::Registry(error) => {
+                self.metrics.log_error();
+                (if error.is_transient() { Reaction::Retry } else { Reaction::Stop }, error.to_string())
+            }
+            Fault::Log(error) => {
+                self.metrics.log_error();
+                let reaction = match error {
+                    LogError::Fenced { .. } => Reaction::Reopen,
+                    LogError::Gap { .. } => {
+                        tracing::warn!(subscription = &*self.name, %error, "everything is delivered again");
+                        self.gap = true;
+                        Reaction::Reopen
+                    }
+                    error if error.is_transient() => Reaction::Retry,
+                    _ => Reaction::Stop,
+                };
+                (reaction, error.to_string())
+            }
+        };
+        match reaction {
+            Reaction::Retry | Reaction::Reopen => {
+                tracing::warn!(subscription = &*self.name, error = text, "delivery is tried again");
+                self.phase(Phase::Retrying { error: text });
+                Ok(self.backoff.pause())
+            }
+            Reaction::Pause => {
+                tracing::error!(subscription = &*self.name, error = text, "delivery is paused");
+                self.phase(Phase::Paused { error: text });
+                Ok(PAUSED)
+            }
+            Reaction::Park | Reaction::Stop => {
+                tracing::error!(subscription = &*self.name, error = text, "delivery is stopped");
+                self.phase(Phase::Stopped { error: text });
+                Err(match fault {
+                    Fault::Sink(error) => DeliverError::Sink { subscription, error },
+                    Fault::Registry(error) => DeliverError::Registry { subscription, error },
+                    Fault::Log(error) => DeliverError::Log { subscription, error },
+                    Fault::Stopped(_) => return Ok(Duration::ZERO),
+                })
+            }
+        }
+    }
+
+    /// Takes the subscription over and serves it until something goes wrong.
+    async fn serve(&mut self) -> Fault {
+        match self.serve_until_fault().await {
+            Ok(never) => match never {},
+            Err(fault) => fault,
+        }
+    }
+
+    async fn serve_until_fault(&mut self) -> Result<std::convert::Infallible, Fault> {
+        let partitions = self.wait_for_topic().await?;
+        let mut session = self.open_session(partitions).await?;
+        let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
+        let mut reader = self.log.reader(from).await?;
+        self.schemas.forget_missing();
+        self.live_phase(&mut session).await?;
+        loop {
+            self.turn(&mut session, reader.as_mut()).await?;
+        }
+    }
+
+    async fn wait_for_topic(&mut self) -> Result<u32, LogError> {
+        loop {
+            if let Some(partitions) = self.log.partitions(&self.topic).await? {
+                return Ok(partitions);
+            }
+            self.phase(Phase::Waiting { reason: format!("topic {} does not exist yet", self.topic) });
+            tokio::time::sleep(TOPIC_WAIT).await;
+        }
+    }
+
+    async fn open_session(&mut self, partitions: u32) -> Result<Session, Fault> {
+        let mut journal = Journal::open(&*self.log, Arc::clone(&self.name)).await?;
+        let mut stand = self.sink.open().await?;
+        journal.complete(stand.last.as_ref()).await?;
+        if self.gap || stand.partitions.len() != partitions as usize {
+            stand.partitions = self.whole_topic(partitions).await?;
+            journal.clear_parked().await?;
+            self.sink.begin_refill(&stand.partitions).await?;
+            stand.refilling = true;
+            self.gap = false;
+        }
+        let refill = stand.partitions.iter().map(|stand| (stand.partition, stand.refill_to)).collect();
+        let session = Session {
+            epoch: stand.epoch,
+            positions: stand.partitions.iter().map(|stand| (stand.partition, stand.next)).collect(),
+            refill: stand.refilling.then_some(refill),
+            measured: None,
+            forgotten: None,
+            journal,
+        };
+        self.status.send_modify(|status| status.parked = session.journal.parked);
+        Ok(session)
+    }
+
+    async fn whole_topic(&self, partitions: u32) -> Result<Vec<PartitionStand>, LogError> {
+        let mut all = Vec::new();
+        for partition in 0..partitions {
+            let bounds = self.log.bounds(&self.at(partition)).await?;
+            all.push(PartitionStand { partition, next: bounds.earliest, refill_to: bounds.end });
+        }
+        Ok(all)
+    }
+
+    /// One read, and what comes of it.
+    async fn turn(&mut self, session: &mut Session, reader: &mut dyn LogReader) -> Result<(), Fault> {
+        let read = reader.read(ReadBudget { bytes: self.exchange.budgets.batch, wait: READ_WAIT }).await?;
+        let next: Vec<_> = read.next.iter().map(|(at, next)| (at.partition, *next)).collect();
+        if next.iter().any(|(partition, next)| session.positions.get(partition) != Some(next)) {
+            self.deliver(session, &read, &next).await?;
+            self.backoff.reset();
+        }
+        if session.refill.as_ref().is_some_and(|ends| ends.iter().all(|(at, end)| session.positions.get(at) >= Some(end))) {
+            let swept = self.sink.sweep().await?;
+            tracing::info!(
+                subscription = &*self.name,
+                swept,
+                "everything is delivered; rows that are no longer granted are gone"
+            );
+            session.refill = None;
+            self.live_phase(session).await?;
+        } else if session.measured.is_none_or(|at| at.elapsed() >= LAG_EVERY) {
+            self.live_phase(session).await?;
+        }
+        if session.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+            let horizon = i64::try_from(self.exchange.trace.as_micros()).unwrap_or(i64::MAX);
+            self.sink.forget_deleted(Timestamp::now().as_microsecond().saturating_sub(horizon)).await?;
+            session.forgotten = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self, session: &mut Session, read: &ReadBatch, next: &[(u32, u64)]) -> Result<(), Fault> {
+        self.schemas.prepare(&read.records).await.map_err(Fault::Registry)?;
+        let mut items = decide(&self.entitlement, &self.schemas, &read.records, Timestamp::now()).map_err(Fault::Stopped)?;
+        let mut hand = Hand {
+            name: &self.name,
+            topic: &self.topic,
+            resource: self.resource.name.as_str(),
+            grant: &self.grant,
+            revision: &self.revision,
+            sink: self.sink.as_mut(),
+            metrics: &self.metrics,
+            status: &self.status,
+            session,
+        };
+        hand.over(&mut items, next).await?;
+        let bytes = read
+            .records
+            .iter()
+            .map(|record| record.key.as_ref().map_or(0, |key| key.len()) + record.value.as_ref().map_or(0, |value| value.len()));
+        self.metrics.bytes.inc_by(bytes.sum::<usize>() as u64);
+        self.newest_us = items.iter().map(|item| item.source_us).max().or(self.newest_us);
+        Ok(())
+    }
+
+    fn at(&self, partition: u32) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.topic), partition)
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.status.send_modify(|status| status.phase = phase);
+    }
+
+    /// Measures the lag and says that it is served.
+    async fn live_phase(&mut self, session: &mut Session) -> Result<(), LogError> {
+        let mut lag = 0;
+        for (&partition, &next) in &session.positions {
+            lag += self.log.bounds(&self.at(partition)).await?.end.saturating_sub(next);
+        }
+        let age = self.newest_us.filter(|_| lag > 0).map_or(0, |newest| Timestamp::now().as_microsecond() - newest);
+        let lag_seconds = age.max(0) as f64 / 1e6;
+        self.metrics.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        self.metrics.lag_seconds.set(lag_seconds);
+        let phase = match &session.refill {
+            None => Phase::Live,
+            Some(ends) => {
+                let left = ends.iter().map(|(at, end)| end.saturating_sub(session.positions.get(at).copied().unwrap_or(0)));
+                Phase::Refilling { remaining_records: left.sum() }
+            }
+        };
+        self.status.send_modify(|status| {
+            status.phase = phase;
+            status.lag_records = lag;
+            status.lag_seconds = lag_seconds;
+            status.parked = session.journal.parked;
+            status.offsets = session.positions.iter().map(|(&partition, &next)| (partition, next)).collect();
+        });
+        session.measured = Some(Instant::now());
+        Ok(())
+    }
+}
+
+fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(match config {
+        SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
+        SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    ::hex::encode(bytes)
+}

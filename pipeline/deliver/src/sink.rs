@@ -1,0 +1,189 @@
+//! What every sink promises.
+//!
+//! A sink takes a subscription over ([`Sink::open`]), which fences whoever held it before, and says where it stands: its own
+//! offsets are the truth, not the log's. A batch's changes, its offsets and its audit entry become durable together
+//! ([`Sink::write`]): all or nothing, and only if the stored offsets are still those that the batch starts from. What was
+//! handed over is *accepted*; only what [`Ack`] names is *durable*, and only that moves progress. Dropping a call before it
+//! answered loses nothing: the batch is durable or it is not, and `open` tells.
+//!
+//! Changes are guarded by version: neither an older upsert nor an older delete undoes a newer change, and a deleted key keeps
+//! its version for a while so that an older record does not bring it back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use guitong_govern::audit::{AuditEntry, Range};
+use guitong_govern::{Column, KeyForm, Row, RowKey};
+use guitong_log::LogId;
+use guitong_schemas::position::Version;
+use thiserror::Error;
+
+/// What a sink is to hold for one subscription.
+#[derive(Debug, Clone)]
+pub struct SinkPlan {
+    pub subscription: Arc<str>,
+    /// Chinese title of the resource.
+    pub title: String,
+    pub log: LogId,
+    pub topic: Arc<str>,
+    pub columns: Vec<Column>,
+    pub key: KeyForm,
+    /// Fingerprint of the grant: where it differs from the stored one, everything is delivered again.
+    pub grant: [u8; 32],
+}
+
+/// Where a sink stands after it was taken over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stand {
+    /// Rises with every holder; older ones write nothing more.
+    pub epoch: u64,
+    /// Where each partition is to be read next; empty where everything is to be read from the start ([`Sink::begin_refill`]).
+    pub partitions: Vec<PartitionStand>,
+    /// A refill is under way: rows that it does not meet are removed at its end.
+    pub refilling: bool,
+    /// Audit entry of the last batch that became durable.
+    pub last: Option<AuditEntry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionStand {
+    pub partition: u32,
+    pub next: u64,
+    /// Where a refill ends; 0 outside one.
+    pub refill_to: u64,
+}
+
+/// One change of a subscriber's row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change<'a> {
+    pub version: Version,
+    pub what: What<'a>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum What<'a> {
+    Upsert(Row<'a>),
+    Delete(RowKey<'a>),
+}
+
+impl<'a> Change<'a> {
+    #[must_use]
+    pub fn key(&self) -> &RowKey<'a> {
+        match &self.what {
+            What::Upsert(row) => &row.key,
+            What::Delete(key) => key,
+        }
+    }
+}
+
+/// What becomes durable together. Of each key only the last change is among `changes`.
+#[derive(Debug)]
+pub struct SinkBatch<'b, 'a> {
+    pub changes: &'b [&'b Change<'a>],
+    /// At most one for each partition; may move an offset on without any change.
+    pub ranges: &'b [Range],
+    pub entry: &'b AuditEntry,
+}
+
+/// What became durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// Next offset of each partition up to which everything is durable.
+    pub durable: Vec<(u32, u64)>,
+}
+
+/// The subscriber's end of one subscription.
+#[async_trait]
+pub trait Sink: fmt::Debug + Send + Sync {
+    /// Makes the table where there is none, checks it where there is one, takes the subscription over and says where it stands.
+    /// Where the grant, the log or the table is another than before, what is no longer granted is removed and `partitions` is
+    /// empty.
+    async fn open(&mut self) -> Result<Stand, SinkError>;
+
+    /// Delivers everything again: reading starts at each partition's `next`; once all have reached `refill_to`,
+    /// [`Sink::sweep`] removes what was not met.
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError>;
+
+    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
+
+    /// Ends a refill: removes the rows that it did not meet and says how many.
+    async fn sweep(&mut self) -> Result<u64, SinkError>;
+
+    /// Forgets the versions of keys deleted before this moment, microseconds since 1970-01-01T00:00Z.
+    async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError>;
+}
+
+/// Why a sink did not do it. Details name tables, columns and conditions; they hold no data but what the subscriber may have.
+#[derive(Debug, Error)]
+#[error("{detail}")]
+pub struct SinkError {
+    pub kind: SinkErrorKind,
+    pub detail: String,
+}
+
+impl SinkError {
+    pub(crate) fn new(kind: SinkErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SinkErrorKind {
+    /// No connection, or it broke.
+    Unreachable,
+    /// A lock, a deadlock, a server that starts or stops.
+    Busy,
+    /// Login or privilege refused.
+    Denied,
+    /// No space, or read-only.
+    Full,
+    /// The table is not what the subscription needs.
+    Shape,
+    /// The sink does not take a value of the batch.
+    Data,
+    /// Another holder took the subscription over.
+    Fenced,
+}
+
+/// What the runner does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// Try again with growing pauses: it goes away by itself.
+    Retry,
+    /// Try again now and then: somebody has to change something at the subscriber's side.
+    Pause,
+    /// Find the record by halving the batch, set it aside, go on with the rest.
+    Park,
+    /// Stop this subscription: somebody has to decide.
+    Stop,
+    /// Ask the sink where it stands, and go on from there.
+    Reopen,
+}
+
+impl SinkErrorKind {
+    #[must_use]
+    pub fn reaction(self) -> Reaction {
+        match self {
+            Self::Unreachable | Self::Busy => Reaction::Retry,
+            Self::Denied | Self::Full => Reaction::Pause,
+            Self::Data => Reaction::Park,
+            Self::Shape => Reaction::Stop,
+            Self::Fenced => Reaction::Reopen,
+        }
+    }
+
+    /// Label of metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Shape => "shape",
+            Self::Data => "data",
+            Self::Fenced => "fenced",
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! SQL sinks. The table, the offsets, the versions of deleted keys and the last audit entry live in the subscriber's database
+//! and change in one transaction. One folder for each database, all of one shape: `mod` (the sink), `table` (making and checking
+//! it), `write` (a batch), `errors`.
+//!
+//! Beside the table, `guitong_subscriptions` has one row for each subscription (the fence: its epoch), `guitong_offsets` one for
+//! each partition, `guitong_deleted` one for each deleted key that is still remembered.
+
+pub(crate) mod layout;
+mod pools;
+pub mod postgres;
+pub mod sqlite;
+mod stored;
+
+pub(crate) use layout::steps_json;
+pub use pools::Pools;
+
+/// Names of the columns that the exchange adds to a subscriber's table.
+pub(crate) const KEY: &str = "guitong_key";
+pub(crate) const VERSION: &str = "guitong_version";
+/// Epoch of the deliverer that wrote the row: what a refill did not meet has an older one.
+pub(crate) const EPOCH: &str = "guitong_epoch";

@@ -1,0 +1,86 @@
+//! Connections by sink address: subscriptions that deliver to one database share a few, leased batch by batch.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use guitong_schemas::contract::Secret;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Executor as _, PgPool, SqlitePool};
+
+use crate::sink::{SinkError, SinkErrorKind};
+
+/// Connections to one PostgreSQL database.
+const PER_SERVER: u32 = 4;
+/// How long a lease or a new connection may take; beyond it the sink counts as unreachable.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections that nobody leased for so long are closed.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// One for the node; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Pools {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    postgres: Mutex<HashMap<String, PgPool>>,
+    sqlite: Mutex<HashMap<PathBuf, SqlitePool>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Addresses hold passwords.
+        f.write_str("Pools")
+    }
+}
+
+impl Pools {
+    pub(crate) fn postgres(&self, url: &Secret) -> Result<PgPool, SinkError> {
+        let mut pools = self.inner.postgres.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(url.reveal()) {
+            return Ok(pool.clone());
+        }
+        let options = PgConnectOptions::from_str(url.reveal())
+            .map_err(|_| SinkError::new(SinkErrorKind::Shape, "the sink's `url` is no PostgreSQL address"))?
+            .application_name("guitong");
+        let pool = PgPoolOptions::new()
+            .max_connections(PER_SERVER)
+            .acquire_timeout(PATIENCE)
+            .idle_timeout(IDLE)
+            .after_connect(|connection, _| {
+                // A lock that a subscriber holds is a fault of the sink, not a reason to hang; notices of tables that exist
+                // already are of no use.
+                Box::pin(async move {
+                    connection.execute("SET lock_timeout = '10s'; SET client_min_messages = 'warning'").await.map(|_| ())
+                })
+            })
+            .connect_lazy_with(options);
+        pools.insert(url.reveal().to_owned(), pool.clone());
+        Ok(pool)
+    }
+
+    /// One connection: SQLite has one writer, and subscriptions that share a file take turns here instead of meeting its lock.
+    pub(crate) fn sqlite(&self, path: &Path) -> SqlitePool {
+        let mut pools = self.inner.sqlite.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.entry(path.to_owned()).or_insert_with(|| {
+            let options = SqliteConnectOptions::new()
+                .filename(path)
+                .create_if_missing(true)
+                .busy_timeout(PATIENCE)
+                .synchronous(SqliteSynchronous::Full);
+            // A file that exists keeps its journal mode: it is the subscriber's.
+            let options = if path.exists() { options } else { options.journal_mode(SqliteJournalMode::Wal) };
+            SqlitePoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(4 * PATIENCE)
+                .idle_timeout(IDLE)
+                .connect_lazy_with(options)
+        });
+        pool.clone()
+    }
+}

@@ -1,0 +1,319 @@
+//! PostgreSQL sink (14 or newer): binary COPY into a temporary table and one MERGE, one transaction for each batch.
+
+mod copy;
+mod errors;
+mod table;
+mod write;
+
+use async_trait::async_trait;
+use guitong_schemas::contract::Secret;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction};
+
+use self::copy::Copy;
+use self::errors::sink_error;
+use self::table::Place;
+use self::write::{MERGE_VERSION, Statements, Writer};
+use super::layout::{Layout, Shape};
+use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::{EPOCH, Pools};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
+
+/// Statements on the exchange's own tables.
+#[derive(Debug)]
+struct Own {
+    stored: String,
+    store: String,
+    set_sweep: String,
+    partitions: String,
+    insert_offset: String,
+    delete_offsets: String,
+    resume_offsets: String,
+    move_offsets: String,
+    remembers: String,
+    forget: String,
+}
+
+impl Own {
+    fn new(place: &Place) -> Self {
+        let subscriptions = place.qualified("guitong_subscriptions");
+        let offsets = place.qualified("guitong_offsets");
+        let deleted = place.qualified("guitong_deleted");
+        Self {
+            stored: format!(
+                "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entry
+                 FROM {subscriptions} WHERE subscription = $1 FOR UPDATE"
+            ),
+            store: format!(
+                "INSERT INTO {subscriptions}
+                    (subscription, table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 ON CONFLICT (subscription) DO UPDATE SET table_name = excluded.table_name, made = excluded.made,
+                    log_id = excluded.log_id, topic = excluded.topic, epoch = excluded.epoch, sweep_epoch = excluded.sweep_epoch,
+                    grant_fingerprint = excluded.grant_fingerprint, shape = excluded.shape"
+            ),
+            set_sweep: format!("UPDATE {subscriptions} SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2"),
+            partitions: format!(
+                "SELECT partition, next_offset, refill_to FROM {offsets} WHERE subscription = $1 AND topic = $2 ORDER BY partition"
+            ),
+            insert_offset: format!(
+                "INSERT INTO {offsets}
+                    (subscription, log_id, topic, partition, next_offset, refill_to, epoch, batch_count, batch_digest)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '')"
+            ),
+            delete_offsets: format!("DELETE FROM {offsets} WHERE subscription = $1"),
+            resume_offsets: format!("UPDATE {offsets} SET epoch = $2 WHERE subscription = $1"),
+            // Each offset moves on only from where the batch starts, and only for the holder of the epoch.
+            move_offsets: format!(
+                "WITH moved AS (
+                    UPDATE {offsets} o SET next_offset = r.next, batch_count = $4, batch_digest = $5
+                    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r(partition, previous, next)
+                    WHERE o.subscription = $6 AND o.topic = $7 AND o.partition = r.partition AND o.next_offset = r.previous
+                        AND o.epoch = $8
+                    RETURNING 1
+                 ), noted AS (
+                    UPDATE {subscriptions} SET entry = $9 WHERE subscription = $6 AND epoch = $8 RETURNING 1
+                 )
+                 SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM noted)"
+            ),
+            remembers: format!("SELECT EXISTS (SELECT 1 FROM {deleted} WHERE subscription = $1)"),
+            forget: format!("DELETE FROM {deleted} WHERE subscription = $1 AND deleted_us < $2"),
+        }
+    }
+}
+
+/// One subscription's table in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresSink {
+    pool: PgPool,
+    place: Place,
+    plan: SinkPlan,
+    layout: Layout,
+    own: Own,
+    statements: Statements,
+    buffer: Copy,
+    epoch: i64,
+    sweep_epoch: Option<i64>,
+    remembers: bool,
+    merges: bool,
+}
+
+type Tx<'c> = Transaction<'c, Postgres>;
+
+impl PostgresSink {
+    /// # Errors
+    /// [`SinkError`] for an address that is none.
+    pub fn new(pools: &Pools, url: &Secret, schema: &str, table: &str, plan: SinkPlan) -> Result<Self, SinkError> {
+        let place = Place { schema: schema.to_owned(), name: table.to_owned() };
+        let layout = Layout::new(place.qualified(table), &plan);
+        Ok(Self {
+            pool: pools.postgres(url)?,
+            own: Own::new(&place),
+            statements: Statements::new(&place, &layout, &plan),
+            buffer: Copy::default(),
+            epoch: 0,
+            sweep_epoch: None,
+            remembers: false,
+            merges: false,
+            place,
+            layout,
+            plan,
+        })
+    }
+
+    /// Makes the table fit, and says what is to happen with offsets and whether the exchange made the table.
+    async fn prepare(&self, connection: &mut PgConnection, stored: Option<&Stored>) -> Result<(Takeover, bool), SinkError> {
+        let mut exists = table::exists(connection, &self.place.schema, &self.place.name).await?;
+        let takeover = Takeover::of(stored, &self.plan, &self.layout, exists)?;
+        let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
+        if let Takeover::Regrant(reshape) = &takeover {
+            exists = table::take_away(connection, &self.layout, made, reshape).await?;
+        }
+        if exists {
+            table::fit(connection, &self.place, &self.layout, &self.plan, made).await?;
+        } else {
+            table::create(connection, &self.layout, &self.plan).await?;
+        }
+        Ok((takeover, made || !exists))
+    }
+
+    async fn store(
+        &self,
+        connection: &mut PgConnection,
+        made: bool,
+        epoch: i64,
+        sweep_epoch: Option<i64>,
+    ) -> Result<(), SinkError> {
+        let store = sqlx::query(AssertSqlSafe(self.own.store.as_str()))
+            .bind(&*self.plan.subscription)
+            .bind(&self.layout.table)
+            .bind(made)
+            .bind(&*self.plan.log.0)
+            .bind(&*self.plan.topic)
+            .bind(epoch)
+            .bind(sweep_epoch)
+            .bind(self.plan.grant.as_slice())
+            .bind(Shape::of(&self.layout).to_json()?);
+        store.execute(connection).await.map_err(sink_error)?;
+        Ok(())
+    }
+
+    /// Sets the epoch of the refill under way if this holder still has the subscription.
+    async fn set_sweep(&self, connection: &mut PgConnection, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+        let set = sqlx::query(AssertSqlSafe(self.own.set_sweep.as_str()));
+        let set = set.bind(&*self.plan.subscription).bind(self.epoch).bind(sweep_epoch);
+        match set.execute(connection).await.map_err(sink_error)?.rows_affected() {
+            0 => Err(fenced(&self.plan.subscription)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves each offset on from where the batch starts, and keeps the batch's audit entry; fenced where one is not there.
+    async fn move_offsets(&self, connection: &mut PgConnection, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
+        let of = |part: fn(&guitong_govern::audit::Range) -> i64| batch.ranges.iter().map(part).collect::<Vec<_>>();
+        let moved = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(self.own.move_offsets.as_str()))
+            .bind(of(|range| i64::from(range.partition)))
+            .bind(of(|range| signed(range.from)))
+            .bind(of(|range| signed(range.to)))
+            .bind(signed(batch.entry.count))
+            .bind(&batch.entry.content.0)
+            .bind(&*self.plan.subscription)
+            .bind(&*self.plan.topic)
+            .bind(self.epoch)
+            .bind(batch.entry.to_json());
+        match moved.fetch_one(connection).await.map_err(sink_error)? {
+            (moved, 1) if unsigned(moved) == batch.ranges.len() as u64 => Ok(()),
+            _ => Err(fenced(&self.plan.subscription)),
+        }
+    }
+
+    async fn take_over(&self, transaction: &mut Tx<'_>) -> Result<(Taken, Stand), SinkError> {
+        let stored = sqlx::query_as::<_, Stored>(AssertSqlSafe(self.own.stored.as_str())).bind(&*self.plan.subscription);
+        let stored = stored.fetch_optional(&mut **transaction).await.map_err(sink_error)?;
+        let (takeover, made) = self.prepare(transaction, stored.as_ref()).await?;
+        let epoch = stored.as_ref().map_or(0, |stored| stored.epoch) + 1;
+        let sweep_epoch = match takeover {
+            Takeover::Resume => {
+                let resume = sqlx::query(AssertSqlSafe(self.own.resume_offsets.as_str()));
+                resume.bind(&*self.plan.subscription).bind(epoch).execute(&mut **transaction).await.map_err(sink_error)?;
+                stored.as_ref().and_then(|stored| stored.sweep_epoch)
+            }
+            Takeover::Refill | Takeover::Regrant(_) => {
+                let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
+                delete.execute(&mut **transaction).await.map_err(sink_error)?;
+                Some(epoch)
+            }
+        };
+        self.store(transaction, made, epoch, sweep_epoch).await?;
+        let partitions = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(self.own.partitions.as_str()));
+        let partitions = partitions.bind(&*self.plan.subscription).bind(&*self.plan.topic);
+        let partitions = partitions.fetch_all(&mut **transaction).await.map_err(sink_error)?;
+        let remembers = sqlx::query_scalar::<_, bool>(AssertSqlSafe(self.own.remembers.as_str())).bind(&*self.plan.subscription);
+        let remembers = remembers.fetch_one(&mut **transaction).await.map_err(sink_error)?;
+        let stand = Stand {
+            epoch: unsigned(epoch),
+            partitions: partitions.into_iter().map(PartitionStand::from).collect(),
+            refilling: sweep_epoch.is_some(),
+            last: stored.as_ref().map(Stored::entry).transpose()?.flatten(),
+        };
+        Ok((Taken { epoch, sweep_epoch, remembers }, stand))
+    }
+}
+
+/// What the sink keeps of a takeover.
+struct Taken {
+    epoch: i64,
+    sweep_epoch: Option<i64>,
+    remembers: bool,
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn open(&mut self) -> Result<Stand, SinkError> {
+        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        // Subscriptions of one database make the same tables at the same moment.
+        let lock = "SELECT pg_advisory_xact_lock(hashtext('guitong')::bigint)";
+        transaction.execute(lock).await.map_err(sink_error)?;
+        let version = "SELECT current_setting('server_version_num')::int";
+        let version: i32 = sqlx::query_scalar(version).fetch_one(&mut *transaction).await.map_err(sink_error)?;
+        table::make_own_tables(&mut transaction, &self.place).await?;
+        match self.take_over(&mut transaction).await {
+            Ok((taken, stand)) => {
+                transaction.commit().await.map_err(sink_error)?;
+                (self.epoch, self.sweep_epoch, self.remembers) = (taken.epoch, taken.sweep_epoch, taken.remembers);
+                self.merges = version >= MERGE_VERSION;
+                Ok(stand)
+            }
+            Err(error) => {
+                // What is no longer granted stays away even where the table does not fit what is. After an error of the server
+                // there is nothing to commit.
+                transaction.commit().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        self.set_sweep(&mut transaction, Some(self.epoch)).await?;
+        let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
+        delete.execute(&mut *transaction).await.map_err(sink_error)?;
+        for stand in partitions {
+            let insert = sqlx::query(AssertSqlSafe(self.own.insert_offset.as_str()))
+                .bind(&*self.plan.subscription)
+                .bind(&*self.plan.log.0)
+                .bind(&*self.plan.topic)
+                .bind(i64::from(stand.partition))
+                .bind(signed(stand.next))
+                .bind(signed(stand.refill_to))
+                .bind(self.epoch);
+            insert.execute(&mut *transaction).await.map_err(sink_error)?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        self.sweep_epoch = Some(self.epoch);
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        if !batch.changes.is_empty() {
+            // Outside the transaction: a batch that fails leaves it for the next.
+            let stage = sqlx::query(AssertSqlSafe(self.statements.stage.as_str()));
+            stage.execute(&mut *connection).await.map_err(sink_error)?;
+        }
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let mut remembered = false;
+        if !batch.changes.is_empty() {
+            let writer = Writer {
+                statements: &self.statements,
+                subscription: &self.plan.subscription,
+                epoch: self.epoch,
+                hashed: self.layout.hashed,
+                merges: self.merges,
+                remembers: self.remembers,
+                now_us: batch.entry.at_us,
+            };
+            remembered = writer.apply(&mut transaction, &mut self.buffer, batch.changes).await?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        self.remembers |= remembered;
+        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    async fn sweep(&mut self) -> Result<u64, SinkError> {
+        let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
+        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        self.set_sweep(&mut transaction, None).await?;
+        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
+        let swept = table::run(&mut transaction, sql).await?;
+        transaction.commit().await.map_err(sink_error)?;
+        self.sweep_epoch = None;
+        Ok(swept)
+    }
+
+    async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
+        let forget = sqlx::query(AssertSqlSafe(self.own.forget.as_str())).bind(&*self.plan.subscription).bind(before_us);
+        forget.execute(&self.pool).await.map_err(sink_error)?;
+        Ok(())
+    }
+}

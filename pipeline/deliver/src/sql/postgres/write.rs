@@ -1,0 +1,188 @@
+//! A batch's changes, in the transaction that is open: COPY into a temporary table, then one MERGE.
+//!
+//! MERGE needs PostgreSQL 15; version 14 takes `INSERT … ON CONFLICT` and a DELETE.
+
+use guitong_govern::RowKey;
+use guitong_schemas::standard::StandardValue;
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::copy::Copy;
+use super::errors::sink_error;
+use super::table::{Kind, Place, needed};
+use crate::sink::{Change, SinkError, SinkPlan, What};
+use crate::sql::layout::{Layout, join, older, quote};
+use crate::sql::{EPOCH, KEY, VERSION};
+
+/// Bytes handed to the connection at once.
+const CHUNK: usize = 1 << 20;
+/// First version with MERGE.
+pub(crate) const MERGE_VERSION: i32 = 150_000;
+
+/// Columns of the temporary table that the subscriber's table does not have.
+const ROW: &str = "guitong_row";
+const DELETE: &str = "guitong_delete";
+
+/// Statements of one layout.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    pub(crate) stage: String,
+    copy: String,
+    leave_out: String,
+    forget: String,
+    remember: String,
+    merge: String,
+    upsert: String,
+    delete: String,
+    /// Kind of each written column, and for a key column its place in the key.
+    columns: Vec<(Kind, Option<usize>)>,
+}
+
+impl Statements {
+    pub(crate) fn new(place: &Place, layout: &Layout, plan: &SinkPlan) -> Self {
+        let needed = needed(layout);
+        // A pooled connection may hold the temporary table of another subscription, or of another grant.
+        let mut name = Sha256::new();
+        name.update(plan.subscription.as_bytes());
+        name.update(plan.grant);
+        let stage = format!("pg_temp.guitong_{}", hex::encode(&name.finalize()[..12]));
+        let columns = join(needed.iter().map(|column| format!("{} {}", quote(column.name), column.kind.sql())), ", ");
+        let (table, deleted) = (&layout.table, place.qualified("guitong_deleted"));
+        let (written, same_key) = (layout.quoted_written(), layout.same_key("t", "s"));
+        let held = format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})");
+        let values = join(needed.iter().map(|column| format!("s.{}", quote(column.name))), ", ");
+        let deletion = format!("d.subscription = $1 AND d.row_key = s.{ROW} AND NOT s.{DELETE}");
+        let key_place = |name: &str| (name != KEY).then(|| layout.key.iter().position(|key| key == name)).flatten();
+        Self {
+            copy: format!("COPY {stage} FROM STDIN (FORMAT binary)"),
+            leave_out: format!(
+                "DELETE FROM {stage} s USING {deleted} d WHERE {deletion} AND (d.version, d.epoch) >= (s.{VERSION}, s.{EPOCH})"
+            ),
+            forget: format!("DELETE FROM {deleted} d USING {stage} s WHERE {deletion}"),
+            remember: format!(
+                "INSERT INTO {deleted} (subscription, row_key, version, epoch, deleted_us)
+                 SELECT $1, s.{ROW}, s.{VERSION}, s.{EPOCH}, $2 FROM {stage} s JOIN {table} t ON {same_key} WHERE s.{DELETE} AND {held}
+                 ON CONFLICT (subscription, row_key) DO UPDATE
+                 SET version = excluded.version, epoch = excluded.epoch, deleted_us = excluded.deleted_us"
+            ),
+            merge: format!(
+                "MERGE INTO {table} t USING {stage} s ON {same_key}
+                 WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE
+                 WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
+                 WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
+                older("t", "s"),
+                layout.assignments("s"),
+            ),
+            upsert: format!(
+                "INSERT INTO {table} AS t ({written}) SELECT {values} FROM {stage} s WHERE NOT s.{DELETE}
+                 ON CONFLICT ({}) DO UPDATE SET {} WHERE {}",
+                layout.quoted_key(),
+                layout.assignments("excluded"),
+                older("t", "excluded"),
+            ),
+            delete: format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}"),
+            columns: needed.iter().map(|column| (column.kind, key_place(column.name))).collect(),
+            stage: format!(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({ROW} bytea, {DELETE} boolean, {columns}) ON COMMIT DELETE ROWS",
+                stage.trim_start_matches("pg_temp.")
+            ),
+        }
+    }
+
+    /// One row of the temporary table.
+    fn encode(&self, copy: &mut Copy, change: &Change<'_>, hashed: bool, epoch: i64) -> Result<(), SinkError> {
+        let key = change.key();
+        copy.row(self.columns.len() as u16 + 2);
+        copy.field(&key.id);
+        copy.boolean(matches!(change.what, What::Delete(_)));
+        if hashed {
+            copy.field(&key.id);
+        }
+        // Between `guitong_key` and version and epoch stand the granted columns.
+        let granted = self.columns.get(usize::from(hashed)..self.columns.len() - 2).unwrap_or_default();
+        match &change.what {
+            What::Upsert(row) => {
+                for ((kind, _), cell) in granted.iter().zip(&row.cells) {
+                    copy.cell(*kind, cell)?;
+                }
+            }
+            What::Delete(key) => {
+                for (kind, place) in granted {
+                    copy.cell(*kind, key_cell(key, *place))?;
+                }
+            }
+        }
+        copy.field(&change.version.to_bytes());
+        copy.long(epoch);
+        Ok(())
+    }
+}
+
+fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardValue<'a> {
+    place.and_then(|place| key.clear.get(place)).unwrap_or(&StandardValue::Null)
+}
+
+/// Who writes, and how.
+#[derive(Debug)]
+pub(crate) struct Writer<'w> {
+    pub(crate) statements: &'w Statements,
+    pub(crate) subscription: &'w str,
+    pub(crate) epoch: i64,
+    pub(crate) hashed: bool,
+    pub(crate) merges: bool,
+    pub(crate) remembers: bool,
+    pub(crate) now_us: i64,
+}
+
+impl Writer<'_> {
+    /// Applies the changes; says whether it deleted, and so remembers, a key. The temporary table is there already.
+    pub(crate) async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        buffer: &mut Copy,
+        changes: &[&Change<'_>],
+    ) -> Result<bool, SinkError> {
+        self.copy(connection, buffer, changes).await?;
+        let deletes = changes.iter().any(|change| matches!(change.what, What::Delete(_)));
+        let statements = self.statements;
+        if self.remembers {
+            self.execute(connection, &statements.leave_out, false).await?;
+            self.execute(connection, &statements.forget, false).await?;
+        }
+        let remembered = deletes && self.execute(connection, &statements.remember, true).await? > 0;
+        if self.merges {
+            sqlx::query(AssertSqlSafe(statements.merge.as_str())).execute(connection).await.map_err(sink_error)?;
+        } else {
+            sqlx::query(AssertSqlSafe(statements.upsert.as_str())).execute(&mut *connection).await.map_err(sink_error)?;
+            if deletes {
+                sqlx::query(AssertSqlSafe(statements.delete.as_str())).execute(connection).await.map_err(sink_error)?;
+            }
+        }
+        Ok(remembered)
+    }
+
+    async fn execute(&self, connection: &mut PgConnection, sql: &str, timed: bool) -> Result<u64, SinkError> {
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.subscription);
+        let query = if timed { query.bind(self.now_us) } else { query };
+        Ok(query.execute(connection).await.map_err(sink_error)?.rows_affected())
+    }
+
+    async fn copy(&self, connection: &mut PgConnection, buffer: &mut Copy, changes: &[&Change<'_>]) -> Result<(), SinkError> {
+        let mut copy = connection.copy_in_raw(&self.statements.copy).await.map_err(sink_error)?;
+        buffer.start();
+        for change in changes {
+            if let Err(error) = self.statements.encode(buffer, change, self.hashed, self.epoch) {
+                copy.abort("a value that cannot be written").await.map_err(sink_error)?;
+                return Err(error);
+            }
+            if buffer.bytes.len() >= CHUNK {
+                copy.send(buffer.bytes.as_slice()).await.map_err(sink_error)?;
+                buffer.bytes.clear();
+            }
+        }
+        buffer.end();
+        copy.send(buffer.bytes.as_slice()).await.map_err(sink_error)?;
+        copy.finish().await.map_err(sink_error)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Making and checking a subscriber's table.
+
+use guitong_govern::ColumnKind;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+
+use super::errors::sink_error;
+use crate::sink::{SinkError, SinkPlan};
+use crate::sql::layout::{Layout, Reshape, join, misfit, quote};
+use crate::sql::{EPOCH, KEY, VERSION};
+
+/// The exchange's own tables. `deleted_us`: microseconds since 1970-01-01T00:00Z.
+pub(crate) const OWN_TABLES: &str = "
+CREATE TABLE IF NOT EXISTS guitong_subscriptions (
+    subscription TEXT PRIMARY KEY, table_name TEXT NOT NULL, made INTEGER NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL,
+    epoch INTEGER NOT NULL, sweep_epoch INTEGER, grant_fingerprint BLOB NOT NULL, shape TEXT NOT NULL, entry TEXT);
+CREATE TABLE IF NOT EXISTS guitong_offsets (
+    subscription TEXT NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL, refill_to INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    batch_count INTEGER NOT NULL, batch_digest TEXT NOT NULL, PRIMARY KEY (subscription, topic, partition));
+CREATE TABLE IF NOT EXISTS guitong_deleted (
+    subscription TEXT NOT NULL, row_key BLOB NOT NULL, version BLOB NOT NULL, epoch INTEGER NOT NULL,
+    deleted_us INTEGER NOT NULL, PRIMARY KEY (subscription, row_key)) WITHOUT ROWID;
+";
+
+pub(crate) async fn run(connection: &mut SqliteConnection, sql: String) -> Result<u64, SinkError> {
+    let done = sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map_err(sink_error)?;
+    Ok(done.rows_affected())
+}
+
+pub(crate) async fn exists(connection: &mut SqliteConnection, name: &str) -> Result<bool, SinkError> {
+    let found = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sqlite_schema WHERE type IN ('table', 'view') AND name = $1");
+    Ok(found.bind(name.to_owned()).fetch_one(connection).await.map_err(sink_error)? > 0)
+}
+
+/// Takes away what a changed grant no longer allows. Says whether the table is still there.
+pub(crate) async fn take_away(
+    connection: &mut SqliteConnection,
+    layout: &Layout,
+    made: bool,
+    reshape: &Reshape,
+) -> Result<bool, SinkError> {
+    let table = &layout.table;
+    match reshape {
+        Reshape::Rekey if made => {
+            run(connection, format!("DROP TABLE {table}")).await?;
+            return Ok(false);
+        }
+        Reshape::Columns { clear, retyped } if made => {
+            for name in retyped {
+                run(connection, format!("ALTER TABLE {table} DROP COLUMN {}", quote(name))).await?;
+            }
+            let kept: Vec<_> = clear.iter().filter(|name| !retyped.contains(name)).collect();
+            if !kept.is_empty() {
+                let nulls = join(kept.iter().map(|name| format!("{} = NULL", quote(name))), ", ");
+                run(connection, format!("UPDATE {table} SET {nulls}")).await?;
+            }
+        }
+        // A table that the exchange did not make is not altered, and its columns may refuse null: the delivered rows go.
+        Reshape::Columns { clear, .. } if clear.is_empty() => {}
+        Reshape::Rekey | Reshape::Columns { .. } => {
+            run(connection, format!("DELETE FROM {table} WHERE {VERSION} IS NOT NULL")).await?;
+        }
+    }
+    Ok(true)
+}
+
+pub(crate) async fn create(connection: &mut SqliteConnection, layout: &Layout) -> Result<(), SinkError> {
+    let columns = join(needed(layout).into_iter().map(|column| column.definition()), ", ");
+    run(connection, format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())).await?;
+    Ok(())
+}
+
+/// A column that the table needs.
+struct Needed<'l> {
+    name: &'l str,
+    affinity: &'static str,
+    not_null: bool,
+}
+
+impl Needed<'_> {
+    fn definition(&self) -> String {
+        format!("{} {}{}", quote(self.name), self.affinity, if self.not_null { " NOT NULL" } else { "" })
+    }
+}
+
+fn needed(layout: &Layout) -> Vec<Needed<'_>> {
+    let key = layout.hashed.then_some(Needed { name: KEY, affinity: "BLOB", not_null: true });
+    let columns = layout.columns.iter().map(|column| Needed {
+        name: &column.name,
+        affinity: affinity(column.kind),
+        not_null: layout.is_key(&column.name),
+    });
+    let own = [(VERSION, "BLOB"), (EPOCH, "INTEGER")].map(|(name, affinity)| Needed { name, affinity, not_null: false });
+    key.into_iter().chain(columns).chain(own).collect()
+}
+
+/// Dates, instants and decimals are text: SQLite has no exact type for them.
+fn affinity(kind: ColumnKind) -> &'static str {
+    match kind {
+        ColumnKind::Int => "INTEGER",
+        _ => "TEXT",
+    }
+}
+
+/// Affinity of a declared type (SQLite, "Determination Of Column Affinity").
+fn affinity_of(declared: &str) -> &'static str {
+    let declared = declared.to_ascii_uppercase();
+    let has = |part: &str| declared.contains(part);
+    if has("INT") {
+        "INTEGER"
+    } else if has("CHAR") || has("CLOB") || has("TEXT") {
+        "TEXT"
+    } else if has("BLOB") || declared.is_empty() {
+        "BLOB"
+    } else if has("REAL") || has("FLOA") || has("DOUB") {
+        "REAL"
+    } else {
+        "NUMERIC"
+    }
+}
+
+/// A column of the table as it is.
+struct Found {
+    name: String,
+    declared: String,
+    not_null: bool,
+    has_default: bool,
+}
+
+async fn found(connection: &mut SqliteConnection, name: &str) -> Result<Vec<Found>, SinkError> {
+    let rows = sqlx::query("SELECT name, type, \"notnull\", dflt_value IS NOT NULL FROM pragma_table_info($1)");
+    let rows = rows.bind(name.to_owned()).fetch_all(connection).await.map_err(sink_error)?;
+    let found = rows.iter().map(|row| {
+        Ok(Found { name: row.try_get(0)?, declared: row.try_get(1)?, not_null: row.try_get(2)?, has_default: row.try_get(3)? })
+    });
+    found.collect::<Result<_, _>>().map_err(sink_error)
+}
+
+/// Checks that the table takes what will be written; adds missing columns to a table that the exchange made.
+pub(crate) async fn fit(
+    connection: &mut SqliteConnection,
+    name: &str,
+    layout: &Layout,
+    plan: &SinkPlan,
+    made: bool,
+) -> Result<(), SinkError> {
+    let found = found(connection, name).await?;
+    let needed = needed(layout);
+    let (mut problems, mut additions) = (Vec::new(), Vec::new());
+    for column in &needed {
+        match found.iter().find(|other| other.name.eq_ignore_ascii_case(column.name)) {
+            None if made && !column.not_null => additions.push(column.definition()),
+            None => problems.push(format!("column {} is missing, of type {}", column.name, column.affinity)),
+            // An untyped column stores what it is given.
+            Some(other) if [column.affinity, "BLOB"].contains(&affinity_of(&other.declared)) => {}
+            Some(other) => {
+                problems.push(format!("column {} is {}, and has to be {}", column.name, other.declared, column.affinity))
+            }
+        }
+    }
+    let ours = |other: &Found| needed.iter().any(|column| column.name.eq_ignore_ascii_case(&other.name));
+    for other in found.iter().filter(|other| !ours(other) && other.not_null && !other.has_default) {
+        problems.push(format!("column {} is NOT NULL without a default, and the subscription does not fill it", other.name));
+    }
+    if !is_keyed(connection, name, layout).await? {
+        problems.push(format!("it has no primary key or unique index of just ({})", layout.key.join(", ")));
+    }
+    if !problems.is_empty() {
+        let columns = join(needed.iter().map(Needed::definition), ", ");
+        let help = "change it, name another table, or drop it to have it made";
+        let help = format!("{help}: CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key());
+        return Err(misfit(name, &plan.subscription, &problems, &help));
+    }
+    for definition in additions {
+        run(connection, format!("ALTER TABLE {} ADD COLUMN {definition}", layout.table)).await?;
+    }
+    Ok(())
+}
+
+/// Whether a primary key or an unconditional unique index has just the key's columns.
+async fn is_keyed(connection: &mut SqliteConnection, name: &str, layout: &Layout) -> Result<bool, SinkError> {
+    let primary = sqlx::query_scalar::<_, String>("SELECT name FROM pragma_table_info($1) WHERE pk > 0");
+    let mut indexes = vec![primary.bind(name.to_owned()).fetch_all(&mut *connection).await.map_err(sink_error)?];
+    let unique = sqlx::query_scalar::<_, String>("SELECT name FROM pragma_index_list($1) WHERE \"unique\" = 1 AND partial = 0");
+    for index in unique.bind(name.to_owned()).fetch_all(&mut *connection).await.map_err(sink_error)? {
+        let columns = sqlx::query_scalar::<_, Option<String>>("SELECT name FROM pragma_index_info($1)");
+        let columns = columns.bind(index).fetch_all(&mut *connection).await.map_err(sink_error)?;
+        indexes.push(columns.into_iter().map(Option::unwrap_or_default).collect());
+    }
+    let sorted = |names: &[String]| {
+        let mut names: Vec<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names
+    };
+    let key = sorted(&layout.key);
+    Ok(indexes.iter().any(|columns| sorted(columns) == key))
+}

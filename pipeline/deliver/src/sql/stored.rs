@@ -1,0 +1,125 @@
+//! What a subscriber's database says of a subscription, and what follows from it when a deliverer takes it over.
+
+use guitong_govern::audit::AuditEntry;
+
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
+
+use super::layout::{Layout, Reshape, Shape};
+use crate::sink::{SinkError, SinkErrorKind, SinkPlan};
+
+/// The row of `guitong_subscriptions`.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) table_name: String,
+    /// The table was made by the exchange, which may therefore alter it.
+    pub(crate) made: bool,
+    pub(crate) log_id: String,
+    pub(crate) topic: String,
+    pub(crate) epoch: i64,
+    pub(crate) sweep_epoch: Option<i64>,
+    pub(crate) grant_fingerprint: Vec<u8>,
+    pub(crate) shape: String,
+    pub(crate) entry: Option<String>,
+}
+
+/// The row of `guitong_offsets`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredOffset {
+    pub(crate) partition: i64,
+    pub(crate) next_offset: i64,
+    pub(crate) refill_to: i64,
+}
+
+impl<'r, R> FromRow<'r, R> for Stored
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    bool: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            table_name: row.try_get("table_name")?,
+            made: row.try_get("made")?,
+            log_id: row.try_get("log_id")?,
+            topic: row.try_get("topic")?,
+            epoch: row.try_get("epoch")?,
+            sweep_epoch: row.try_get("sweep_epoch")?,
+            grant_fingerprint: row.try_get("grant_fingerprint")?,
+            shape: row.try_get("shape")?,
+            entry: row.try_get("entry")?,
+        })
+    }
+}
+
+impl<'r, R> FromRow<'r, R> for StoredOffset
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            partition: row.try_get("partition")?,
+            next_offset: row.try_get("next_offset")?,
+            refill_to: row.try_get("refill_to")?,
+        })
+    }
+}
+
+/// What taking over does to the table and to the offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    /// Go on from the stored offsets.
+    Resume,
+    /// Deliver everything again; the table's rows stay until they are met or swept.
+    Refill,
+    /// The same after taking away what is no longer granted.
+    Regrant(Reshape),
+}
+
+impl Takeover {
+    pub(crate) fn of(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout, table_exists: bool) -> Result<Self, SinkError> {
+        let Some(stored) = stored.filter(|stored| table_exists && stored.table_name == layout.table) else {
+            return Ok(Self::Refill);
+        };
+        if stored.grant_fingerprint != plan.grant {
+            return Ok(Self::Regrant(Shape::from_json(&stored.shape)?.change_to(&Shape::of(layout))));
+        }
+        let same_log = stored.log_id == *plan.log.0 && stored.topic == *plan.topic;
+        Ok(if same_log { Self::Resume } else { Self::Refill })
+    }
+}
+
+impl Stored {
+    pub(crate) fn entry(&self) -> Result<Option<AuditEntry>, SinkError> {
+        let parse = |text: &String| serde_json::from_str(text);
+        let entry = self.entry.as_ref().map(parse).transpose();
+        entry.map_err(|error| SinkError::new(SinkErrorKind::Shape, format!("guitong_subscriptions.entry is damaged: {error}")))
+    }
+}
+
+/// A count or offset as databases store it; beyond their range it is no offset that a log ever gives.
+pub(crate) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+pub(crate) fn fenced(subscription: &str) -> SinkError {
+    SinkError::new(SinkErrorKind::Fenced, format!("subscription {subscription} was taken over by another deliverer"))
+}
+
+impl From<StoredOffset> for crate::sink::PartitionStand {
+    fn from(stored: StoredOffset) -> Self {
+        Self {
+            partition: u32::try_from(stored.partition).unwrap_or(u32::MAX),
+            next: unsigned(stored.next_offset),
+            refill_to: unsigned(stored.refill_to),
+        }
+    }
+}

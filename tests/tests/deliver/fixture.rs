@@ -1,0 +1,380 @@
+//! An exchange of one resource, filled by hand, and the sinks it is delivered to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use guitong_deliver::sql::Pools;
+use guitong_deliver::{AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, Delivery, Metrics, Phase};
+use guitong_govern::audit::AuditEntry;
+use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
+use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
+use guitong_schemas::avro::{RecordEncoder, Value};
+use guitong_schemas::contract::subscription::Mask;
+use guitong_schemas::contract::{
+    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription,
+};
+use guitong_schemas::position::Version;
+use guitong_schemas::standard::{Entity, Standard};
+use guitong_schemas::table::TableName;
+use guitong_tests::servers::postgres::Postgres;
+use jiff::tz::TimeZone;
+use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const PARTITIONS: u32 = 2;
+const VALUE_SCHEMA: u32 = 1;
+const KEY_SCHEMA: u32 = 2;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The two schemas of the entity; nothing else is ever asked for.
+#[derive(Debug)]
+struct TwoSchemas(Arc<Entity>);
+
+#[async_trait]
+impl SchemaRegistry for TwoSchemas {
+    async fn register(&self, _: &str, _: &str) -> Result<u32, RegistryError> {
+        Err(RegistryError::Answer { code: 403, detail: "read only".into() })
+    }
+
+    async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError> {
+        match id {
+            VALUE_SCHEMA => Ok(self.0.schema_json.as_str().into()),
+            KEY_SCHEMA => Ok(self.0.key_schema_json.as_str().into()),
+            id => Err(RegistryError::NoSchema { id }),
+        }
+    }
+
+    async fn set_compatibility(&self, _: &str, _: Compatibility) -> Result<(), RegistryError> {
+        Ok(())
+    }
+}
+
+/// A version by its commit position.
+pub(crate) fn version(commit: u64) -> Version {
+    Version { epoch: 1, commit, change: 1, index: 0, revision: 1 }
+}
+
+/// A log with `std.enterprise` of legal entities.
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
+    pub(crate) log: Arc<EmbeddedLog>,
+    pub(crate) entity: Arc<Entity>,
+    pub(crate) resource: Resource,
+    pub(crate) time_zone: TimeZone,
+    pub(crate) pools: Pools,
+    normaliser: Box<dyn OwnedLog>,
+    value: RecordEncoder,
+    key: RecordEncoder,
+    pub(crate) metrics: Metrics,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        let entity = Arc::clone(Standard::builtin().entity("LegalEntity").unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (log, normaliser) = Self::open_log(dir.path().join("exchange.log")).await;
+        let resource = Resource {
+            name: Name::parse("enterprise").unwrap(),
+            code: "3450010102/000017".into(),
+            title: "企业登记基本信息".into(),
+            system: Name::parse("licensing").unwrap(),
+            table: TableName::new("public", "qy_jbxx"),
+            entity: "LegalEntity".into(),
+            sharing: Sharing::Unconditional,
+            map: BTreeMap::new(),
+            not_provided: BTreeMap::new(),
+            revision: 1,
+        };
+        Self {
+            value: RecordEncoder::compile(&entity.schema_json).unwrap(),
+            key: RecordEncoder::compile(&entity.key_schema_json).unwrap(),
+            metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+            time_zone: TimeZone::get("Asia/Shanghai").unwrap(),
+            pools: Pools::default(),
+            dir,
+            log,
+            entity,
+            resource,
+            normaliser,
+        }
+    }
+
+    async fn open_log(path: PathBuf) -> (Arc<EmbeddedLog>, Box<dyn OwnedLog>) {
+        let log = Arc::new(EmbeddedLog::open(&EmbeddedConfig { path, max_bytes: None }).await.unwrap());
+        let day = Duration::from_secs(86_400);
+        let retention = Retention::Compact { after: day, tombstones: day };
+        log.ensure_topic(&TopicSpec { name: "std.enterprise".into(), partitions: PARTITIONS, retention }).await.unwrap();
+        let owner = log.open(&OwnerId::new(Role::Normalise, "enterprise")).await.unwrap();
+        (log, owner)
+    }
+
+    /// Goes on with an empty log of another id.
+    pub(crate) async fn replace_log(&mut self) {
+        (self.log, self.normaliser) = Self::open_log(self.dir.path().join("other.log")).await;
+    }
+
+    fn record(&self, uscc: &str, value: Option<Vec<u8>>, commit: u64) -> NewRecord {
+        let mut key = Vec::new();
+        self.key.encode(&[Value::Text(uscc)], KEY_SCHEMA, &mut key).unwrap();
+        let headers = [("guitong-version", version(commit).to_string()), ("guitong-source-ts", now_us().to_string())];
+        NewRecord {
+            topic: "std.enterprise".into(),
+            partition: None,
+            key: Some(Bytes::from(key)),
+            value: value.map(Bytes::from),
+            headers: headers.map(|(name, value)| (name.into(), Bytes::from(value))).into(),
+            timestamp_ms: now_us() / 1000,
+        }
+    }
+
+    pub(crate) fn upsert(&self, uscc: &str, fields: &[(&str, Value<'_>)], commit: u64) -> NewRecord {
+        let of = |name: &str| fields.iter().find(|(field, _)| *field == name).map_or(Value::Null, |(_, value)| value.clone());
+        let values = self.entity.fields.iter().map(|field| match field.name.as_str() {
+            "uscc" => Value::Text(uscc),
+            name => of(name),
+        });
+        let values: Vec<_> = values.collect();
+        let mut value = Vec::new();
+        self.value.encode(&values, VALUE_SCHEMA, &mut value).unwrap();
+        self.record(uscc, Some(value), commit)
+    }
+
+    pub(crate) fn named(&self, uscc: &str, name: &str, commit: u64) -> NewRecord {
+        let fields =
+            [("name", Value::Text(name)), ("contact", Value::Text("欧阳测试")), ("reg_address_division", Value::Text("450102"))];
+        self.upsert(uscc, &fields, commit)
+    }
+
+    pub(crate) fn delete(&self, uscc: &str, commit: u64) -> NewRecord {
+        self.record(uscc, None, commit)
+    }
+
+    pub(crate) async fn append(&mut self, records: Vec<NewRecord>) {
+        self.normaliser.append(Batch { records, ..Batch::default() }).await.unwrap();
+    }
+
+    pub(crate) fn subscription(&self, name: &str, sink: SinkConfig, fields: &[&str]) -> Subscription {
+        Subscription {
+            name: Name::parse(name).unwrap(),
+            subscriber: Name::parse("credit-office").unwrap(),
+            resource: self.resource.name.clone(),
+            purpose: "信用主体建档".into(),
+            approval: None,
+            fields: fields.iter().map(|&field| field.into()).collect(),
+            condition: None,
+            masks: BTreeMap::from([("contact".to_owned(), Mask::None)])
+                .into_iter()
+                .filter(|(f, _)| fields.contains(&&**f))
+                .collect(),
+            sink,
+            secret: Some(Secret::new("s3cret".into())),
+        }
+    }
+
+    pub(crate) fn delivery(&self, subscription: &Subscription) -> Delivery {
+        Delivery {
+            exchange: Arc::new(Exchange {
+                name: Name::parse("guitong").unwrap(),
+                title: "测试".into(),
+                time_zone: self.time_zone.clone(),
+                log: LogConfig::Embedded { path: self.dir.path().join("exchange.log") },
+                registry: None,
+                listen: ([127, 0, 0, 1], 0).into(),
+                std_partitions: PARTITIONS,
+                trace: Duration::from_secs(86_400),
+                budgets: Budgets { max_record: 16 << 20, batch: 1 << 20, linger: Duration::from_millis(5) },
+            }),
+            revision: Revision([7; 32]),
+            subscription: Arc::new(subscription.clone()),
+            resource: Arc::new(self.resource.clone()),
+            entity: Arc::clone(&self.entity),
+            log: Arc::clone(&self.log) as Arc<dyn ExchangeLog>,
+            registry: Arc::new(TwoSchemas(Arc::clone(&self.entity))),
+            pools: self.pools.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    pub(crate) fn start(&self, subscription: &Subscription) -> Running {
+        let deliverer = Deliverer::new(self.delivery(subscription)).unwrap();
+        let status = deliverer.status();
+        let shutdown = CancellationToken::new();
+        Running { status, task: tokio::spawn(deliverer.run(shutdown.clone())), shutdown }
+    }
+
+    /// Waits until everything in the log is delivered and nothing is left to sweep.
+    pub(crate) async fn caught_up(&self, running: &mut Running) {
+        let mut ends = Vec::new();
+        for partition in 0..PARTITIONS {
+            ends.push((partition, self.log.bounds(&TopicPartition::new("std.enterprise", partition)).await.unwrap().end));
+        }
+        running.reaches(|status| status.phase == Phase::Live && status.offsets == ends).await;
+    }
+
+    /// Delivers until everything is there, and stops.
+    pub(crate) async fn deliver(&self, subscription: &Subscription) {
+        let mut running = self.start(subscription);
+        self.caught_up(&mut running).await;
+        running.stop().await.unwrap();
+    }
+
+    /// Audit entries of a subscription, in order.
+    pub(crate) async fn audit(&self, subscription: &str) -> Vec<AuditEntry> {
+        let at = TopicPartition::new(AUDIT_TOPIC, 0);
+        let end = self.log.bounds(&at).await.unwrap().end;
+        let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
+        let (mut entries, mut next) = (Vec::new(), 0);
+        while next < end {
+            let read = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(1) }).await.unwrap();
+            entries.extend(read.records.iter().filter_map(|record| serde_json::from_slice(record.value.as_ref()?).ok()));
+            next = read.next.first().map_or(next, |(_, next)| *next);
+        }
+        entries.retain(|entry: &AuditEntry| entry.subscription == subscription);
+        entries
+    }
+}
+
+pub(crate) fn now_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// A deliverer at work.
+pub(crate) struct Running {
+    pub(crate) status: watch::Receiver<DeliverStatus>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), DeliverError>>,
+}
+
+impl Running {
+    pub(crate) async fn reaches(&mut self, mut wanted: impl FnMut(&DeliverStatus) -> bool) -> DeliverStatus {
+        let reached = tokio::time::timeout(PATIENCE, self.status.wait_for(|status| wanted(status))).await;
+        match reached.map(|status| status.map(|status| status.clone())) {
+            Ok(Ok(status)) => status,
+            Ok(Err(_)) => panic!("the deliverer ended: {:?}", (&mut self.task).await),
+            Err(_) => panic!("never reached; last {:?}", *self.status.borrow()),
+        }
+    }
+
+    pub(crate) async fn stop(self) -> Result<(), DeliverError> {
+        self.shutdown.cancel();
+        self.task.await.unwrap()
+    }
+
+    /// Ends it wherever it is, as a crash does.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        self.task.await.ok();
+    }
+}
+
+/// A subscriber's database.
+pub(crate) enum Target {
+    Sqlite(PathBuf, SqlitePool),
+    Postgres(Arc<Mutex<Postgres>>, String, PgPool),
+}
+
+/// Rows by their first column, all values as text.
+pub(crate) type Rows = BTreeMap<String, Vec<Option<String>>>;
+
+impl Target {
+    pub(crate) async fn sqlite(bench: &Bench) -> Self {
+        let path = bench.dir.path().join("subscriber.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        Self::Sqlite(path, SqlitePool::connect_with(options).await.unwrap())
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let server = Postgres::start().await.unwrap();
+        server.create_role("office", "").await.unwrap();
+        server.execute("CREATE SCHEMA shared AUTHORIZATION office").await.unwrap();
+        let (url, pool) = (server.url("office"), server.admin().await.unwrap());
+        Self::Postgres(Arc::new(Mutex::new(server)), url, pool)
+    }
+
+    /// The server behind it.
+    pub(crate) fn server(&self) -> OwnedMutexGuard<Postgres> {
+        match self {
+            Self::Sqlite(..) => panic!("SQLite has no server"),
+            Self::Postgres(server, ..) => Arc::clone(server).try_lock_owned().unwrap(),
+        }
+    }
+
+    /// What a query of one text column gives.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        match self {
+            Self::Sqlite(_, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
+            Self::Postgres(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
+        }
+    }
+
+    pub(crate) fn config(&self, table: &str) -> SinkConfig {
+        match self {
+            Self::Sqlite(path, _) => SinkConfig::Sqlite { path: path.clone(), table: table.into() },
+            Self::Postgres(_, url, _) => {
+                SinkConfig::Postgres { url: Secret::new(url.clone()), schema: "shared".into(), table: table.into() }
+            }
+        }
+    }
+
+    /// The table's name in statements of the subscriber.
+    pub(crate) fn named(&self, table: &str) -> String {
+        match self {
+            Self::Sqlite(..) => format!("\"{table}\""),
+            Self::Postgres(..) => format!("shared.\"{table}\""),
+        }
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) {
+        match self {
+            Self::Sqlite(_, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
+            Self::Postgres(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
+        }
+    }
+
+    pub(crate) async fn rows(&self, columns: &str, table: &str) -> Rows {
+        let table = self.named(table);
+        let columns = columns.split(", ").map(|column| format!("CAST({column} AS TEXT)")).collect::<Vec<_>>().join(", ");
+        let sql = AssertSqlSafe(format!("SELECT {columns} FROM {table}"));
+        let rows: Vec<Vec<Option<String>>> = match self {
+            Self::Sqlite(_, pool) => {
+                let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
+                rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
+            }
+            Self::Postgres(_, _, pool) => {
+                let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
+                rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
+            }
+        };
+        let count = rows.len();
+        let rows: Rows = rows.into_iter().map(|mut row| (row.remove(0).unwrap_or_default(), row)).collect();
+        assert_eq!(rows.len(), count, "a key is there twice");
+        rows
+    }
+
+    /// Names of a table, `name` by `uscc`.
+    pub(crate) async fn names(&self, table: &str) -> HashMap<String, String> {
+        let rows = self.rows("uscc, name", table).await;
+        rows.into_iter().map(|(key, row)| (key, row[0].clone().unwrap_or_default())).collect()
+    }
+
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {}", self.named(table)));
+        match self {
+            Self::Sqlite(_, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Self::Postgres(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+}
+
+/// `{key: name, …}`.
+pub(crate) fn names(of: &[(&str, &str)]) -> HashMap<String, String> {
+    of.iter().map(|&(key, name)| (key.to_owned(), name.to_owned())).collect()
+}

@@ -1,0 +1,94 @@
+//! Delivery from the embedded log to real databases.
+
+// Helpers beside the tests may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod fixture;
+mod scenarios;
+
+use guitong_deliver::Phase;
+use guitong_tests::servers::postgres::Stop;
+
+use crate::fixture::{Bench, Target, names};
+
+macro_rules! on_both_sinks {
+    ($($name:ident)+) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::sqlite(&bench).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::postgres().await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+    };
+}
+
+on_both_sinks! {
+    a_new_subscription_gets_the_whole_state_and_what_follows
+    older_records_undo_nothing
+    a_delete_leaves_no_trace_with_those_who_never_held_the_row
+    crashes_anywhere_neither_lose_nor_double
+    an_older_holder_writes_nothing
+    a_table_of_the_wrong_shape_stops_only_its_subscription
+    a_row_follows_the_condition
+    nothing_is_delivered_after_the_approval_ends
+    a_changed_grant_takes_away_before_anything_new
+    a_record_the_sink_refuses_is_set_aside
+    another_log_is_a_gap_that_a_refill_closes
+}
+
+/// A sink that goes away is tried again and again, stops nobody else, and goes on where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_goes_away_stops_only_itself_and_goes_on() {
+    let mut bench = Bench::new().await;
+    let (server, file) = (Target::postgres().await, Target::sqlite(&bench).await);
+    let down = bench.subscription("down", server.config("t"), &["uscc", "name"]);
+    let other = bench.subscription("other", file.config("t"), &["uscc", "name"]);
+    bench.append(vec![bench.named("A", "甲", 1)]).await;
+    let (mut delivering, mut unharmed) = (bench.start(&down), bench.start(&other));
+    bench.caught_up(&mut delivering).await;
+    server.server().stop(Stop::Immediate).await.unwrap();
+    bench.append(vec![bench.named("B", "乙", 2), bench.delete("A", 3)]).await;
+    delivering.reaches(|status| matches!(status.phase, Phase::Retrying { .. })).await;
+    bench.caught_up(&mut unharmed).await;
+    assert_eq!(file.names("t").await, names(&[("B", "乙")]));
+    server.server().start_again().await.unwrap();
+    bench.caught_up(&mut delivering).await;
+    assert_eq!(server.names("t").await, names(&[("B", "乙")]));
+    delivering.stop().await.unwrap();
+    unharmed.stop().await.unwrap();
+}
+
+/// The table that the exchange makes says in Chinese what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_made_table_is_typed_keyed_and_commented() {
+    let bench = Bench::new().await;
+    let target = Target::postgres().await;
+    let subscription = bench.subscription("credit", target.config("企业"), &["uscc", "name", "reg_capital", "established"]);
+    bench.deliver(&subscription).await;
+    let columns =
+        "SELECT attname || ' ' || format_type(atttypid, atttypmod) || ' ' || coalesce(col_description(attrelid, attnum), '')
+        FROM pg_attribute WHERE attrelid = 'shared.\"企业\"'::regclass AND attnum > 0 ORDER BY attnum";
+    let expected = [
+        "uscc text 统一社会信用代码",
+        "name text 机构名称",
+        "reg_capital numeric(24,6) 注册资本",
+        "established date 成立日期",
+        "guitong_version bytea ",
+        "guitong_epoch bigint ",
+    ];
+    assert_eq!(target.texts(columns).await, expected);
+    assert_eq!(target.texts("SELECT obj_description('shared.\"企业\"'::regclass)").await, ["企业登记基本信息"]);
+    let key = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'shared.\"企业\"'::regclass";
+    assert_eq!(target.texts(key).await, ["PRIMARY KEY (uscc)"]);
+}

@@ -1,0 +1,293 @@
+//! What every sink has to hold.
+
+use std::collections::HashMap;
+
+use guitong_deliver::{DeliverError, Phase, parked};
+use guitong_govern::audit::first_break;
+use guitong_log::{ExchangeLog as _, OwnerId, Role};
+use guitong_schemas::avro::Value;
+use guitong_schemas::contract::subscription::{Approval, Mask};
+use jiff::tz::{Offset, TimeZone};
+use jiff::{Timestamp, ToSpan as _};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::fixture::{Bench, Target, names, now_us};
+
+pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {
+    let whole = [
+        ("name", Value::Text("测试公司\"甲\"\n；,\\N")),
+        ("reg_capital", Value::Decimal { unscaled: &(-1_234_500_001_i64).to_be_bytes(), scale: 6 }),
+        ("established", Value::Int(17_431)),
+        ("term_to", Value::Int(2_932_896)),
+        ("employees", Value::Int(42)),
+    ];
+    let records = vec![bench.upsert("A", &whole, 1), bench.named("B", "乙", 2), bench.named("C", "丙", 3), bench.delete("C", 4)];
+    bench.append(records).await;
+    let fields = ["uscc", "name", "reg_capital", "established", "term_to", "employees"];
+    let subscription = bench.subscription("credit", target.config("企业"), &fields);
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let all = "uscc, name, reg_capital, established, term_to, employees";
+    let some = |values: &[&str]| values.iter().map(|&value| Some(value.to_owned())).collect::<Vec<_>>();
+    let rows = target.rows(all, "企业").await;
+    let a = some(&["测试公司\"甲\"\n；,\\N", "-1234.500001", "2017-09-22", "9999-12-31", "42"]);
+    assert_eq!(rows["A"], a);
+    assert_eq!(rows["B"], [some(&["乙"]), vec![None; 4]].concat());
+    assert_eq!(rows.len(), 2);
+
+    let records = vec![bench.named("B", "乙二", 5), bench.delete("A", 6), bench.named("D", "丁", 7), bench.named("B", "乙三", 8)];
+    bench.append(records).await;
+    bench.caught_up(&mut running).await;
+    assert_eq!(target.names("企业").await, names(&[("B", "乙三"), ("D", "丁")]));
+    running.stop().await.unwrap();
+
+    bench.append(vec![bench.delete("D", 9), bench.named("A", "甲", 10)]).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("企业").await, names(&[("A", "甲"), ("B", "乙三")]));
+}
+
+pub(crate) async fn older_records_undo_nothing(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    bench.append(vec![bench.named("A", "new", 10), bench.named("B", "new", 10)]).await;
+    bench.deliver(&subscription).await;
+    // In batches of their own: within one batch the newest would win without the sink's guard.
+    bench.append(vec![bench.delete("B", 20)]).await;
+    bench.deliver(&subscription).await;
+    bench.append(vec![bench.named("A", "old", 9), bench.named("B", "old", 15)]).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("A", "new")]), "older upserts");
+    bench.append(vec![bench.delete("A", 5)]).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("A", "new")]), "an older delete");
+    bench.append(vec![bench.named("B", "again", 21), bench.named("A", "newest", 11)]).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("A", "newest"), ("B", "again")]));
+    assert_eq!(target.count("guitong_deleted").await, 0, "a key that is there again is no longer remembered as deleted");
+}
+
+pub(crate) async fn a_delete_leaves_no_trace_with_those_who_never_held_the_row(mut bench: Bench, target: &Target) {
+    let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    subscription.condition = Some("name == 'mine'".into());
+    bench.append(vec![bench.named("SECRET", "other", 1), bench.named("A", "mine", 2)]).await;
+    bench.deliver(&subscription).await;
+    bench.append(vec![bench.delete("SECRET", 3), bench.delete("A", 4)]).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.count("t").await, 0);
+    assert_eq!(target.count("guitong_deleted").await, 1, "only the key that was held is remembered");
+}
+
+pub(crate) async fn crashes_anywhere_neither_lose_nor_double(mut bench: Bench, target: &Target) {
+    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("GUITONG_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let mut expected = HashMap::new();
+    let mut commit = 0;
+    for _ in 0..25 {
+        let records = (0..random.random_range(50..400)).map(|_| {
+            commit += 1;
+            let key = format!("K{}", random.random_range(0..300));
+            if random.random_bool(0.2) {
+                expected.remove(&key);
+                bench.delete(&key, commit)
+            } else {
+                expected.insert(key.clone(), commit.to_string());
+                bench.named(&key, &commit.to_string(), commit)
+            }
+        });
+        let records: Vec<_> = records.collect();
+        bench.append(records).await;
+        let running = bench.start(&subscription);
+        tokio::time::sleep(std::time::Duration::from_micros(random.random_range(0..40_000))).await;
+        running.kill().await;
+    }
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, expected);
+    let entries = bench.audit("credit").await;
+    assert_eq!(first_break(&entries), None, "the chain of audit entries");
+    let mut next = HashMap::new();
+    for range in entries.iter().flat_map(|entry| &entry.ranges) {
+        assert_eq!(*next.get(&range.partition).unwrap_or(&0), range.from, "each batch once, and none left out");
+        next.insert(range.partition, range.to);
+    }
+    assert_eq!(next.values().sum::<u64>(), commit);
+}
+
+pub(crate) async fn an_older_holder_writes_nothing(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    bench.append(vec![bench.named("A", "one", 1)]).await;
+    let mut first = bench.start(&subscription);
+    bench.caught_up(&mut first).await;
+    // Both believe that they hold the subscription; each batch is applied by one of them.
+    let mut second = bench.start(&subscription);
+    for commit in 2..60 {
+        bench.append(vec![bench.named("A", &commit.to_string(), commit), bench.named(&format!("K{commit}"), "k", commit)]).await;
+    }
+    bench.caught_up(&mut second).await;
+    bench.caught_up(&mut first).await;
+    assert_eq!(target.names("t").await["A"], "59");
+    assert_eq!(target.count("t").await, 59);
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+    let entries = bench.audit("credit").await;
+    let mut covered: Vec<_> = entries.iter().flat_map(|entry| &entry.ranges).map(|range| (range.partition, range.from)).collect();
+    let all = covered.len();
+    covered.sort_unstable();
+    covered.dedup();
+    assert_eq!(covered.len(), all, "no batch was applied twice");
+}
+
+pub(crate) async fn a_table_of_the_wrong_shape_stops_only_its_subscription(mut bench: Bench, target: &Target) {
+    target.execute(&format!("CREATE TABLE {} (uscc INTEGER, name TEXT, local TEXT NOT NULL)", target.named("theirs"))).await;
+    let wrong = bench.subscription("wrong", target.config("theirs"), &["uscc", "name", "established"]);
+    let right = bench.subscription("right", target.config("t"), &["uscc", "name"]);
+    bench.append(vec![bench.named("A", "甲", 1)]).await;
+    let stopped = bench.start(&wrong);
+    let mut running = bench.start(&right);
+    let error = stopped.task.await.unwrap().unwrap_err();
+    assert!(matches!(error, DeliverError::Sink { .. }));
+    let text = error.to_string();
+    for named in ["theirs", "wrong", "uscc", "established", "local", "guitong_version", "unique"] {
+        assert!(text.contains(named), "{named} is not in: {text}");
+    }
+    assert!(matches!(stopped.status.borrow().phase, Phase::Stopped { .. }));
+    bench.caught_up(&mut running).await;
+    bench.append(vec![bench.named("B", "乙", 2)]).await;
+    bench.caught_up(&mut running).await;
+    assert_eq!(target.count("t").await, 2);
+    running.stop().await.unwrap();
+}
+
+pub(crate) async fn a_row_follows_the_condition(mut bench: Bench, target: &Target) {
+    let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    subscription.condition = Some("reg_address_division.startsWith('4501')".into());
+    let at = |bench: &Bench, division, commit| {
+        bench.upsert("A", &[("name", Value::Text("甲")), ("reg_address_division", division)], commit)
+    };
+    let mut running = bench.start(&subscription);
+    let mut commit = 0;
+    for (division, held) in [
+        (Value::Text("450102"), 1),
+        (Value::Text("450202"), 0),
+        (Value::Text("450103"), 1),
+        // What cannot be judged is not delivered.
+        (Value::Null, 0),
+    ] {
+        commit += 1;
+        bench.append(vec![at(&bench, division, commit)]).await;
+        bench.caught_up(&mut running).await;
+        assert_eq!(target.count("t").await, held, "after {commit}");
+    }
+    let status = running.reaches(|status| status.unjudged == 1).await;
+    assert!(status.last_unjudged.is_some_and(|reason| !reason.contains('甲')));
+    running.stop().await.unwrap();
+}
+
+pub(crate) async fn nothing_is_delivered_after_the_approval_ends(mut bench: Bench, target: &Target) {
+    // A zone whose day ends in three seconds.
+    let now = Timestamp::now();
+    let of_day = now.as_second().rem_euclid(86_400);
+    let to_midnight = i32::try_from(86_397 - of_day).unwrap();
+    let offset = if to_midnight > 50_000 { to_midnight - 86_400 } else { to_midnight };
+    bench.time_zone = TimeZone::fixed(Offset::from_seconds(offset).unwrap());
+    let today = now.to_zoned(bench.time_zone.clone()).date();
+    let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    subscription.approval = Some(Approval { number: "桂数共〔2026〕18号".into(), from: None, until: today });
+    bench.append(vec![bench.named("A", "甲", 1)]).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    assert_eq!(target.count("t").await, 1);
+    let ended = today.checked_add(1.day()).unwrap().to_zoned(bench.time_zone.clone()).unwrap().timestamp();
+    running.reaches(|status| matches!(status.phase, Phase::Waiting { .. })).await;
+    let late = now_us() - ended.as_microsecond();
+    assert!((0..1_000_000).contains(&late), "noticed after {late} us");
+    bench.append(vec![bench.named("B", "乙", 2)]).await;
+    running.stop().await.unwrap();
+    // A new task does not begin.
+    let mut again = bench.start(&subscription);
+    again.reaches(|status| matches!(status.phase, Phase::Waiting { .. })).await;
+    again.stop().await.unwrap();
+    assert_eq!(target.count("t").await, 1);
+}
+
+pub(crate) async fn a_changed_grant_takes_away_before_anything_new(mut bench: Bench, target: &Target) {
+    let wide = bench.subscription("credit", target.config("t"), &["uscc", "name", "contact"]);
+    let records = (1..=40).map(|n| bench.named(&format!("K{n}"), if n <= 10 { "mine" } else { "other" }, n)).collect();
+    bench.append(records).await;
+    bench.deliver(&wide).await;
+    assert_eq!(target.rows("uscc, contact", "t").await["K1"], [Some("欧阳测试".to_owned())]);
+
+    let mut masked = wide.clone();
+    masked.masks.insert("contact".into(), Mask::Name);
+    bench.deliver(&masked).await;
+    let rows = target.rows("uscc, contact", "t").await;
+    assert_eq!(rows.len(), 40);
+    assert!(rows.values().all(|row| row[0].as_deref() == Some("欧阳**")), "{rows:?}");
+
+    let mut narrow = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    narrow.condition = Some("name == 'mine'".into());
+    bench.deliver(&narrow).await;
+    let rows = target.rows("uscc, contact", "t").await;
+    assert_eq!(rows.len(), 10, "rows that left the grant are gone");
+    assert!(rows.values().all(|row| row[0].is_none()), "a field that is no longer granted is gone");
+
+    let hashed = bench.subscription("credit", target.config("t"), &["name"]);
+    bench.deliver(&hashed).await;
+    assert_eq!(target.count("t").await, 40);
+    let key = match target {
+        Target::Sqlite(..) => "hex(guitong_key)",
+        Target::Postgres(..) => "encode(guitong_key,'hex')",
+    };
+    assert!(target.rows(&format!("{key}, name"), "t").await.keys().all(|key| key.len() == 32));
+    bench.append(vec![bench.delete("K1", 100)]).await;
+    bench.deliver(&hashed).await;
+    assert_eq!(target.count("t").await, 39, "deletes go by the hashed key");
+
+    bench.deliver(&wide).await;
+    assert_eq!(target.rows("uscc, contact", "t").await.len(), 39, "a wider grant backfills from the log");
+}
+
+pub(crate) async fn a_record_the_sink_refuses_is_set_aside(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let key = match target {
+        Target::Sqlite(..) => "guitong_version BLOB, guitong_epoch INTEGER",
+        Target::Postgres(..) => "guitong_version bytea, guitong_epoch bigint",
+    };
+    let table = target.named("t");
+    target.execute(&format!("CREATE TABLE {table} (uscc TEXT PRIMARY KEY, name TEXT CHECK (name <> 'poison'), {key})")).await;
+    if let Target::Postgres(..) = target {
+        target.execute(&format!("ALTER TABLE {table} OWNER TO office")).await;
+    }
+    let mut records: Vec<_> = (1..=100).map(|n| bench.named(&format!("K{n}"), "good", n)).collect();
+    records[36] = bench.named("K37", "poison", 37);
+    records[80] = bench.named("K81", "poison", 81);
+    let mut broken = bench.named("K50", "good", 50);
+    broken.value = Some(bytes::Bytes::from_static(b"\0\0\0\0\x01rubbish"));
+    records[49] = broken;
+    bench.append(records).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    assert_eq!(target.count("t").await, 97);
+    running.reaches(|status| status.parked == 3).await;
+    bench.append(vec![bench.named("K37", "healed", 101)]).await;
+    bench.caught_up(&mut running).await;
+    assert_eq!(target.names("t").await["K37"], "healed");
+    running.stop().await.unwrap();
+    let owned = bench.log.open(&OwnerId::new(Role::Deliver, "credit")).await.unwrap();
+    let aside = parked(&*owned).await.unwrap();
+    assert_eq!(aside.len(), 3);
+    assert!(aside.iter().all(|parked| parked.topic == "std.enterprise" && !parked.reason.contains("poison')")), "{aside:?}");
+}
+
+pub(crate) async fn another_log_is_a_gap_that_a_refill_closes(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let records = (1..=30).map(|n| bench.named(&format!("K{n}"), "old", n)).collect();
+    bench.append(records).await;
+    bench.deliver(&subscription).await;
+    bench.replace_log().await;
+    let records = (1..=3).map(|n| bench.named(&format!("K{n}"), "new", 100 + n)).collect();
+    bench.append(records).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("K1", "new"), ("K2", "new"), ("K3", "new")]));
+}
