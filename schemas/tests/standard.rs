@@ -1,5 +1,7 @@
 //! The standard against its examples, record by record, and against damaged input.
 
+#![allow(clippy::expect_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 
 use guitong_schemas::contract::resource::{FieldMapping, Place, Unit, ValueSource};
@@ -182,6 +184,10 @@ fn fields_that_contradict_each_other_are_warnings() {
         ]
     );
     assert_eq!(record.text("entity_type"), "91");
+    let refused = legal(&[("entity_type", "企业")], &[]);
+    assert_eq!(refused.found(Level::Error), [""; 0]);
+    assert_eq!(refused.found(Level::Warning), ["entity_type:code.unknown"]);
+    assert_eq!(refused.text("entity_type"), "91");
     // The city's code contains the district's, and a currency that is not known is not taken for the yuan.
     let unknown = legal(&[("reg_capital", "1"), ("currency", "ABC")], &[]);
     assert_eq!(unknown.found(Level::Warning), ["currency:code.unknown"]);
@@ -234,6 +240,18 @@ fn a_child_is_sensitive_and_has_a_guardian() {
     let fourteen = person(&[("id_doc_no", &number), ("birth_date", "2012-11-23")]);
     assert_eq!(fourteen.found(Level::Warning), [""; 0]);
     assert_eq!((fourteen.grade("sex"), fourteen.grade("name"), fourteen.grade("id_doc_no")), (Grade::G1, Grade::G2, Grade::G3));
+    let since_1850 = |birth: &str| person(&[("id_doc_no", &citizen_number("450102", birth, "999"))]).found(Level::Error);
+    assert_eq!(since_1850("18500101"), [""; 0]);
+    assert_eq!(since_1850("18491231"), ["id_doc_no:citizen_id.birth_date"]);
+    // 450206 is 柳江区 since 2016, and was another district's code from 1984 to 2001.
+    let doubt = |division: &str, birth: &str| {
+        person(&[("id_doc_no", &citizen_number(division, birth, "999")), ("birth_date", birth)]).found(Level::Warning)
+    };
+    assert_eq!(doubt("450206", "19900101"), [""; 0]);
+    assert_eq!(doubt("450206", "19830101"), ["id_doc_no:citizen_id.before_division"]);
+    // Codes of the statistics bureau's own stand in no citizen number.
+    let statistical = person(&[("id_doc_no", &citizen_number("130171", "19900101", "999"))]);
+    assert_eq!(statistical.found(Level::Error), ["id_doc_no:citizen_id.division"]);
     let unborn = person(&[("id_doc_no", "450102900101001"), ("birth_date", "2026-11-24")]);
     assert_eq!(unborn.found(Level::Error), ["birth_date:date.in_future"]);
 }
@@ -345,6 +363,12 @@ fn an_applicants_number_decides_its_type_where_none_is_given() {
     let both = case("510104198501299969");
     assert_eq!(both.text("applicant_doc_type"), "111");
     assert!(both.found(Level::Warning).contains(&"applicant_doc_no:citizen_id.or_credit_code".to_owned()));
+    let wrong = Checked::of(
+        "ServiceCase",
+        &[("case_no", "1"), ("applicant_doc_type", "111"), ("applicant_doc_no", "450102199001019990")],
+        &[],
+    );
+    assert!(wrong.found(Level::Error).contains(&"applicant_doc_no:citizen_id.check_digit".to_owned()));
     let neither = case("123");
     assert!(neither.found(Level::Error).contains(&"applicant_doc_type:field.missing".to_owned()));
     assert_eq!(neither.key(), ["counter", "1"]);
@@ -389,6 +413,7 @@ fn a_projects_code_is_compared_with_its_record() {
         (record.found(Level::Warning), record.text("plan_start"), record.text("plan_end"))
     };
     assert_eq!(check(&[]), (vec![], "2018-03".into(), "2018".into()));
+    assert_eq!(check(&[("plan_start", "2018-3-1"), ("plan_end", "2018-3-1")]).0, [""; 0]);
     let (warnings, ..) = check(&[
         ("division", "450200"),
         ("approval_type", "03"),
@@ -458,6 +483,8 @@ fn a_declared_edition_format_unit_or_open_end_is_followed() {
         ("LegalEntity", "established", formats(&["yyyyMMdd", "yy-M-d"]), "17-9-22", "2017-09-22", vec![]),
         ("LegalEntity", "established", mapping(), "17-9-22", "", vec!["date.form"]),
         ("LegalEntity", "established", mapping(), "19000101", "", vec![]),
+        ("LegalEntity", "established", mapping(), "2017年9月22日 星期六", "", vec!["date.weekday"]),
+        ("LegalEntity", "established", mapping(), "2017-09-22（周五）", "2017-09-22", vec![]),
         ("LegalEntity", "term_to", open(), "长期", "9999-12-31", vec![]),
         ("LegalEntity", "term_to", open(), "--", "9999-12-31", vec![]),
         ("LegalEntity", "term_to", mapping(), "永久", "", vec!["date.open_end"]),
@@ -498,7 +525,6 @@ fn options_that_a_kind_has_no_use_for_are_refused() {
         ("name", FieldMapping { formats: vec!["yyyy".into()], ..mapping() }),
         ("name", FieldMapping { unit: Some(Unit::Yuan), ..mapping() }),
         ("name", FieldMapping { open_end: true, ..mapping() }),
-        ("name", FieldMapping { split: Some(";".into()), ..mapping() }),
         ("name", FieldMapping { edition: Some("2011".into()), ..mapping() }),
     ] {
         assert!(matches!(compile(field, declared), Err(OptionError::NotForKind { .. })), "{field}");

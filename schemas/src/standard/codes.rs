@@ -276,8 +276,12 @@ mod tests {
     fn parts_of_tables_join_and_an_ambiguous_name_finds_nothing() {
         let types = list("id_document_types:GA/T 517-2004|regional_lists:doc_type_regional");
         assert!(types.contains("111") && types.contains("R01") && !types.contains("201"));
-        let kinds = list("gb32100_dept_org");
-        assert!(kinds.find_otherwise("其他").is_none());
+        let mut tables = Tables::builtin().expect("tables");
+        let table = Table::parse("two", "code,name,aliases\n1,甲,共\n2,乙,共;己\n").expect("table");
+        tables.insert("two".to_owned(), table);
+        let two = CodeList::build("two", &tables).expect("list");
+        assert!(two.find_otherwise("共").is_none());
+        assert_eq!(two.find_otherwise("己").map(|(code, _)| &*code.code), Some("2"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Divisions {
 struct National {
     /// Whether citizen numbers can begin with it.
     in_citizen_numbers: bool,
-    /// First and last year of validity over all rows of the code; 0 and `u16::MAX` where unknown.
+    /// First and last year in which the code was given out, for any division; 0 and `u16::MAX` where unknown.
     from: u16,
     to: u16,
 }
@@ -88,14 +88,7 @@ impl Divisions {
                 from: read(from, 0),
                 to: if status == "retired" { read(to, u16::MAX) } else { u16::MAX },
             };
-            national
-                .entry(number("gbt2260_national", code)?)
-                .and_modify(|held: &mut National| {
-                    held.in_citizen_numbers |= row.in_citizen_numbers;
-                    held.from = held.from.min(row.from);
-                    held.to = held.to.max(row.to);
-                })
-                .or_insert(row);
+            national.insert(number("gbt2260_national", code)?, row);
         }
         let mut region = PackedMap::default();
         let mut region_prefix = 0;
@@ -105,8 +98,13 @@ impl Divisions {
             region.insert(code, Regional::Current);
         }
         let mut successors: PackedMap<u32, BTreeSet<u32>> = PackedMap::default();
-        for [code, successor] in tables.get("gbt2260_guangxi_history")?.cells(["code", "successor_code"]) {
-            let held = successors.entry(number("gbt2260_guangxi_history", code)?).or_default();
+        for [code, from, successor] in tables.get("gbt2260_guangxi_history")?.cells(["code", "from_year", "successor_code"]) {
+            let code = number("gbt2260_guangxi_history", code)?;
+            // A code can have been another division's before.
+            if let (Some(row), Ok(from)) = (national.get_mut(&code), from.parse()) {
+                row.from = row.from.min(from);
+            }
+            let held = successors.entry(code).or_default();
             if !successor.is_empty() {
                 held.insert(number("gbt2260_guangxi_history", successor)?);
             }
