@@ -246,6 +246,30 @@ fn what_depends_on_a_broken_file_is_not_reported_as_well() {
 }
 
 #[test]
+fn a_sink_is_nobody_elses_table() {
+    let own = ("subscriptions/local.toml", "table = \"统计\"", "table = \"办件\"");
+    let source = [
+        own,
+        ("subscriptions/local.toml", "sinks/local.db", "databases/hall.db"),
+        ("resources/enterprise.toml", "system = \"licensing\"", "system = \"hall\""),
+        ("resources/enterprise.toml", "qy_jbxx", "办件"),
+    ];
+    assert_eq!(codes(&source), ["sink-is-source"]);
+    assert_eq!(codes(&[own]), [""; 0]);
+    // The same database under another user, with the default port written out.
+    let taken = "sink = { kind = \"postgres\", url = \"postgresql://other:geheim@DB.example:5432/credit\", table = \"shared.enterprise\" }";
+    let sink = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    assert_eq!(codes(&[("subscriptions/local.toml", sink, taken)]), ["sink-taken"]);
+}
+
+#[test]
+fn a_topic_has_a_name_that_kafka_takes() {
+    let long = "企业".repeat(25);
+    let change = [("resources/enterprise.toml", "qy_jbxx", long.as_str()), ("systems/licensing.toml", "\"qy_*\"", "\"*\"")];
+    assert_eq!(codes(&change), ["topic-too-long"]);
+}
+
+#[test]
 fn unreadable_files_are_named() {
     let directory = changed(&[]);
     fs::write(directory.path().join("systems/large.toml"), "#".repeat(2 << 20)).unwrap();

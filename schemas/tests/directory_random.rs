@@ -236,3 +236,52 @@ proptest! {
         prop_assert_ne!(plain.revision, loaded(written(&changed, PLAIN).path())?.revision);
     }
 }
+
+/// A valid directory, damaged: characters are taken out, doubled, moved and replaced.
+fn damaged() -> impl Strategy<Value = (usize, Vec<(f64, u8, char)>)> {
+    let characters =
+        prop::sample::select(vec!['"', '\'', '[', ']', '{', '}', '=', ',', '\n', '#', '.', '\\', '$', '\0', '业', 'a', '0', '-']);
+    (0..5_usize, prop::collection::vec((0.0..1.0, 0..4_u8, characters), 1..6))
+}
+
+fn damage(text: &str, hits: &[(f64, u8, char)]) -> String {
+    let mut characters: Vec<char> = text.chars().collect();
+    for (place, kind, character) in hits {
+        let at = (place * characters.len() as f64) as usize;
+        match kind {
+            _ if characters.is_empty() => characters.push(*character),
+            0 => drop(characters.remove(at)),
+            1 => characters.insert(at, *character),
+            2 => characters[at] = *character,
+            _ => characters.truncate(at),
+        }
+    }
+    characters.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn damaged_files_are_reported_and_show_no_secret((file, hits) in damaged()) {
+        const FILES: [(&str, &str); 5] = [
+            ("exchange.toml", "name = \"n\"\ntitle = \"t\"\n[log]\nkind = \"kafka\"\nbrokers = [\"k:9092\"]\n[log.properties]\n\"sasl.password\" = \"geheim\"\n[registry]\nurl = \"http://r:1\"\nuser = \"u\"\npassword = \"geheim\"\n"),
+            ("departments/d.toml", "title = \"企业\"\ncode = \"11450000PDY00001X0\"\n"),
+            ("systems/s.toml", "title = \"企业\"\ndepartment = \"d\"\nkind = \"postgres\"\nurl = \"postgres://u:geheim@h/d\"\ntables = [\"qy_*\"]\n"),
+            ("resources/r.toml", "code = \"3450010102/000003\"\ntitle = \"t\"\nsystem = \"s\"\ntable = \"qy_a\"\nentity = \"InvestmentProject\"\nsharing = { type = 1 }\n[map]\nproject_code = \"a\"\nname = \"b\"\napproval_type = { const = \"01\" }\nindustry = { from = \"c\", edition = \"2011\" }\ndivision = \"d\"\ntotal_investment = { from = \"e\", unit = \"元\" }\nowner_name = { cel = \"row.f + 'x'\" }\nowner_uscc = \"g\"\napply_date = { from = [\"i\", \"j\"], join = \"-\" }\nstatus = { from = \"k\", codes = { \"建\" = \"40\" } }\n"),
+            ("subscriptions/x.toml", "subscriber = \"d\"\nresource = \"r\"\npurpose = \"p\"\nfields = [\"status\"]\nwhere = \"status == '40'\"\nsecret = \"geheim\"\nsink = { kind = \"postgres\", url = \"postgres://u:geheim@h/x\", table = \"a.b\" }\n"),
+        ];
+        let root = tempfile::tempdir().unwrap();
+        for (at, (path, text)) in FILES.iter().enumerate() {
+            let target = root.path().join(path);
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::write(target, if at == file { damage(text, &hits) } else { (*text).to_owned() }).unwrap();
+        }
+        let now = "2026-11-23T12:00:00+08:00".parse().unwrap();
+        if let Err(problems) = load(root.path(), &|_| None, Standard::builtin(), now, Purpose::Run) {
+            prop_assert!(!problems.is_empty());
+            let shown = format!("{}\n{}", problems.render(true), problems.to_json());
+            prop_assert!(!shown.contains("geheim"), "{}", shown);
+        }
+    }
+}

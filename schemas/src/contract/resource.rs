@@ -9,6 +9,7 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
+use crate::avro::topic_name;
 use crate::standard::{Entity, EntityField, Grade, Obligation};
 use crate::table::TableName;
 
@@ -106,6 +107,7 @@ pub(super) struct Outline {
     /// Name of an entity that exists.
     pub(super) entity: Option<String>,
     pub(super) sharing: Option<Sharing>,
+    pub(super) source: Option<(Name, TableName)>,
 }
 
 pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> (Outline, Option<Resource>) {
@@ -124,7 +126,12 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         demand_mandatory(&root, entity, &not_provided);
     }
     root.finish();
-    let outline = Outline { code: code.clone(), entity: entity.map(|entity| entity.name.clone()), sharing: sharing.clone() };
+    let outline = Outline {
+        code: code.clone(),
+        entity: entity.map(|entity| entity.name.clone()),
+        sharing: sharing.clone(),
+        source: system.clone().zip(table.clone()),
+    };
     let resource = (|| {
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
@@ -193,6 +200,20 @@ fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &Worl
         let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
         let message = format!("system {system} does not tail {}", table.value);
         root.problem(&table.at, "not-tailed", message, Some(format!("its `tables` are {}", scalar::listed(&shown))));
+    }
+    // Kafka's longest name of a topic.
+    const LONGEST: usize = 249;
+    if let Some(system) = system
+        && topic_name(&format!("raw.{system}"), &table.value).len() > LONGEST
+    {
+        let help =
+            "characters outside ASCII take six; let the database show it under a shorter name (a view is no table)".to_owned();
+        root.problem(
+            &table.at,
+            "topic-too-long",
+            format_args!("the topic of {} would be longer than {LONGEST}", table.value),
+            Some(help),
+        );
     }
     Some(table.value)
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::load::{Purpose, World};
-use super::reading::document::{At, Found};
+use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret};
+use super::{Name, Secret, system};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -324,20 +324,34 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     sink
 }
 
-/// Two subscriptions in one table would delete each other's rows.
+/// Two subscriptions in one table would delete each other's rows, and one in the table of a resource would be read again.
 fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<'_>) {
-    let table = match sink {
-        SinkConfig::Postgres { url, schema, table } => (url.reveal().to_owned(), format!("{schema}.{table}")),
-        SinkConfig::Sqlite { path, table } => (path.to_string_lossy().into_owned(), table.to_lowercase()),
+    let (database, table) = match sink {
+        SinkConfig::Postgres { url, schema, table } => (system::database(url), TableName::new(schema, table)),
+        SinkConfig::Sqlite { path, table } => {
+            (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
+        }
     };
-    let shown = table.1.clone();
-    let other = world.sinks.borrow_mut().insert(table, name.to_string());
-    if let (Some(other), Some(section)) = (other, root.own_section("sink")) {
-        let at = match section.has("table") {
-            true => section.key_at("table"),
-            false => At::File,
-        };
-        let message = format!("table {} is already written by subscription {other}", scalar::short(&shown));
+    // Without an address, which only an unset secret leaves open, nothing can be told.
+    let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };
+    let at = section.key_at("table");
+    let source = world.resources.iter().find(|(_, resource)| {
+        resource.source.as_ref().is_some_and(|(system, source)| {
+            let system = world.systems.get(system.as_str());
+            system.is_some_and(|system| system.database.as_ref() == Some(&database)) && *source == table
+        })
+    });
+    if let Some((resource, _)) = source {
+        let message = format!("table {table} is the source of resource {resource}");
+        root.problem(
+            &at,
+            "sink-is-source",
+            message,
+            Some("what is delivered would be read again: give it a table of its own".to_owned()),
+        );
+    }
+    if let Some(other) = world.sinks.borrow_mut().insert((database, table.to_string()), name.to_string()) {
+        let message = format!("table {table} is already written by subscription {other}");
         root.problem(&at, "sink-taken", message, Some("give each subscription a table of its own".to_owned()));
     }
 }

@@ -119,6 +119,17 @@ pub(super) struct Outline {
     /// `None`: the list has a problem of its own.
     pub(super) tables: Option<Vec<TablePattern>>,
     pub(super) exclude_columns: Vec<(TableName, String)>,
+    /// Which database it is, as [`database`] or a file's path tells it.
+    pub(super) database: Option<String>,
+}
+
+/// Host, port and name of a PostgreSQL database, whoever connects to it.
+pub(super) fn database(url: &Secret) -> Option<String> {
+    let (_, rest) = url.reveal().split_once("://")?;
+    let place = rest.split('?').next()?;
+    let (address, name) = place.rsplit_once('@').map_or(place, |(_, place)| place).split_once('/')?;
+    let port = if address.contains(':') { "" } else { ":5432" };
+    Some(format!("{}{port}/{name}", address.to_lowercase()))
 }
 
 pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> (Outline, Option<System>) {
@@ -146,7 +157,12 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let complete = root.flag("complete").is_none_or(|found| found.value);
     let snapshot = root.own_section("snapshot").map_or(DEFAULT_SNAPSHOT, read_snapshot);
     root.finish();
-    let outline = Outline { usual_schema: usual, tables: tables.clone(), exclude_columns: exclude_columns.clone() };
+    let database = match &source {
+        Some(SourceConfig::Postgres(config)) => database(&config.url),
+        Some(SourceConfig::Sqlite(config)) => Some(config.path.to_string_lossy().into_owned()),
+        None => None,
+    };
+    let outline = Outline { usual_schema: usual, tables: tables.clone(), exclude_columns: exclude_columns.clone(), database };
     let system = (|| {
         let (title, department, source, tables) = (title?.value, department?.value, source?, tables?);
         Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, complete })

@@ -1,47 +1,142 @@
-//! What of a file must not be shown in an excerpt: values of keys that hold secrets, unless they are references.
+//! What of a file must not be shown in an excerpt: any text that may be a secret. Shown are only the values of keys that are known
+//! to hold none, so a password behind a mistyped key stays hidden; and references, which are no secrets.
 
 use std::ops::Range;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::secret::is_literal;
 
-/// Keys whose values may hold a password or a key.
-const KEYS: [&str; 4] = ["url", "password", "secret", "properties"];
+/// Keys whose values are shown.
+const OPEN: [&str; 55] = [
+    "allow_remote",
+    "basis",
+    "batch",
+    "brokers",
+    "cel",
+    "chunk",
+    "code",
+    "complete",
+    "condition",
+    "const",
+    "contacts",
+    "default",
+    "department",
+    "edition",
+    "enabled",
+    "entity",
+    "exclude_columns",
+    "fields",
+    "format",
+    "from",
+    "heartbeat",
+    "join",
+    "kind",
+    "linger",
+    "listen",
+    "max_record",
+    "name",
+    "number",
+    "on_gap",
+    "open_end",
+    "other",
+    "path",
+    "poll",
+    "publication",
+    "purpose",
+    "replication_factor",
+    "resource",
+    "revision",
+    "rows_per_second",
+    "slot",
+    "split",
+    "state_path",
+    "std_partitions",
+    "subscriber",
+    "system",
+    "table",
+    "tables",
+    "time_zone",
+    "title",
+    "trace_days",
+    "type",
+    "unit",
+    "until",
+    "user",
+    "where",
+];
 
-/// Bytes to hide. In a broken file, whose tree is not to be trusted, whatever follows such a key in its line.
+/// Tables whose keys are names of fields, columns and values.
+const OPEN_TABLES: [&str; 5] = ["codes", "keys", "map", "masks", "not_provided"];
+
+/// Bytes to hide. The tree of a broken file is not to be trusted, so its lines are looked at one by one.
 pub(in crate::contract) fn spans(text: &str, table: &DeTable<'_>, broken: bool) -> Vec<Range<usize>> {
-    let mut spans = Vec::new();
+    let mut hidden = Vec::new();
     if broken {
-        by_line(text, &mut spans);
-    } else {
-        walk(table, false, &mut spans);
+        by_line(text, &mut hidden);
+        return hidden;
     }
-    spans
+    let mut strings = Vec::new();
+    walk(table, false, &mut hidden, &mut strings);
+    comments(text, &strings, &mut hidden);
+    hidden
 }
 
-fn walk(table: &DeTable<'_>, within: bool, spans: &mut Vec<Range<usize>>) {
+fn walk(table: &DeTable<'_>, open: bool, hidden: &mut Vec<Range<usize>>, strings: &mut Vec<Range<usize>>) {
     for (key, value) in table {
-        let secret = within || KEYS.contains(&key.get_ref().as_ref());
-        match value.get_ref() {
-            DeValue::Table(inner) => walk(inner, secret, spans),
-            DeValue::String(text) if secret && is_literal(text) => {
-                let span = value.span();
-                spans.push(span.start + 1..span.end.saturating_sub(1));
-            }
-            _ => {}
-        }
+        strings.push(key.span());
+        let name = key.get_ref().as_ref();
+        let inner = open || OPEN_TABLES.contains(&name);
+        look(value, inner, inner || OPEN.contains(&name), hidden, strings);
     }
 }
 
-fn by_line(text: &str, spans: &mut Vec<Range<usize>>) {
+fn look(value: &Spanned<DeValue<'_>>, inner: bool, open: bool, hidden: &mut Vec<Range<usize>>, strings: &mut Vec<Range<usize>>) {
+    match value.get_ref() {
+        DeValue::Table(table) => walk(table, inner, hidden, strings),
+        DeValue::Array(items) => items.iter().for_each(|item| look(item, inner, open, hidden, strings)),
+        DeValue::String(text) => {
+            strings.push(value.span());
+            if !open && is_literal(text) {
+                hidden.push(value.span().start + 1..value.span().end.saturating_sub(1));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Comments that may hold a former line.
+fn comments(text: &str, strings: &[Range<usize>], hidden: &mut Vec<Range<usize>>) {
+    let mut from = 0;
+    while let Some(at) = text.get(from..).and_then(|rest| rest.find('#')).map(|at| from + at) {
+        from = at + 1;
+        if strings.iter().any(|string| string.contains(&at)) {
+            continue;
+        }
+        let comment = text.get(at..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        if comment.contains(['=', '"', '\'', ':']) {
+            hidden.push(at + 1..at + comment.len());
+        }
+        from = at + comment.len().max(1);
+    }
+}
+
+/// Shows a line that is `key = value` of one open key, or a section's header; of any other what stands before the first `=`.
+fn by_line(text: &str, hidden: &mut Vec<Range<usize>>) {
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        let key = KEYS.iter().filter_map(|key| line.find(key).map(|at| at + key.len())).min();
-        let address = line.find("://");
-        if let Some(from) = key.into_iter().chain(address).min() {
-            spans.push(start + from..start + line.trim_end().len());
-        }
+        let (key, value) = line.split_once('=').map_or((line, ""), |(key, value)| (key, value));
+        let word = key.trim().split(|c: char| c.is_whitespace() || c == '"').next().unwrap_or_default();
+        let open = OPEN.contains(&word) && word == key.trim();
+        let from = match line.contains('=') {
+            true if open && !value.contains(['=', '{', '#']) && !value.contains("://") => line.len(),
+            true => key.len() + 1,
+            false if line.trim_start().starts_with('[') && !line.contains(['"', '\'']) => line.len(),
+            false if OPEN.contains(&word) => word.len() + key.len() - key.trim_start().len(),
+            false => 0,
+        };
+        hidden.push(start + from..start + line.trim_end().len().max(from));
         start += line.len();
     }
 }
