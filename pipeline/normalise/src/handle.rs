@@ -35,6 +35,8 @@ pub struct NormaliserStatus {
     pub lag_seconds: f64,
     /// Raw records not yet read.
     pub lag_records: u64,
+    /// Next offset of the raw topic to be read; everything before it is committed.
+    pub offset: u64,
     /// Version under which the newest records were published.
     pub version: String,
 }

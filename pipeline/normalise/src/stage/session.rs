@@ -138,6 +138,8 @@ impl Normaliser {
             Progress::Done => session.next = next,
             Progress::Paused(reason) => {
                 tracing::error!(resource = %self.resource.name, reason, "paused");
+                session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
+                self.report(session).await?;
                 self.set_phase(Phase::Paused(reason.clone()));
                 session.paused = Some(reason);
             }
@@ -208,6 +210,7 @@ impl Normaliser {
             status.held_back = totals.held_back;
             status.quarantined = totals.open;
             status.newest_source_us = worker.newest_source_us.or(status.newest_source_us);
+            status.offset = session.next;
             status.version = totals.stamp.to_string();
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);

@@ -1,0 +1,12 @@
+//! The normalise stage on a real embedded log: what stands in `std.` follows from the rows, however the stage is stopped, fenced
+//! or starved, and whatever the events look like.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
+
+mod normalise {
+    mod claims;
+    mod faults;
+    pub(crate) mod harness;
+    mod histories;
+    mod quarantine;
+}
