@@ -304,6 +304,18 @@ fn a_persons_penalty_is_graded_and_keyed_as_the_persons() {
 }
 
 #[test]
+fn a_citizen_number_is_not_open_data_in_any_field() {
+    let number = citizen_number("450102", "19900101", "999");
+    let tax = format!("{number}00");
+    let record = credit(&[("subject_kind", "1"), ("uscc", &credit_code("92450100", 3)), ("tax_no", &tax), ("reg_no", &number)]);
+    assert_eq!((record.text("tax_no"), record.grade("tax_no")), (tax, Grade::G3));
+    assert_eq!(record.found(Level::Warning), ["reg_no:registration_no.citizen_id"]);
+    assert!(record.text("reg_no").is_empty());
+    let organisation = credit(&[("tax_no", "450100PDY000013")]);
+    assert_eq!(organisation.grade("tax_no"), Grade::G0);
+}
+
+#[test]
 fn a_record_that_does_not_say_whom_it_is_about_counts_as_a_persons() {
     let record = credit(&[("subject_kind", "")]);
     assert_eq!(record.found(Level::Error), ["subject_kind:field.missing"]);

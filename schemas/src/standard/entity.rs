@@ -9,6 +9,7 @@ use super::condition::{Condition, age};
 use super::field::{EntityField, FieldKind, Grade, Obligation};
 use super::file::{FieldFile, KeyFile, RecordFile};
 use super::finding::{Finding, Level, Rule};
+use super::identifier::citizen;
 use super::rules::RecordRule;
 use super::tables::Facts;
 use super::value::StandardValue;
@@ -119,13 +120,19 @@ impl Entity {
     }
 
     /// The grade of one field of this record: a person's record, and a child's, is graded higher. A record that does not say
-    /// whether it is about a person counts as one.
+    /// whether it is about a person counts as one. A citizen number in a field for other numbers (tax numbers of individuals
+    /// are made of it) is graded as one.
     #[must_use]
     pub fn grade(&self, field: usize, values: &[StandardValue<'_>], clock: &Clock<'_>) -> Grade {
         if self.is_childs(values, clock) {
             return Grade::G3;
         }
+        let value = values.get(field).and_then(StandardValue::as_text);
         let Some(field) = self.fields.get(field) else { return Grade::G3 };
+        let unchecked = matches!(field.kind, FieldKind::Identifier { .. }) && !field.in_key;
+        if unchecked && value.is_some_and(|text| citizen::holds_citizen_number(text, &self.facts, clock)) {
+            return Grade::G3;
+        }
         match (field.grade_person, &self.person) {
             (Some(person), Some(condition)) if condition.holds(values, clock).unwrap_or(true) => person,
             _ => field.grade,

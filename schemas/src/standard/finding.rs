@@ -105,6 +105,7 @@ rules! {
     RegistrationForm "registration_no.form" "注册号不是 15 位数字" "a registration number has 15 digits";
     RegistrationCheckDigit "registration_no.check_digit" "注册号校验码不符" "the registration number's check digit is wrong";
     RegistrationOld "registration_no.unchecked" "旧注册号，未校验" "a registration number of an older layout, not checked";
+    RegistrationCitizen "registration_no.citizen_id" "注册号栏填的是公民身份号码" "a citizen number in the place of a registration number";
     ProjectForm "project_code.form" "项目代码格式不符" "not of a project code's layout";
     ProjectDivision "project_code.division" "项目代码的区划不存在" "the project code's division does not exist";
     ProjectRepaired "project_code.hyphens" "已补连字符" "hyphens restored";

@@ -85,7 +85,13 @@ impl EntityField {
             FieldKind::Name { max } => text::name(text, *max, remarks)?,
             FieldKind::Phone { max } => numbers::phone(text, *max, remarks)?,
             FieldKind::Identifier { max } => numbers::identifier(text, *max, remarks)?,
-            FieldKind::RegistrationNo { max } => numbers::registration(text, *max, remarks)?,
+            FieldKind::RegistrationNo { max } => {
+                let number = numbers::registration(text, *max, remarks)?;
+                if citizen::holds_citizen_number(&number, facts, clock) {
+                    return Err(Rule::RegistrationCitizen);
+                }
+                number
+            }
             FieldKind::BusinessRegistration => numbers::business_registration(text, remarks)?,
             FieldKind::CitizenId => citizen::citizen_number(text, facts, clock, remarks)?,
             FieldKind::Uscc => credit::credit_code(text, facts, remarks)?,

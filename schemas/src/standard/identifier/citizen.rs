@@ -74,6 +74,12 @@ fn check_eighteen(code: [u8; 18], facts: &Facts, clock: &Clock<'_>) -> Result<i3
     Ok(year)
 }
 
+/// Whether a text is a citizen number of 18 characters, or one with the two digits that tax numbers of individuals add.
+pub(crate) fn holds_citizen_number(text: &str, facts: &Facts, clock: &Clock<'_>) -> bool {
+    let number = text.as_bytes().get(..18).and_then(|head| <[u8; 18]>::try_from(head).ok());
+    matches!(text.len(), 18 | 20) && number.is_some_and(|number| check_eighteen(number, facts, clock).is_ok())
+}
+
 /// Warns where the code was not in force in the year of birth: such numbers exist, given at a later registration.
 fn doubt_division(birth_year: i32, facts: &Facts, code: [u8; 18], remarks: &mut Remarks<'_>) {
     let years = number(code.get(..6).unwrap_or_default()).and_then(|division| facts.divisions.citizen_years(division));
