@@ -1,4 +1,4 @@
-//! Work on row images without turning them into values: keys, projection, completion, and cutting what is too large.
+//! Work on row images without turning them into values: keys, projection and completion.
 //!
 //! Images come from [`super::decode`] or [`super::copy`], which checked them, so a damaged one simply ends early here.
 
@@ -69,34 +69,6 @@ pub(crate) fn complete(image: &RowImage, from: &RowImage, columns: Option<&[usiz
     RowImage(out.freeze())
 }
 
-/// Marks the largest values as absent until the image is at most `limit` bytes; `None` where it is already. Columns of the key
-/// stay.
-pub(crate) fn cut(image: &RowImage, limit: usize, key: &[usize]) -> Option<RowImage> {
-    if image.0.len() <= limit {
-        return None;
-    }
-    let all: Vec<&[u8]> = fields(image).collect();
-    let mut by_size: Vec<usize> = (0..all.len()).filter(|column| !key.contains(column)).collect();
-    let size = |column: usize| all.get(column).map_or(0, |field| field.len());
-    by_size.sort_by_key(|&column| std::cmp::Reverse(size(column)));
-    let mut left = image.0.len();
-    let mut dropped = vec![false; all.len()];
-    for column in by_size {
-        if left <= limit {
-            break;
-        }
-        left = left.saturating_sub(size(column)) + 1;
-        if let Some(mark) = dropped.get_mut(column) {
-            *mark = true;
-        }
-    }
-    let mut out = BytesMut::with_capacity(left);
-    for (field, gone) in all.into_iter().zip(dropped) {
-        out.put_slice(if gone { b"u" } else { field });
-    }
-    Some(RowImage(out.freeze()))
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -136,15 +108,6 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_values_are_cut_and_the_key_stays() {
-        let long = "k".repeat(500);
-        let big = "v".repeat(400);
-        let image = row(&[Some(&long), Some("small"), Some(&big)]);
-        assert_eq!(cut(&image, 2_000, &[0]), None);
-        assert_eq!(cut(&image, 600, &[0]), Some(row(&[Some(&long), Some("small"), Some("<absent>")])));
-    }
-
-    #[test]
     fn projection_leaves_out_columns() {
         let image = row(&[Some("1"), Some("secret"), None]);
         assert_eq!(project(&image, &[true, false, true]), row(&[Some("1"), None]));
@@ -154,7 +117,7 @@ mod tests {
         #[test]
         fn damaged_images_never_panic(data in proptest::collection::vec(any::<u8>(), 0..120)) {
             let image = RowImage(Bytes::from(data));
-            let _ = (fields(&image).count(), key(&image, &[0, 3]), project(&image, &[true, false]), cut(&image, 4, &[1]));
+            let _ = (fields(&image).count(), key(&image, &[0, 3]), project(&image, &[true, false]));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What Prometheus sees of PostgreSQL sources.
+//! What Prometheus sees of PostgreSQL sources, beside what every connector shows.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Metrics of all PostgreSQL systems of one node.
 #[derive(Debug, Clone)]
@@ -9,9 +9,6 @@ pub struct Metrics {
     snapshot_rows: IntCounterVec,
     yielded: IntCounterVec,
     retaken: IntCounterVec,
-    cut: IntCounterVec,
-    retained: IntGaugeVec,
-    behind: IntGaugeVec,
 }
 
 /// Metrics of one system.
@@ -21,9 +18,6 @@ pub(crate) struct SystemMetrics {
     pub(crate) snapshot_rows: IntCounter,
     pub(crate) yielded: IntCounter,
     pub(crate) retaken: IntCounter,
-    pub(crate) cut: IntCounter,
-    pub(crate) retained: IntGauge,
-    pub(crate) behind: IntGauge,
 }
 
 impl Metrics {
@@ -35,11 +29,6 @@ impl Metrics {
             registry.register(Box::new(made.clone()))?;
             Ok::<_, prometheus::Error>(made)
         };
-        let gauge = |name: &str, help: &str| {
-            let made = IntGaugeVec::new(Opts::new(format!("guitong_postgres_{name}"), help), &["system"])?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
-        };
         Ok(Self {
             received: counter("received_bytes_total", "Bytes of change messages received from the server")?,
             snapshot_rows: counter("snapshot_rows_total", "Rows handed out by first loads")?,
@@ -48,9 +37,6 @@ impl Metrics {
                 "snapshot_retaken_total",
                 "Snapshots taken again, since a streamed transaction was not visible yet",
             )?,
-            cut: counter("oversized_values_total", "Row images with values left out for their size")?,
-            retained: gauge("retained_bytes", "Log bytes that the server keeps for the slot")?,
-            behind: gauge("behind_bytes", "Log bytes between the server's end of log and what was handed out")?,
         })
     }
 
@@ -61,9 +47,6 @@ impl Metrics {
             snapshot_rows: self.snapshot_rows.with_label_values(label),
             yielded: self.yielded.with_label_values(label),
             retaken: self.retaken.with_label_values(label),
-            cut: self.cut.with_label_values(label),
-            retained: self.retained.with_label_values(label),
-            behind: self.behind.with_label_values(label),
         }
     }
 }

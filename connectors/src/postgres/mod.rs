@@ -9,8 +9,7 @@
 //! **Memory** is bounded by the batch's byte budget, the chunk's bytes during a first load, and 256 messages between the wire and
 //! the decoder. A batch may end inside a transaction; the position then says how much of it is published.
 //!
-//! **Bounds of the contract.** Row images beyond half of the record limit lose their largest values, which are marked absent. An
-//! idle database needs no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
+//! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
 //!
 //! **Rights.** The role of the URL needs no more than
 //! ```sql
@@ -100,17 +99,12 @@ pub struct PostgresSource {
 
 impl PostgresSource {
     /// Connects, checks slot and publication, and begins to stream after `position`, the one that was stored last; `None` where this
-    /// system has never been read. `max_record` bounds what one row may hold.
+    /// system has never been read.
     ///
     /// # Errors
     /// [`SourceError::Setup`] with the statement that helps, [`SourceError::Gap`], or [`SourceError::Unavailable`].
-    pub async fn connect(
-        system: Arc<System>,
-        position: Option<Bytes>,
-        max_record: usize,
-        metrics: &Metrics,
-    ) -> Result<Self, SourceError> {
-        start::connect(system, position, max_record, metrics).await
+    pub async fn connect(system: Arc<System>, position: Option<Bytes>, metrics: &Metrics) -> Result<Self, SourceError> {
+        start::connect(system, position, metrics).await
     }
 
     async fn handle(&mut self, event: ReplicationEvent) -> Result<(), SourceError> {
@@ -240,7 +234,6 @@ impl PostgresSource {
             // The stream may be well; if the server is gone, it says so itself.
             Err(error) => tracing::debug!(system = %self.system.name, %error, "could not ask for the slot"),
         }
-        self.metrics.retained.set(self.retained.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
     }
 
     fn behind(&self) -> u64 {
@@ -249,7 +242,6 @@ impl PostgresSource {
 
     /// What has been gathered, and the position after it where it is worth storing.
     fn hand_out(&mut self, heartbeat: Duration) -> Result<SourceBatch, SourceError> {
-        self.metrics.behind.set(i64::try_from(self.behind()).unwrap_or(i64::MAX));
         let (last, since) = self.handed;
         let lsn = self.assembly.position.lsn;
         let idle_but_moved = lsn > last && since.elapsed() >= heartbeat;

@@ -147,7 +147,7 @@ mod tests {
         let table = facts();
         system.exclude_columns.push((table.name.clone(), "电话".into()));
         let guitong_schemas::contract::SourceConfig::Postgres(config) = system.source.clone() else { panic!("not PostgreSQL") };
-        let sql = prepare_sql(&system, &config, "reader", 150_000, &[table.clone()]);
+        let sql = prepare_sql(&system, &config, "reader", 150_000, std::slice::from_ref(&table));
         assert_eq!(
             sql,
             [

@@ -66,7 +66,6 @@ fn address(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<
 pub(crate) async fn connect(
     system: Arc<System>,
     position: Option<Bytes>,
-    max_record: usize,
     metrics: &Metrics,
 ) -> Result<PostgresSource, SourceError> {
     // Without a provider chosen TLS panics; another part of the process may have chosen one already.
@@ -97,7 +96,7 @@ pub(crate) async fn connect(
 
     let metrics = metrics.of(system.name.as_str());
     let mut relations = Relations::default();
-    let mut assembly = Assembly::new(begin.position, max_record / 2, metrics.clone());
+    let mut assembly = Assembly::new(begin.position, metrics.clone());
     let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
     for (index, name) in begin.stale.iter().enumerate() {
         if let Some((_, relation)) = known.iter().find(|(facts, _)| facts.name == *name) {

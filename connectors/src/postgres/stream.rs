@@ -41,8 +41,6 @@ pub(crate) struct Assembly {
     pub(crate) changes: Vec<Change>,
     pub(crate) bytes: usize,
     pub(crate) newest_commit_us: Option<i64>,
-    /// Largest row image; values beyond it are left out, largest first.
-    image_limit: usize,
     metrics: SystemMetrics,
 }
 
@@ -50,8 +48,8 @@ pub(crate) struct Assembly {
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 impl Assembly {
-    pub(crate) fn new(position: Position, image_limit: usize, metrics: SystemMetrics) -> Self {
-        Self { position, transaction: None, changes: Vec::new(), bytes: 0, newest_commit_us: None, image_limit, metrics }
+    pub(crate) fn new(position: Position, metrics: SystemMetrics) -> Self {
+        Self { position, transaction: None, changes: Vec::new(), bytes: 0, newest_commit_us: None, metrics }
     }
 
     pub(crate) fn begin(&mut self, commit: u64, xid: u32, commit_time: i64) {
@@ -98,7 +96,7 @@ impl Assembly {
     }
 
     pub(crate) fn insert(&mut self, relation: &Relation, new: Tuple, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
-        let after = self.image(relation, new)?;
+        let after = image_of(relation, new)?;
         self.deliver(relation, lsn, (Operation::Create, Before::None, Some(after)), load);
         Ok(())
     }
@@ -110,19 +108,19 @@ impl Assembly {
         lsn: u64,
         load: &mut FirstLoad,
     ) -> Result<(), WrongShape> {
-        let mut after = self.image(relation, new)?;
+        let mut after = image_of(relation, new)?;
         let key = &relation.table.key;
         let before = match old {
             Old::None => Before::None,
             Old::Key(tuple) => {
-                let before = self.image(relation, tuple)?;
+                let before = image_of(relation, tuple)?;
                 if image::key_has_absent(&after, key) {
                     after = image::complete(&after, &before, Some(key));
                 }
                 Before::Key(before)
             }
             Old::Full(tuple) => {
-                let before = self.image(relation, tuple)?;
+                let before = image_of(relation, tuple)?;
                 if image::has_absent(&after) {
                     after = image::complete(&after, &before, None);
                 }
@@ -142,8 +140,8 @@ impl Assembly {
     pub(crate) fn delete(&mut self, relation: &Relation, old: Old, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
         let before = match old {
             Old::None => Before::None,
-            Old::Key(tuple) => Before::Key(self.image(relation, tuple)?),
-            Old::Full(tuple) => Before::Full(self.image(relation, tuple)?),
+            Old::Key(tuple) => Before::Key(image_of(relation, tuple)?),
+            Old::Full(tuple) => Before::Full(image_of(relation, tuple)?),
         };
         self.deliver(relation, lsn, (Operation::Delete, before, None), load);
         Ok(())
@@ -151,17 +149,6 @@ impl Assembly {
 
     pub(crate) fn truncate(&mut self, relation: &Relation, lsn: u64, load: &mut FirstLoad) {
         self.deliver(relation, lsn, (Operation::Truncate, Before::None, None), load);
-    }
-
-    fn image(&self, relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
-        let image = relation.image(tuple).ok_or_else(|| WrongShape(relation.table.name.to_string()))?;
-        Ok(match image::cut(&image, self.image_limit, &relation.table.key) {
-            None => image,
-            Some(smaller) => {
-                self.metrics.cut.inc();
-                smaller
-            }
-        })
     }
 
     fn deliver(
@@ -211,7 +198,6 @@ impl Assembly {
         (commit, ts_us): (u64, i64),
         index: u32,
     ) {
-        let row = image::cut(&row, self.image_limit, &table.key).inspect(|_| self.metrics.cut.inc()).unwrap_or(row);
         self.metrics.snapshot_rows.inc();
         self.push(Change {
             table: Arc::clone(table),
@@ -244,4 +230,8 @@ impl Assembly {
         self.bytes += change.size();
         self.changes.push(change);
     }
+}
+
+fn image_of(relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
+    relation.image(tuple).ok_or_else(|| WrongShape(relation.table.name.to_string()))
 }

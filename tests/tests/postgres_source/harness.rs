@@ -114,7 +114,7 @@ impl Exchange {
         };
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);
         let publisher = Publisher::new(owned, Arc::new(self.log.clone()), registry, settings).await.unwrap();
-        let source = PostgresSource::connect(Arc::new(system.clone()), publisher.position(), 16 << 20, &self.metrics).await?;
+        let source = PostgresSource::connect(Arc::new(system.clone()), publisher.position(), &self.metrics).await?;
         Ok(Session { source, publisher, batch })
     }
 
