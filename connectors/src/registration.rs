@@ -27,7 +27,7 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
             let factory: SourceFactory = Arc::new(move |position| {
                 let (system, metrics) = (Arc::clone(&system), metrics.clone());
                 async move {
-                    let source = PostgresSource::connect(system, position, max_record, &metrics).await?;
+                    let source = PostgresSource::connect(system, position, &metrics).await?;
                     Ok(Box::new(source) as Box<dyn Source>)
                 }
                 .boxed()

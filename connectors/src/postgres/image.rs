@@ -41,6 +41,12 @@ pub(crate) fn key(image: &RowImage, columns: &[usize]) -> Vec<u8> {
     out
 }
 
+/// Text of the key's values; `None` where one is null or was not sent.
+pub(crate) fn key_text(image: &RowImage, columns: &[usize]) -> Option<Vec<String>> {
+    let text = |&column: &usize| Some(std::str::from_utf8(fields(image).nth(column).and_then(value)?).ok()?.to_owned());
+    columns.iter().map(text).collect()
+}
+
 /// Whether a key column of the image was not sent (unchanged TOAST in the key).
 pub(crate) fn key_has_absent(image: &RowImage, columns: &[usize]) -> bool {
     columns.iter().any(|&column| fields(image).nth(column).is_none_or(|field| field.first() == Some(&b'u')))

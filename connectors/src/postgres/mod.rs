@@ -276,7 +276,7 @@ impl Source for PostgresSource {
             }
             let between = self.assembly.transaction.is_none();
             if between {
-                self.load.advance(&mut self.session, &self.metrics.retaken).await?;
+                self.load.advance(&mut self.session, &self.assembly.position, &self.metrics.retaken).await?;
             }
             if let Some(event) = self.wire.ready() {
                 self.handle(event?).await?;

@@ -31,6 +31,17 @@ pub(crate) struct Position {
     pub(crate) tables: Vec<TableProgress>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) settling: Vec<Settling>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) again: Vec<Again>,
+}
+
+/// A row of a first load that moved to `key` before it was read, and not all of which was sent: it has to be read there, even where
+/// that part of the table is read already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Again {
+    schema: String,
+    name: String,
+    key: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -80,6 +91,7 @@ impl Position {
             inside: None,
             tables: Vec::new(),
             settling: Vec::new(),
+            again: Vec::new(),
         }
     }
 
@@ -106,8 +118,13 @@ impl Position {
         self.tables.iter().map(|progress| (progress.table(), progress.clone())).collect()
     }
 
+    /// Forgets keys that were read.
+    pub(crate) fn was_read_again(&mut self, table: &TableName, keys: &[Vec<String>]) {
+        self.again.retain(|again| again.schema != table.schema || again.name != table.name || !keys.contains(&again.key));
+    }
+
     pub(crate) fn set_progress(&mut self, table: &TableName, after: Option<Vec<String>>, more_rows: u64) {
-        match self.tables.iter_mut().find(|progress| progress.schema == table.schema && progress.name == table.name) {
+        match self.begun(table) {
             Some(progress) => {
                 progress.after = after;
                 progress.rows += more_rows;
@@ -116,6 +133,23 @@ impl Position {
                 self.tables.push(TableProgress { schema: table.schema.clone(), name: table.name.clone(), after, rows: more_rows })
             }
         }
+    }
+
+    fn begun(&mut self, table: &TableName) -> Option<&mut TableProgress> {
+        self.tables.iter_mut().find(|progress| progress.schema == table.schema && progress.name == table.name)
+    }
+
+    /// Notes a key to be read once more.
+    pub(crate) fn read_again(&mut self, table: &TableName, key: Vec<String>) {
+        let again = Again { schema: table.schema.clone(), name: table.name.clone(), key };
+        if !self.again.contains(&again) {
+            self.again.push(again);
+        }
+    }
+
+    /// Keys of a table to be read once more.
+    pub(crate) fn again<'a>(&'a self, table: &'a TableName) -> impl Iterator<Item = &'a Vec<String>> {
+        self.again.iter().filter(|again| again.schema == table.schema && again.name == table.name).map(|again| &again.key)
     }
 }
 

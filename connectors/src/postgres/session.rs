@@ -61,6 +61,16 @@ impl Session {
         text.parse().map_err(|error: String| self.faults.protocol(error))
     }
 
+    /// A transaction id that is higher than those of all transactions that write so far. (A snapshot's `xmax` is not: a transaction
+    /// that is still open can have a higher id.)
+    pub(crate) async fn newest_xid(&mut self) -> Result<u64, SourceError> {
+        let mut connection = self.take().await?;
+        let xid: Result<String, _> = sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(&mut connection).await;
+        let xid = xid.map_err(|error| self.faults.query("asking for a transaction id", &error))?;
+        self.give_back(connection);
+        xid.parse().map_err(|_| self.faults.protocol(format!("`{xid}` is no transaction id")))
+    }
+
     /// Bytes of log that the server keeps for the slot.
     pub(crate) async fn retained(&mut self, slot: &str) -> Result<Option<u64>, SourceError> {
         let mut connection = self.take().await?;

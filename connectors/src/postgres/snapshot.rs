@@ -10,10 +10,14 @@
 //! What was streamed before this process began could also be invisible still. So the first snapshot of a session waits until every
 //! transaction that was open at its start has ended (the *barrier*), as making a slot does.
 //!
+//! A row that moves from a key that is not read yet to one that is, with a column that was not sent, would never be whole: such keys are
+//! noted in the position and read once more with the next chunk.
+//!
 //! A table without a key that the server vouches for is read whole under one snapshot. Its changes are left out until that snapshot
 //! is taken and checked to see all of them; the stream then waits while the rows are handed out, and afterwards changes that the
 //! snapshot saw are left out (`Settling`). So each row arrives once, unless the process ends within such a table: then it is read again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +25,7 @@ use std::time::{Duration, Instant};
 use guitong_schemas::change::{Before, Operation, RowImage, SnapshotMark};
 use guitong_schemas::contract::system::SnapshotConfig;
 use guitong_schemas::position::Lsn;
-use guitong_schemas::table::Table;
+use guitong_schemas::table::{Table, TableName};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -41,6 +45,8 @@ use crate::source::SourceError;
 const RETAKE: Duration = Duration::from_millis(20);
 /// Rows of the first chunk of a table of which the server has no estimate.
 const FIRST_ROWS: usize = 1_000;
+/// Keys that one chunk reads once more.
+const AGAIN: usize = 1_000;
 /// Transactions noted before the ones that became visible are forgotten.
 const NOTED: usize = 8_192;
 /// Bytes that a reader of a whole table puts together before it hands them on; two such blocks wait at most.
@@ -80,7 +86,7 @@ pub(crate) struct FirstLoad {
     pending: VecDeque<Pending>,
     chunk_bytes: usize,
     rows_per_second: Option<u32>,
-    /// Ids from here on may begin after the session; all below must have ended before a snapshot counts.
+    /// An id that was given out when the session began: all below must have ended before a snapshot counts.
     barrier: Option<u64>,
     /// Transactions with changes of tables that are still to be read.
     noted: Vec<u32>,
@@ -167,6 +173,24 @@ impl FirstLoad {
         Verdict::Deliver
     }
 
+    /// A row that moved to another key, completed from the chunk's row under its old key.
+    pub(crate) fn complete_moved(&mut self, table: &Arc<Table>, xid: u32, old: &RowImage, new: RowImage) -> RowImage {
+        match &mut self.stage {
+            Stage::Chunk { chunk, .. } if chunk.relation.table == *table && !chunk.snapshot.sees(xid) => {
+                let row = chunk.by_key().get(&image::key(old, &table.key)).copied();
+                let row = row.and_then(|at| chunk.rows.get(at)).and_then(Option::as_ref);
+                row.map_or(new.clone(), |row| image::complete(&new, row, None))
+            }
+            _ => new,
+        }
+    }
+
+    /// Part of the table is read, or is being read, and part of it is not.
+    pub(crate) fn has_read_of(&self, table: &TableName) -> bool {
+        let reading = matches!(&self.stage, Stage::Chunk { chunk, .. } if chunk.relation.table.name == *table);
+        self.pending.iter().any(|pending| pending.relation.table.name == *table && (reading || pending.after.is_some()))
+    }
+
     /// A logical message of ours has come, inside its transaction.
     pub(crate) fn message(&mut self, content: &[u8]) {
         if let Stage::Chunk { mark, reached, .. } | Stage::Whole { mark, reached } = &mut self.stage
@@ -183,6 +207,12 @@ impl FirstLoad {
         }
         let Stage::Chunk { mut chunk, .. } = std::mem::replace(&mut self.stage, Stage::Idle) else { return None };
         let name = chunk.relation.table.name.clone();
+        position.was_read_again(&name, &chunk.again);
+        if chunk.next.is_none() && position.again(&name).next().is_some() {
+            // At the end, with keys left to be read once more: another chunk begins after the last key.
+            let read_before = || self.pending.front().and_then(|pending| pending.after.clone());
+            chunk.next = chunk.last.take().or_else(read_before);
+        }
         position.set_progress(&name, chunk.next.clone(), chunk.read);
         self.rows_done += chunk.read;
         chunk.first_of_all = std::mem::replace(&mut self.first_row, false);
@@ -209,7 +239,12 @@ impl FirstLoad {
     }
 
     /// Does the next step, between two transactions of the stream.
-    pub(crate) async fn advance(&mut self, session: &mut Session, retaken: &prometheus::IntCounter) -> Result<(), SourceError> {
+    pub(crate) async fn advance(
+        &mut self,
+        session: &mut Session,
+        position: &Position,
+        retaken: &prometheus::IntCounter,
+    ) -> Result<(), SourceError> {
         if !matches!(self.stage, Stage::Idle) || Instant::now() < self.due || self.pending.is_empty() {
             return Ok(());
         }
@@ -236,7 +271,9 @@ impl FirstLoad {
             return Ok(());
         }
         let Some(pending) = self.pending.front() else { return Ok(()) };
-        let chunk = read_chunk(pending, self.chunk_bytes, &mut reading, &session.faults).await?;
+        let name = &pending.relation.table.name;
+        let again = position.again(name).take(AGAIN).cloned().collect();
+        let chunk = read_chunk(pending, again, self.chunk_bytes, &mut reading, &session.faults).await?;
         session.end(reading).await?;
         let mark = self.next_mark();
         session.watermark(&mark).await?;
@@ -342,6 +379,10 @@ pub(crate) struct Chunk {
     first: bool,
     /// Text of the last key; `None` when the table is at its end.
     next: Option<Vec<String>>,
+    /// Text of the last key, whether the table is at its end or not.
+    last: Option<Vec<String>>,
+    /// Keys that were read once more.
+    again: Vec<Vec<String>>,
     first_of_all: bool,
     last_of_all: bool,
 }
@@ -352,17 +393,12 @@ impl Chunk {
             self.rows.iter_mut().for_each(|row| *row = None);
             return;
         }
-        let key = &self.relation.table.key;
-        let rows = &self.rows;
-        let by_key = self.by_key.get_or_insert_with(|| {
-            rows.iter().enumerate().filter_map(|(at, row)| Some((image::key(row.as_ref()?, key), at))).collect()
-        });
         let mut replaced = None;
         for image in before.row().into_iter().chain(after.as_ref()) {
-            if let Some(at) = by_key.remove(&image::key(image, &table.key))
+            if let Some(at) = self.by_key().remove(&image::key(image, &table.key))
                 && let Some(row) = self.rows.get_mut(at)
             {
-                replaced = row.take().or(replaced);
+                replaced = replaced.or(row.take());
             }
         }
         if let (Some(old), Some(new)) = (replaced, after.as_mut())
@@ -371,6 +407,14 @@ impl Chunk {
         {
             *new = image::complete(new, &old, None);
         }
+    }
+
+    /// Places of the rows by key.
+    fn by_key(&mut self) -> &mut HashMap<Vec<u8>, usize> {
+        let (rows, key) = (&self.rows, &self.relation.table.key);
+        self.by_key.get_or_insert_with(|| {
+            rows.iter().enumerate().filter_map(|(at, row)| Some((image::key(row.as_ref()?, key), at))).collect()
+        })
     }
 
     pub(crate) fn yielded(&self) -> usize {
@@ -407,7 +451,13 @@ fn marks(rows: usize, first: (bool, bool), last: (bool, bool)) -> Vec<SnapshotMa
 }
 
 /// Reads the next chunk: about `chunk_bytes` of rows, at least one.
-async fn read_chunk(pending: &Pending, chunk_bytes: usize, reading: &mut Reading, faults: &Faults) -> Result<Chunk, SourceError> {
+async fn read_chunk(
+    pending: &Pending,
+    again: Vec<Vec<String>>,
+    chunk_bytes: usize,
+    reading: &mut Reading,
+    faults: &Faults,
+) -> Result<Chunk, SourceError> {
     let columns = pending.relation.table.columns.len();
     let limit = pending
         .per_row
@@ -427,12 +477,15 @@ async fn read_chunk(pending: &Pending, chunk_bytes: usize, reading: &mut Reading
         rows.push(Some(row));
     }
     drop(stream);
-    let last = rows.last().and_then(Option::as_ref);
-    let next = match last {
-        Some(row) if more => Some(key_text(row, &pending.relation.table, faults)?),
-        _ => None,
+    let table = &pending.relation.table;
+    let last = match rows.last().and_then(Option::as_ref) {
+        Some(row) => {
+            let key = image::key_text(row, &table.key);
+            Some(key.ok_or_else(|| faults.protocol(format!("a row of {} has no key", table.name)))?)
+        }
+        None => None,
     };
-    Ok(Chunk {
+    let mut chunk = Chunk {
         relation: Arc::clone(&pending.relation),
         snapshot: reading.snapshot.clone(),
         read: rows.len() as u64,
@@ -440,36 +493,55 @@ async fn read_chunk(pending: &Pending, chunk_bytes: usize, reading: &mut Reading
         rows,
         by_key: None,
         first: pending.after.is_none(),
-        next,
+        next: last.clone().filter(|_| more),
+        last,
+        again,
         first_of_all: false,
         last_of_all: false,
-    })
-}
-
-fn key_text(row: &RowImage, table: &Table, faults: &Faults) -> Result<Vec<String>, SourceError> {
-    let text = |&column: &usize| {
-        let value = image::fields(row).nth(column).and_then(image::value);
-        let text = value.and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned);
-        text.ok_or_else(|| faults.protocol(format!("a row of {} has no key", table.name)))
     };
-    table.key.iter().map(text).collect()
+    if !chunk.again.is_empty() {
+        let mut stream = reading.lines(&select_keys(pending, &chunk.again)).await?;
+        while let Some(line) = stream.next().await? {
+            let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+            let at = chunk.rows.len();
+            if let Entry::Vacant(place) = chunk.by_key().entry(image::key(&row, &table.key)) {
+                place.insert(at);
+                chunk.rows.push(Some(row));
+            }
+        }
+    }
+    Ok(chunk)
 }
 
 /// The query of a chunk (with a limit) or of the whole table.
 fn select(pending: &Pending, limit: Option<usize>) -> String {
-    let table = &pending.relation.table;
-    let names = |columns: &mut dyn Iterator<Item = &str>| columns.map(quote_name).collect::<Vec<_>>().join(", ");
-    let columns = names(&mut table.columns.iter().map(|column| column.name.as_str()));
-    let only = if pending.partitioned { "" } else { "ONLY " };
-    let mut sql = format!("SELECT {columns} FROM {only}{}", quoted(&table.name));
+    let sql = select_all(pending);
     let Some(limit) = limit else { return sql };
-    let key = names(&mut table.key_columns().map(|column| column.name.as_str()));
-    if let Some(after) = &pending.after {
-        let values: Vec<String> = after.iter().map(|value| quote_literal(value)).collect();
-        sql.push_str(&format!(" WHERE ({key}) > ({})", values.join(", ")));
-    }
-    sql.push_str(&format!(" ORDER BY {key} LIMIT {limit}"));
-    sql
+    let key = key_names(&pending.relation.table);
+    let after = pending.after.as_ref().map(|after| format!(" WHERE ({key}) > {}", key_literal(after)));
+    format!("{sql}{} ORDER BY {key} LIMIT {limit}", after.unwrap_or_default())
+}
+
+/// The query of single rows.
+fn select_keys(pending: &Pending, keys: &[Vec<String>]) -> String {
+    let literals: Vec<String> = keys.iter().map(|key| key_literal(key)).collect();
+    format!("{} WHERE ({}) IN ({})", select_all(pending), key_names(&pending.relation.table), literals.join(", "))
+}
+
+fn select_all(pending: &Pending) -> String {
+    let table = &pending.relation.table;
+    let columns: Vec<String> = table.columns.iter().map(|column| quote_name(&column.name)).collect();
+    let only = if pending.partitioned { "" } else { "ONLY " };
+    format!("SELECT {} FROM {only}{}", columns.join(", "), quoted(&table.name))
+}
+
+fn key_names(table: &Table) -> String {
+    table.key_columns().map(|column| quote_name(&column.name)).collect::<Vec<_>>().join(", ")
+}
+
+fn key_literal(key: &[String]) -> String {
+    let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
+    format!("({})", values.join(", "))
 }
 
 /// A whole table that a task of its own reads, two blocks ahead at most.

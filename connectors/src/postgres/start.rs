@@ -223,7 +223,7 @@ async fn first_load(
         })
         .collect();
     snapshot::order(&mut pending);
-    let barrier = if pending.is_empty() { None } else { Some(session.visibility().await?.xmax()) };
+    let barrier = if pending.is_empty() { None } else { Some(session.newest_xid().await?) };
     let rows_done = progress.values().map(|progress| progress.rows).sum();
     Ok(FirstLoad::new(&system.snapshot, VecDeque::from(pending), barrier, rows_done))
 }

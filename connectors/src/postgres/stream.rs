@@ -129,6 +129,18 @@ impl Assembly {
         };
         let moved = before.row().is_some_and(|before| relation.has_key() && image::key(before, key) != image::key(&after, key));
         if moved {
+            // The row under the old key, which the delete ends, is where the new one's absent columns are.
+            if image::has_absent(&after)
+                && let (Some(transaction), Some(old)) = (&self.transaction, before.row())
+            {
+                after = load.complete_moved(&relation.table, transaction.xid, old, after);
+                if image::has_absent(&after)
+                    && load.has_read_of(&relation.table.name)
+                    && let Some(key) = image::key_text(&after, key)
+                {
+                    self.position.read_again(&relation.table.name, key);
+                }
+            }
             self.deliver(relation, lsn, (Operation::Delete, before, None), load);
             self.deliver(relation, lsn, (Operation::Create, Before::None, Some(after)), load);
         } else {

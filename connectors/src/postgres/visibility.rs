@@ -44,10 +44,6 @@ impl Visibility {
     pub(crate) fn xmin(&self) -> u64 {
         self.xmin
     }
-
-    pub(crate) fn xmax(&self) -> u64 {
-        self.xmax
-    }
 }
 
 impl FromStr for Visibility {

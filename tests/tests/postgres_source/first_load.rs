@@ -1,1 +1,288 @@
+//! First load while the tables change.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use guitong_connectors::source::{Phase, Source};
+use guitong_schemas::change::{Change, Operation, SnapshotMark};
+use guitong_schemas::table::TableName;
+use guitong_tests::servers::postgres::{ADMIN, Postgres};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use sqlx::postgres::PgPool;
+
+use super::harness::*;
+
+/// Rows of a table as text, in the order of the mirror.
+async fn table(pool: &PgPool, sql: &'static str) -> Vec<Vec<Option<String>>> {
+    let rows: Vec<Vec<Option<String>>> = sqlx::query_scalar(sql).fetch_all(pool).await.unwrap();
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_read_in_chunks_of_their_keys_and_marked() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE \"a 企业\" (region text, \"it's\" numeric, note text, PRIMARY KEY (\"it's\", region));
+             INSERT INTO \"a 企业\" SELECT (ARRAY['南宁''s', E'桂\\\\林', '北'])[n % 3 + 1], n / 3, repeat('n', 100)
+               FROM generate_series(1, 3000) n;
+             CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY);
+             INSERT INTO c VALUES (1), (2);
+             CREATE TABLE parts (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+             CREATE TABLE parts_2025 PARTITION OF parts FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+             CREATE TABLE parts_2026 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+             INSERT INTO parts VALUES (1, '2025-05-05'), (2, '2026-05-05'); ANALYZE;",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    assert!(matches!(session.source.status().phase, Phase::Snapshot { rows_done: 0, rows_estimated: Some(3000..) }));
+    let changes = session.load().await;
+    assert_rising(&changes);
+    let mut of: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+    for change in &changes {
+        assert_eq!(change.operation, Operation::Read);
+        of.entry(&change.table.name.name).or_default().push(change);
+    }
+    let counts: Vec<(&str, usize)> = of.iter().map(|(name, changes)| (*name, changes.len())).collect();
+    assert_eq!(counts, [("a 企业", 3000), ("c", 2), ("parts", 2)]);
+    let watermarks: std::collections::BTreeSet<u64> = of["a 企业"].iter().map(|change| change.version.commit).collect();
+    assert!(watermarks.len() >= 4, "chunks: {}", watermarks.len());
+    let marks: Vec<SnapshotMark> = changes.iter().map(|change| change.origin.snapshot).collect();
+    assert_eq!(marks[0], SnapshotMark::First);
+    assert_eq!(marks[1..2999], vec![SnapshotMark::Inside; 2998]);
+    let tail = [
+        SnapshotMark::LastInTable,
+        SnapshotMark::FirstInTable,
+        SnapshotMark::LastInTable,
+        SnapshotMark::FirstInTable,
+        SnapshotMark::Last,
+    ];
+    assert_eq!(marks[2999..], tail);
+    server.execute("UPDATE parts SET day = '2026-06-06' WHERE id = 1").await.unwrap();
+    let moved = session.take(2).await;
+    assert!(moved.iter().all(|change| change.table.name == TableName::new("public", "parts")), "{:?}", lines(&moved));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_is_killed_goes_on_at_its_chunk() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute("CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT n, repeat('p', 200) FROM generate_series(1, 5000) n")
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = system(&server, ADMIN);
+    system.snapshot.chunk = 16 << 10;
+    let mut all = Vec::new();
+    let mut sessions = 0;
+    loop {
+        let mut session = exchange.reconnect(&system).await;
+        sessions += 1;
+        let before = all.len();
+        while all.len() == before && session.source.status().phase != Phase::Streaming {
+            all.extend(session.step().await.unwrap());
+        }
+        if session.source.status().phase == Phase::Streaming {
+            break;
+        }
+        session.read_and_lose().await;
+    }
+    assert!(sessions > 3, "{sessions}");
+    let ids: Vec<String> = all.iter().map(|change| line(change).split(['[', ',']).nth(1).unwrap().to_owned()).collect();
+    let expected: Vec<String> = (1..=5000).map(|id: i32| id.to_string()).collect();
+    assert_eq!(ids, expected, "each row once, although sessions were lost");
+}
+
+/// A random statement on keys 0..300 of `t`; several of them make a transaction.
+fn statement(random: &mut StdRng) -> String {
+    let (a, b) = (random.random_range(0..300), random.random_range(0..300));
+    let n: u32 = random.random();
+    match random.random_range(0..9) {
+        0 | 1 => {
+            format!("INSERT INTO t VALUES ({a}, {n}, repeat(md5('{n}'), 100)) ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n")
+        }
+        2..=4 => format!("UPDATE t SET n = {n} WHERE id = {a}"),
+        5 => format!("UPDATE t SET big = repeat(md5('{n}'), 100) WHERE id = {a}"),
+        6 => format!("UPDATE t SET id = {b} WHERE id = {a} AND NOT EXISTS (SELECT FROM t WHERE id = {b})"),
+        7 => format!("DELETE FROM t WHERE id = {a}"),
+        _ => format!("SAVEPOINT s; UPDATE t SET n = {n} WHERE id = {a}; ROLLBACK TO s; UPDATE t SET n = n + 1 WHERE id = {b}"),
+    }
+}
+
+async fn writer(pool: PgPool, seed: u64, stop: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut connection = pool.acquire().await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let statements: Vec<String> = (0..random.random_range(1..5)).map(|_| statement(&mut random)).collect();
+        let sql = format!("BEGIN; {}; COMMIT", statements.join("; "));
+        match sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await {
+            Ok(_) => {}
+            // Two writers can deadlock or meet on a key; the server then undoes one of them.
+            Err(sqlx::Error::Database(_)) => {
+                sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.unwrap();
+            }
+            Err(_) => return,
+        }
+        // Leaves the machine to the load, which otherwise never catches up with three writers.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..8))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_under_writes_equals_the_table() {
+    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("GUITONG_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n bigint, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT i, 0, repeat(md5(i::text), 100) FROM generate_series(0, 299, 2) i;",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = system(&server, ADMIN);
+    system.snapshot.chunk = 32 << 10;
+    let stop = Arc::new(AtomicBool::new(false));
+    let pool = server.admin().await.unwrap();
+    let writers: Vec<_> = (0..3).map(|_| tokio::spawn(writer(pool.clone(), random.random(), Arc::clone(&stop)))).collect();
+    let mut mirror = Mirror::default();
+    let mut session = exchange.connect(&system).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while session.source.status().phase != Phase::Streaming {
+        assert!(std::time::Instant::now() < deadline, "{:?}", session.source.status());
+        mirror.apply(&session.step().await.unwrap());
+        if random.random_range(0..6) == 0 {
+            session.read_and_lose().await;
+            drop(session);
+            session = exchange.reconnect(&system).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    server.execute("INSERT INTO t VALUES (1000, 1000, '')").await.unwrap();
+    let last = session.until(|all| all.iter().any(|change| line(change).starts_with("c t [1000,"))).await;
+    mirror.apply(&last);
+    let yielded = exchange.metric("guitong_postgres_snapshot_yielded_rows_total");
+    println!("{yielded} rows gave way, {} loaded", exchange.metric("guitong_postgres_snapshot_rows_total"));
+    let mut wanted = table(&pool, "SELECT ARRAY[id::text, n::text, big] FROM t").await;
+    wanted.sort();
+    let mut got = mirror.table("t");
+    got.sort();
+    assert_eq!(got.len(), wanted.len());
+    for (got, wanted) in got.iter().zip(&wanted) {
+        assert_eq!(got, wanted);
+    }
+}
+
+/// A commit that waits for a synchronous standby is written and decoded, and not visible yet: the row that a snapshot reads then
+/// is older than what was streamed, and must not win.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_streamed_before_it_is_visible_is_not_lost() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'old'), (2, 'other')")
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let system = system(&server, ADMIN);
+    drop(exchange.connect(&system).await.unwrap());
+    // A transaction that is open when the session begins holds its first load back, so that the stream comes first.
+    let pool = server.admin().await.unwrap();
+    let mut open = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut *open).await.unwrap();
+    let mut session = exchange.reconnect(&system).await;
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.signal(Signal::HUP).unwrap();
+    while sqlx::query_scalar::<_, String>("SHOW synchronous_standby_names").fetch_one(&pool).await.unwrap() != "nobody" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let writer = pool.clone();
+    let waiting = tokio::spawn(async move { sqlx::raw_sql("UPDATE t SET name = 'new' WHERE id = 1").execute(&writer).await });
+    let mut changes = session.until(|all| !all.is_empty()).await;
+    assert_eq!(lines(&changes), ["u t [1,new]"], "streamed before anything was read");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *open).await.unwrap();
+    assert_eq!(table(&pool, "SELECT ARRAY[name] FROM t WHERE id = 1").await, [[Some("old".to_owned())]], "and not visible");
+    for _ in 0..5 {
+        changes.extend(session.step().await.unwrap());
+    }
+    assert_eq!(changes.len(), 1, "nothing may be read before: {:?}", lines(&changes));
+    assert!(exchange.metric("guitong_postgres_snapshot_retaken_total") > 0);
+    server.execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    server.signal(Signal::HUP).unwrap();
+    waiting.await.unwrap().unwrap();
+    changes.extend(session.load().await);
+    assert_eq!(lines(&changes), ["u t [1,new]", "r t [1,new]", "r t [2,other]"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyless_rows_arrive_once_while_they_are_written() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE k (a int, pad text); ALTER TABLE k REPLICA IDENTITY FULL;
+             INSERT INTO k SELECT n, repeat('p', 300) FROM generate_series(1, 5000) n;",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let pool = server.admin().await.unwrap();
+    let (writing, stopped) = (pool.clone(), Arc::clone(&stop));
+    let writer = tokio::spawn(async move {
+        let mut n = 5000;
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            sqlx::query("INSERT INTO k VALUES ($1, 'late')").bind(n).execute(&writing).await.unwrap();
+        }
+        n
+    });
+    let mut session = exchange.connect_with(&system(&server, ADMIN), 256 << 10).await.unwrap();
+    let mut all = session.load().await;
+    // Some that come after the rows were read.
+    all.extend(session.until(|more| more.len() > 20).await);
+    stop.store(true, Ordering::Relaxed);
+    let written = writer.await.unwrap();
+    let last = format!("c k [{written},late]");
+    if !all.iter().any(|change| line(change) == last) {
+        all.extend(session.until(|more| more.iter().any(|change| line(change) == last)).await);
+    }
+    assert_rising(&all);
+    let mut ids: Vec<i32> = all.iter().map(|change| line(change).split(['[', ',']).nth(1).unwrap().parse().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=written).collect::<Vec<_>>());
+    let read = all.iter().filter(|change| change.operation == Operation::Read).count();
+    assert!(read >= 5000 && read < all.len(), "{read} of {}", all.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn added_tables_are_loaded_and_snapshots_can_be_off() {
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = system(&server, ADMIN);
+    system.snapshot.enabled = false;
+    let mut session = exchange.connect(&system).await.unwrap();
+    assert!(session.load().await.is_empty());
+    server.execute("INSERT INTO a VALUES (2)").await.unwrap();
+    assert_eq!(lines(&session.take(1).await), ["c a [2]"]);
+    drop(session);
+    server
+        .execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1), (2); ALTER PUBLICATION exchange_register ADD TABLE ONLY b")
+        .await
+        .unwrap();
+    system.snapshot.enabled = true;
+    let mut session = exchange.reconnect(&system).await;
+    assert_eq!(lines(&session.load().await), ["r b [1]", "r b [2]"]);
+    server.execute("INSERT INTO b VALUES (3); INSERT INTO a VALUES (3)").await.unwrap();
+    assert_eq!(lines(&session.take(2).await), ["c b [3]", "c a [3]"]);
+}
