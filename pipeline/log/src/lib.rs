@@ -3,6 +3,7 @@
 
 pub mod contract;
 pub mod embedded;
+pub mod kafka;
 pub mod metrics;
 pub mod partition;
 pub mod registry;

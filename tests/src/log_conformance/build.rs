@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, ReadBudget, Record, Retention, Role, TopicPartition, TopicSpec};
+use guitong_log::{
+    Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnerId, ReadBudget, Record, Retention, Role, TopicPartition, TopicSpec,
+};
 
 pub(crate) const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(10) };
 /// For reads that are to find nothing.
@@ -43,16 +45,26 @@ pub(crate) fn values(records: &[Record]) -> Vec<String> {
 
 /// Everything that a partition holds now.
 pub(crate) async fn everything(log: &dyn ExchangeLog, at: &TopicPartition) -> Vec<Record> {
-    let bounds = log.bounds(at).await.unwrap();
-    let mut reader = log.reader(vec![(at.clone(), bounds.earliest)]).await.unwrap();
+    loop {
+        match everything_from(log, at, log.bounds(at).await.unwrap()).await {
+            Ok(all) => return all,
+            // A log that lets records go by itself may do so between the two calls.
+            Err(LogError::Gap { wanted, earliest, .. }) if wanted < earliest => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn everything_from(log: &dyn ExchangeLog, at: &TopicPartition, bounds: Bounds) -> Result<Vec<Record>, LogError> {
+    let mut reader = log.reader(vec![(at.clone(), bounds.earliest)]).await?;
     let (mut next, mut all) = (bounds.earliest, Vec::new());
     while next < bounds.end {
-        let batch = reader.read(BUDGET).await.unwrap();
+        let batch = reader.read(BUDGET).await?;
         assert!(!batch.next.is_empty(), "{at}: nothing came at offset {next}, but the end is {}", bounds.end);
         all.extend(batch.records);
         next = batch.next.iter().rev().find(|(of, _)| of == at).map_or(next, |(_, next)| *next);
     }
-    all
+    Ok(all)
 }
 
 /// A new seed, or the one to replay.

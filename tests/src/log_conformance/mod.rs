@@ -59,6 +59,11 @@ pub trait LogUnderTest: fmt::Debug + Send + Sync {
     /// Deletes what is kept beside the log and can be made again from it (local copies of keyed state); called when it is closed.
     async fn forget_local_copies(&self) {}
 
+    /// Age at which tombstones may go, for logs that count it from their own cleaning and not from the record's time.
+    fn tombstones(&self) -> Duration {
+        Duration::from_secs(86_400)
+    }
+
     /// How long to wait for what the log does by itself after [`ExchangeLog::maintain`].
     fn patience(&self) -> Duration {
         Duration::ZERO

@@ -54,11 +54,11 @@ pub async fn records_leave_by_age(fixture: &impl LogUnderTest) {
     let at = TopicPartition::new(topic.clone(), 0);
     let retention = Retention::Expire { age: Some(3 * DAY), bytes: None };
     log.ensure_topic(&TopicSpec { name: topic.clone(), partitions: 1, retention }).await.unwrap();
+    let mut late = log.reader(vec![(at.clone(), 0)]).await.unwrap();
     let mut hold = log.open(&owner("age")).await.unwrap();
     for n in 0..ROWS {
         hold.append(records(vec![row(&topic, "k", n, 10)])).await.unwrap();
     }
-    let mut late = log.reader(vec![(at.clone(), 0)]).await.unwrap();
     for n in ROWS..ROWS + 5 {
         hold.append(records(vec![row(&topic, "k", n, 0)])).await.unwrap();
     }
@@ -107,7 +107,7 @@ pub async fn compaction_keeps_the_last_value_of_each_key(fixture: &impl LogUnder
     let log = fixture.open().await;
     let topic = fixture.topic("std.compact");
     let at = TopicPartition::new(topic.clone(), 0);
-    let retention = Retention::Compact { after: Duration::ZERO, tombstones: DAY };
+    let retention = Retention::Compact { after: Duration::ZERO, tombstones: fixture.tombstones() };
     log.ensure_topic(&TopicSpec { name: topic.clone(), partitions: 1, retention }).await.unwrap();
     let mut hold = log.open(&owner("compact")).await.unwrap();
     let mut expected = BTreeMap::new();

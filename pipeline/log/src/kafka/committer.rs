@@ -1,0 +1,406 @@
+//! One per role: takes the waiting batches of the role's owners and writes them together, one transaction after another.
+//!
+//! Openings pass through here too, between transactions: when an opening is answered, no batch of an older holder is under way in
+//! this process and none will be begun. What a transaction changed in the assignment topic is applied to the local copy in the
+//! order of the transactions, and only then is the batch's owner answered, while the next transaction is already under way.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::changelog::Change;
+use super::client::{Cluster, spawn};
+use super::group::Assignments;
+use super::producer::{Failed, Outgoing, Producer, slot_list};
+use super::store::{SlotChanges, Store};
+use crate::contract::{AppendError, LogError, NewRecord, OwnerId, TopicPartition};
+use crate::metrics::Metrics;
+
+/// Bytes of records after which a transaction takes no further batch.
+const TRANSACTION: usize = 8 << 20;
+/// Batches and openings that wait; more wait at their senders.
+const WAITING: usize = 256;
+/// Transactions whose changes wait to be applied to the local copy.
+const APPLYING: usize = 8;
+/// After the brokers said that a generation is over: how long until this node is told of the next one.
+const REBALANCE: Duration = Duration::from_secs(3);
+
+/// An owner's right to append.
+#[derive(Debug, Clone)]
+pub(crate) struct Ticket {
+    pub(crate) owner: Arc<OwnerId>,
+    pub(crate) slot: u32,
+    /// Epoch of the slot under which the owner was opened.
+    pub(crate) slot_epoch: u64,
+    /// Counts the owner's openings in this process.
+    opening: u64,
+}
+
+impl Ticket {
+    fn fenced(&self) -> LogError {
+        LogError::Fenced { owner: (*self.owner).clone() }
+    }
+}
+
+/// A batch, ready to be written.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) ticket: Ticket,
+    /// With the partition of each.
+    pub(crate) records: Vec<(u32, NewRecord)>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) bytes: usize,
+    pub(crate) reply: oneshot::Sender<Result<(), AppendError>>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Open { owner: Arc<OwnerId>, slot: u32, reply: oneshot::Sender<Option<Ticket>> },
+    Append(Prepared),
+    Stop,
+}
+
+/// What waits for the local copy, in the order of the transactions.
+enum Applied {
+    /// Changes of a committed transaction, with the epochs under which their slots were held, and whom to answer then.
+    Committed { changes: Vec<(u64, SlotChanges)>, batches: Vec<Prepared> },
+    /// Everything that older holders wrote is in the copy.
+    Opened { ticket: Option<Ticket>, reply: oneshot::Sender<Option<Ticket>> },
+}
+
+pub(crate) struct Committer {
+    cluster: Cluster,
+    /// The assignment topic.
+    topic: Arc<str>,
+    transactional_id: String,
+    assignments: Arc<Assignments>,
+    producer: Option<Producer>,
+    openings: HashMap<Arc<OwnerId>, u64>,
+    applier: mpsc::Sender<Applied>,
+    ends: Arc<Ends>,
+    metrics: Metrics,
+}
+
+/// Offsets after the last committed record of this process in each partition that it wrote to.
+///
+/// The brokers answer a commit before the partitions it wrote to know of it; so this tells what a partition's end must have reached
+/// at least.
+#[derive(Debug, Default)]
+pub(crate) struct Ends(Mutex<HashMap<TopicPartition, u64>>);
+
+impl Ends {
+    pub(crate) fn of(&self, at: &TopicPartition) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(at).copied().unwrap_or(0)
+    }
+
+    fn raise(&self, all: &[(TopicPartition, u64)]) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, end) in all {
+            match ends.get_mut(at) {
+                Some(known) => *known = (*known).max(*end),
+                None => {
+                    ends.insert(at.clone(), *end);
+                }
+            }
+        }
+    }
+}
+
+impl Committer {
+    /// Starts the role's committer; it ends with [`Command::Stop`] or when nobody can send to it any more.
+    pub(crate) fn start(
+        cluster: Cluster,
+        topic: Arc<str>,
+        transactional_id: String,
+        assignments: Arc<Assignments>,
+        store: Arc<Store>,
+        ends: Arc<Ends>,
+        metrics: Metrics,
+    ) -> Result<(mpsc::Sender<Command>, std::thread::JoinHandle<()>), LogError> {
+        let (commands, waiting) = mpsc::channel(WAITING);
+        let (applier, applying) = mpsc::channel(APPLYING);
+        tokio::spawn(apply(applying, store, Arc::clone(&assignments)));
+        let openings = HashMap::new();
+        let committer = Self { cluster, topic, transactional_id, assignments, producer: None, openings, applier, ends, metrics };
+        let thread = spawn("kafka-commit", move || committer.run(waiting))?;
+        Ok((commands, thread))
+    }
+
+    fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
+        let mut next = None;
+        while let Some(command) = next.take().or_else(|| waiting.blocking_recv()) {
+            let first = match command {
+                Command::Stop => return,
+                Command::Open { owner, slot, reply } => {
+                    let ticket = self.open(owner, slot);
+                    self.then(Applied::Opened { ticket, reply });
+                    continue;
+                }
+                Command::Append(first) => first,
+            };
+            let mut bytes = first.bytes;
+            let mut batches = vec![first];
+            while bytes < TRANSACTION {
+                match waiting.try_recv() {
+                    Ok(Command::Append(batch)) => {
+                        bytes += batch.bytes;
+                        batches.push(batch);
+                    }
+                    Ok(other) => {
+                        next = Some(other);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            self.commit(batches);
+        }
+    }
+
+    fn open(&mut self, owner: Arc<OwnerId>, slot: u32) -> Option<Ticket> {
+        let slot_epoch = self.assignments.epoch(slot)?;
+        let opening = self.openings.entry(Arc::clone(&owner)).or_insert(0);
+        *opening += 1;
+        let opening = *opening;
+        // A transaction that this node left open before, with this producer's id, holds back every reader until it is ended.
+        if let Err(error) = self.producer() {
+            tracing::debug!(%error, "no producer yet");
+        }
+        Some(Ticket { owner, slot, slot_epoch, opening })
+    }
+
+    fn producer(&mut self) -> Result<&mut Producer, LogError> {
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
+            None => Producer::new(&self.cluster, &self.transactional_id)?,
+        };
+        Ok(self.producer.insert(producer))
+    }
+
+    fn then(&self, applied: Applied) {
+        if self.applier.blocking_send(applied).is_err() {
+            tracing::error!("the local copy of the state is closed while owners append");
+        }
+    }
+
+    fn is_valid(&self, ticket: &Ticket) -> bool {
+        self.openings.get(&ticket.owner) == Some(&ticket.opening) && self.assignments.holds(ticket.slot, ticket.slot_epoch)
+    }
+
+    /// Writes the batches together; where the transaction is refused for good, each alone, so that one cannot hold up the others.
+    fn commit(&mut self, batches: Vec<Prepared>) {
+        let Some(batches) = self.shared(batches) else { return };
+        for batch in batches {
+            // The last try of each: what remains unwritten is answered inside.
+            let rest = self.shared(vec![batch]);
+            debug_assert!(rest.is_none());
+        }
+    }
+
+    /// One transaction. Gives the batches back where they are to be tried one by one.
+    fn shared(&mut self, mut batches: Vec<Prepared>) -> Option<Vec<Prepared>> {
+        let mut retried = false;
+        loop {
+            batches = self.valid(batches);
+            if batches.is_empty() {
+                return None;
+            }
+            let Some(fencing) = self.assignments.fencing() else {
+                self.refuse(batches, || self.cluster.unavailable("the group has no generation now"));
+                return None;
+            };
+            // A batch with nothing in it asks only whether its owner still holds.
+            if batches.iter().all(|batch| batch.records.is_empty() && batch.changes.is_empty()) {
+                self.done(batches, &[]);
+                return None;
+            }
+            let failed = match self.transact(&batches, &fencing.metadata) {
+                Ok(ends) => {
+                    self.ends.raise(&ends);
+                    self.done(batches, &ends);
+                    return None;
+                }
+                Err(failed) => failed,
+            };
+            if !self.producer.as_ref().is_some_and(Producer::is_usable) {
+                self.producer = None;
+            }
+            match failed {
+                // A slot that stays with this node through the rebalance goes on under the next generation.
+                Failed::Fenced if !retried && self.assignments.wait_newer(fencing.serial, REBALANCE) => retried = true,
+                Failed::Fenced => {
+                    self.fence(batches);
+                    return None;
+                }
+                Failed::Refused(error) if batches.len() > 1 && !error.is_transient() => return Some(batches),
+                Failed::Refused(error) => {
+                    let text = error.to_string();
+                    let transient = error.is_transient();
+                    let mut first = Some(error);
+                    self.refuse(batches, || match first.take() {
+                        Some(error) => error,
+                        None if transient => LogError::Unavailable { detail: text.clone() },
+                        None => LogError::Other(text.clone()),
+                    });
+                    return None;
+                }
+                Failed::Unknown(error) => {
+                    self.unknown(batches, &error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Refuses the batches whose owners were opened again or whose slots were lost.
+    fn valid(&self, batches: Vec<Prepared>) -> Vec<Prepared> {
+        let (valid, over): (Vec<_>, Vec<_>) = batches.into_iter().partition(|batch| self.is_valid(&batch.ticket));
+        self.fence(over);
+        valid
+    }
+
+    fn fence(&self, batches: Vec<Prepared>) {
+        for batch in batches {
+            let _ = batch.reply.send(Err(AppendError::Refused(batch.ticket.fenced())));
+        }
+    }
+
+    fn refuse(&self, batches: Vec<Prepared>, mut error: impl FnMut() -> LogError) {
+        for batch in batches {
+            let _ = batch.reply.send(Err(AppendError::Refused(error())));
+        }
+    }
+
+    /// Whether the slots' partitions hold these batches is to be read; until then nothing is committed for their owners. The
+    /// next producer ends the transaction before it begins one of its own.
+    fn unknown(&mut self, batches: Vec<Prepared>, error: &LogError) {
+        self.producer = None;
+        self.assignments.invalidate(batches.iter().map(|batch| batch.ticket.slot));
+        for batch in batches {
+            let error = LogError::Unavailable { detail: error.to_string() };
+            let _ = batch.reply.send(Err(AppendError::Unknown(error)));
+        }
+    }
+
+    fn transact(
+        &mut self,
+        batches: &[Prepared],
+        metadata: &rdkafka::consumer::ConsumerGroupMetadata,
+    ) -> Result<Vec<(TopicPartition, u64)>, Failed> {
+        let slots: BTreeSet<u32> = batches.iter().map(|batch| batch.ticket.slot).collect();
+        let slots = slot_list(&self.topic, slots.into_iter()).map_err(|error| Failed::Refused(self.cluster.error(&error)))?;
+        let timer = self.metrics.commit_seconds.start_timer();
+        let topic = Arc::clone(&self.topic);
+        let producer = self.producer().map_err(Failed::Refused)?;
+        let mut marks = Marks::default();
+        let records = batches.iter().flat_map(|batch| batch.records.iter().map(outgoing).chain(changes(&topic, batch)));
+        let ends = producer.transact(records.map(|to| marks.mark(to)), &slots, metadata)?;
+        timer.observe_duration();
+        self.metrics.transactions.inc();
+        Ok(marks.partitions.into_iter().zip(ends).collect())
+    }
+
+    fn done(&self, batches: Vec<Prepared>, ends: &[(TopicPartition, u64)]) {
+        let mut by_slot = HashMap::<(u32, u64), Vec<Change>>::new();
+        for batch in &batches {
+            if !batch.changes.is_empty() {
+                // Cheap copies: the bytes are shared.
+                let of = (batch.ticket.slot, batch.ticket.slot_epoch);
+                by_slot.entry(of).or_default().extend(batch.changes.iter().cloned());
+            }
+        }
+        let own = |slot: u32| ends.iter().find(|(at, _)| at.partition == slot && at.topic == self.topic);
+        let next = |slot: u32| own(slot).map_or(0, |(_, end)| *end);
+        let changes =
+            by_slot.into_iter().map(|((slot, epoch), changes)| (epoch, SlotChanges { next: next(slot), slot, changes }));
+        self.then(Applied::Committed { changes: changes.collect(), batches });
+    }
+}
+
+/// Numbers the partitions of a transaction as its records name them.
+#[derive(Default)]
+struct Marks {
+    partitions: Vec<TopicPartition>,
+    by_topic: HashMap<Arc<str>, HashMap<u32, usize>>,
+}
+
+impl Marks {
+    fn mark<'a>(&mut self, to: To<'a>) -> Outgoing<'a> {
+        let To { topic, mut record } = to;
+        let known = self.by_topic.get(topic).and_then(|of| of.get(&record.partition));
+        record.mark = match known {
+            Some(mark) => *mark,
+            None => {
+                let mark = self.partitions.len();
+                self.partitions.push(TopicPartition::new(Arc::clone(topic), record.partition));
+                self.by_topic.entry(Arc::clone(topic)).or_default().insert(record.partition, mark);
+                mark
+            }
+        };
+        record
+    }
+}
+
+/// A record yet to be marked, with its topic.
+struct To<'a> {
+    topic: &'a Arc<str>,
+    record: Outgoing<'a>,
+}
+
+const NO_HEADERS: &crate::contract::Headers = &Vec::new();
+
+fn outgoing((partition, record): &(u32, NewRecord)) -> To<'_> {
+    let topic = &record.topic;
+    let record = Outgoing {
+        topic,
+        partition: *partition,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &record.headers,
+        timestamp_ms: Some(record.timestamp_ms),
+        mark: 0,
+    };
+    To { topic, record }
+}
+
+fn changes<'a>(topic: &'a Arc<str>, batch: &'a Prepared) -> impl Iterator<Item = To<'a>> {
+    let partition = batch.ticket.slot;
+    batch.changes.iter().map(move |(key, value): &(Bytes, Option<Bytes>)| {
+        let (key, value) = (Some(&key[..]), value.as_deref());
+        let record = Outgoing { topic, partition, key, value, headers: NO_HEADERS, timestamp_ms: None, mark: 0 };
+        To { topic, record }
+    })
+}
+
+/// Brings committed changes into the local copy and answers their owners.
+///
+/// Changes of a slot whose epoch is over are left out: whoever opens an owner of it reads them from the log, and what lay between
+/// them and the copy may be missing here.
+async fn apply(mut applying: mpsc::Receiver<Applied>, store: Arc<Store>, assignments: Arc<Assignments>) {
+    while let Some(applied) = applying.recv().await {
+        let (changes, batches) = match applied {
+            Applied::Committed { changes, batches } => (changes, batches),
+            Applied::Opened { ticket, reply } => {
+                // Whoever asked may have given up; the older holder is fenced all the same.
+                let _ = reply.send(ticket);
+                continue;
+            }
+        };
+        let held = changes.into_iter().filter(|(epoch, of)| assignments.holds(of.slot, *epoch));
+        let held: Vec<SlotChanges> = held.map(|(_, of)| of).collect();
+        if !held.is_empty()
+            && let Err(error) = store.apply(&held).await
+        {
+            // The log has them, so they are committed; the copy is read again from the log when the owners are opened.
+            tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
+            assignments.invalidate(held.iter().map(|of| of.slot));
+        }
+        for batch in batches {
+            let _ = batch.reply.send(Ok(()));
+        }
+    }
+    store.close().await;
+}
