@@ -50,8 +50,8 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         kind,
         trace: exchange.trace,
         max_record,
-        // Triggers write whole rows, and SQLite has no truncate.
-        keeps_keys: kind == SourceKind::Postgres,
+        // Truncates come from PostgreSQL itself, and from any source that reads everything again after a gap.
+        keeps_keys: true,
         complete: system.complete,
     };
     (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)

@@ -133,7 +133,7 @@ fn a_directory_becomes_what_it_declares() {
     assert_eq!(licensing.keys, [(TableName::new("public", "qy_log"), vec!["rq".to_owned(), "xh".to_owned()])]);
     let snapshot = SnapshotConfig { enabled: true, chunk: 1 << 20, rows_per_second: Some(20_000) };
     assert_eq!(licensing.snapshot, snapshot);
-    let hall = SqliteConfig { path: root.join("databases/hall.db"), poll: Duration::from_millis(250) };
+    let hall = SqliteConfig { path: root.join("databases/hall.db"), poll: Duration::from_millis(250), on_gap: GapPolicy::Stop };
     assert_eq!(directory.systems["hall"].source, SourceConfig::Sqlite(hall));
     assert!(directory.systems["hall"].tables[0].matches(&TableName::new("main", "办件")));
 }

@@ -6,4 +6,5 @@ mod changelog {
     mod faults;
     pub(crate) mod harness;
     mod rows;
+    mod run;
 }

@@ -23,6 +23,9 @@ pub(super) struct Position {
     /// Rows read by first loads, which numbers them.
     pub(super) snapshot_rows: u64,
     pub(super) tables: BTreeMap<String, TablePosition>,
+    /// Tables whose keys of an earlier epoch are to be deleted before anything else.
+    #[serde(default)]
+    pub(super) truncate: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +47,16 @@ pub(super) enum Load {
 
 impl Position {
     pub(super) fn new(epoch: u32, instance: String, last: i64) -> Self {
-        Self { form: FORM, epoch, instance, last, published: IdSet::default(), snapshot_rows: 0, tables: BTreeMap::new() }
+        Self {
+            form: FORM,
+            epoch,
+            instance,
+            last,
+            published: IdSet::default(),
+            snapshot_rows: 0,
+            tables: BTreeMap::new(),
+            truncate: vec![],
+        }
     }
 
     pub(super) fn encode(&self) -> Bytes {

@@ -96,6 +96,24 @@ impl Codec {
         names
     }
 
+    /// Ends every key of an earlier epoch: the first changes of a new one.
+    pub(super) fn truncates(&mut self, tables: &[String]) -> Result<Vec<Change>, SourceError> {
+        let now_us = jiff::Timestamp::now().as_microsecond();
+        let mut changes = vec![];
+        for (number, name) in tables.iter().enumerate() {
+            let Some(columns) = self.tables.get(name).map(Captured::columns_text) else { continue };
+            changes.push(Change {
+                table: self.shape(name, &columns)?,
+                operation: Operation::Truncate,
+                version: Version { epoch: self.epoch, index: number as u32, ..Version::default() },
+                before: Before::None,
+                after: None,
+                origin: Origin { ts_us: now_us, snapshot: SnapshotMark::Streamed, place: Place::Changelog { change_id: 0 } },
+            });
+        }
+        Ok(changes)
+    }
+
     /// Changes after `after` that are not in `skip`, up to `bytes`.
     pub(super) async fn changes(
         &mut self,

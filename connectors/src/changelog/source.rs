@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::contract::System;
-use guitong_schemas::contract::system::{SnapshotConfig, SqliteConfig};
+use guitong_schemas::contract::system::{GapPolicy, SnapshotConfig, SqliteConfig};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
@@ -58,7 +58,16 @@ impl ChangelogSource {
             None => Position::new(1, instance.clone(), 0),
             Some(bytes) => Position::decode(name, &bytes)?,
         };
-        check_gap(name, &position, &instance, highest)?;
+        match check_gap(name, &position, &instance, highest) {
+            Err(gap) if config.on_gap == GapPolicy::Resnapshot => {
+                tracing::warn!(system = name, %gap, "every table is read again under a new epoch");
+                let known =
+                    position.tables.into_keys().filter(|known| tables.iter().any(|table| table.name() == known)).collect();
+                position = Position::new(position.epoch + 1, instance, 0);
+                position.truncate = known;
+            }
+            checked => checked?,
+        }
         for captured in &tables {
             begin_load(&mut position, captured, system.snapshot.enabled);
         }
@@ -87,6 +96,10 @@ impl ChangelogSource {
     /// What is there now, in one read transaction: changes, and a chunk where no change is left to go before it.
     async fn read(&mut self, bytes: usize) -> Result<SourceBatch, SourceError> {
         self.watch.note();
+        if !self.position.truncate.is_empty() {
+            let changes = self.codec.truncates(&std::mem::take(&mut self.position.truncate))?;
+            return Ok(SourceBatch { changes, position: Some(self.position.encode()) });
+        }
         let system = self.system.clone();
         let failed = |error: sqlx::Error| fault(&system, &error);
         let from = self.rewind.take().unwrap_or(self.position.last).min(self.position.last);
@@ -287,7 +300,9 @@ fn check_gap(system: &str, position: &Position, instance: &str, highest: i64) ->
     } else {
         return Ok(());
     };
-    let repair = format!("run `guitong system resnapshot {system}`: every table is read again under a new epoch");
+    let repair = format!(
+        "set on_gap = \"resnapshot\" in systems/{system}.toml and start again: every table is read again under a new epoch"
+    );
     Err(SourceError::Gap { system: system.to_owned(), detail, repair })
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Draft {
     fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
     /// Keyed state as this batch leaves it.
     state: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
+    /// The row that was deleted last, for a create that follows as the other half of a key change.
+    removed: Option<((Arc<str>, Bytes), KeptRow)>,
     totals: Totals,
 }
 
@@ -74,6 +76,7 @@ impl Draft {
             marks: Marks::default(),
             fetched,
             state: HashMap::new(),
+            removed: None,
             totals: Totals::default(),
         }
     }
@@ -86,6 +89,17 @@ impl Draft {
     pub(super) fn kept(&self, topic: &Arc<str>, key: &Bytes) -> Option<&KeptRow> {
         let place = (Arc::clone(topic), key.clone());
         self.state.get(&place).or_else(|| self.fetched.get(&place)).and_then(Option::as_ref)
+    }
+
+    /// What is kept of the rows of all tables but one, for the draft that goes on after a truncate of that one.
+    pub(super) fn kept_beside(&self, truncated: &Arc<str>) -> HashMap<(Arc<str>, Bytes), Option<KeptRow>> {
+        let all = self.fetched.iter().chain(&self.state);
+        all.filter(|((topic, _), _)| topic != truncated).map(|(place, kept)| (place.clone(), kept.clone())).collect()
+    }
+
+    /// What was kept of the row that was deleted just before.
+    pub(super) fn kept_of_removed(&self, topic: &Arc<str>, key: &Bytes) -> Option<&KeptRow> {
+        self.removed.as_ref().filter(|((of, removed), _)| of == topic && removed == key).map(|(_, kept)| kept)
     }
 
     /// Adds the record of a change, and what it does to keyed state.
@@ -201,6 +215,10 @@ impl Draft {
             }
             Some(_) => Some(KeptRow::default()),
         };
+        if kept.is_none() && table.keeps_cells() {
+            let removed = self.kept(table.topic(), &key).cloned();
+            self.removed = removed.map(|removed| ((Arc::clone(table.topic()), key.clone()), removed));
+        }
         self.state.insert((Arc::clone(table.topic()), key), kept);
         Ok(())
     }

@@ -222,9 +222,10 @@ impl Publisher {
         if table.keeps_cells()
             && let Some(after) = change.after.as_ref().filter(|after| rows::has_absent(after))
         {
-            let row = rows::row_before_key_change(changes, index).unwrap_or(after);
-            let key = rows::state_key(row, &change.table).map_err(|error| image(&change, error))?;
-            if let Some(kept) = draft.kept(table.topic(), &key) {
+            let old = rows::row_before_key_change(changes, index);
+            let key = rows::state_key(old.unwrap_or(after), &change.table).map_err(|error| image(&change, error))?;
+            let kept = if old.is_some() { draft.kept_of_removed(table.topic(), &key) } else { draft.kept(table.topic(), &key) };
+            if let Some(kept) = kept {
                 let completed = rows::complete(after, &change.table, kept).map_err(|error| image(&change, error))?;
                 change.to_mut().after = Some(completed);
             }
@@ -249,7 +250,7 @@ impl Publisher {
         if let Some(done) = done {
             progress = Progress { done, truncated: 0 };
         }
-        let now_us = draft.now_us();
+        let (now_us, kept) = (draft.now_us(), draft.kept_beside(table.topic()));
         loop {
             let mut out = draft.finish();
             if !out.batch.is_empty() {
@@ -258,7 +259,7 @@ impl Publisher {
                 self.append(out.batch).await?;
             }
             self.progress = Some(progress);
-            draft = Draft::new(now_us, HashMap::new());
+            draft = Draft::new(now_us, kept.clone());
             let held = self.owned.scan(table.topic(), &[], None, TRUNCATE_CHUNK).await?;
             if held.is_empty() {
                 return Ok(draft);

@@ -52,6 +52,7 @@ pub struct SqliteConfig {
     pub path: PathBuf,
     /// Longest time between two looks when the file gives no sign of change.
     pub poll: Duration,
+    pub on_gap: GapPolicy,
 }
 
 /// What a connector does when changes may be missing.
@@ -188,9 +189,13 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let slot = root.parsed("slot", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let publication = root.parsed("publication", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let heartbeat = root.parsed("heartbeat", scalar::duration).map_or(Duration::from_secs(10), |found| found.value);
-    let policies = [("stop", GapPolicy::Stop), ("resnapshot", GapPolicy::Resnapshot)];
-    let on_gap = root.choice("on_gap", &policies).map_or_else(GapPolicy::default, |found| found.value);
+    let on_gap = read_gap_policy(root);
     Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap })
+}
+
+fn read_gap_policy(root: &Section<'_>) -> GapPolicy {
+    let policies = [("stop", GapPolicy::Stop), ("resnapshot", GapPolicy::Resnapshot)];
+    root.choice("on_gap", &policies).map_or_else(GapPolicy::default, |found| found.value)
 }
 
 /// PostgreSQL's identifiers end at 63 bytes.
@@ -205,7 +210,8 @@ fn read_sqlite(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Option<Sq
         _ => Err("must be from 1 ms to 1 min".to_owned()),
     };
     let poll = root.parsed("poll", poll).map_or(Duration::from_millis(100), |found| found.value);
-    Some(SqliteConfig { path: surroundings.root.join(path?.value), poll })
+    let on_gap = read_gap_policy(root);
+    Some(SqliteConfig { path: surroundings.root.join(path?.value), poll, on_gap })
 }
 
 fn read_tables(root: &Section<'_>, key: &str, schema: &str) -> Option<Vec<TablePattern>> {

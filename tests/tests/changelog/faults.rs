@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use guitong_connectors::changelog;
 use guitong_connectors::source::{SourceBudget, SourceError};
+use guitong_schemas::contract::system::GapPolicy;
+use guitong_schemas::position::Version;
 
 use super::harness::{Department, Exchange};
 
@@ -123,6 +125,35 @@ async fn a_restored_backup_is_a_gap() {
     department.system = restored;
     let error = exchange.connect(&department).await.err().unwrap();
     assert!(matches!(&error, SourceError::Gap { detail, .. } if detail.contains("backup")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_gap_everything_is_read_again_and_what_is_gone_is_deleted() {
+    let (mut department, exchange) = setup().await;
+    department.run("INSERT INTO t VALUES (2, 'goes in the gap'), (3, 'stays')").await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    let statements = changelog::unprepare_sql(&department.system, department.config()).await.unwrap();
+    changelog::apply(&department.system, department.config(), &statements).await.unwrap();
+    department.run("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (4, 'came in the gap')").await;
+    department.prepare().await;
+    department.run("UPDATE t SET name = 'after' WHERE id = 1").await;
+    department.on_gap(GapPolicy::Resnapshot);
+    // Dies again and again on its way.
+    for _ in 0..3 {
+        exchange.connect(&department).await.unwrap().publish_only().await;
+    }
+    let mut session = exchange.connect(&department).await.unwrap();
+    session.drain().await.unwrap();
+    assert_eq!(exchange.mirrored(TOPIC).await, department.rows("SELECT CAST(id AS TEXT), name FROM t").await);
+    let mut versions = std::collections::BTreeMap::new();
+    for record in exchange.records(TOPIC).await {
+        let version: Version = std::str::from_utf8(record.header("guitong-version").unwrap()).unwrap().parse().unwrap();
+        let newest = versions.entry(record.key.clone()).or_insert(version);
+        assert!(version >= *newest || version.epoch == newest.epoch, "an older epoch comes after a newer one");
+        *newest = version.max(*newest);
+    }
+    assert!(versions.values().all(|version| version.epoch == 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

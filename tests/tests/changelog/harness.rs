@@ -15,7 +15,7 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Name;
-use guitong_schemas::contract::system::{SnapshotConfig, SourceConfig, SqliteConfig, System, TablePattern};
+use guitong_schemas::contract::system::{GapPolicy, SnapshotConfig, SourceConfig, SqliteConfig, System, TablePattern};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ impl Department {
             name: Name::parse("licensing").unwrap(),
             title: "企业登记".into(),
             department: Name::parse("market").unwrap(),
-            source: SourceConfig::Sqlite(SqliteConfig { path, poll: Duration::from_millis(200) }),
+            source: SourceConfig::Sqlite(SqliteConfig { path, poll: Duration::from_millis(200), on_gap: GapPolicy::Stop }),
             tables: vec![TablePattern { schema: "main".into(), name: "*".into() }],
             exclude_columns: vec![],
             keys: vec![],
@@ -48,6 +48,13 @@ impl Department {
             complete: false,
         };
         Self { dir, system, conn }
+    }
+
+    pub(crate) fn on_gap(&mut self, policy: GapPolicy) {
+        match &mut self.system.source {
+            SourceConfig::Sqlite(config) => config.on_gap = policy,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn config(&self) -> &SqliteConfig {
@@ -105,7 +112,7 @@ impl Exchange {
             kind: SourceKind::Changelog,
             trace: Duration::from_secs(86_400),
             max_record,
-            keeps_keys: false,
+            keeps_keys: true,
             complete: false,
         }
     }

@@ -104,6 +104,24 @@ fn with_nullable_elements(mut row: Json) -> Json {
     row
 }
 
+/// Equal, but for the last binary digit of a number, which the dump's text does not hold.
+fn same(ours: &Json, theirs: &Json) -> bool {
+    match (ours, theirs) {
+        (Json::Number(ours), Json::Number(theirs)) if ours.is_f64() || theirs.is_f64() => {
+            let (ours, theirs) = (ours.as_f64().unwrap(), theirs.as_f64().unwrap());
+            (ours - theirs).abs() <= ours.abs() * f64::EPSILON
+        }
+        (Json::Array(ours), Json::Array(theirs)) => {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| same(a, b))
+        }
+        (Json::Object(ours), Json::Object(theirs)) => {
+            ours.len() == theirs.len()
+                && ours.iter().all(|(name, ours)| theirs.get(name).is_some_and(|theirs| same(ours, theirs)))
+        }
+        _ => ours == theirs,
+    }
+}
+
 #[test]
 fn schemas_are_debeziums() {
     let extract = extract();
@@ -138,7 +156,7 @@ fn values_are_debeziums() {
             assert_eq!(marks, Marks::default());
             let read = oracle(plan.value_schema(), &bytes);
             for (name, wanted) in expected.after.as_object().unwrap() {
-                assert_eq!(&read["after"][name], wanted, "{}.{name} of {cells:?}", golden.table);
+                assert!(same(&read["after"][name], wanted), "{}.{name} of {cells:?}: {}", golden.table, read["after"][name]);
                 compared += 1;
             }
             let envelope = decoder.envelope(frame::read(&bytes).unwrap().1).unwrap();
@@ -174,5 +192,5 @@ fn debeziums_own_schemas_are_read() {
     let cells: Vec<Option<&str>> = golden.rows[0].cells.iter().map(Option::as_deref).collect();
     let (bytes, _) = encode(&plan, &change(&table(golden), Operation::Read, Before::None, Some(texts(&cells)))).unwrap();
     let envelope = decoder.envelope(frame::read(&bytes).unwrap().1).unwrap();
-    assert_eq!(of_plan(decoder.fields(), &envelope.after.unwrap()), golden.rows[0].after);
+    assert!(same(&of_plan(decoder.fields(), &envelope.after.unwrap()), &golden.rows[0].after));
 }

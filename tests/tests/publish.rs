@@ -1,0 +1,279 @@
+//! The publisher on a real embedded log: truncates cut by a crash, completion of absent columns, values that do not read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use guitong_connectors::publish::{PublishError, PublishSettings, Publisher};
+use guitong_connectors::source::SourceBatch;
+use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
+use guitong_log::{
+    AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, ReadBudget, Record, Role, StoredOffset,
+    TopicPartition,
+};
+use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::avro::{DecodePlan, Value, frame};
+use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::position::Version;
+use guitong_schemas::table::{Column, ColumnType, Table, TableName};
+use tempfile::TempDir;
+
+const TOPIC: &str = "raw.licensing.public.t";
+
+struct Exchange {
+    log: Arc<EmbeddedLog>,
+    registry: Arc<BuiltinRegistry>,
+    _home: TempDir,
+}
+
+/// Refuses every append after the first few, as a log that goes away does.
+#[derive(Debug)]
+struct GoesAway {
+    inner: Box<dyn OwnedLog>,
+    left: usize,
+}
+
+#[async_trait]
+impl OwnedLog for GoesAway {
+    fn owner(&self) -> &OwnerId {
+        self.inner.owner()
+    }
+
+    fn position(&self) -> Option<Bytes> {
+        self.inner.position()
+    }
+
+    fn offset(&self, at: &TopicPartition) -> Option<StoredOffset> {
+        self.inner.offset(at)
+    }
+
+    async fn append(&mut self, batch: Batch) -> Result<Committed, AppendError> {
+        if self.left == 0 {
+            return Err(AppendError::Refused(LogError::Unavailable { detail: "gone".to_owned() }));
+        }
+        self.left -= 1;
+        self.inner.append(batch).await
+    }
+
+    async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
+        self.inner.get(map, keys).await
+    }
+
+    async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {
+        self.inner.scan(map, prefix, after, limit).await
+    }
+}
+
+impl Exchange {
+    async fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
+        let registry = BuiltinRegistry::open(&log).await.unwrap();
+        Self { log: Arc::new(log), registry: Arc::new(registry), _home: home }
+    }
+
+    async fn publisher(&self, appends: usize) -> Publisher {
+        let inner = self.log.open(&OwnerId::new(Role::Connect, "licensing")).await.unwrap();
+        let settings = PublishSettings {
+            system: "licensing".into(),
+            database: "djk".into(),
+            kind: SourceKind::Postgres,
+            trace: Duration::from_secs(86_400),
+            max_record: 16 << 20,
+            keeps_keys: true,
+            complete: true,
+        };
+        let log: Arc<dyn ExchangeLog> = Arc::<EmbeddedLog>::clone(&self.log);
+        let registry: Arc<dyn SchemaRegistry> = Arc::<BuiltinRegistry>::clone(&self.registry);
+        Publisher::new(Box::new(GoesAway { inner, left: appends }), log, registry, settings).await.unwrap()
+    }
+
+    async fn records(&self) -> Vec<Record> {
+        let at = TopicPartition::new(TOPIC, 0);
+        let end = self.log.bounds(&at).await.unwrap().end;
+        let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
+        let mut records: Vec<Record> = vec![];
+        while records.last().is_none_or(|record| record.offset + 1 < end) {
+            let read = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(5) }).await.unwrap();
+            assert!(!read.records.is_empty());
+            records.extend(read.records);
+        }
+        records
+    }
+
+    /// The last event's row, and the names that its headers list.
+    async fn last(&self) -> (Vec<Option<String>>, BTreeMap<String, String>) {
+        let records = self.records().await;
+        let record = records.iter().rfind(|record| record.value.is_some()).unwrap();
+        let (id, body) = frame::read(record.value.as_ref().unwrap()).unwrap();
+        let schema = self.registry.schema(id).await.unwrap();
+        let plan = DecodePlan::compile(&schema).unwrap();
+        let row = plan.envelope(body).unwrap().after.unwrap();
+        let text = |value: &Value<'_>| match value {
+            Value::Null => None,
+            Value::Text(text) => Some((*text).to_owned()),
+            Value::Int(number) => Some(number.to_string()),
+            other => panic!("{other:?}"),
+        };
+        let text_of = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        let headers = record.headers.iter().map(|(name, value)| (name.to_string(), text_of(value))).collect();
+        (row.iter().map(text).collect(), headers)
+    }
+}
+
+fn table() -> Arc<Table> {
+    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable, default: None };
+    let columns = vec![
+        column("id", ColumnType::Int64, false),
+        column("n", ColumnType::Int32, true),
+        column("note", ColumnType::Text, true),
+    ];
+    Arc::new(Table { name: TableName::new("public", "t"), columns, key: vec![0] })
+}
+
+/// `None` is null, `Some("?")` was not sent.
+fn row(cells: &[Option<&str>]) -> RowImage {
+    let mut builder = RowBuilder::default();
+    for cell in cells {
+        match cell {
+            None => builder.null(),
+            Some("?") => builder.absent(),
+            Some(text) => builder.text(text.as_bytes()).unwrap(),
+        }
+    }
+    builder.finish()
+}
+
+fn change(
+    table: &Arc<Table>,
+    operation: Operation,
+    at: u64,
+    index: u32,
+    before: Option<RowImage>,
+    after: Option<RowImage>,
+) -> Change {
+    Change {
+        table: Arc::clone(table),
+        operation,
+        version: Version { epoch: 1, commit: at, change: at, index, revision: 0 },
+        before: before.map_or(Before::None, Before::Key),
+        after,
+        origin: Origin {
+            ts_us: 0,
+            snapshot: SnapshotMark::Streamed,
+            place: Place::Postgres { xid: None, lsn: at, last_commit_lsn: None },
+        },
+    }
+}
+
+fn batch(changes: Vec<Change>, position: &'static str) -> SourceBatch {
+    SourceBatch { changes, position: Some(Bytes::from_static(position.as_bytes())) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_that_is_cut_off_is_finished_and_doubles_nothing() {
+    const ROWS: u64 = 2_500;
+    let exchange = Exchange::new().await;
+    let table = table();
+    let text = |number: u64| number.to_string();
+    let create =
+        |id: u64, at: u64| change(&table, Operation::Create, at, 0, None, Some(row(&[Some(&text(id)), None, Some("x")])));
+    let created = (1..=ROWS).map(|id| create(id, id)).collect();
+    exchange.publisher(9).await.publish(batch(created, "created")).await.unwrap().unwrap();
+    let changes =
+        || vec![create(ROWS + 1, ROWS + 1), change(&table, Operation::Truncate, ROWS + 2, 0, None, None), create(7, ROWS + 3)];
+    // The commits are: what came before, three chunks of deletes, what came after.
+    for appends in [0, 1, 1, 1, 1] {
+        let error = exchange.publisher(appends).await.publish(batch(changes(), "truncated")).await.unwrap_err();
+        assert!(matches!(error, PublishError::Append(_)) && error.is_transient(), "{error}");
+    }
+    let mut publisher = exchange.publisher(9).await;
+    assert_eq!(publisher.position().unwrap(), "created");
+    let durable = publisher.publish(batch(changes(), "truncated")).await.unwrap().unwrap();
+    assert_eq!(durable.position(), "truncated");
+    let (mut versions, mut held, mut deletes) = (BTreeSet::new(), BTreeMap::new(), 0);
+    for record in exchange.records().await {
+        let version: Version = std::str::from_utf8(record.header("guitong-version").unwrap()).unwrap().parse().unwrap();
+        match &record.value {
+            None => {
+                held.remove(record.key.as_ref().unwrap());
+                deletes += 1;
+            }
+            Some(_) => {
+                assert!(versions.insert(version), "{version} came twice");
+                if let Some(last) = held.insert(record.key.clone().unwrap(), version) {
+                    assert!(last < version, "{last} before {version}");
+                }
+            }
+        }
+    }
+    assert_eq!(deletes, ROWS + 1);
+    assert_eq!(held.len(), 1);
+    // The progress is gone with the batch: an older version counts again in another epoch's batch.
+    assert!(exchange.publisher(1).await.publish(batch(vec![create(8, ROWS + 4)], "next")).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absent_columns_are_completed_from_what_was_published() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let long = "长".repeat(400);
+    let longer = "更".repeat(400);
+    let note = |text: &str| Some(text.to_owned());
+    let update = |id: &str, at, note: Option<&str>| {
+        change(&table, Operation::Update, at, 0, None, Some(row(&[Some(id), Some("1"), note])))
+    };
+    let create = change(&table, Operation::Create, 1, 0, None, Some(row(&[Some("1"), None, Some(&long)])));
+    let mut publisher = exchange.publisher(99).await;
+    // Within one batch.
+    publisher.publish(batch(vec![create, update("1", 2, Some("?"))], "a")).await.unwrap();
+    let (values, headers) = exchange.last().await;
+    assert_eq!(values[2], note(&long));
+    assert!(!headers.contains_key("guitong-absent"));
+    // From an earlier one, and after a restart.
+    let mut publisher = exchange.publisher(99).await;
+    publisher.publish(batch(vec![update("1", 3, Some(&longer)), update("1", 4, Some("?"))], "b")).await.unwrap();
+    assert_eq!(exchange.last().await.0[2], note(&longer));
+    // A key change takes them along.
+    let moved = vec![
+        change(&table, Operation::Delete, 5, 0, Some(row(&[Some("1"), None, None])), None),
+        change(&table, Operation::Create, 5, 1, None, Some(row(&[Some("2"), None, Some("?")]))),
+    ];
+    publisher.publish(batch(moved, "c")).await.unwrap();
+    let (values, headers) = exchange.last().await;
+    assert_eq!((values[0].as_deref(), &values[2]), (Some("2"), &note(&longer)));
+    assert!(!headers.contains_key("guitong-absent"));
+    // What was never seen stays absent, and says so.
+    publisher.publish(batch(vec![update("9", 6, Some("?"))], "d")).await.unwrap();
+    let (values, headers) = exchange.last().await;
+    assert_eq!(values[2], note("__debezium_unavailable_value"));
+    assert_eq!(headers["guitong-absent"], "note");
+    assert_eq!((headers["guitong-version"].as_str(), headers["guitong-before"].as_str()), ("1/6/6/0/0", "none"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_read_is_left_out_and_the_rest_goes_on() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let mut publisher = exchange.publisher(9).await;
+    let bad = change(&table, Operation::Create, 1, 0, None, Some(row(&[Some("1"), Some("12a"), Some("rest")])));
+    publisher.publish(batch(vec![bad], "a")).await.unwrap();
+    let (values, headers) = exchange.last().await;
+    assert_eq!(values, vec![Some("1".to_owned()), None, Some("rest".to_owned())]);
+    assert_eq!(headers["guitong-lossy"], "n");
+    assert_eq!(publisher.totals().lossy, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_alone_is_stored_and_nothing_is_not() {
+    let exchange = Exchange::new().await;
+    let mut publisher = exchange.publisher(1).await;
+    assert!(publisher.publish(SourceBatch::default()).await.unwrap().is_none());
+    assert!(publisher.publish(batch(vec![], "idle")).await.unwrap().is_some());
+    assert_eq!(exchange.publisher(0).await.position().unwrap(), "idle");
+}
