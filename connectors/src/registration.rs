@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::contract::{Exchange, SourceConfig, System};
+use guitong_schemas::contract::{Exchange, Secret, SourceConfig, System};
 
 use crate::metrics::Metrics;
 use crate::postgres::PostgresSource;
 use crate::publish::PublishSettings;
 use crate::run::{ConnectorSettings, SourceFactory};
-use crate::source::Source;
+use crate::source::{Source, SourceError};
 use crate::{changelog, postgres};
 
 /// Longest wait of a source for its first change; the connector's status is as old as this on an idle system.
@@ -55,4 +55,44 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         complete: system.complete,
     };
     (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)
+}
+
+/// What an administrator has to run before the system can be tailed.
+///
+/// # Errors
+/// When the database cannot be looked at.
+pub async fn prepare(system: &System) -> Result<Vec<String>, SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(config) => {
+            let survey = postgres::survey(system).await?;
+            Ok(postgres::prepare_sql(system, config, &survey.role, survey.server_version, &survey.tables))
+        }
+        SourceConfig::Sqlite(config) => changelog::prepare_sql(system, config).await,
+    }
+}
+
+/// What removes every trace of the exchange from the system's database.
+///
+/// # Errors
+/// When the database cannot be looked at.
+pub async fn unprepare(system: &System) -> Result<Vec<String>, SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(config) => {
+            let survey = postgres::survey(system).await?;
+            Ok(postgres::unprepare_sql(config, &survey.role, &survey.tables))
+        }
+        SourceConfig::Sqlite(config) => changelog::unprepare_sql(system, config).await,
+    }
+}
+
+/// Runs `statements` in the department's database, all or nothing: as `administrator`, a connection URL, where the system's own user has
+/// not the rights.
+///
+/// # Errors
+/// When a statement fails; nothing of them is left then.
+pub async fn apply(system: &System, administrator: Option<&Secret>, statements: &[String]) -> Result<(), SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(config) => postgres::apply(system, config, administrator, statements).await,
+        SourceConfig::Sqlite(config) => changelog::apply(system, config, statements).await,
+    }
 }

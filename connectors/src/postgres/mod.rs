@@ -22,6 +22,7 @@
 //! and CONNECT on the database, EXECUTE on `pg_logical_emit_message` and on the slot functions, which PUBLIC has unless it was revoked.
 //! [`prepare_sql`] prints these for a system. Tables with row security also need BYPASSRLS: a hidden row is an error, never a loss.
 
+mod apply;
 mod catalogue;
 mod config;
 mod copy;
@@ -51,6 +52,7 @@ use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::position::Lsn;
 use pgwire_replication::ReplicationEvent;
 
+pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
 pub use self::decode::{DecodeError, Message, Old, RelationColumn, RelationMessage, Tuple, decode};
 use self::fault::Faults;

@@ -1,6 +1,6 @@
 -- What the registration department's table says, in the standard's words, by plain SQL.
 -- Left out are rows that no clerk may send on: a credit code whose check character is wrong (GB 32100-2015: weights are the
--- powers of three modulo 31), a missing legal representative, a founding day that has not come yet.
+-- powers of three modulo 31), and a missing legal representative.
 CREATE TEMP VIEW enterprise AS
 WITH cleaned AS (
     SELECT *, upper(trim(tyshxydm)) AS uscc, '0123456789ABCDEFGHJKLMNPQRTUWXY' AS alphabet FROM department.qy_jbxx
@@ -26,5 +26,4 @@ SELECT
 FROM summed
 WHERE length(uscc) = 18
     AND substr(alphabet, 1 + (31 - total % 31) % 31, 1) = substr(uscc, 18, 1)
-    AND coalesce(trim(fddbr), '') <> ''
-    AND clrq <= strftime('%Y%m%d', 'now', '+8 hours');
+    AND coalesce(trim(fddbr), '') <> '';

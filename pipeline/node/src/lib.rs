@@ -1,3 +1,16 @@
-//!
+//! The node: one binary that wires connectors, normalisers and deliveries from an exchange directory, and the commands around it.
 
-pub mod template;
+pub mod cli;
+mod control;
+pub mod demo;
+pub mod exit;
+mod http;
+mod node;
+pub mod open;
+mod prepare;
+pub mod status;
+mod telemetry;
+mod template;
+pub mod text;
+
+pub use node::Node;

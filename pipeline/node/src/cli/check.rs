@@ -1,0 +1,51 @@
+//! `guitong check`: every problem of a directory, with its place, and nothing started.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use guitong_schemas::contract::load::Purpose;
+
+use crate::exit::{self, Failure};
+use crate::open;
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The exchange directory
+    #[arg(default_value = ".", env = "GUITONG_DIR")]
+    dir: PathBuf,
+    /// Let secrets pass that are not set in this place
+    #[arg(long)]
+    unset_secrets: bool,
+    /// Print problems as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn execute(self, color: bool) -> Result<(), Failure> {
+        match open::read(&self.dir, Purpose::Check { unset_secrets: self.unset_secrets }) {
+            Ok(directory) if self.json => {
+                println!("{}", serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] }));
+                Ok(())
+            }
+            Ok(directory) => {
+                println!(
+                    "{} systems, {} resources, {} subscriptions and {} departments are well. Nothing was started.",
+                    directory.systems.len(),
+                    directory.resources.len(),
+                    directory.subscriptions.len(),
+                    directory.departments.len()
+                );
+                Ok(())
+            }
+            Err(problems) => {
+                if self.json {
+                    println!("{}", problems.to_json());
+                } else {
+                    eprint!("{}", problems.render(color));
+                }
+                Err(Failure { code: exit::NO, message: String::new(), help: None })
+            }
+        }
+    }
+}

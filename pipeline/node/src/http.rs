@@ -1,0 +1,133 @@
+//! What a node answers over HTTP: metrics, health and status for everybody on its listen address; commands on its socket only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use prometheus::TextEncoder;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Failure;
+use crate::node::Shared;
+
+/// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, and the built-in schema registry under `/registry`.
+pub(crate) fn public(shared: Arc<Shared>) -> Router {
+    let registry = shared.registry_api();
+    let api = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/v1/status", get(status))
+        .with_state(shared);
+    match registry {
+        Some(registry) => api.nest("/registry", registry),
+        None => api,
+    }
+}
+
+/// Commands of `guitong status`, `backup` and `quarantine`.
+pub(crate) fn control(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/backup", post(backup))
+        .route("/v1/quarantine/list", post(list))
+        .route("/v1/quarantine/show", post(show))
+        .route("/v1/quarantine/replay", post(replay))
+        .with_state(shared)
+}
+
+/// Binds `address` and serves `router` until `shutdown`; port 0 takes any that is free, and the answer says which.
+///
+/// # Errors
+/// When the address is taken or not this machine's.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(SocketAddr, tokio::task::JoinHandle<()>), Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::unreachable(format!("{address}: {error}"))
+            .help("choose another `listen` in exchange.toml, or set GUITONG_LISTEN")
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    let server = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await {
+            tracing::error!(%error, "HTTP listener closed");
+        }
+    });
+    Ok((bound, server))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match TextEncoder::new().encode_to_string(&shared.metrics.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Ready once every part has begun its work; a part that a person has to repair does not make the others unready.
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.status().await.is_ready() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
+    }
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.status().await).into_response()
+}
+
+fn answer<T: serde::Serialize>(outcome: Result<T, Failure>) -> Response {
+    match outcome {
+        Ok(value) => Json(value).into_response(),
+        Err(failure) => (StatusCode::CONFLICT, Json(json!({ "error": failure.to_string() }))).into_response(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct BackupTo {
+    path: PathBuf,
+}
+
+async fn backup(State(shared): State<Arc<Shared>>, Json(to): Json<BackupTo>) -> Response {
+    answer(shared.opened.backup(&to.path).await.map(|()| Value::Null))
+}
+
+#[derive(Debug, Deserialize)]
+struct ListOf {
+    resource: Option<String>,
+    limit: usize,
+}
+
+async fn list(State(shared): State<Arc<Shared>>, Json(of): Json<ListOf>) -> Response {
+    answer(shared.quarantine(of.resource.as_deref(), of.limit).await)
+}
+
+#[derive(Debug, Deserialize)]
+struct Entry {
+    resource: String,
+    id: String,
+}
+
+async fn show(State(shared): State<Arc<Shared>>, Json(entry): Json<Entry>) -> Response {
+    answer(shared.quarantined(&entry.resource, &entry.id).await)
+}
+
+#[derive(Debug, Deserialize)]
+struct Entries {
+    resource: String,
+    ids: Vec<String>,
+}
+
+async fn replay(State(shared): State<Arc<Shared>>, Json(entries): Json<Entries>) -> Response {
+    answer(shared.replay(&entries.resource, entries.ids).await)
+}

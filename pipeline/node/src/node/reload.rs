@@ -1,0 +1,89 @@
+//! What keeps a node in line with the world: changed files, changed placement, and the log's upkeep.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use guitong_schemas::contract::load::Purpose;
+use tokio_util::sync::CancellationToken;
+
+use super::{MAINTENANCE, Shared, maintain, shown};
+use crate::open;
+
+/// How often the directory's files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until `shutdown`.
+pub(super) async fn supervise(shared: Arc<Shared>, shutdown: CancellationToken) {
+    let root = shared.state.read().await.directory.root.clone();
+    let mut seen = stamp(&root);
+    let mut settled = seen.clone();
+    let mut placement = shared.opened.log.placement();
+    let mut look = tokio::time::interval(LOOK);
+    let mut upkeep = tokio::time::interval(MAINTENANCE);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = placement.changed() => match changed {
+                Ok(()) => shared.apply().await,
+                // The log is gone; its parts say so themselves.
+                Err(_) => return,
+            },
+            _ = upkeep.tick() => maintain(&shared.opened).await,
+            _ = look.tick() => {
+                let now = stamp(&root);
+                // Files that are still being written are left alone until two looks agree.
+                if now == seen && now != settled {
+                    settled = now.clone();
+                    shared.reload(&root).await;
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the changed directory, or refuses it and says why.
+    async fn reload(&self, root: &Path) {
+        let refused = match open::read(root, Purpose::Run) {
+            Err(problems) => Some(problems.render(false)),
+            Ok(directory) => {
+                let mut state = self.state.write().await;
+                let kept = &state.directory.exchange;
+                if directory.revision == state.directory.revision {
+                    state.refused = None;
+                    return;
+                }
+                if directory.exchange == *kept {
+                    tracing::info!(revision = %directory.revision, "the changed directory is in force");
+                    state.directory = Arc::new(directory);
+                    state.refused = None;
+                    None
+                } else {
+                    Some("exchange.toml changed: what it declares is read at start; restart the node".to_owned())
+                }
+            }
+        };
+        match refused {
+            None => self.apply().await,
+            Some(problems) => {
+                tracing::error!(directory = %shown(root), "the changed directory was refused, the one before stays in force\n{problems}");
+                self.state.write().await.refused = Some(problems);
+            }
+        }
+    }
+}
+
+/// Names, sizes and times of the files that make the directory.
+fn stamp(root: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
+    let folders = ["systems", "resources", "departments", "subscriptions"].map(|name| root.join(name));
+    let mut files = vec![root.join("exchange.toml")];
+    for folder in folders {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "toml")));
+    }
+    let facts = |path: &PathBuf| std::fs::metadata(path).ok().map(|data| (data.len(), data.modified().ok()));
+    files.into_iter().filter_map(|path| facts(&path).map(|facts| (path, facts))).collect()
+}

@@ -1,0 +1,129 @@
+//! From files to what stages stand on: the validated directory, the log and the registry.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use guitong_log::ExchangeLog;
+use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::registry::{BuiltinRegistry, RegistryClient, SchemaRegistry};
+use guitong_schemas::contract::load::{Purpose, load as load_directory};
+use guitong_schemas::contract::{Directory, LogConfig, Problems};
+use guitong_schemas::standard::Standard;
+
+use crate::exit::{self, Failure};
+
+/// The directory as it stands, with every problem of it.
+///
+/// # Errors
+/// The problems.
+pub(crate) fn read(dir: &Path, purpose: Purpose) -> Result<Directory, Problems> {
+    let environment = |name: &str| std::env::var(name).ok();
+    load_directory(dir, &environment, Standard::builtin(), jiff::Timestamp::now(), purpose)
+}
+
+/// The directory, or a failure that carries its problems as text.
+///
+/// # Errors
+/// When the directory has problems.
+pub fn load(dir: &Path) -> Result<Directory, Failure> {
+    read(dir, Purpose::Run)
+        .map_err(|problems| Failure::usage(format!("{} cannot be used\n{}", dir.display(), problems.render(false))))
+}
+
+/// As [`load`], with the problems printed as `guitong check` prints them.
+pub(crate) fn load_or_report(dir: &Path, color: bool) -> Result<Directory, Failure> {
+    read(dir, Purpose::Run).map_err(|problems| {
+        eprint!("{}", problems.render(color));
+        Failure { code: exit::USAGE, message: String::new(), help: None }
+    })
+}
+
+/// The log and the registry of a directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) log: Arc<dyn ExchangeLog>,
+    pub(crate) registry: Arc<dyn SchemaRegistry>,
+    pub(crate) kind: Kind,
+}
+
+/// What only one kind of log can do.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Embedded { log: EmbeddedLog, builtin: Option<BuiltinRegistry> },
+    Kafka,
+}
+
+impl Opened {
+    /// Opens what the directory declares.
+    ///
+    /// # Errors
+    /// When the log is in use, damaged, newer, or cannot be reached.
+    pub(crate) async fn open(directory: &Directory) -> Result<Self, Failure> {
+        let client = match &directory.exchange.registry {
+            Some(config) => Some(RegistryClient::new(config).map_err(|error| Failure::usage(error.to_string()))?),
+            None => None,
+        };
+        match &directory.exchange.log {
+            LogConfig::Embedded { path } => {
+                let path = directory.root.join(path);
+                make_parent(&path)?;
+                let log = EmbeddedLog::open(&EmbeddedConfig { path, max_bytes: None }).await?;
+                let builtin = match &client {
+                    Some(_) => None,
+                    None => Some(BuiltinRegistry::open(&log).await.map_err(|error| Failure::unreachable(error.to_string()))?),
+                };
+                let registry: Arc<dyn SchemaRegistry> = match (client, &builtin) {
+                    (Some(client), _) => Arc::new(client),
+                    (None, Some(builtin)) => Arc::new(builtin.clone()),
+                    (None, None) => return Err(Failure::usage("an exchange needs a schema registry")),
+                };
+                Ok(Self { log: Arc::new(log.clone()), registry, kind: Kind::Embedded { log, builtin } })
+            }
+            LogConfig::Kafka(config) => Err(Failure::usage(format!(
+                "Kafka at {:?} is not supported by this build",
+                (config.brokers.first(), client.is_some())
+            ))),
+        }
+    }
+
+    /// Ends the log after what was appended before.
+    pub(crate) async fn close(&self) {
+        if let Kind::Embedded { log, .. } = &self.kind {
+            log.close().await;
+        }
+    }
+
+    /// Copies the embedded log to a file that does not exist yet.
+    ///
+    /// # Errors
+    /// When the log is not the embedded one, or the file cannot be written.
+    pub(crate) async fn backup(&self, target: &Path) -> Result<(), Failure> {
+        match &self.kind {
+            Kind::Embedded { log, .. } => Ok(log.backup(target).await?),
+            Kind::Kafka => Err(Failure::usage("the log is Apache Kafka").help("copy its topics with Kafka's own tools")),
+        }
+    }
+}
+
+/// Puts a backup in the place of the directory's embedded log; the path that it has now.
+///
+/// # Errors
+/// When there is a log already and `replace` is not given, when it is in use, or when the file is no backup.
+pub(crate) async fn restore(directory: &Directory, backup: &Path, replace: bool) -> Result<PathBuf, Failure> {
+    let LogConfig::Embedded { path } = &directory.exchange.log else {
+        return Err(Failure::usage("the log is Apache Kafka").help("restore its topics with Kafka's own tools"));
+    };
+    let path = directory.root.join(path);
+    make_parent(&path)?;
+    if path.exists() && !replace {
+        let message = format!("{} is there; it would be put aside and the backup would take its place", path.display());
+        return Err(Failure::usage(message).help("say --yes to do so"));
+    }
+    EmbeddedLog::restore(backup, &path).await?;
+    Ok(path)
+}
+
+fn make_parent(path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|error| Failure::unreachable(format!("{}: {error}", parent.display())))
+}

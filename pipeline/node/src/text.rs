@@ -1,0 +1,86 @@
+//! Numbers, sizes and spans of time as people read them.
+
+use std::time::Duration;
+
+/// `1.2 GB`, in powers of 1,000.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let name = UNITS.get(unit).copied().unwrap_or("TB");
+    if unit == 0 || value >= 99.5 { format!("{value:.0} {name}") } else { format!("{value:.1} {name}") }
+}
+
+/// `48,212`.
+#[must_use]
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `0.3 s`, `12 min`, `3 d 4 h`.
+#[must_use]
+pub fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..=9 => format!("{:.1} s", time.as_secs_f64()),
+        10..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Columns a text takes on a terminal: characters of Chinese, Japanese and Korean take two.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    text.chars().map(|c| if matches!(c, '\u{1100}'..='\u{115F}' | '\u{2E80}'..='\u{A4CF}' | '\u{AC00}'..='\u{D7A3}' | '\u{F900}'..='\u{FAFF}' | '\u{FE30}'..='\u{FE4F}' | '\u{FF00}'..='\u{FF60}' | '\u{FFE0}'..='\u{FFE6}' | '\u{20000}'..='\u{3FFFD}') { 2 } else { 1 }).sum()
+}
+
+/// `text` with spaces behind it up to `columns`.
+#[must_use]
+pub fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts_are_short() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_234_000), "1.2 MB");
+        assert_eq!(bytes(999_900), "1.0 MB");
+        assert_eq!(count(48_212), "48,212");
+        assert_eq!(count(7), "7");
+        assert_eq!(count(1_000_000), "1,000,000");
+    }
+
+    #[test]
+    fn spans_keep_two_units_at_most() {
+        assert_eq!(span(Duration::from_millis(340)), "0.3 s");
+        assert_eq!(span(Duration::from_secs(12 * 60)), "12 min");
+        assert_eq!(span(Duration::from_secs(3 * 86_400 + 4 * 3600 + 59)), "3 d 4 h");
+    }
+
+    #[test]
+    fn chinese_takes_two_columns() {
+        assert_eq!(width("企业登记"), 8);
+        assert_eq!(pad("企业", 6), "企业  ");
+        assert_eq!(pad("toolong", 3), "toolong");
+    }
+}
