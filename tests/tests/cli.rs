@@ -1,0 +1,87 @@
+//! The command line as an engineer meets it: exit codes, texts, and that nothing is started where something is wrong.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use guitong_tests::exchange::{Exchange, Layout, binary};
+
+fn guitong(arguments: &[&str]) -> Output {
+    Command::new(binary().unwrap()).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn broken() -> Exchange {
+    Exchange::write(&Layout {
+        source: "kind = \"sqlite\"\npath = \"department.db\"\nslott = \"x\"\n".to_owned(),
+        schema: "main",
+        log: String::new(),
+        sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
+    })
+    .unwrap()
+}
+
+#[test]
+fn init_writes_what_check_accepts_and_never_overwrites() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("exchange");
+    let dir = dir.to_str().unwrap();
+    assert_eq!(guitong(&["init", dir]).status.code(), Some(0));
+    let checked = guitong(&["check", dir, "--unset-secrets"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    assert!(text(&checked.stdout).contains("Nothing was started."));
+    let again = guitong(&["init", dir]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("is not empty"), "{}", text(&again.stderr));
+}
+
+#[test]
+fn check_says_where_a_problem_is_and_run_starts_nothing() {
+    let exchange = broken();
+    let dir = exchange.path().to_str().unwrap();
+    let checked = guitong(&["check", dir]);
+    assert_eq!(checked.status.code(), Some(1));
+    let problems = text(&checked.stderr);
+    assert!(problems.contains("systems/licensing.toml:6:1"), "{problems}");
+    assert!(problems.contains("slott"), "{problems}");
+
+    let json = guitong(&["check", dir, "--json"]);
+    assert_eq!(json.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json.to_string().contains("slott"), "{json}");
+
+    let run = guitong(&["run", dir]);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(!Path::new(dir).join("data").exists(), "nothing was started");
+}
+
+#[test]
+fn commands_that_need_a_node_say_how_to_start_one() {
+    let exchange = Exchange::write(&Layout {
+        source: "kind = \"sqlite\"\npath = \"department.db\"\n".to_owned(),
+        schema: "main",
+        log: String::new(),
+        sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
+    })
+    .unwrap();
+    let dir = exchange.path().to_str().unwrap();
+    let status = guitong(&["status", dir]);
+    assert_eq!(status.status.code(), Some(3));
+    assert!(text(&status.stderr).contains("guitong run"), "{}", text(&status.stderr));
+    let elsewhere = guitong(&["status", "no-such-directory"]);
+    assert_eq!(elsewhere.status.code(), Some(2));
+    assert_eq!(guitong(&["no-such-command"]).status.code(), Some(2));
+}
+
+#[test]
+fn help_version_and_completions_are_there() {
+    for command in ["init", "check", "run", "status", "quarantine", "system", "backup", "restore", "demo", "completions"] {
+        let help = guitong(&[command, "--help"]);
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(text(&help.stdout).contains("Usage:"), "{command}");
+    }
+    assert!(text(&guitong(&["version"]).stdout).starts_with("guitong "));
+    assert!(text(&guitong(&["completions", "bash"]).stdout).contains("complete -F"));
+}

@@ -1,0 +1,188 @@
+//! The node is killed again and again under load; in the end every subscriber's table equals its source: each key's last value,
+//! no row missing, none twice. The seed that replays a run is printed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
+use guitong_tests::servers::kafka::Kafka;
+use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::registry::Registry;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sqlx::postgres::PgPool;
+use sqlx::{Executor, Row};
+
+/// Kills in the quick suite; `GUITONG_FULL=1` makes it a long one.
+fn kills() -> u32 {
+    if std::env::var_os("GUITONG_FULL").is_some() { 25 } else { 4 }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| rand::rng().random());
+    println!("GUITONG_SEED={seed}");
+    seed
+}
+
+/// The department's clerks, and the companies they know.
+struct Clerks {
+    pool: PgPool,
+    random: StdRng,
+    next: u32,
+    /// Row key -> number of the credit code it holds.
+    rows: BTreeMap<i64, u32>,
+}
+
+impl Clerks {
+    fn choose(&mut self) -> Option<i64> {
+        let at = self.random.random_range(0..self.rows.len().max(1));
+        self.rows.keys().nth(at).copied()
+    }
+
+    async fn insert(&mut self) {
+        let number = self.next;
+        self.next += 1;
+        let statement = sqlx::query("INSERT INTO qy VALUES ($1, $2, $3, '韦小明')");
+        statement
+            .bind(i64::from(number))
+            .bind(credit_code(number))
+            .bind(format!("公司{number}"))
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        self.rows.insert(i64::from(number), number);
+    }
+
+    /// One transaction of the clerks.
+    async fn act(&mut self) {
+        let Some(row) = self.choose() else { return self.insert().await };
+        match self.random.random_range(0..10) {
+            0..=2 => self.insert().await,
+            3..=5 => {
+                let name = format!("更名{}", self.random.random::<u32>());
+                sqlx::query("UPDATE qy SET qymc = $2 WHERE bh = $1").bind(row).bind(name).execute(&self.pool).await.unwrap();
+            }
+            6 => {
+                sqlx::query("DELETE FROM qy WHERE bh = $1").bind(row).execute(&self.pool).await.unwrap();
+                self.rows.remove(&row);
+            }
+            7 => self.swap(row).await,
+            8 => self.move_key(row).await,
+            _ => self.rolled_back(row).await,
+        }
+    }
+
+    /// Two rows swap their credit codes in one transaction.
+    async fn swap(&mut self, one: i64) {
+        let Some(other) = self.choose().filter(|&other| other != one) else { return };
+        let (a, b) = (self.rows[&one], self.rows[&other]);
+        let mut transaction = self.pool.begin().await.unwrap();
+        for (row, number) in [(one, b), (other, a)] {
+            let statement = sqlx::query("UPDATE qy SET tyshxydm = $2 WHERE bh = $1");
+            statement.bind(row).bind(credit_code(number)).execute(&mut *transaction).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        self.rows.insert(one, b);
+        self.rows.insert(other, a);
+    }
+
+    /// The row gets another primary key.
+    async fn move_key(&mut self, row: i64) {
+        let to = i64::from(self.next);
+        self.next += 1;
+        sqlx::query("UPDATE qy SET bh = $2 WHERE bh = $1").bind(row).bind(to).execute(&self.pool).await.unwrap();
+        if let Some(number) = self.rows.remove(&row) {
+            self.rows.insert(to, number);
+        }
+    }
+
+    async fn rolled_back(&mut self, row: i64) {
+        let mut transaction = self.pool.begin().await.unwrap();
+        sqlx::query("UPDATE qy SET qymc = '不应出现' WHERE bh = $1").bind(row).execute(&mut *transaction).await.unwrap();
+        transaction.rollback().await.unwrap();
+    }
+}
+
+async fn held(pool: &PgPool, sql: &'static str) -> Option<Vec<(String, Option<String>, Option<String>)>> {
+    let rows = sqlx::query(sql).fetch_all(pool).await.ok()?;
+    Some(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+async fn survives_kills(log: String, random_seed: u64) {
+    let server = Postgres::start().await.unwrap();
+    server.create_database("department").await.unwrap();
+    server.create_database("subscriber").await.unwrap();
+    server.create_role("guitong", "REPLICATION").await.unwrap();
+    let source = server.admin_of("department").await.unwrap();
+    let sink = server.admin_of("subscriber").await.unwrap();
+    source.execute(COMPANIES).await.unwrap();
+    source.execute("GRANT SELECT ON qy TO guitong; CREATE PUBLICATION test_licensing FOR TABLE qy").await.unwrap();
+    sink.execute("GRANT CREATE ON SCHEMA public TO guitong").await.unwrap();
+    let mut clerks = Clerks { pool: source.clone(), random: StdRng::seed_from_u64(random_seed), next: 1, rows: BTreeMap::new() };
+    for _ in 0..3_000 {
+        clerks.insert().await;
+    }
+
+    let exchange = Exchange::write(&Layout {
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", "guitong", "department")),
+        schema: "public",
+        log,
+        sink: format!(
+            "kind = \"postgres\"\nurl = \"{}\"\ntable = \"public.enterprise\"\n",
+            server.url_of("guitong", "guitong", "subscriber")
+        ),
+    })
+    .unwrap();
+    for _ in 0..kills() {
+        let node = exchange.start().unwrap();
+        let until = Instant::now() + Duration::from_millis(clerks.random.random_range(300..4_000));
+        while Instant::now() < until {
+            clerks.act().await;
+        }
+        node.kill().unwrap();
+        for _ in 0..20 {
+            clerks.act().await;
+        }
+    }
+
+    let node = exchange.start().unwrap();
+    let truth = held(&source, "SELECT tyshxydm, qymc, fddbr FROM qy ORDER BY tyshxydm COLLATE \"C\"").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut arrived = None;
+    while Instant::now() < deadline {
+        arrived = held(&sink, "SELECT uscc, name, legal_rep_name FROM enterprise ORDER BY uscc COLLATE \"C\"").await;
+        if arrived.as_ref() == Some(&truth) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let status = exchange.status(Duration::from_secs(5)).await.unwrap();
+    let arrived = arrived.unwrap_or_default();
+    let missing = truth.iter().filter(|row| !arrived.contains(row)).count();
+    assert!(
+        arrived == truth,
+        "seed {random_seed}: {} rows at the source, {} at the sink, {missing} missing\n{status:#}",
+        truth.len(),
+        arrived.len()
+    );
+    let (code, time) = node.terminate().unwrap();
+    assert_eq!(code, Some(0), "a drained stop");
+    assert!(time < Duration::from_secs(10), "stopped in {time:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_log_nothing_is_lost_and_nothing_doubled() {
+    survives_kills(String::new(), seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_kafka_nothing_is_lost_and_nothing_doubled() {
+    let kafka = Kafka::start().await.unwrap();
+    let registry = Registry::start().await.unwrap();
+    let log = format!(
+        "[log]\nkind = \"kafka\"\nbrokers = [\"{}\"]\nreplication_factor = 1\n\n[registry]\nurl = \"{}\"\n",
+        kafka.bootstrap(),
+        registry.url()
+    );
+    survives_kills(log, seed()).await;
+}
