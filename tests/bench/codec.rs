@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use apache_avro::{GenericDatumReader, Schema};
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, Marks, Stamp, frame};
 
 use crate::rounds::compare;
