@@ -10,7 +10,7 @@ pub mod open;
 mod prepare;
 pub mod status;
 mod telemetry;
-mod template;
+pub mod template;
 pub mod text;
 
 pub use node::Node;

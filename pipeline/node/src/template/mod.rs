@@ -1,7 +1,7 @@
 //! The directory that `guitong init` writes: valid, and every key explained where it stands.
 
 /// Paths below the directory, and what stands there.
-pub(crate) const FILES: &[(&str, &str)] = &[
+pub const FILES: &[(&str, &str)] = &[
     ("exchange.toml", include_str!("exchange.toml")),
     ("departments/credit-office.toml", include_str!("departments/credit-office.toml")),
     ("departments/market-regulation.toml", include_str!("departments/market-regulation.toml")),
