@@ -37,7 +37,7 @@ impl Hand<'_> {
         });
         let unreadable: Vec<_> = unreadable.collect();
         self.park(&unreadable).await?;
-        let mut spans = Vec::from([0..items.len()]);
+        let mut spans: Vec<_> = std::iter::once(0..items.len()).collect();
         while let Some(span) = spans.pop() {
             let last = span.end == items.len();
             let part = items.get(span.clone()).unwrap_or_default();

@@ -20,6 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections that nobody leased for so long are closed.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// Settings of a PostgreSQL connection. A lock that a subscriber holds is a fault of the sink, not a reason to hang. Notices of
+/// tables that exist already are of no use. A batch finds its rows by the key's index: a plan made while the table was small
+/// must not scan it once it is large; planning against the disabled ways looks expensive, which must not start the compiler.
+const SESSION: &str = "SET lock_timeout = '10s'; SET client_min_messages = 'warning'; SET jit = off;
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+
 /// One for the node; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Pools {
@@ -52,13 +58,9 @@ impl Pools {
             .max_connections(PER_SERVER)
             .acquire_timeout(PATIENCE)
             .idle_timeout(IDLE)
-            .after_connect(|connection, _| {
-                // A lock that a subscriber holds is a fault of the sink, not a reason to hang; notices of tables that exist
-                // already are of no use.
-                Box::pin(async move {
-                    connection.execute("SET lock_timeout = '10s'; SET client_min_messages = 'warning'").await.map(|_| ())
-                })
-            })
+            // A lease is one batch: the batch itself finds out, and is tried again.
+            .test_before_acquire(false)
+            .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
             .connect_lazy_with(options);
         pools.insert(url.reveal().to_owned(), pool.clone());
         Ok(pool)

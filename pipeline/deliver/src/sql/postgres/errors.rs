@@ -26,7 +26,8 @@ fn kind_of(state: &str) -> SinkErrorKind {
         (_, "42501" | "3D000" | "3F000") | ("28", _) => SinkErrorKind::Denied,
         // Values, constraints, a view's check option, limits of a row, an exception of the subscriber's trigger.
         ("22" | "23" | "44" | "54" | "P0", _) => SinkErrorKind::Data,
-        ("42" | "0A", _) => SinkErrorKind::Shape,
+        // What a statement names is not there or not of the type; or something of the subscriber's depends on it.
+        ("42" | "0A" | "2B", _) => SinkErrorKind::Shape,
         _ => SinkErrorKind::Busy,
     }
 }

@@ -7,7 +7,7 @@ mod write;
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, Transaction};
 
 use self::copy::Copy;
 use self::errors::sink_error;
@@ -274,13 +274,9 @@ impl Sink for PostgresSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        if !batch.changes.is_empty() {
-            // Outside the transaction: a batch that fails leaves it for the next.
-            let stage = sqlx::query(AssertSqlSafe(self.statements.stage.as_str()));
-            stage.execute(&mut *connection).await.map_err(sink_error)?;
-        }
-        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        // The temporary table in the round trip that begins the transaction; a batch without changes needs none.
+        let begin = if batch.changes.is_empty() { "BEGIN" } else { self.statements.begin.as_str() };
+        let mut transaction = self.pool.begin_with(AssertSqlSafe(begin)).await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
         let mut remembered = false;
         if !batch.changes.is_empty() {

@@ -26,7 +26,8 @@ const DELETE: &str = "guitong_delete";
 /// Statements of one layout.
 #[derive(Debug)]
 pub(crate) struct Statements {
-    pub(crate) stage: String,
+    /// Makes the temporary table where the connection has none, and begins the transaction.
+    pub(crate) begin: String,
     copy: String,
     leave_out: String,
     forget: String,
@@ -82,8 +83,8 @@ impl Statements {
             ),
             delete: format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}"),
             columns: needed.iter().map(|column| (column.kind, key_place(column.name))).collect(),
-            stage: format!(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({ROW} bytea, {DELETE} boolean, {columns}) ON COMMIT DELETE ROWS",
+            begin: format!(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({ROW} bytea, {DELETE} boolean, {columns}) ON COMMIT DELETE ROWS; BEGIN",
                 stage.trim_start_matches("pg_temp.")
             ),
         }
