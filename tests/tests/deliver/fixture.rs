@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use guitong_deliver::sink::{Sink, SinkPlan};
 use guitong_deliver::sql::Pools;
+use guitong_deliver::sql::postgres::PostgresSink;
+use guitong_deliver::sql::sqlite::SqliteSink;
 use guitong_deliver::{AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, Delivery, Metrics, Phase};
+use guitong_govern::Entitlement;
 use guitong_govern::audit::AuditEntry;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
@@ -204,7 +208,11 @@ impl Bench {
     }
 
     pub(crate) fn start(&self, subscription: &Subscription) -> Running {
-        let deliverer = Deliverer::new(self.delivery(subscription)).unwrap();
+        self.start_on(Arc::clone(&self.log) as Arc<dyn ExchangeLog>, subscription)
+    }
+
+    pub(crate) fn start_on(&self, log: Arc<dyn ExchangeLog>, subscription: &Subscription) -> Running {
+        let deliverer = Deliverer::new(Delivery { log, ..self.delivery(subscription) }).unwrap();
         let status = deliverer.status();
         let shutdown = CancellationToken::new();
         Running { status, task: tokio::spawn(deliverer.run(shutdown.clone())), shutdown }
@@ -320,6 +328,26 @@ impl Target {
             Self::Sqlite(path, _) => SinkConfig::Sqlite { path: path.clone(), table: table.into() },
             Self::Postgres(_, url, _) => {
                 SinkConfig::Postgres { url: Secret::new(url.clone()), schema: "shared".into(), table: table.into() }
+            }
+        }
+    }
+
+    /// The sink of a subscription, without a deliverer.
+    pub(crate) fn sink(&self, bench: &Bench, subscription: &Subscription) -> Box<dyn Sink> {
+        let entitlement = Entitlement::compile(subscription, &bench.resource, &bench.entity, &bench.time_zone).unwrap();
+        let plan = SinkPlan {
+            subscription: subscription.name.as_str().into(),
+            title: bench.resource.title.clone(),
+            log: bench.log.id().clone(),
+            topic: "std.enterprise".into(),
+            columns: entitlement.columns().to_vec(),
+            key: entitlement.key().clone(),
+            grant: entitlement.fingerprint(),
+        };
+        match &subscription.sink {
+            SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),
+            SinkConfig::Postgres { url, schema, table } => {
+                Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
         }
     }

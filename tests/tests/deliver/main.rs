@@ -3,6 +3,7 @@
 // Helpers beside the tests may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod faults;
 mod fixture;
 mod scenarios;
 
@@ -39,6 +40,8 @@ on_both_sinks! {
     a_delete_leaves_no_trace_with_those_who_never_held_the_row
     crashes_anywhere_neither_lose_nor_double
     an_older_holder_writes_nothing
+    a_batch_is_taken_only_where_the_sink_stands_and_from_its_holder
+    an_audit_entry_that_did_not_reach_the_log_is_completed
     a_table_of_the_wrong_shape_stops_only_its_subscription
     a_row_follows_the_condition
     nothing_is_delivered_after_the_approval_ends

@@ -1,18 +1,23 @@
 //! What every sink has to hold.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKind, What};
 use guitong_deliver::{DeliverError, Phase, parked};
-use guitong_govern::audit::first_break;
+use guitong_govern::audit::{AuditEntry, Digest, Range, first_break};
+use guitong_govern::{Row, RowKey};
 use guitong_log::{ExchangeLog as _, OwnerId, Role};
 use guitong_schemas::avro::Value;
 use guitong_schemas::contract::subscription::{Approval, Mask};
+use guitong_schemas::standard::StandardValue;
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::fixture::{Bench, Target, names, now_us};
+use crate::faults::{Lose, LosingLog};
+use crate::fixture::{Bench, Target, names, now_us, version};
 
 pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {
     let whole = [
@@ -104,14 +109,7 @@ pub(crate) async fn crashes_anywhere_neither_lose_nor_double(mut bench: Bench, t
     }
     bench.deliver(&subscription).await;
     assert_eq!(target.names("t").await, expected);
-    let entries = bench.audit("credit").await;
-    assert_eq!(first_break(&entries), None, "the chain of audit entries");
-    let mut next = HashMap::new();
-    for range in entries.iter().flat_map(|entry| &entry.ranges) {
-        assert_eq!(*next.get(&range.partition).unwrap_or(&0), range.from, "each batch once, and none left out");
-        next.insert(range.partition, range.to);
-    }
-    assert_eq!(next.values().sum::<u64>(), commit);
+    assert_each_batch_once(&bench, commit).await;
 }
 
 pub(crate) async fn an_older_holder_writes_nothing(mut bench: Bench, target: &Target) {
@@ -136,6 +134,81 @@ pub(crate) async fn an_older_holder_writes_nothing(mut bench: Bench, target: &Ta
     covered.sort_unstable();
     covered.dedup();
     assert_eq!(covered.len(), all, "no batch was applied twice");
+}
+
+pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_holder(bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let (mut first, mut second) = (target.sink(&bench, &subscription), target.sink(&bench, &subscription));
+    let write = async |sink: &mut Box<dyn Sink>, epoch, from, to| {
+        let text = |text: &str| StandardValue::Text(text.to_owned().into());
+        let key = RowKey { id: vec![from as u8], clear: vec![text(&format!("K{from}"))] };
+        let row = Row { key, cells: vec![text(&format!("K{from}")), text("甲")] };
+        let change = Change { version: version(1), what: What::Upsert(row) };
+        let ranges = vec![Range { partition: 0, from, to }];
+        let entry = AuditEntry {
+            subscription: "credit".into(),
+            resource: "enterprise".into(),
+            epoch,
+            ranges,
+            count: 1,
+            content: Digest::start(),
+            grant: String::new(),
+            revision: String::new(),
+            at_us: now_us(),
+            previous: Digest::start(),
+        };
+        let batch = SinkBatch { changes: &[&change], ranges: &entry.ranges, entry: &entry };
+        sink.write(&batch).await.map(|ack| ack.durable).map_err(|error| error.kind)
+    };
+    let begin = |next| [PartitionStand { partition: 0, next, refill_to: 0 }];
+    let epoch = first.open().await.unwrap().epoch;
+    first.begin_refill(&begin(0)).await.unwrap();
+    assert_eq!(write(&mut first, epoch, 0, 10).await, Ok(vec![(0, 10)]));
+    assert_eq!(write(&mut first, epoch, 0, 10).await, Err(SinkErrorKind::Fenced), "the same batch again");
+    assert_eq!(write(&mut first, epoch, 5, 15).await, Err(SinkErrorKind::Fenced), "a batch that overlaps");
+    assert_eq!(write(&mut first, epoch, 11, 15).await, Err(SinkErrorKind::Fenced), "a batch that leaves out");
+    let stand = second.open().await.unwrap();
+    assert!(stand.epoch > epoch);
+    assert_eq!((stand.partitions[0].next, stand.last.unwrap().epoch), (10, epoch));
+    assert_eq!(write(&mut first, epoch, 10, 20).await, Err(SinkErrorKind::Fenced), "an older holder");
+    assert_eq!(first.begin_refill(&begin(0)).await.unwrap_err().kind, SinkErrorKind::Fenced);
+    assert_eq!(first.sweep().await.unwrap_err().kind, SinkErrorKind::Fenced);
+    assert_eq!(target.count("t").await, 1, "what is refused writes nothing");
+    assert_eq!(write(&mut second, stand.epoch, 10, 20).await, Ok(vec![(0, 20)]));
+    assert_eq!(target.count("t").await, 2);
+}
+
+pub(crate) async fn an_audit_entry_that_did_not_reach_the_log_is_completed(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let log = Arc::new(LosingLog::new(bench.log.clone()));
+    let mut running = bench.start_on(log.clone(), &subscription);
+    bench.append(vec![bench.named("A", "1", 1)]).await;
+    bench.caught_up(&mut running).await;
+    for (commit, lose) in [(2, Lose::Append), (3, Lose::Answer), (4, Lose::Append), (5, Lose::Nothing)] {
+        log.lose(lose);
+        bench.append(vec![bench.named("A", &commit.to_string(), commit)]).await;
+        bench.caught_up(&mut running).await;
+        running.reaches(|_| log.lost()).await;
+    }
+    // The last entry is in the log once the deliverer is at its next turn.
+    bench.append(vec![bench.named("B", "6", 6)]).await;
+    bench.caught_up(&mut running).await;
+    running.stop().await.unwrap();
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("A", "5"), ("B", "6")]));
+    assert_each_batch_once(&bench, 6).await;
+}
+
+/// The subscription's audit entries are one chain that covers every record once.
+async fn assert_each_batch_once(bench: &Bench, records: u64) {
+    let entries = bench.audit("credit").await;
+    assert_eq!(first_break(&entries), None, "the chain of audit entries");
+    let mut next = HashMap::new();
+    for range in entries.iter().flat_map(|entry| &entry.ranges) {
+        assert_eq!(*next.get(&range.partition).unwrap_or(&0), range.from, "each batch once, and none left out");
+        next.insert(range.partition, range.to);
+    }
+    assert_eq!(next.values().sum::<u64>(), records);
 }
 
 pub(crate) async fn a_table_of_the_wrong_shape_stops_only_its_subscription(mut bench: Bench, target: &Target) {
