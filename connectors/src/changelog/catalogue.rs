@@ -12,6 +12,9 @@ use crate::source::SourceError;
 /// SQLite's own schema name for the file itself.
 pub(super) const SCHEMA: &str = "main";
 
+/// Bytes of a blob, characters of a text, that a row image holds at most: 16 MiB in whatever script.
+const LARGEST: usize = 4 << 20;
+
 /// A table that is tailed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Captured {
@@ -34,12 +37,13 @@ impl Captured {
 
     /// SQL expression that writes the row named `row` (`NEW`, `OLD`, the table) as literals, in the order of the columns.
     ///
+    /// A value beyond [`LARGEST`] is written as `U`, so that neither the change log nor the connector ever holds it.
     /// `quote` ends a text at its first NUL, so such a text is written as `T'hex'`.
     pub(super) fn image_sql(&self, row: &str) -> String {
         let cells = self.table.columns.iter().map(|column| {
             let cell = format!("{}.{}", quote_name(row), quote_name(&column.name));
             format!(
-                "CASE WHEN typeof({cell}) = 'text' AND instr({cell}, char(0)) THEN 'T''' || hex({cell}) || '''' ELSE quote({cell}) END"
+                "CASE WHEN length({cell}) > {LARGEST} THEN 'U' WHEN typeof({cell}) = 'text' AND instr({cell}, char(0)) THEN 'T''' || hex({cell}) || '''' ELSE quote({cell}) END"
             )
         });
         cells.collect::<Vec<_>>().join(" || ',' || ")

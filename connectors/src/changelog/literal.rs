@@ -1,5 +1,5 @@
 //! SQL literals as SQLite's `quote` writes them, separated by commas: `NULL`, `-7`, `1.5e+20`, `'it''s'`, `X'00ff'`, and `T'hex'`
-//! for a text with NUL characters.
+//! for a text with NUL characters, `U` for a value over the limit.
 
 use std::borrow::Cow;
 
@@ -13,6 +13,8 @@ pub(super) enum Literal<'a> {
     Text(Cow<'a, [u8]>),
     /// Hexadecimal digits.
     Blob(&'a [u8]),
+    /// Over the limit, and so not written.
+    TooLarge,
 }
 
 /// Text that is no list of literals.
@@ -55,6 +57,9 @@ fn one(text: &[u8]) -> Result<(Literal<'_>, &[u8]), BadLiteral> {
 fn bare(word: &[u8]) -> Result<Literal<'_>, BadLiteral> {
     if word.eq_ignore_ascii_case(b"NULL") {
         return Ok(Literal::Null);
+    }
+    if word == b"U" {
+        return Ok(Literal::TooLarge);
     }
     let digits = word.strip_prefix(b"-").or_else(|| word.strip_prefix(b"+")).unwrap_or(word);
     if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) {
@@ -100,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_quote_writes_is_read() {
-        let values = parse("NULL,-7,1.5e+20,'it''s, 中',X'00ff','',T'6100',''''".as_bytes()).unwrap();
+        let values = parse("NULL,-7,1.5e+20,'it''s, 中',X'00ff','',T'6100','''',U".as_bytes()).unwrap();
         assert_eq!(
             values,
             vec![
@@ -112,6 +117,7 @@ mod tests {
                 Literal::Text(Cow::Borrowed(b"")),
                 Literal::Text(Cow::Borrowed(b"a\0")),
                 Literal::Text(Cow::Borrowed(b"'")),
+                Literal::TooLarge,
             ]
         );
     }

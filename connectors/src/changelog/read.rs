@@ -220,7 +220,7 @@ impl Codec {
             return Err(SourceError::Setup {
                 system: self.system.clone(),
                 detail: format!(
-                    "table {table}, key column {name}: change {id} holds a key that is null or not of the column's type"
+                    "table {table}, key column {name}: change {id} holds a key that is null, over the limit or not of the column's type"
                 ),
                 help: "correct the row in the department's database, or declare another key for the table under `keys`"
                     .to_owned(),
@@ -291,7 +291,7 @@ impl Codec {
                 Literal::Real(number_text) => query.bind(number::<f64>(number_text)),
                 Literal::Text(text) => query.bind(String::from_utf8_lossy(&text).into_owned()),
                 Literal::Blob(digits) => query.bind(hex::decode(digits).unwrap_or_default()),
-                Literal::Null => query.bind(None::<i64>),
+                Literal::Null | Literal::TooLarge => query.bind(None::<i64>),
             };
         }
         let (mut images, mut size) = (vec![], 0);
@@ -371,11 +371,12 @@ fn build(values: &[Literal<'_>], table: &Arc<Table>) -> Result<DecodedRow, usize
     let mut key = vec![None; table.key.len()];
     for (index, (value, column)) in values.iter().zip(&table.columns).enumerate() {
         let place = table.key.iter().position(|&at| at == index);
-        if *value == Literal::Null {
-            if place.is_some() {
-                return Err(index);
+        if matches!(value, Literal::Null | Literal::TooLarge) {
+            match (place, value) {
+                (Some(_), _) => return Err(index),
+                (None, Literal::Null) => builder.null(),
+                (None, _) => builder.absent(),
             }
-            builder.null();
             continue;
         }
         let text = types::text_of(value, &column.kind).ok_or(index)?;

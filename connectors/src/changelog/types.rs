@@ -42,7 +42,7 @@ fn decimal(declared: &str) -> Option<ColumnType> {
     (precision > 0 && scale <= precision).then_some(ColumnType::Decimal { precision, scale })
 }
 
-/// The value in the row image's text form; `None` where the type does not hold it. [`Literal::Null`] is not passed.
+/// The value in the row image's text form; `None` where the type does not hold it. What is no value is none in any type.
 pub(super) fn text_of<'a>(value: &'a Literal<'a>, kind: &ColumnType) -> Option<Cow<'a, [u8]>> {
     match (kind, value) {
         (ColumnType::Bool, Literal::Integer(b"1")) => Some(Cow::Borrowed(b"t")),
@@ -58,18 +58,18 @@ pub(super) fn text_of<'a>(value: &'a Literal<'a>, kind: &ColumnType) -> Option<C
         (ColumnType::Bytes, Literal::Integer(text) | Literal::Real(text)) => {
             Some(Cow::Owned(format!("\\x{}", hex::encode(text)).into_bytes()))
         }
-        (ColumnType::Text, value) => Some(plain(value)),
+        (ColumnType::Text, value) => plain(value),
         _ => None,
     }
 }
 
 /// Any value as text; a blob as `\x` and hexadecimal digits.
-fn plain<'a>(value: &'a Literal<'a>) -> Cow<'a, [u8]> {
+fn plain<'a>(value: &'a Literal<'a>) -> Option<Cow<'a, [u8]>> {
     match value {
-        Literal::Null => Cow::Borrowed(b""),
-        Literal::Integer(text) | Literal::Real(text) => Cow::Borrowed(*text),
-        Literal::Text(text) => Cow::Borrowed(text),
-        Literal::Blob(digits) => Cow::Owned([b"\\x", *digits].concat()),
+        Literal::Null | Literal::TooLarge => None,
+        Literal::Integer(text) | Literal::Real(text) => Some(Cow::Borrowed(*text)),
+        Literal::Text(text) => Some(Cow::Borrowed(text)),
+        Literal::Blob(digits) => Some(Cow::Owned([b"\\x", *digits].concat())),
     }
 }
 

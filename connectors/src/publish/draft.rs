@@ -8,12 +8,13 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use guitong_log::{Batch, Headers, NewRecord, StateChange};
+use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodeError, Marks, Stamp};
 use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
 
 use super::state::KeptRow;
 use super::tables::Published;
-use super::{PublishError, Totals, image, rows};
+use super::{PublishError, PublishSettings, Totals, image, rows};
 
 /// Names of the headers, shared by all records.
 struct Names {
@@ -107,8 +108,9 @@ impl Draft {
         &mut self,
         mut change: Cow<'_, Change>,
         table: &Arc<Published>,
-        max_record: usize,
+        settings: &PublishSettings,
     ) -> Result<(), PublishError> {
+        let max_record = settings.max_record;
         self.keep(&change, table)?;
         let start = self.buffer.len();
         let key = match table.key_id {
@@ -158,6 +160,11 @@ impl Draft {
             leave_out(&mut change, index)?;
         }
         let value = value_start..self.buffer.len();
+        // A trigger writes whole rows: what it left out was over the limit.
+        if settings.kind == SourceKind::Changelog && change.after.is_some() {
+            let left_out = self.marks.absent.iter().filter(|column| !too_large.contains(column) && !unreadable.contains(column));
+            too_large.extend(left_out.copied().collect::<Vec<_>>());
+        }
         self.marks.lossy.extend(unreadable);
         self.totals.events += 1;
         self.totals.lossy += u64::from(!self.marks.lossy.is_empty());

@@ -230,7 +230,7 @@ impl Publisher {
                 change.to_mut().after = Some(completed);
             }
         }
-        draft.add(change, table, self.settings.max_record)
+        draft.add(change, table, &self.settings)
     }
 
     /// Deletes every key held, some at a time: first what came before the truncate, then chunk after chunk, each a commit that
@@ -274,7 +274,7 @@ impl Publisher {
                     after: None,
                     origin: change.origin.clone(),
                 };
-                draft.add(Cow::Owned(delete), table, self.settings.max_record)?;
+                draft.add(Cow::Owned(delete), table, &self.settings)?;
             }
         }
     }

@@ -138,4 +138,10 @@ async fn a_value_over_the_limit_is_left_out_and_named() {
         records.iter().map(|record| record.header("guitong-too-large").map(|mark| mark.as_ref())).collect();
     assert_eq!(marks, vec![Some(&b"scan"[..]), None]);
     assert_eq!(records[0].header("guitong-absent").unwrap().as_ref(), b"scan");
+    // What is over any limit is not even in the change log.
+    department.run("INSERT INTO t VALUES (3, 'c', zeroblob(5000000))").await;
+    assert_eq!(department.count("SELECT max(length(after_row)) < 1000000 FROM guitong_changes").await, 1);
+    session.drain().await.unwrap();
+    let records = exchange.records("raw.licensing.main.t").await;
+    assert_eq!(records[2].header("guitong-too-large").unwrap().as_ref(), b"scan");
 }
