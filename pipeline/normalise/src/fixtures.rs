@@ -1,12 +1,12 @@
 //! What the tests of this crate share: the quick start's resources, tables, and raw events as a connector encodes them.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
-use guitong_schemas::contract::{Name, Resource, load};
+use guitong_schemas::contract::{Directory, Name, Resource, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
@@ -14,14 +14,17 @@ use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 /// 2026-11-23T00:00:00Z
 pub(crate) const NOW_US: i64 = 1_795_392_000_000_000;
 
-/// A resource of the quick start.
-pub(crate) fn resource(name: &str) -> Resource {
+static QUICKSTART: LazyLock<Directory> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/quickstart");
     let purpose = load::Purpose::Check { unset_secrets: true };
     let now = jiff::Timestamp::from_microsecond(NOW_US).expect("a time");
     let directory = load::load(&root, &|_| None, Standard::builtin(), now, purpose);
-    let directory = directory.unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-    (*directory.resources[&Name::parse(name).expect("a name")]).clone()
+    directory.unwrap_or_else(|problems| panic!("{}", problems.render(false)))
+});
+
+/// A resource of the quick start.
+pub(crate) fn resource(name: &str) -> Resource {
+    (*QUICKSTART.resources[&Name::parse(name).expect("a name")]).clone()
 }
 
 /// A credit code that passes its checks: `kind` 91 is an enterprise, `n` numbers the organisation in the range of samples.

@@ -6,6 +6,8 @@ use guitong_schemas::avro::Value;
 use guitong_schemas::avro::decode::Semantic;
 use guitong_schemas::standard::{Input, StandardValue};
 
+use super::{Columns, Slot};
+
 /// A column's value, borrowed from the event where its form allows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Cell<'a> {
@@ -18,6 +20,48 @@ pub(crate) enum Cell<'a> {
     Made(String),
 }
 
+/// One row as the mapping's columns see it; a cell is made when it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row<'r, 'a> {
+    pub(crate) slots: &'r [Slot],
+    /// Names of the mapping's columns, as `slots`.
+    pub(crate) columns: &'r [String],
+    /// The writer's fields.
+    pub(crate) values: &'r [Value<'a>],
+    /// Places among `values` of what the source did not send.
+    pub(crate) absent: &'r [usize],
+    /// Places among `values` of what the wire could not hold.
+    pub(crate) lossy: &'r [usize],
+    /// What is known of absent columns.
+    pub(crate) kept: Option<&'a Columns>,
+}
+
+impl<'a> Row<'_, 'a> {
+    /// The text of a column, where it is one that the event holds.
+    #[inline]
+    pub(crate) fn text(&self, column: usize) -> Option<&'a str> {
+        let slot = self.slots.get(column)?;
+        match self.values.get(slot.index)? {
+            Value::Text(text) if !self.absent.contains(&slot.index) && !self.lossy.contains(&slot.index) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The cell of one of the mapping's columns.
+    #[inline]
+    pub(crate) fn cell(&self, column: usize) -> Cell<'a> {
+        let Some(slot) = self.slots.get(column) else { return Cell::Null };
+        if self.absent.contains(&slot.index) {
+            let known = self.kept.zip(self.columns.get(column)).and_then(|(kept, name)| kept.get(name));
+            return known.map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)));
+        }
+        if self.lossy.contains(&slot.index) {
+            return Cell::Lossy;
+        }
+        self.values.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
+    }
+}
+
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
@@ -27,6 +71,7 @@ impl<'a> Cell<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn of(value: &Value<'a>, semantic: &Semantic) -> Self {
         match (value, semantic) {
             (Value::Null, _) => Self::Null,

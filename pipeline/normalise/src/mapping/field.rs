@@ -8,7 +8,8 @@ use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Fin
 
 use super::MappingError;
 use super::cel::{Expression, Outcome};
-use super::column::{Cell, text_of};
+use super::column::{Cell, Row, text_of};
+use smallvec::SmallVec;
 
 /// Texts that stand for no value.
 const EMPTY: [&str; 6] = ["", "无", "/", "-", "NULL", "暂无"];
@@ -112,41 +113,64 @@ impl FieldPlan {
         }
     }
 
+    /// The column that is read as it stands: no default, no code list, one record.
+    #[inline]
+    pub(crate) fn plain(&self) -> Option<usize> {
+        match self.source {
+            Source::Column(slot) if self.codes.is_empty() && self.default.is_none() && self.parallel.is_none() => Some(slot),
+            _ => None,
+        }
+    }
+
     /// The source value, before default and code list.
-    pub(crate) fn source<'a>(&'a self, cells: &'a [Cell<'_>]) -> Reading<'a> {
-        let cell = |slot: &usize| cells.get(*slot).unwrap_or(&Cell::Null);
+    #[inline]
+    pub(crate) fn source<'a>(&'a self, row: &Row<'_, 'a>) -> Reading<'a> {
         match &self.source {
-            Source::Column(slot) => match cell(slot) {
+            Source::Column(slot) => match row.cell(*slot) {
+                Cell::Null => Reading::Empty,
+                Cell::Direct(input) => Reading::Value(input),
+                Cell::Made(text) => Reading::Made(text),
                 Cell::Absent => Reading::Refused(Refusal::ColumnAbsent),
                 Cell::Lossy => Reading::Refused(Refusal::ColumnLossy),
-                cell => cell.input().map_or(Reading::Empty, Reading::Value),
             },
             Source::Constant(text) => Reading::Value(Input::Text(text)),
-            Source::Joined { slots, .. } | Source::Cel { slots, .. } if slots.iter().any(|slot| *cell(slot) == Cell::Absent) => {
-                Reading::Refused(Refusal::ColumnAbsent)
+            Source::Joined { slots, .. } | Source::Cel { slots, .. } => {
+                let cells: SmallVec<[Cell<'_>; 4]> = slots.iter().map(|slot| row.cell(*slot)).collect();
+                self.made_of(&cells)
             }
-            Source::Joined { slots, .. } | Source::Cel { slots, .. } if slots.iter().any(|slot| *cell(slot) == Cell::Lossy) => {
-                Reading::Refused(Refusal::ColumnLossy)
-            }
-            Source::Joined { slots, separator } => {
-                let parts = slots.iter().filter_map(|slot| cell(slot).input()).map(|input| match input {
+        }
+    }
+
+    /// The value that several columns give.
+    fn made_of<'a>(&'a self, cells: &[Cell<'_>]) -> Reading<'a> {
+        if cells.contains(&Cell::Absent) {
+            return Reading::Refused(Refusal::ColumnAbsent);
+        }
+        if cells.contains(&Cell::Lossy) {
+            return Reading::Refused(Refusal::ColumnLossy);
+        }
+        match &self.source {
+            Source::Joined { separator, .. } => {
+                let parts = cells.iter().filter_map(Cell::input).map(|input| match input {
                     Input::Text(text) => Cow::Borrowed(text.trim()),
                     other => Cow::Owned(text_of(other)),
                 });
                 let parts: Vec<_> = parts.filter(|part| !is_empty(part)).collect();
                 if parts.is_empty() { Reading::Empty } else { Reading::Made(parts.join(separator)) }
             }
-            Source::Cel { expression, slots } => match expression.evaluate(slots.iter().map(|slot| cell(slot).input())) {
+            Source::Cel { expression, .. } => match expression.evaluate(cells.iter().map(Cell::input)) {
                 Ok(Outcome::Null) => Reading::Empty,
                 Ok(Outcome::Text(text)) => Reading::Made(text),
                 Ok(Outcome::Integer(number)) => Reading::Value(Input::Integer(number)),
                 Ok(Outcome::Boolean(truth)) => Reading::Value(Input::Boolean(truth)),
                 Err(_) => Reading::Refused(Refusal::ExpressionFailed),
             },
+            Source::Column(_) | Source::Constant(_) => Reading::Empty,
         }
     }
 
     /// Default and code list.
+    #[inline]
     pub(crate) fn coded<'a>(&'a self, reading: Reading<'a>) -> Reading<'a> {
         if self.codes.is_empty() && self.default.is_none() || matches!(self.source, Source::Constant(_)) {
             return reading;
@@ -184,10 +208,11 @@ impl FieldPlan {
     }
 
     /// The field's canonical value, by the standard.
+    #[inline]
     pub(crate) fn read<'a>(
         &self,
         field: &EntityField,
-        input: Input<'a>,
+        input: impl Into<Input<'a>>,
         clock: &Clock<'_>,
         findings: &mut Vec<Finding>,
     ) -> StandardValue<'a> {

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
-use guitong_schemas::avro::Value;
 use guitong_schemas::avro::decode::{DecodeError, DecodePlan};
+use guitong_schemas::avro::{Value, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::standard::{
     Clock, EntityField, Finding, Grade, Input, Level, Obligation, RecordContext, Rule, StandardValue, Step,
@@ -15,7 +15,7 @@ use guitong_schemas::standard::{
 use smallvec::SmallVec;
 
 use crate::claims::EntityRecord;
-use crate::mapping::column::{Cell, text_of};
+use crate::mapping::column::{Cell, Row, text_of};
 use crate::mapping::{Bound, Columns, FieldPlan, Mapping, Reading, Refusal};
 use crate::quarantine::Rejection;
 
@@ -138,53 +138,34 @@ impl<'m> Runner<'m> {
         };
         let absent = columns_of(&bound.plan, absent);
         let lossy = columns_of(&bound.plan, lossy);
-        let mut cells = Vec::with_capacity(bound.slots.len());
-        for (slot, column) in bound.slots.iter().zip(&self.mapping.columns) {
-            cells.push(if absent.contains(&slot.index) {
-                kept.and_then(|kept| kept.get(column)).map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)))
-            } else if lossy.contains(&slot.index) {
-                Cell::Lossy
-            } else {
-                after.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
-            });
-        }
-        let columns = self.keep(bound, &cells, &absent, avro.len());
+        let (slots, columns, values) = (&*bound.slots, &*self.mapping.columns, &*after);
+        let row = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept };
+        let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
-        let change = match self.records(&cells, &clock) {
+        let change = match self.records(&row, &clock) {
             Ok(records) => Change::Good(records),
             Err(rejections) => Change::Bad { rejections },
         };
         Ok(Event { source_ts_us, change, columns: Some(columns) })
     }
 
-    /// The values that later events may leave out: large ones of large rows, and those that this event left out already.
-    fn keep(&self, bound: &Bound, cells: &[Cell<'_>], absent: &[usize], size: usize) -> Columns {
-        let mut columns = Columns::default();
-        if size < LARGE_EVENT && absent.is_empty() {
-            return columns;
-        }
-        for ((slot, column), cell) in bound.slots.iter().zip(&self.mapping.columns).zip(cells) {
-            match cell {
-                Cell::Direct(Input::Text(text)) if text.len() > LARGE_VALUE || absent.contains(&slot.index) => {
-                    columns.push(column, text)
-                }
-                Cell::Made(text) if text.len() > LARGE_VALUE => columns.push(column, text),
-                Cell::Direct(input @ Input::Decimal { .. }) => columns.push(column, &text_of(*input)),
-                _ => {}
-            }
-        }
-        columns
-    }
-
     /// The row's entity records.
-    fn records(&mut self, cells: &[Cell<'_>], clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let mapping = self.mapping;
         self.findings.clear();
         let mut values: Vec<StandardValue<'_>> = vec![StandardValue::Null; mapping.entity.fields.len()];
         let mut parallel: SmallVec<[Parallel<'_>; 0]> = SmallVec::new();
         for plan in &mapping.fields {
             let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
-            let reading = plan.source(cells);
+            // Most columns are texts that go straight into the standard's reading.
+            if let Some(text) = plan.plain().and_then(|column| row.text(column)) {
+                let value = plan.read(field, text, clock, &mut self.findings);
+                if let Some(place) = values.get_mut(plan.index) {
+                    *place = value;
+                }
+                continue;
+            }
+            let reading = plan.source(row);
             match (&plan.parallel, reading) {
                 (Some(separator), reading @ (Reading::Value(_) | Reading::Made(_))) => {
                     let text = text_of_reading(reading).unwrap_or_default();
@@ -200,16 +181,16 @@ impl<'m> Runner<'m> {
             }
         }
         let Some(first) = parallel.first() else {
-            return self.finish(values, cells, clock).map(|record| vec![record]);
+            return self.finish(values, row, clock).map(|record| vec![record]);
         };
         let count = first.parts.len();
         if parallel.iter().any(|other| other.parts.len() != count) {
             for other in &parallel {
                 self.findings.push(found(Level::Error, other.plan.index, Rule::ListsDiffer));
             }
-            return self.finish(values, cells, clock).map(|record| vec![record]);
+            return self.finish(values, row, clock).map(|record| vec![record]);
         }
-        self.fan_out(&values, &parallel, count, cells, clock)
+        self.fan_out(&values, &parallel, count, row, clock)
     }
 
     /// One record for each place in the parallel texts.
@@ -218,7 +199,7 @@ impl<'m> Runner<'m> {
         values: &[StandardValue<'_>],
         parallel: &[Parallel<'_>],
         count: usize,
-        cells: &[Cell<'_>],
+        row: &Row<'_, '_>,
         clock: &Clock<'_>,
     ) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let common = self.findings.clone();
@@ -234,7 +215,7 @@ impl<'m> Runner<'m> {
                     *slot = value;
                 }
             }
-            records.push(self.finish(own, cells, clock)?);
+            records.push(self.finish(own, row, clock)?);
         }
         Ok(records)
     }
@@ -269,7 +250,7 @@ impl<'m> Runner<'m> {
     fn finish(
         &mut self,
         mut values: Vec<StandardValue<'_>>,
-        cells: &[Cell<'_>],
+        row: &Row<'_, '_>,
         clock: &Clock<'_>,
     ) -> Result<EntityRecord, Vec<Rejection>> {
         let mapping = self.mapping;
@@ -281,7 +262,7 @@ impl<'m> Runner<'m> {
             worst = worst.max(finding.level);
         }
         if worst == Level::Error {
-            return Err(self.rejections(&values, cells, clock));
+            return Err(self.rejections(&values, row, clock));
         }
         self.encoded.clear();
         if let Err(problem) = encode(mapping, &values, self.value_schema, &mut self.encoded) {
@@ -298,7 +279,7 @@ impl<'m> Runner<'m> {
         let record = self.cut();
         self.encoded.clear();
         for part in mapping.entity.key_values(&values, &mapping.system) {
-            write_text(&part, &mut self.encoded);
+            write_bytes(part.as_bytes(), &mut self.encoded);
         }
         let key = self.cut();
         let quality = if worst == Level::Warning { self.quality() } else { Bytes::new() };
@@ -328,13 +309,13 @@ impl<'m> Runner<'m> {
         self.mapping.entity.fields.get(usize::from(finding.field)).map_or("", |field| field.name.as_str())
     }
 
-    fn rejections(&self, values: &[StandardValue<'_>], cells: &[Cell<'_>], clock: &Clock<'_>) -> Vec<Rejection> {
+    fn rejections(&self, values: &[StandardValue<'_>], row: &Row<'_, '_>, clock: &Clock<'_>) -> Vec<Rejection> {
         let errors = self.findings.iter().filter(|finding| finding.level == Level::Error);
         errors
             .map(|finding| {
                 let index = usize::from(finding.field);
                 let plan = self.mapping.fields.iter().find(|plan| plan.index == index);
-                let text = plan.and_then(|plan| text_of_reading(plan.source(cells)));
+                let text = plan.and_then(|plan| text_of_reading(plan.source(row)));
                 let grade = self.mapping.entity.grade(index, values, clock);
                 let title = self.mapping.entity.fields.get(index).map_or("", |field| field.title_zh.as_str());
                 Rejection {
@@ -358,6 +339,25 @@ pub(crate) fn describe_key(mapping: &Mapping, plan: &DecodePlan, avro: &[u8]) ->
         format!("{}={}", field.name, conceal(&text, grade))
     });
     parts.collect::<Vec<_>>().join(", ")
+}
+
+/// The values that later events may leave out: large ones of large rows, and those that this event left out already.
+fn keep(row: &Row<'_, '_>, size: usize) -> Columns {
+    let mut columns = Columns::default();
+    if size < LARGE_EVENT && row.absent.is_empty() {
+        return columns;
+    }
+    for (at, (slot, column)) in row.slots.iter().zip(row.columns).enumerate() {
+        match row.cell(at) {
+            Cell::Direct(Input::Text(text)) if text.len() > LARGE_VALUE || row.absent.contains(&slot.index) => {
+                columns.push(column, text);
+            }
+            Cell::Made(text) if text.len() > LARGE_VALUE => columns.push(column, &text),
+            Cell::Direct(input @ Input::Decimal { .. }) => columns.push(column, &text_of(input)),
+            _ => {}
+        }
+    }
+    columns
 }
 
 /// Places in the row of the fields that a header names, one a line.
@@ -394,18 +394,58 @@ fn conceal(text: &str, grade: Grade) -> String {
     shown
 }
 
-/// An Avro string.
-fn write_text(text: &str, out: &mut Vec<u8>) {
-    let mut length = (text.len() as u64) << 1;
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
+/// The framed record. A record's fields are `["null", type]` and its key's fields texts, as the standard holds them to when it
+/// loads an entity, so all but nested values are written as they stand.
+fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
+    if values.iter().any(|value| matches!(value, StandardValue::Steps(_))) {
+        return encode_nested(mapping, values, schema, out);
     }
-    out.push(length as u8);
-    out.extend_from_slice(text.as_bytes());
+    frame::write(schema, out);
+    for (value, field) in values.iter().zip(&mapping.entity.fields) {
+        match value {
+            StandardValue::Null if field.in_key => return Err(format!("{} is null", field.name)),
+            StandardValue::Null => out.push(0),
+            _ if field.in_key => {}
+            _ => out.push(2),
+        }
+        match value {
+            StandardValue::Null | StandardValue::Steps(_) => {}
+            StandardValue::Text(text) => write_bytes(text.as_bytes(), out),
+            StandardValue::Date(days) => write_long(i64::from(*days), out),
+            StandardValue::Time(number) | StandardValue::Int(number) => write_long(*number, out),
+            StandardValue::Decimal { unscaled, .. } => write_bytes(shortest(&unscaled.to_be_bytes()), out),
+            StandardValue::TextList(items) => {
+                if !items.is_empty() {
+                    write_long(items.len() as i64, out);
+                    items.iter().for_each(|item| write_bytes(item.as_bytes(), out));
+                }
+                write_long(0, out);
+            }
+        }
+    }
+    Ok(())
 }
 
-fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
+/// An Avro long: zigzag, seven bits a byte.
+#[inline]
+fn write_long(number: i64, out: &mut Vec<u8>) {
+    let mut rest = (number << 1 ^ number >> 63) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Avro bytes, or an Avro string.
+#[inline]
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_long(bytes.len() as i64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// The framed record by the encoder of its schema.
+fn encode_nested(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
     let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
     for value in values {
         if let StandardValue::Decimal { unscaled, .. } = value {
@@ -419,8 +459,7 @@ fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mu
             StandardValue::Null => Value::Null,
             StandardValue::Text(text) => Value::Text(text),
             StandardValue::Date(days) => Value::Int(i64::from(*days)),
-            StandardValue::Time(micros) => Value::Int(*micros),
-            StandardValue::Int(number) => Value::Int(*number),
+            StandardValue::Time(number) | StandardValue::Int(number) => Value::Int(*number),
             StandardValue::Decimal { scale, .. } => {
                 let unscaled = numbers.next().map_or(&[][..], |bytes| shortest(bytes));
                 Value::Decimal { unscaled, scale: i32::try_from(*scale).unwrap_or(i32::MAX) }

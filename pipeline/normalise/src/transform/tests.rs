@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use apache_avro::Schema;
 use apache_avro::types::Value as Oracle;
-use guitong_schemas::avro::frame;
 use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::resource::{FieldMapping, Place, ValueSource};
-use guitong_schemas::standard::{Standard, Zone};
+use guitong_schemas::standard::{FieldKind, Standard, Zone};
 use guitong_schemas::table::ColumnType;
 use proptest::prelude::*;
 
@@ -391,6 +390,38 @@ proptest! {
         avro.truncate(avro.len() - cut % avro.len());
         let raw = Raw { avro: &avro, absent: "djzt\nno_such", lossy: "" };
         let _ = Runner::new(&case.mapping, 7).run(&case.bound, &raw, None, 0);
+    }
+}
+
+proptest! {
+    #[test]
+    fn both_encoders_write_the_same(
+        texts in proptest::collection::vec("[a-z企业]{0,5}", 29), number: i128, long: i64, days: i32, which in 0_u32..(1 << 29),
+    ) {
+        let mut mapping = Mapping::compile(&resource("deal"), Standard::builtin(), Zone::shanghai()).expect("compiles");
+        for name in ["CreditRecord", "ServiceCase", "LegalEntity", "InvestmentProject", "PublicResourceTransaction", "NaturalPerson"] {
+            let entity = Standard::builtin().entity(name).expect("an entity");
+            mapping.encoder = guitong_schemas::avro::RecordEncoder::compile(&entity.schema_json).expect("compiles");
+            mapping.entity = entity.clone();
+            let value = |(at, field): (usize, &EntityField)| {
+                let text = texts[at % texts.len()].clone();
+                match field.kind {
+                    _ if !field.in_key && which >> (at % 29) & 1 == 0 => StandardValue::Null,
+                    FieldKind::Date => StandardValue::Date(days),
+                    FieldKind::Time => StandardValue::Time(long),
+                    FieldKind::Int => StandardValue::Int(long),
+                    FieldKind::Decimal { scale, .. } => StandardValue::Decimal { unscaled: number, scale },
+                    FieldKind::Codes(_) => StandardValue::TextList(texts.iter().take(at % 3).map(|text| text.as_str().into()).collect()),
+                    FieldKind::Steps => StandardValue::Null,
+                    _ => StandardValue::Text(text.into()),
+                }
+            };
+            let values: Vec<_> = entity.fields.iter().enumerate().map(value).collect();
+            let (mut fast, mut oracle) = (Vec::new(), Vec::new());
+            encode(&mapping, &values, 7, &mut fast).expect("encodes");
+            encode_nested(&mapping, &values, 7, &mut oracle).expect("encodes");
+            prop_assert_eq!(fast, oracle);
+        }
     }
 }
 

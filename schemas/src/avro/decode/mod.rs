@@ -66,6 +66,7 @@ pub struct Envelope<'a> {
 #[derive(Debug)]
 struct EnvelopeShape {
     row: Arc<Record>,
+    of_source: Arc<Record>,
     before: usize,
     after: usize,
     op: usize,
@@ -139,9 +140,9 @@ impl DecodePlan {
                 i if i == shape.before => reader.row(field, &shape.row).map(|row| before = row),
                 i if i == shape.after => reader.row(field, &shape.row).map(|row| after = row),
                 i if i == shape.op => reader.value(&field.node).map(|value| code = text(&value)),
-                i if i == shape.source => reader.value(&field.node).map(|value| {
-                    source_ts_us = shape.ts_us(&value);
-                    snapshot = shape.snapshot(&value).unwrap_or(snapshot);
+                i if i == shape.source => shape.read_source(&mut reader).map(|(ts_us, mark)| {
+                    source_ts_us = ts_us;
+                    snapshot = mark.unwrap_or(snapshot);
                 }),
                 _ => reader.skip(&field.node),
             };
@@ -212,26 +213,27 @@ impl EnvelopeShape {
             source_ts_us: in_source("ts_us"),
             source_ts_ms: in_source("ts_ms"),
             source_snapshot: in_source("snapshot"),
+            of_source: Arc::clone(of_source),
             row,
         })
     }
 
-    fn of_source<'v, 'a>(source: &'v Value<'a>, index: Option<usize>) -> Option<&'v Value<'a>> {
-        match (source, index) {
-            (Value::Record(values), Some(index)) => values.get(index),
-            _ => None,
+    /// Commit time in microseconds and `snapshot`; the other fields are passed over.
+    fn read_source<'a>(&'a self, reader: &mut Reader<'a>) -> Result<(Option<i64>, Option<&'a str>), read::Stop> {
+        let (mut ts_us, mut ts_ms, mut snapshot) = (None, None, None);
+        for (index, field) in self.of_source.fields.iter().enumerate() {
+            let at = Some(index);
+            if at == self.source_ts_us || at == self.source_ts_ms || at == self.source_snapshot {
+                match reader.value(&field.node).map_err(|stop| stop.within(&field.name))? {
+                    Value::Int(us) if at == self.source_ts_us => ts_us = Some(us),
+                    Value::Int(ms) if at == self.source_ts_ms => ts_ms = ms.checked_mul(1000),
+                    Value::Text(mark) if at == self.source_snapshot => snapshot = Some(mark),
+                    _ => {}
+                }
+            } else {
+                reader.skip(&field.node).map_err(|stop| stop.within(&field.name))?;
+            }
         }
-    }
-
-    fn ts_us(&self, source: &Value<'_>) -> Option<i64> {
-        match (Self::of_source(source, self.source_ts_us), Self::of_source(source, self.source_ts_ms)) {
-            (Some(Value::Int(us)), _) => Some(*us),
-            (_, Some(Value::Int(ms))) => ms.checked_mul(1000),
-            _ => None,
-        }
-    }
-
-    fn snapshot<'a>(&self, source: &Value<'a>) -> Option<&'a str> {
-        Self::of_source(source, self.source_snapshot).and_then(text)
+        Ok((ts_us.or(ts_ms), snapshot))
     }
 }
