@@ -24,6 +24,7 @@
 
 mod apply;
 mod catalogue;
+mod chunk;
 mod config;
 mod copy;
 mod decode;
@@ -41,6 +42,7 @@ mod start;
 mod stream;
 mod types;
 mod visibility;
+mod whole;
 mod wire;
 
 use std::sync::Arc;

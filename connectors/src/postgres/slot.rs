@@ -60,11 +60,14 @@ pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Op
 
 /// Makes the slot; waits until the transactions that are open now have ended. Gives the place from which it streams.
 pub(crate) async fn make(connection: &mut PgConnection, name: &str) -> Result<Lsn, sqlx::Error> {
+    // That wait is for locks of transactions, however long they are open.
+    sqlx::raw_sql("SET lock_timeout = 0").execute(&mut *connection).await?;
     let lsn: i64 =
         sqlx::query_scalar("SELECT (lsn - '0/0'::pg_lsn)::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')")
             .bind(name)
-            .fetch_one(connection)
+            .fetch_one(&mut *connection)
             .await?;
+    sqlx::raw_sql("RESET lock_timeout").execute(connection).await?;
     Ok(Lsn(lsn.cast_unsigned()))
 }
 

@@ -17,60 +17,28 @@
 //! is taken and checked to see all of them; the stream then waits while the rows are handed out, and afterwards changes that the
 //! snapshot saw are left out (`Settling`). So each row arrives once, unless the process ends within such a table: then it is read again.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guitong_schemas::change::{Before, Operation, RowImage, SnapshotMark};
+use guitong_schemas::change::{Before, Operation, RowImage};
 use guitong_schemas::contract::system::SnapshotConfig;
-use guitong_schemas::position::Lsn;
 use guitong_schemas::table::{Table, TableName};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
-use super::catalogue::TableFacts;
-use super::config::{quote_literal, quote_name};
-use super::copy::CopyRows;
-use super::fault::Faults;
+use super::chunk::{Chunk, Pending, select_all};
 use super::image;
 use super::position::{Position, Settling};
-use super::prepare::quoted;
-use super::relation::Relation;
-use super::session::{Reading, Session};
+use super::session::Session;
 use super::visibility::Visibility;
+use super::whole::{WholeBlock, WholeRows};
 use crate::source::SourceError;
 
 /// How soon a snapshot that came too early is taken again.
 const RETAKE: Duration = Duration::from_millis(20);
-/// Rows of the first chunk of a table of which the server has no estimate.
-const FIRST_ROWS: usize = 1_000;
 /// Keys that one chunk reads once more.
 const AGAIN: usize = 1_000;
 /// Transactions noted before the ones that became visible are forgotten.
 const NOTED: usize = 8_192;
-/// Bytes that a reader of a whole table puts together before it hands them on; two such blocks wait at most.
-const BLOCK: usize = 256 << 10;
-
-/// A table to be read.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) relation: Arc<Relation>,
-    pub(crate) partitioned: bool,
-    /// Rows left, as the server estimates them.
-    rows: u64,
-    /// Bytes of a row: the server's estimate, then what the last chunk showed.
-    per_row: Option<u64>,
-    /// Text of the last key that was read.
-    pub(crate) after: Option<Vec<String>>,
-}
-
-impl Pending {
-    pub(crate) fn new(relation: Arc<Relation>, facts: &TableFacts, after: Option<Vec<String>>) -> Self {
-        let per_row = facts.bytes.checked_div(facts.rows);
-        Self { relation, partitioned: facts.partitioned, rows: facts.rows, per_row, after }
-    }
-}
 
 /// Whether a streamed change is to be handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,9 +195,7 @@ impl FirstLoad {
                 chunk.last_of_all = self.pending.is_empty();
             }
         }
-        if let Some(rate) = self.rows_per_second {
-            self.due = Instant::now() + Duration::from_secs_f64(chunk.rows.len() as f64 / f64::from(rate.max(1)));
-        }
+        self.due = paced(chunk.rows.len(), self.rows_per_second);
         Some(chunk)
     }
 
@@ -273,7 +239,7 @@ impl FirstLoad {
         let Some(pending) = self.pending.front() else { return Ok(()) };
         let name = &pending.relation.table.name;
         let again = position.again(name).take(AGAIN).cloned().collect();
-        let chunk = read_chunk(pending, again, self.chunk_bytes, &mut reading, &session.faults).await?;
+        let chunk = Chunk::read(pending, again, self.chunk_bytes, &mut reading, &session.faults).await?;
         session.end(reading).await?;
         let mark = self.next_mark();
         session.watermark(&mark).await?;
@@ -316,7 +282,7 @@ impl FirstLoad {
             return Ok(());
         }
         let Some(pending) = self.pending.front() else { return Ok(()) };
-        let query = select(pending, None);
+        let query = select_all(pending);
         let relation = Arc::clone(&pending.relation);
         self.stage = Stage::Rows(WholeRows::start(relation, query, reading, (commit, ts_us), session.faults.clone()));
         Ok(())
@@ -325,6 +291,7 @@ impl FirstLoad {
     /// The next rows of a whole table that is being read, with commit LSN, time and number of the first; `None` when no table is.
     pub(crate) async fn whole_rows(&mut self, position: &mut Position) -> Result<Option<WholeBlock>, SourceError> {
         let Stage::Rows(rows) = &mut self.stage else { return Ok(None) };
+        tokio::time::sleep_until(self.due.into()).await;
         let received = rows.blocks.recv().await;
         let block = match received {
             Some(Ok(block)) => block,
@@ -335,6 +302,7 @@ impl FirstLoad {
         let first = rows.number;
         rows.number = rows.number.saturating_add(u32::try_from(block.rows.len()).unwrap_or(u32::MAX));
         self.rows_done += block.rows.len() as u64;
+        self.due = paced(block.rows.len(), self.rows_per_second);
         let out = WholeBlock {
             table: Arc::clone(&rows.relation.table),
             rows: block.rows,
@@ -364,272 +332,10 @@ impl FirstLoad {
     }
 }
 
-/// Rows of one table between two keys, as one snapshot saw them.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    relation: Arc<Relation>,
-    snapshot: Visibility,
-    rows: Vec<Option<RowImage>>,
-    /// Place of each key's row; made when the first change of the table comes.
-    by_key: Option<HashMap<Vec<u8>, usize>>,
-    /// Rows read, yielded ones included.
-    read: u64,
-    bytes: u64,
-    /// The first chunk of its table.
-    first: bool,
-    /// Text of the last key; `None` when the table is at its end.
-    next: Option<Vec<String>>,
-    /// Text of the last key, whether the table is at its end or not.
-    last: Option<Vec<String>>,
-    /// Keys that were read once more.
-    again: Vec<Vec<String>>,
-    first_of_all: bool,
-    last_of_all: bool,
-}
-
-impl Chunk {
-    fn give_way(&mut self, table: &Arc<Table>, operation: Operation, before: &Before, after: &mut Option<RowImage>) {
-        if operation == Operation::Truncate {
-            self.rows.iter_mut().for_each(|row| *row = None);
-            return;
-        }
-        let mut replaced = None;
-        for image in before.row().into_iter().chain(after.as_ref()) {
-            if let Some(at) = self.by_key().remove(&image::key(image, &table.key))
-                && let Some(row) = self.rows.get_mut(at)
-            {
-                replaced = replaced.or(row.take());
-            }
-        }
-        if let (Some(old), Some(new)) = (replaced, after.as_mut())
-            && self.relation.table == *table
-            && image::has_absent(new)
-        {
-            *new = image::complete(new, &old, None);
-        }
-    }
-
-    /// Places of the rows by key.
-    fn by_key(&mut self) -> &mut HashMap<Vec<u8>, usize> {
-        let (rows, key) = (&self.rows, &self.relation.table.key);
-        self.by_key.get_or_insert_with(|| {
-            rows.iter().enumerate().filter_map(|(at, row)| Some((image::key(row.as_ref()?, key), at))).collect()
-        })
-    }
-
-    pub(crate) fn yielded(&self) -> usize {
-        self.rows.iter().filter(|row| row.is_none()).count()
-    }
-
-    /// The rows that are left, each with its mark.
-    pub(crate) fn into_rows(self) -> (Arc<Table>, Vec<RowImage>, Vec<SnapshotMark>) {
-        let rows: Vec<RowImage> = self.rows.into_iter().flatten().collect();
-        let ends = self.next.is_none();
-        let marks = marks(rows.len(), (self.first_of_all, self.first), (self.last_of_all, ends));
-        (Arc::clone(&self.relation.table), rows, marks)
-    }
-}
-
-/// Debezium's words for where rows stand: `first` and `last` are (of all tables, of this table).
-fn marks(rows: usize, first: (bool, bool), last: (bool, bool)) -> Vec<SnapshotMark> {
-    let mut marks = vec![SnapshotMark::Inside; rows];
-    if let Some(mark) = marks.first_mut() {
-        *mark = match first {
-            (true, _) => SnapshotMark::First,
-            (false, true) => SnapshotMark::FirstInTable,
-            (false, false) => SnapshotMark::Inside,
-        };
-    }
-    if let Some(mark) = marks.last_mut() {
-        *mark = match last {
-            (true, _) => SnapshotMark::Last,
-            (false, true) => SnapshotMark::LastInTable,
-            (false, false) => *mark,
-        };
-    }
-    marks
-}
-
-/// Reads the next chunk: about `chunk_bytes` of rows, at least one.
-async fn read_chunk(
-    pending: &Pending,
-    again: Vec<Vec<String>>,
-    chunk_bytes: usize,
-    reading: &mut Reading,
-    faults: &Faults,
-) -> Result<Chunk, SourceError> {
-    let columns = pending.relation.table.columns.len();
-    let limit = pending
-        .per_row
-        .map_or(FIRST_ROWS, |bytes| usize::try_from(chunk_bytes as u64 / bytes.max(1)).unwrap_or(FIRST_ROWS).clamp(1, 500_000));
-    let mut rows: Vec<Option<RowImage>> = Vec::new();
-    let (mut bytes, mut more) = (0, false);
-    let mut lines = CopyRows::default();
-    let mut stream = reading.lines(&select(pending, Some(limit + 1))).await?;
-    while let Some(line) = stream.next().await? {
-        // The estimate can be far off: bytes decide, and the chunk ends with the last row that is kept. The rest is read past.
-        if more || rows.len() == limit || (bytes >= chunk_bytes && !rows.is_empty()) {
-            more = true;
-            continue;
-        }
-        let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
-        bytes += row.0.len();
-        rows.push(Some(row));
-    }
-    drop(stream);
-    let table = &pending.relation.table;
-    let last = match rows.last().and_then(Option::as_ref) {
-        Some(row) => {
-            let key = image::key_text(row, &table.key);
-            Some(key.ok_or_else(|| faults.protocol(format!("a row of {} has no key", table.name)))?)
-        }
-        None => None,
-    };
-    let mut chunk = Chunk {
-        relation: Arc::clone(&pending.relation),
-        snapshot: reading.snapshot.clone(),
-        read: rows.len() as u64,
-        bytes: bytes as u64,
-        rows,
-        by_key: None,
-        first: pending.after.is_none(),
-        next: last.clone().filter(|_| more),
-        last,
-        again,
-        first_of_all: false,
-        last_of_all: false,
-    };
-    if !chunk.again.is_empty() {
-        let mut stream = reading.lines(&select_keys(pending, &chunk.again)).await?;
-        while let Some(line) = stream.next().await? {
-            let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
-            let at = chunk.rows.len();
-            if let Entry::Vacant(place) = chunk.by_key().entry(image::key(&row, &table.key)) {
-                place.insert(at);
-                chunk.rows.push(Some(row));
-            }
-        }
-    }
-    Ok(chunk)
-}
-
-/// The query of a chunk (with a limit) or of the whole table.
-fn select(pending: &Pending, limit: Option<usize>) -> String {
-    let sql = select_all(pending);
-    let Some(limit) = limit else { return sql };
-    let key = key_names(&pending.relation.table);
-    let after = pending.after.as_ref().map(|after| format!(" WHERE ({key}) > {}", key_literal(after)));
-    format!("{sql}{} ORDER BY {key} LIMIT {limit}", after.unwrap_or_default())
-}
-
-/// The query of single rows.
-fn select_keys(pending: &Pending, keys: &[Vec<String>]) -> String {
-    let literals: Vec<String> = keys.iter().map(|key| key_literal(key)).collect();
-    format!("{} WHERE ({}) IN ({})", select_all(pending), key_names(&pending.relation.table), literals.join(", "))
-}
-
-fn select_all(pending: &Pending) -> String {
-    let table = &pending.relation.table;
-    let columns: Vec<String> = table.columns.iter().map(|column| quote_name(&column.name)).collect();
-    let only = if pending.partitioned { "" } else { "ONLY " };
-    format!("SELECT {} FROM {only}{}", columns.join(", "), quoted(&table.name))
-}
-
-fn key_names(table: &Table) -> String {
-    table.key_columns().map(|column| quote_name(&column.name)).collect::<Vec<_>>().join(", ")
-}
-
-fn key_literal(key: &[String]) -> String {
-    let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
-    format!("({})", values.join(", "))
-}
-
-/// A whole table that a task of its own reads, two blocks ahead at most.
-#[derive(Debug)]
-struct WholeRows {
-    relation: Arc<Relation>,
-    blocks: mpsc::Receiver<Result<Block, SourceError>>,
-    reader: JoinHandle<()>,
-    snapshot: Visibility,
-    until: Lsn,
-    at: (u64, i64),
-    number: u32,
-    faults: Faults,
-}
-
-#[derive(Debug)]
-struct Block {
-    rows: Vec<RowImage>,
-    last: bool,
-}
-
-/// Rows of a whole table in the order in which they were read.
-#[derive(Debug)]
-pub(crate) struct WholeBlock {
-    pub(crate) table: Arc<Table>,
-    rows: Vec<RowImage>,
-    /// Commit LSN and time of the watermark.
-    pub(crate) at: (u64, i64),
-    /// Number of the first row.
-    pub(crate) first: u32,
-    first_of_all: bool,
-    last_of_table: bool,
-    last_of_all: bool,
-}
-
-impl WholeBlock {
-    pub(crate) fn into_rows(self) -> impl Iterator<Item = (RowImage, SnapshotMark)> {
-        let marks = marks(self.rows.len(), (self.first_of_all, self.first == 0), (self.last_of_all, self.last_of_table));
-        self.rows.into_iter().zip(marks)
-    }
-}
-
-impl WholeRows {
-    fn start(relation: Arc<Relation>, query: String, mut reading: Reading, at: (u64, i64), faults: Faults) -> Self {
-        let (send, blocks) = mpsc::channel(1);
-        let (snapshot, until) = (reading.snapshot.clone(), reading.end);
-        let columns = relation.table.columns.len();
-        let task_faults = faults.clone();
-        let reader = tokio::spawn(async move {
-            let ended = read_whole(&query, &mut reading, columns, &send, &task_faults).await;
-            if let Err(error) = ended {
-                // The receiver goes when the source is dropped; nobody is left to tell.
-                send.send(Err(error)).await.ok();
-            }
-        });
-        Self { relation, blocks, reader, snapshot, until, at, number: 0, faults }
-    }
-}
-
-impl Drop for WholeRows {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
-async fn read_whole(
-    query: &str,
-    reading: &mut Reading,
-    columns: usize,
-    send: &mpsc::Sender<Result<Block, SourceError>>,
-    faults: &Faults,
-) -> Result<(), SourceError> {
-    let mut stream = reading.lines(query).await?;
-    let mut lines = CopyRows::default();
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(line) = stream.next().await? {
-        let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
-        bytes += row.0.len();
-        rows.push(row);
-        if bytes >= BLOCK {
-            bytes = 0;
-            if send.send(Ok(Block { rows: std::mem::take(&mut rows), last: false })).await.is_err() {
-                return Ok(());
-            }
-        }
-    }
-    send.send(Ok(Block { rows, last: true })).await.ok();
-    Ok(())
+/// When the next rows may be read after so many.
+fn paced(rows: usize, per_second: Option<u32>) -> Instant {
+    let pause = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(rows as f64 / f64::from(rate.max(1))));
+    Instant::now() + pause
 }
 
 /// Tables in the order in which they are read: those with a key first, since a whole one holds the stream up.

@@ -11,6 +11,7 @@ use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
 
 use super::catalogue::{self, TableFacts};
+use super::chunk::Pending;
 use super::config::Address;
 use super::fault::Faults;
 use super::metrics::Metrics;
@@ -19,7 +20,7 @@ use super::relation::{Relation, Relations, message_of};
 use super::session::Session;
 use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
-use super::snapshot::{self, FirstLoad, Pending};
+use super::snapshot::{self, FirstLoad};
 use super::stream::Assembly;
 use super::wire::{Identity, Wire};
 use super::{PostgresSource, SURVEY};

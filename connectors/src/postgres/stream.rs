@@ -9,12 +9,13 @@ use std::sync::Arc;
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowImage, SnapshotMark};
 use guitong_schemas::position::{Lsn, Version};
 
+use super::chunk::Chunk;
 use super::decode::{Old, Tuple};
 use super::image;
 use super::metrics::SystemMetrics;
 use super::position::{Inside, Position};
 use super::relation::Relation;
-use super::snapshot::{Chunk, FirstLoad, Verdict};
+use super::snapshot::{FirstLoad, Verdict};
 
 /// A tuple that is not of its relation's shape.
 #[derive(Debug, thiserror::Error)]

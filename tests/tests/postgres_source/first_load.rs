@@ -286,3 +286,35 @@ async fn added_tables_are_loaded_and_snapshots_can_be_off() {
     server.execute("INSERT INTO b VALUES (3); INSERT INTO a VALUES (3)").await.unwrap();
     assert_eq!(lines(&session.take(2).await), ["c b [3]", "c a [3]"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_moves_to_where_the_load_has_been_is_made_whole() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT n, repeat('x', 3000) || n FROM generate_series(1, 200) n",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = system(&server, ADMIN);
+    system.snapshot.chunk = 1;
+    system.snapshot.rows_per_second = Some(1_000);
+    let began = std::time::Instant::now();
+    let mut session = exchange.connect(&system).await.unwrap();
+    let mut mirror = Mirror::default();
+    mirror.apply(&session.until(|all| !all.is_empty()).await);
+    server.execute("UPDATE t SET id = 0 WHERE id = 200").await.unwrap();
+    let mut rest = session.load().await;
+    if !lines(&rest).iter().any(|line| line.starts_with("d t")) {
+        rest.extend(session.take(2).await);
+    }
+    assert!(began.elapsed() > Duration::from_millis(195), "200 rows at 1,000 a second took {:?}", began.elapsed());
+    let text = lines(&rest);
+    assert!(text.contains(&"c t [0,?]".to_owned()), "the case was not met");
+    let whole = format!("r t [0,{}200]", "x".repeat(3000));
+    assert!(text.contains(&whole), "the moved row was never read");
+    mirror.apply(&rest);
+    assert!(!mirror.table("t").iter().flatten().any(|value| value.as_deref() == Some("<absent>")));
+}

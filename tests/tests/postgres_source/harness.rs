@@ -242,12 +242,15 @@ pub(crate) fn assert_rising(changes: &[Change]) {
     }
 }
 
+/// A row as text, with the version that it has.
+type Versioned = (Version, Vec<Option<String>>);
+
 /// Rows by key, as a sink that applies each change in turn would have them.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
-    pub(crate) rows: BTreeMap<(TableName, Vec<String>), (Version, Vec<Option<String>>)>,
+    pub(crate) rows: BTreeMap<(TableName, Vec<String>), Versioned>,
     /// The row that was deleted last: the other half of a key change has the same LSN.
-    deleted: Option<(Version, Vec<Option<String>>)>,
+    deleted: Option<Versioned>,
 }
 
 impl Mirror {
