@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,14 +12,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
-use guitong_log::{ExchangeLog, Retention, Role, TopicSpec};
+use guitong_log::{
+    AppendError, Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Placement, ReadBudget, Record, Retention,
+    Role, StateChange, TopicPartition, TopicSpec,
+};
 use guitong_schemas::contract::{KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
 use guitong_tests::servers::kafka::{Kafka, Options};
+use guitong_tests::servers::proxy::{ADD_OFFSETS_TO_TXN, END_TXN, Mode, Proxy};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 /// One broker for the whole suite: its checks keep apart by their exchanges' names.
 async fn broker() -> String {
@@ -180,4 +185,346 @@ async fn a_topic_gets_its_retention_and_keeps_what_an_operator_set() {
         assert_eq!(setting(&fixture.brokers, &name, "segment.bytes").await, "1048576", "{spec:?}");
     }
     fixture.close().await;
+}
+
+/// A broker of its own, with a listener behind a proxy.
+struct Cluster {
+    kafka: Kafka,
+    proxy: Proxy,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let (listener, port) = Proxy::bind().await.unwrap();
+        let kafka = Kafka::start_with(Options { advertise: Some(port), ..Options::default() }).await.unwrap();
+        let proxy = Proxy::start(listener, kafka.second_port()).unwrap();
+        Self { kafka, proxy, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A node of the exchange `faults`, whose state lies in a folder of its name.
+    fn node(&self, name: &str, brokers: &str, transaction_ms: u32) -> KafkaOptions {
+        let mut options = options(brokers, "faults", &self.folder.path().join(name));
+        let mut set = |name: &str, value: String| options.config.properties.insert(name.to_owned(), Secret::new(value));
+        set("session.timeout.ms", "1500".to_owned());
+        set("transaction.timeout.ms", transaction_ms.to_string());
+        options
+    }
+
+    /// A node whose connections all go through the proxy.
+    async fn behind_proxy(&self, transaction_ms: u32) -> KafkaLog {
+        KafkaLog::open(self.node("a", &self.proxy.address().to_string(), transaction_ms)).await.unwrap()
+    }
+
+    async fn direct(&self) -> KafkaLog {
+        KafkaLog::open(self.node("b", &self.kafka.bootstrap(), 5000)).await.unwrap()
+    }
+}
+
+fn owner() -> OwnerId {
+    OwnerId::new(Role::Connect, "licensing")
+}
+
+const TOPIC: &str = "raw.licensing.public.qy_jbxx";
+
+async fn make_topic(log: &KafkaLog) {
+    let retention = Retention::Expire { age: None, bytes: None };
+    log.ensure_topic(&TopicSpec { name: TOPIC.into(), partitions: 1, retention }).await.unwrap();
+}
+
+/// One record that says `n`, with `n` as the position.
+fn numbered(n: u64) -> Batch {
+    let record = NewRecord {
+        topic: TOPIC.into(),
+        partition: None,
+        key: Some("k".into()),
+        value: Some(n.to_string().into()),
+        headers: Vec::new(),
+        timestamp_ms: 1_700_000_000_000,
+    };
+    let state = StateChange { map: "m".into(), key: "last".into(), value: Some(n.to_string().into()) };
+    Batch { records: vec![record], position: Some(n.to_string().into()), state: vec![state], ..Batch::default() }
+}
+
+fn stands(hold: &dyn OwnedLog) -> Option<u64> {
+    hold.position().map(|position| std::str::from_utf8(&position).unwrap().parse().unwrap())
+}
+
+/// The numbers that the topic holds.
+async fn read_numbers(log: &KafkaLog) -> Vec<u64> {
+    let at = TopicPartition::new(TOPIC, 0);
+    let Bounds { earliest: mut next, end } = log.bounds(&at).await.unwrap();
+    let mut reader = log.reader(vec![(at, next)]).await.unwrap();
+    let mut numbers = Vec::new();
+    while next < end {
+        let batch = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(10) }).await.unwrap();
+        next = batch.next.last().unwrap().1;
+        let read = |record: &Record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse::<u64>().unwrap();
+        numbers.extend(batch.records.iter().map(read));
+    }
+    numbers
+}
+
+async fn held_state(hold: &dyn OwnedLog) -> Option<u64> {
+    let held = hold.get("m", &["last".into()]).await.unwrap().pop().unwrap();
+    held.map(|value| std::str::from_utf8(&value).unwrap().parse().unwrap())
+}
+
+/// Appends as a stage does: opens again where it must, tries again where it may, until `n` is committed. Gives how often an
+/// append was refused and how often its outcome was not known.
+async fn append_until(log: &KafkaLog, last: u64, progress: &watch::Sender<u64>) -> (u32, u32) {
+    let (mut refused, mut unknown) = (0, 0);
+    loop {
+        let mut hold = match log.open(&owner()).await {
+            Ok(hold) => hold,
+            Err(error) if error.is_transient() => continue,
+            Err(error) => panic!("{error}"),
+        };
+        let mut next = stands(&*hold).map_or(0, |stands| stands + 1);
+        assert_eq!(held_state(&*hold).await, next.checked_sub(1));
+        loop {
+            progress.send_replace(next);
+            if next > last {
+                return (refused, unknown);
+            }
+            match hold.append(numbered(next)).await {
+                Ok(_) => next += 1,
+                Err(AppendError::Refused(error)) if error.is_transient() => refused += 1,
+                Err(AppendError::Refused(LogError::Fenced { .. })) => break,
+                Err(AppendError::Refused(error)) => panic!("{error}"),
+                Err(AppendError::Unknown(_)) => {
+                    unknown += 1;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a commit never comes: the outcome is not known, and the batch is there once after the owner was opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled() {
+    let cluster = Cluster::start().await;
+    let log = cluster.behind_proxy(2000).await;
+    make_topic(&log).await;
+    let mut hold = log.open(&owner()).await.unwrap();
+    hold.append(numbered(0)).await.unwrap();
+    cluster.proxy.set(Mode::LoseReply { api_key: END_TXN });
+    let lost = hold.append(numbered(1)).await.unwrap_err();
+    assert!(matches!(lost, AppendError::Unknown(_)), "{lost:?}");
+    assert_eq!(cluster.proxy.mode(), Mode::Cut);
+    let after = hold.append(numbered(2)).await.unwrap_err();
+    assert!(matches!(after, AppendError::Refused(LogError::Fenced { .. })), "a hold in doubt writes nothing: {after:?}");
+    assert!(hold.get("m", &["last".into()]).await.is_err(), "nor does it say what it holds");
+
+    cluster.proxy.set(Mode::Pass);
+    let hold = log.open(&owner()).await.unwrap();
+    assert_eq!((stands(&*hold), held_state(&*hold).await), (Some(1), Some(1)), "the commit had reached the broker");
+    append_until(&log, 3, &watch::Sender::new(0)).await;
+    assert_eq!(read_numbers(&log).await, [0, 1, 2, 3]);
+    log.close().await;
+}
+
+/// A node stops between the brokers' fencing and its commit, and loses its slot meanwhile. The new holder waits for that commit:
+/// had it gone on without, it would have done the same work again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_changed_hands() {
+    let cluster = Cluster::start().await;
+    let a = cluster.behind_proxy(20_000).await;
+    make_topic(&a).await;
+    let mut older = a.open(&owner()).await.unwrap();
+    older.append(numbered(0)).await.unwrap();
+    cluster.proxy.set(Mode::HoldRequest { api_key: END_TXN });
+    let committing = tokio::spawn(async move { older.append(numbered(1)).await.map(|_| older) });
+    cluster.proxy.reached(Mode::Hold).await;
+    let b = cluster.direct().await;
+    wait_for_slot(&b).await;
+    let owner = owner();
+    let mut opening = pin!(b.open(&owner));
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
+    assert!(early.is_err(), "opened over a transaction that is not decided");
+    cluster.proxy.set(Mode::Pass);
+    let mut newer = opening.await.unwrap();
+    assert_eq!((stands(&*newer), held_state(&*newer).await), (Some(1), Some(1)));
+    newer.append(numbered(2)).await.unwrap();
+    if let Ok(mut older) = committing.await.unwrap() {
+        let late = older.append(numbered(9)).await.unwrap_err();
+        assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
+    }
+    assert_eq!(read_numbers(&b).await, [0, 1, 2]);
+    a.close().await;
+    b.close().await;
+}
+
+/// A node stops before its records are written; its slot is another's by the time it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_slot_while_it_stood_still_writes_nothing() {
+    let cluster = Cluster::start().await;
+    let a = cluster.behind_proxy(20_000).await;
+    make_topic(&a).await;
+    let mut older = a.open(&owner()).await.unwrap();
+    older.append(numbered(0)).await.unwrap();
+    cluster.proxy.set(Mode::HoldRequest { api_key: ADD_OFFSETS_TO_TXN });
+    let late = tokio::spawn(async move { older.append(numbered(9)).await });
+    cluster.proxy.reached(Mode::Hold).await;
+    let b = cluster.direct().await;
+    wait_for_slot(&b).await;
+    cluster.proxy.set(Mode::Pass);
+    let late = late.await.unwrap().unwrap_err();
+    assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
+    // Back in the group, it may have been given the slot again.
+    a.close().await;
+    let mut newer = b.open(&owner()).await.unwrap();
+    assert_eq!((stands(&*newer), held_state(&*newer).await), (Some(0), Some(0)));
+    newer.append(numbered(1)).await.unwrap();
+    assert_eq!(read_numbers(&b).await, [0, 1]);
+    b.close().await;
+}
+
+async fn wait_for_slot(log: &KafkaLog) {
+    let mut placement = log.placement();
+    let held = placement.wait_for(|placement| placement.holds(&owner()));
+    tokio::time::timeout(Duration::from_secs(30), held).await.unwrap().unwrap();
+}
+
+/// The broker stops, cleanly and by a crash, while batches are appended; each is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_go_on_after_the_broker_was_away() {
+    let mut cluster = Cluster::start().await;
+    let log = Arc::new(KafkaLog::open(cluster.node("a", &cluster.kafka.bootstrap(), 5000)).await.unwrap());
+    make_topic(&log).await;
+    let (progress, mut seen) = watch::channel(0);
+    let writing = Arc::clone(&log);
+    let writer = tokio::spawn(async move { append_until(&writing, 240, &progress).await });
+    for (number, clean) in [(60, true), (140, false)] {
+        seen.wait_for(|n| *n >= number).await.unwrap();
+        if clean {
+            cluster.kafka.stop().await.unwrap();
+        } else {
+            cluster.kafka.kill();
+        }
+        cluster.kafka.start_again().await.unwrap();
+    }
+    let (refused, unknown) = writer.await.unwrap();
+    println!("refused {refused}, unknown {unknown}");
+    assert_eq!(read_numbers(&log).await, (0..=240).collect::<Vec<_>>());
+    log.close().await;
+}
+
+/// A broker that stands still for longer than a transaction may take: what was under way is refused or in doubt, never half there.
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_go_on_after_the_broker_stood_still() {
+    let cluster = Cluster::start().await;
+    let log = Arc::new(KafkaLog::open(cluster.node("a", &cluster.kafka.bootstrap(), 1000)).await.unwrap());
+    make_topic(&log).await;
+    let (progress, mut seen) = watch::channel(0);
+    let writing = Arc::clone(&log);
+    let writer = tokio::spawn(async move { append_until(&writing, 200, &progress).await });
+    seen.wait_for(|n| *n >= 50).await.unwrap();
+    cluster.kafka.pause().unwrap();
+    let stuck = *seen.borrow_and_update();
+    let waited = tokio::time::timeout(Duration::from_secs(4), seen.wait_for(|n| *n > stuck + 1)).await;
+    assert!(waited.is_err(), "something was committed while the broker stood still");
+    cluster.kafka.resume().unwrap();
+    let (refused, unknown) = writer.await.unwrap();
+    println!("refused {refused}, unknown {unknown}");
+    assert_eq!(read_numbers(&log).await, (0..=200).collect::<Vec<_>>());
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_down_at_the_start_is_waited_for() {
+    let mut cluster = Cluster::start().await;
+    cluster.kafka.stop().await.unwrap();
+    let options = cluster.node("a", &cluster.kafka.bootstrap(), 5000);
+    let impatient = KafkaLog::open(KafkaOptions { patience: Duration::from_millis(300), ..options.clone() }).await.unwrap_err();
+    assert!(impatient.is_transient() && impatient.to_string().contains(&cluster.kafka.bootstrap()), "{impatient}");
+    let opening = tokio::spawn(KafkaLog::open(KafkaOptions { patience: Duration::MAX, ..options }));
+    cluster.kafka.start_again().await.unwrap();
+    let log = tokio::time::timeout(Duration::from_secs(30), opening).await.unwrap().unwrap().unwrap();
+    make_topic(&log).await;
+    append_until(&log, 3, &watch::Sender::new(0)).await;
+    log.close().await;
+}
+
+/// A second node takes a part of the slots; owners whose slots stay go on without a break, and the slots of a node that went come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_share_the_slots_and_what_stays_goes_on() {
+    let cluster = Cluster::start().await;
+    let a = KafkaLog::open(cluster.node("a", &cluster.kafka.bootstrap(), 5000)).await.unwrap();
+    make_topic(&a).await;
+    let slots = |log: &KafkaLog| match log.placement().borrow().clone() {
+        Placement::Slots(roles) => roles.into_iter().flat_map(|(_, slots)| slots).collect::<Vec<_>>(),
+        Placement::All => panic!("placed by the group"),
+    };
+    let mut holds = Vec::new();
+    for n in 0..40 {
+        holds.push(a.open(&OwnerId::new(Role::Connect, format!("system-{n}"))).await.unwrap());
+    }
+    assert_eq!(slots(&a).len(), 64);
+    let b = cluster.direct().await;
+    let mut placed = b.placement();
+    let some =
+        |placement: &Placement| matches!(placement, Placement::Slots(roles) if roles.iter().any(|(_, slots)| !slots.is_empty()));
+    tokio::time::timeout(Duration::from_secs(30), placed.wait_for(some)).await.unwrap().unwrap();
+    let mut all = [slots(&a), slots(&b)].concat();
+    assert!(slots(&a).len() >= 20 && slots(&b).len() >= 20, "{} and {}", slots(&a).len(), slots(&b).len());
+    all.sort_unstable();
+    assert_eq!(all, (0..64).collect::<Vec<_>>());
+    for hold in &mut holds {
+        let stays = a.placement().borrow().holds(hold.owner());
+        let appended = hold.append(Batch { position: Some("1".into()), ..Batch::default() }).await;
+        match appended {
+            Ok(_) => assert!(stays, "{} was taken away", hold.owner()),
+            Err(AppendError::Refused(LogError::Fenced { .. })) => assert!(!stays, "{} has stayed", hold.owner()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    b.close().await;
+    drop(b);
+    let whole =
+        |placement: &Placement| matches!(placement, Placement::Slots(roles) if roles.iter().any(|(_, slots)| slots.len() == 64));
+    tokio::time::timeout(Duration::from_secs(30), a.placement().wait_for(whole)).await.unwrap().unwrap();
+    a.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_has_a_state_directory() {
+    let fixture = Fixture::fresh().await;
+    let _log = fixture.open().await;
+    let second = KafkaLog::open(options(&fixture.brokers, &fixture.exchange, fixture.state.path())).await.unwrap_err();
+    assert!(matches!(second, LogError::Locked { .. }), "{second}");
+    fixture.close().await;
+    let again = fixture.open().await;
+    drop(again);
+    fixture.close().await;
+}
+
+/// SASL/SCRAM by the operator's properties; a wrong password is told as such and shown nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_proved_by_scram() {
+    let users = vec![("exchange".to_owned(), "synthetic-password".to_owned())];
+    let kafka = Kafka::start_with(Options { users, ..Options::default() }).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let with = |password: &str| {
+        let mut options = options(&kafka.sasl_bootstrap(), "secured", folder.path());
+        for (name, value) in [
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "SCRAM-SHA-512"),
+            ("sasl.username", "exchange"),
+            ("sasl.password", password),
+        ] {
+            options.config.properties.insert(name.to_owned(), Secret::new(value.to_owned()));
+        }
+        options
+    };
+    let wrong = KafkaOptions { patience: Duration::from_secs(3), ..with("another-password") };
+    let refused = KafkaLog::open(wrong).await.unwrap_err().to_string();
+    assert!(refused.contains("uthentication") && !refused.contains("another-password"), "{refused}");
+    let log = KafkaLog::open(with("synthetic-password")).await.unwrap();
+    make_topic(&log).await;
+    append_until(&log, 2, &watch::Sender::new(0)).await;
+    assert_eq!(read_numbers(&log).await, [0, 1, 2]);
+    assert!(!format!("{log:?}").contains("synthetic-password"));
+    log.close().await;
 }

@@ -22,10 +22,15 @@ pub enum Mode {
     Cut,
     /// The next Kafka request with this API key reaches the server, its answer never comes back, and from then on it is [`Mode::Cut`].
     LoseReply { api_key: i16 },
+    /// The next Kafka request with this API key is kept back, and from then on it is [`Mode::Hold`].
+    HoldRequest { api_key: i16 },
 }
 
 /// Kafka's EndTxn, which commits or aborts a transaction.
 pub const END_TXN: i16 = 26;
+
+/// Kafka's AddOffsetsToTxn, which comes after a transaction's records and before its commit.
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
 
 /// A running proxy; dropped, it stops.
 #[derive(Debug)]
@@ -131,8 +136,11 @@ async fn requests(
         let count = from.read(&mut buffer).await?;
         let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
         frames.scan(bytes, |api_key| {
-            if *mode.borrow() == (Mode::LoseReply { api_key }) {
+            let now = *mode.borrow();
+            if now == (Mode::LoseReply { api_key }) {
                 lose.send_replace(true);
+            } else if now == (Mode::HoldRequest { api_key }) {
+                mode.send_replace(Mode::Hold);
             }
         });
         let _ = watching.wait_for(|now| *now != Mode::Hold).await;

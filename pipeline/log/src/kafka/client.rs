@@ -173,7 +173,10 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.note(reason);
+        // That all brokers are down comes after each fault of the last connection, which says why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.trouble.note(reason);
+        }
         tracing::debug!(%error, "{reason}");
     }
 }

@@ -73,8 +73,8 @@ pub(crate) struct Queue {
     last: Vec<Last>,
     /// Their positions are asked for in this list.
     list: TopicPartitionList,
-    /// Told when the queue is no longer empty. Boxed: librdkafka holds its address.
-    wake: Box<Arc<Notify>>,
+    /// Told when the queue is no longer empty; librdkafka holds its address.
+    wake: Arc<Notify>,
     /// Last: it outlives the queue.
     consumer: Arc<BaseConsumer<Context>>,
 }
@@ -90,8 +90,8 @@ impl fmt::Debug for Queue {
 
 /// Called by librdkafka's threads when a queue gets its first element.
 unsafe extern "C" fn not_empty(_: *mut rd::rd_kafka_t, wake: *mut c_void) {
-    // SAFETY: `wake` is the box of the queue that calls; the callback is disabled before the box goes.
-    let wake = unsafe { &*wake.cast::<Arc<Notify>>() };
+    // SAFETY: `wake` is what the queue that calls has a count of; the callback is disabled before the queue gives it up.
+    let wake = unsafe { &*wake.cast::<Notify>() };
     wake.notify_one();
 }
 
@@ -109,12 +109,12 @@ impl Queue {
         let client = consumer.client().native_ptr();
         // SAFETY: `client` lives as long as `consumer`, of which the new value keeps a count.
         let queue = unsafe { NonNull::new(rd::rd_kafka_queue_new(client))? };
-        let wake = Box::new(Arc::new(Notify::new()));
+        let wake = Arc::new(Notify::new());
         let consumer = Arc::clone(consumer);
         let made = Self { queue, waiting: VecDeque::new(), partitions, names, last, list, wake, consumer };
         made.attach();
-        let opaque: *const Arc<Notify> = &raw const *made.wake;
-        // SAFETY: the box stays where it is until `drop` has disabled the callback.
+        let opaque = Arc::as_ptr(&made.wake);
+        // SAFETY: the count that `made` has keeps it alive until `drop` has disabled the callback.
         unsafe { rd::rd_kafka_queue_cb_event_enable(made.queue.as_ptr(), Some(not_empty), opaque.cast_mut().cast()) };
         Some(made)
     }
@@ -219,7 +219,7 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.waiting.clear();
         let client = self.consumer.client().native_ptr();
-        // SAFETY: the callback is off before its box goes; forwards end before the queue they lead to.
+        // SAFETY: the callback is off before what it tells may go; forwards end before the queue they lead to.
         unsafe {
             rd::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, ptr::null_mut());
             for (topic, number) in &self.names {

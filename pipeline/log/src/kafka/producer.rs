@@ -292,7 +292,7 @@ impl ProducerContext for Deliveries {
             }
             Err((error, _)) => state.failed = state.failed.take().or_else(|| Some(error.clone())),
         }
-        if state.pending == 0 || state.failed.is_some() || state.pending % 256 == 0 {
+        if state.pending == 0 || state.failed.is_some() || state.pending.is_multiple_of(256) {
             self.changed.notify_all();
         }
     }
