@@ -161,10 +161,13 @@ async fn compact(
         let (dirty, following) =
             stubs(inner, partition, extent.cleaned, |stub, count| stub.max_ms <= old_ms && count < PASS_BLOCKS).await?;
         let bytes: u64 = dirty.iter().map(|stub| stub.bytes).sum();
-        let overdue = extent.tombstone_ms.is_some_and(|oldest| oldest < gone_ms);
-        let worth = dirty.len() == PASS_BLOCKS || extent.clean_bytes + bytes <= SMALL || bytes >= extent.clean_bytes / 2;
         // A pass that began goes to the end, however little is left of it.
-        if (dirty.is_empty() || !(worth || begun)) && !(overdue && !begun) {
+        let superseding = !dirty.is_empty()
+            && (begun || dirty.len() == PASS_BLOCKS || extent.clean_bytes + bytes <= SMALL || bytes >= extent.clean_bytes / 2);
+        // Tombstones of a large partition wait for one another: each pass reads all of it.
+        let slack = if extent.clean_bytes <= SMALL { Duration::ZERO } else { tombstones / 8 };
+        let overdue = !begun && extent.tombstone_ms.is_some_and(|oldest| oldest < before(gone_ms, slack));
+        if !superseding && !overdue {
             return Ok(());
         }
         begun = true;

@@ -100,10 +100,13 @@ impl Hold {
     }
 }
 
+/// A state row: map, key, stamped value.
 type SetRow = (i64, Bytes, Vec<u8>);
+/// Blocks of one partition.
+type Packed = (Arc<Partition>, Vec<Block>);
 
 /// Packs records, in their order, into blocks of each partition.
-fn pack(inner: &Inner, records: &[NewRecord]) -> Result<Vec<(Arc<Partition>, Vec<Block>)>, LogError> {
+fn pack(inner: &Inner, records: &[NewRecord]) -> Result<Vec<Packed>, LogError> {
     let mut parts: Vec<(Arc<Partition>, Vec<Block>, BlockBuilder)> = Vec::new();
     let mut places: HashMap<u32, usize> = HashMap::new();
     let mut topic: Option<Arc<Topic>> = None;
@@ -139,7 +142,7 @@ fn pack(inner: &Inner, records: &[NewRecord]) -> Result<Vec<(Arc<Partition>, Vec
 /// A batch on its way into the file.
 struct Append {
     owner: String,
-    blocks: Vec<(Arc<Partition>, Vec<Block>)>,
+    blocks: Vec<Packed>,
     consumed: Vec<(u32, u64)>,
     position: Option<Vec<u8>>,
     set: Vec<SetRow>,
