@@ -3,6 +3,7 @@
 mod disk;
 mod file;
 mod housekeeping;
+mod state;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -20,8 +20,8 @@ use crate::contract::{LogError, LogId};
 const APPLICATION_ID: i64 = 0x4754_4C47;
 /// The file's format. An older file is upgraded when it is opened; there is none yet.
 const FORMAT: u32 = 1;
-/// Pages of 8 KiB: a block of records takes few, a small commit does not write much more than it must.
-const PAGE: u32 = 8 << 10;
+/// Pages of 4 KiB: a small commit and a changed entry of keyed state do not write much more than they must.
+const PAGE: u32 = 4 << 10;
 /// Page cache of the writer, in KiB: the inner pages of the keyed state stay in it.
 const WRITER_CACHE: u32 = 16 << 10;
 /// Bytes of the write-ahead log beyond which the writer waits for its readers, so that it begins again at the front.
@@ -42,6 +42,7 @@ const SCHEMA: &str = "
     CREATE TABLE consumed (owner TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (owner, partition)) WITHOUT ROWID;
     CREATE TABLE map (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (owner, name));
     CREATE TABLE state (map INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (map, key)) WITHOUT ROWID;
+    CREATE TABLE state_run (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
     CREATE TABLE schema_text (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, text TEXT NOT NULL);
     CREATE TABLE schema_version (
         subject TEXT NOT NULL, version INTEGER NOT NULL, schema INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,

@@ -12,6 +12,7 @@ mod maintain;
 mod owned;
 mod reader;
 mod rows;
+mod state;
 mod topics;
 mod writer;
 
@@ -28,6 +29,7 @@ use self::file::{FileLock, LogFile};
 use self::owned::Hold;
 use self::reader::Reader;
 use self::rows::unsigned;
+use self::state::State;
 use self::topics::{Extent, Partition, Topic, Topics};
 use self::writer::{Queue, Writer};
 pub(crate) use self::writer::{Tx, Work, WorkError};
@@ -63,6 +65,7 @@ struct Inner {
     queue: Queue,
     topics: Arc<Topics>,
     maps: Arc<Maps>,
+    state: Arc<State>,
     appending: Semaphore,
     placement: watch::Sender<Placement>,
     maintaining: Mutex<()>,
@@ -100,8 +103,10 @@ impl EmbeddedLog {
         let (id, mut conn) = file.prepare().await?;
         let (topics, maps) = load(&mut conn, &file).await?;
         let (topics, maps) = (Arc::new(topics), Arc::new(maps));
+        let state = Arc::new(State::default());
+        state.load(&mut conn, |error| file.error(error)).await?;
         let readers = file.readers();
-        let queue = Writer::start(file.clone(), conn, Arc::clone(&topics), metrics.clone(), lock);
+        let queue = Writer::start(file.clone(), conn, (Arc::clone(&topics), Arc::clone(&state)), metrics.clone(), lock);
         let placement = watch::Sender::new(Placement::All);
         let appending = Semaphore::new(APPENDING / KIB);
         Ok(Self {
@@ -112,6 +117,7 @@ impl EmbeddedLog {
                 queue,
                 topics,
                 maps,
+                state,
                 appending,
                 placement,
                 maintaining: Mutex::new(()),

@@ -3,25 +3,23 @@
 //! A batch is packed into blocks by the task that appends it, so that packing uses every core and the writer only writes. An
 //! append that is dropped half-way may have reached the writer: the holder then answers Unknown until it is opened again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{QueryBuilder, Row};
+use sqlx::Row;
 
 use super::Inner;
 use super::block::{BLOCK_BYTES, Block, BlockBuilder};
 use super::rows::{Shape, signed, stamped, unsigned, unstamped};
+use super::state::{self, Change, GetError, State};
 use super::topics::{Extent, Partition, Topic, pick};
 use super::writer::{Tx, Work, WorkError};
 use crate::contract::{
     AppendError, Batch, Committed, LogError, NewRecord, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition,
 };
 use crate::partition::partition_for;
-
-/// Keys of one query of [`OwnedLog::get`].
-const KEYS: usize = 250;
 
 #[derive(Debug)]
 pub(crate) struct Hold {
@@ -65,43 +63,49 @@ impl Hold {
         for (at, next) in &batch.offsets {
             consumed.push((self.inner.topics.partition(at)?.id, *next));
         }
-        let (set, removed) = self.state(&batch.state).await?;
+        let changes = self.changes(&batch.state).await?;
+        let run = if changes.is_empty() { Vec::new() } else { state::encode(&changes) };
         let blocks = pack(&self.inner, &batch.records)?;
-        let bytes = blocks.iter().flat_map(|part| &part.1).map(|block| block.data.len()).sum::<usize>()
-            + set.iter().map(|(_, key, value)| key.len() + value.len()).sum::<usize>();
+        let bytes = run.len() + blocks.iter().flat_map(|part| &part.1).map(|block| block.data.len()).sum::<usize>();
         Ok(Append {
             owner: self.owner.to_string(),
             blocks,
             consumed,
             position: batch.position.as_deref().map(stamped),
-            set,
-            removed,
+            state: Arc::clone(&self.inner.state),
+            changes,
+            run,
+            run_id: 0,
             bytes,
         })
     }
 
-    /// The last change of each key, sorted as the table is.
-    async fn state(&self, changes: &[StateChange]) -> Result<(Vec<SetRow>, Vec<(i64, Bytes)>), LogError> {
-        let (mut set, mut removed) = (Vec::new(), Vec::new());
-        let mut seen = HashSet::with_capacity(changes.len());
-        for change in changes.iter().rev() {
-            let map = self.inner.map(&self.owner, &change.map).await?;
-            if !seen.insert((map, &change.key)) {
-                continue;
-            }
-            match &change.value {
-                Some(value) => set.push((map, change.key.clone(), stamped(value))),
-                None => removed.push((map, change.key.clone())),
-            }
+    /// The changes with the ids of their maps.
+    async fn changes(&self, changes: &[StateChange]) -> Result<Vec<Change>, LogError> {
+        let mut known: HashMap<&str, i64> = HashMap::new();
+        let mut out = Vec::with_capacity(changes.len());
+        for StateChange { map, key, value } in changes {
+            let map = match known.get(&**map) {
+                Some(id) => *id,
+                None => {
+                    let id = self.inner.map(&self.owner, map).await?;
+                    known.insert(map, id);
+                    id
+                }
+            };
+            out.push(Change { map, key: key.clone(), value: value.clone() });
         }
-        set.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        removed.sort_unstable();
-        Ok((set, removed))
+        Ok(out)
+    }
+
+    fn fault(&self, error: GetError) -> LogError {
+        match error {
+            GetError::Sql(error) => self.inner.file.error(error),
+            GetError::Log(error) => error,
+        }
     }
 }
 
-/// A state row: map, key, stamped value.
-type SetRow = (i64, Bytes, Vec<u8>);
 /// Blocks of one partition.
 type Packed = (Arc<Partition>, Vec<Block>);
 
@@ -145,8 +149,11 @@ struct Append {
     blocks: Vec<Packed>,
     consumed: Vec<(u32, u64)>,
     position: Option<Vec<u8>>,
-    set: Vec<SetRow>,
-    removed: Vec<(i64, Bytes)>,
+    state: Arc<State>,
+    changes: Vec<Change>,
+    /// The changes as they lie in the file.
+    run: Vec<u8>,
+    run_id: i64,
     bytes: usize,
 }
 
@@ -179,17 +186,21 @@ impl Work for Append {
                 .execute(&mut *tx.conn)
                 .await?;
         }
-        tx.statements
-            .write(tx.conn, Shape::State, &self.set, |binds, (map, key, value)| {
-                binds.add(*map).add(&**key).add(value.as_slice());
-            })
-            .await?;
-        tx.statements
-            .write(tx.conn, Shape::Unstate, &self.removed, |binds, (map, key)| {
-                binds.add(*map).add(&**key);
-            })
-            .await?;
+        if !self.run.is_empty() {
+            self.run_id = self.state.take_run();
+            sqlx::query("INSERT INTO state_run (id, data) VALUES (?, ?)")
+                .bind(self.run_id)
+                .bind(self.run.as_slice())
+                .execute(&mut *tx.conn)
+                .await?;
+        }
         Ok(())
+    }
+
+    fn committed(&mut self) {
+        if !self.run.is_empty() {
+            self.state.committed(self.run_id, self.run.len(), &self.changes);
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -247,66 +258,11 @@ impl OwnedLog for Hold {
 
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
         let Some(map) = self.inner.maps.known(&self.owner, map) else { return Ok(vec![None; keys.len()]) };
-        let mut found: HashMap<Vec<u8>, Bytes> = HashMap::with_capacity(keys.len());
-        for some in keys.chunks(KEYS) {
-            let mut query = QueryBuilder::new("SELECT key, value FROM state WHERE map = ");
-            query.push_bind(map).push(" AND key IN (");
-            let mut list = query.separated(",");
-            for key in some {
-                list.push_bind(&**key);
-            }
-            query.push(")");
-            let rows = query.build().fetch_all(&self.inner.readers).await.map_err(|error| self.inner.file.error(error))?;
-            for row in rows {
-                let (key, value) = entry(&row).map_err(|error| self.inner.file.error(error))?;
-                found.insert(key, unstamped(value)?);
-            }
-        }
-        Ok(keys.iter().map(|key| found.get(&**key).cloned()).collect())
+        self.inner.state.get(&self.inner.readers, map, keys).await.map_err(|error| self.fault(error))
     }
 
     async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {
         let Some(map) = self.inner.maps.known(&self.owner, map) else { return Ok(Vec::new()) };
-        let mut query = QueryBuilder::new("SELECT key, value FROM state WHERE map = ");
-        query.push_bind(map).push(" AND key >= ").push_bind(prefix);
-        if let Some(after) = after {
-            query.push(" AND key > ").push_bind(after);
-        }
-        if let Some(end) = prefix_end(prefix) {
-            query.push(" AND key < ").push_bind(end);
-        }
-        query.push(" ORDER BY key LIMIT ").push_bind(signed(limit as u64));
-        let rows = query.build().fetch_all(&self.inner.readers).await.map_err(|error| self.inner.file.error(error))?;
-        rows.iter()
-            .map(|row| {
-                let (key, value) = entry(row).map_err(|error| self.inner.file.error(error))?;
-                Ok((key.into(), unstamped(value)?))
-            })
-            .collect()
-    }
-}
-
-fn entry(row: &sqlx::sqlite::SqliteRow) -> Result<(Vec<u8>, Vec<u8>), sqlx::Error> {
-    Ok((row.try_get(0)?, row.try_get(1)?))
-}
-
-/// The first bytes that sort after everything that starts with `prefix`; `None` where nothing does.
-fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let keep = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut end = prefix.get(..=keep)?.to_vec();
-    *end.last_mut()? += 1;
-    Some(end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::prefix_end;
-
-    #[test]
-    fn a_prefix_ends_where_the_next_begins() {
-        assert_eq!(prefix_end(b"ab"), Some(b"ac".to_vec()));
-        assert_eq!(prefix_end(&[1, 255, 255]), Some(vec![2]));
-        assert_eq!(prefix_end(&[255]), None);
-        assert_eq!(prefix_end(b""), None);
+        self.inner.state.scan(&self.inner.readers, map, prefix, after, limit).await.map_err(|error| self.fault(error))
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fault::Fault;
 use super::file::{FileLock, LogFile, WAL_BYTES};
 use super::rows::{self, Statements};
+use super::state::State;
 use super::topics::{Extent, Partition, Topics};
 use crate::contract::{AppendError, LogError, OwnerId};
 use crate::metrics::Metrics;
@@ -139,6 +140,7 @@ pub(crate) struct Writer {
     file: LogFile,
     conn: Option<SqliteConnection>,
     topics: Arc<Topics>,
+    state: Arc<State>,
     statements: Statements,
     epochs: HashMap<OwnerId, u64>,
     metrics: Metrics,
@@ -168,12 +170,20 @@ impl Group {
 
 impl Writer {
     /// Starts the task; it ends when it is told to or every [`Queue`] is gone.
-    pub(crate) fn start(file: LogFile, conn: SqliteConnection, topics: Arc<Topics>, metrics: Metrics, lock: FileLock) -> Queue {
+    pub(crate) fn start(
+        file: LogFile,
+        conn: SqliteConnection,
+        memory: (Arc<Topics>, Arc<State>),
+        metrics: Metrics,
+        lock: FileLock,
+    ) -> Queue {
+        let (topics, state) = memory;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let writer = Self {
             file,
             conn: Some(conn),
             topics,
+            state,
             statements: Statements::default(),
             epochs: HashMap::new(),
             metrics,
@@ -186,8 +196,18 @@ impl Writer {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         let mut closed = None;
+        let mut merging = false;
         while closed.is_none() {
-            let Some(first) = queue.recv().await else { break };
+            let first = match queue.try_recv() {
+                // What was gathered of keyed state goes on its way while nobody waits.
+                Err(mpsc::error::TryRecvError::Empty) if merging => {
+                    merging = self.merge().await;
+                    continue;
+                }
+                Err(_) => queue.recv().await,
+                Ok(first) => Some(first),
+            };
+            let Some(first) = first else { break };
             let mut group = Group::default();
             self.admit(first, &mut group);
             while group.takes_more() {
@@ -202,6 +222,7 @@ impl Writer {
                 answer.send(epoch).ok();
             }
             closed = group.closed;
+            merging = self.merge().await;
         }
         if let Some(conn) = self.conn.take()
             && let Err(error) = conn.close().await
@@ -212,6 +233,15 @@ impl Writer {
         if let Some(answer) = closed {
             answer.send(()).ok();
         }
+    }
+
+    /// Writes the next slice of keyed state into its table; whether there may be more to write now.
+    async fn merge(&mut self) -> bool {
+        let Some(work) = self.state.slice() else { return false };
+        let (answer, mut told) = oneshot::channel();
+        self.write(vec![Piece { work, answer }]).await;
+        // A slice that failed is tried again after the next commit.
+        matches!(told.try_recv(), Ok(Ok(())))
     }
 
     fn admit(&mut self, message: Message, group: &mut Group) {
@@ -310,6 +340,7 @@ impl Writer {
                 partition.extent.send_replace(*extent);
             }
         }
+        self.state.load(&mut conn, |error| self.file.error(error)).await?;
         Ok(conn)
     }
 }
