@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use guitong_log::ExchangeLog;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::registry::{BuiltinRegistry, RegistryClient, SchemaRegistry};
+use guitong_log::{ExchangeLog, Role};
 use guitong_schemas::contract::load::{Purpose, load as load_directory};
 use guitong_schemas::contract::{Directory, LogConfig, Problems};
 use guitong_schemas::standard::Standard;
@@ -50,46 +52,63 @@ pub(crate) struct Opened {
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Embedded { log: EmbeddedLog, builtin: Option<BuiltinRegistry> },
-    Kafka,
+    Kafka(Arc<KafkaLog>),
 }
 
 impl Opened {
-    /// Opens what the directory declares.
+    /// Opens what the directory declares, for a node that runs `roles`; without any, to look and to copy. Brokers that do not answer
+    /// yet are waited for while the node is starting.
     ///
     /// # Errors
     /// When the log is in use, damaged, newer, or cannot be reached.
-    pub(crate) async fn open(directory: &Directory) -> Result<Self, Failure> {
+    pub(crate) async fn open(
+        directory: &Directory,
+        roles: &[Role],
+        metrics: guitong_log::metrics::Metrics,
+    ) -> Result<Self, Failure> {
         let client = match &directory.exchange.registry {
             Some(config) => Some(RegistryClient::new(config).map_err(|error| Failure::usage(error.to_string()))?),
             None => None,
         };
         match &directory.exchange.log {
-            LogConfig::Embedded { path } => {
-                let path = directory.root.join(path);
-                make_parent(&path)?;
-                let log = EmbeddedLog::open(&EmbeddedConfig { path, max_bytes: None }).await?;
-                let builtin = match &client {
-                    Some(_) => None,
-                    None => Some(BuiltinRegistry::open(&log).await.map_err(|error| Failure::unreachable(error.to_string()))?),
-                };
-                let registry: Arc<dyn SchemaRegistry> = match (client, &builtin) {
-                    (Some(client), _) => Arc::new(client),
-                    (None, Some(builtin)) => Arc::new(builtin.clone()),
-                    (None, None) => return Err(Failure::usage("an exchange needs a schema registry")),
-                };
-                Ok(Self { log: Arc::new(log.clone()), registry, kind: Kind::Embedded { log, builtin } })
+            LogConfig::Embedded { path } => Self::open_embedded(&directory.root.join(path), client, metrics).await,
+            LogConfig::Kafka(config) => {
+                let client = client.ok_or_else(|| Failure::usage("a Kafka log needs [registry] in exchange.toml"))?;
+                let log = KafkaLog::open(KafkaOptions {
+                    exchange: directory.exchange.name.to_string(),
+                    config: config.clone(),
+                    roles: roles.to_vec(),
+                    patience: if roles.is_empty() { Duration::from_secs(10) } else { Duration::MAX },
+                    metrics,
+                });
+                let log = Arc::new(log.await?);
+                Ok(Self { log: Arc::clone(&log) as Arc<dyn ExchangeLog>, registry: Arc::new(client), kind: Kind::Kafka(log) })
             }
-            LogConfig::Kafka(config) => Err(Failure::usage(format!(
-                "Kafka at {:?} is not supported by this build",
-                (config.brokers.first(), client.is_some())
-            ))),
         }
+    }
+
+    async fn open_embedded(
+        path: &Path,
+        client: Option<RegistryClient>,
+        metrics: guitong_log::metrics::Metrics,
+    ) -> Result<Self, Failure> {
+        make_parent(path)?;
+        let log = EmbeddedLog::open_with(&EmbeddedConfig { path: path.to_owned(), max_bytes: None }, metrics).await?;
+        let (registry, builtin): (Arc<dyn SchemaRegistry>, _) = match client {
+            Some(client) => (Arc::new(client), None),
+            None => {
+                let builtin = BuiltinRegistry::open(&log).await.map_err(|error| Failure::unreachable(error.to_string()))?;
+                (Arc::new(builtin.clone()), Some(builtin))
+            }
+        };
+        Ok(Self { log: Arc::new(log.clone()), registry, kind: Kind::Embedded { log, builtin } })
     }
 
     /// Ends the log after what was appended before.
     pub(crate) async fn close(&self) {
-        if let Kind::Embedded { log, .. } = &self.kind {
-            log.close().await;
+        match &self.kind {
+            Kind::Embedded { log, .. } => log.close().await,
+            Kind::Kafka(log) => log.close().await,
         }
     }
 
@@ -100,7 +119,7 @@ impl Opened {
     pub(crate) async fn backup(&self, target: &Path) -> Result<(), Failure> {
         match &self.kind {
             Kind::Embedded { log, .. } => Ok(log.backup(target).await?),
-            Kind::Kafka => Err(Failure::usage("the log is Apache Kafka").help("copy its topics with Kafka's own tools")),
+            Kind::Kafka(_) => Err(Failure::usage("the log is Apache Kafka").help("copy its topics with Kafka's own tools")),
         }
     }
 }

@@ -28,7 +28,8 @@ impl Backup {
             Some(client) => client.backup(&target).await?,
             None => {
                 let directory = open::load(&self.at.dir)?;
-                Opened::open(&directory).await?.backup(&target).await?;
+                let metrics = guitong_log::metrics::Metrics::new().map_err(|error| Failure::unreachable(error.to_string()))?;
+                Opened::open(&directory, &[], metrics).await?.backup(&target).await?;
             }
         }
         let bytes = std::fs::metadata(&target).map_or(0, |data| data.len());

@@ -1,6 +1,6 @@
 //! What every subscriber holds against what it is granted, by plain SQL in SQLite: nothing of the pipeline is called here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use guitong_schemas::contract::{Directory, SinkConfig, SourceConfig};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -44,11 +44,35 @@ pub async fn compare(directory: &Directory) -> Result<Vec<Comparison>, DemoError
     Ok(out)
 }
 
-/// A connection with the department's database attached as `department`, the subscriber's as `subscriber`, and the expected rows
-/// in the temporary table `expected`.
+/// Rows that all subscriptions together are granted.
+pub(super) async fn granted(directory: &Directory) -> Result<u64, DemoError> {
+    let mut total = 0;
+    for expected in EXPECTED {
+        total += Bench::open(directory, expected).await?.count("SELECT count(*) FROM expected").await?;
+    }
+    Ok(total)
+}
+
+/// Rows that all subscribers together hold. Before its first batch a subscriber has no table, and before the first of its department no file.
+pub(super) async fn held(directory: &Directory) -> Result<u64, DemoError> {
+    let mut total: u64 = 0;
+    for subscription in directory.subscriptions.values() {
+        let SinkConfig::Sqlite { path, table } = &subscription.sink else { continue };
+        let options = SqliteConnectOptions::new().filename(directory.root.join(path)).read_only(true).disable_statement_logging();
+        let Ok(mut connection) = options.connect().await else { continue };
+        let sql = format!("SELECT count(*) FROM {}", quote(table));
+        if let Ok(row) = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_one(&mut connection).await {
+            total += u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
+        }
+    }
+    Ok(total)
+}
+
+/// A connection with the department's database attached as `department`, and the expected rows in the temporary table `expected`.
 struct Bench {
     connection: SqliteConnection,
     subscription: &'static str,
+    sink: PathBuf,
     table: String,
     columns: Vec<String>,
 }
@@ -64,16 +88,17 @@ impl Bench {
         };
         let mut connection = SqliteConnectOptions::new().disable_statement_logging().connect().await?;
         attach(&mut connection, &directory.root.join(&source.path), "department").await?;
-        attach(&mut connection, &directory.root.join(path), "subscriber").await?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(expected.view)).execute(&mut connection).await?;
         let fill = format!("CREATE TEMP TABLE expected AS {}", expected.query);
         sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&mut connection).await?;
         let columns = sqlx::query("SELECT name FROM pragma_table_info('expected')").fetch_all(&mut connection).await?;
         let columns = columns.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
-        Ok(Self { connection, subscription: expected.subscription, table: format!("subscriber.{}", quote(table)), columns })
+        let (sink, table) = (directory.root.join(path), format!("subscriber.{}", quote(table)));
+        Ok(Self { connection, subscription: expected.subscription, sink, table, columns })
     }
 
     async fn compare(mut self) -> Result<Comparison, DemoError> {
+        attach(&mut self.connection, &self.sink, "subscriber").await?;
         let as_text: Vec<String> = self.columns.iter().map(|name| format!("CAST({0} AS TEXT) AS {0}", quote(name))).collect();
         let as_text = as_text.join(", ");
         let granted = format!("SELECT {as_text} FROM expected");
@@ -109,23 +134,6 @@ impl Bench {
         }
         Ok(parts.join("\n"))
     }
-}
-
-/// Rows each subscriber holds at this moment, and rows it is granted.
-pub(super) async fn progress(directory: &Directory) -> Result<(u64, u64), DemoError> {
-    let mut total = (0, 0);
-    for expected in EXPECTED {
-        let mut bench = match Bench::open(directory, expected).await {
-            Ok(bench) => bench,
-            // Before its first batch a subscriber has no table, and before the first of its department no file.
-            Err(DemoError::Database(_)) => continue,
-            Err(error) => return Err(error),
-        };
-        total.1 += bench.count("SELECT count(*) FROM expected").await?;
-        let held = format!("SELECT count(*) FROM {}", bench.table);
-        total.0 += bench.count(&held).await.unwrap_or(0);
-    }
-    Ok(total)
 }
 
 async fn attach(connection: &mut SqliteConnection, path: &Path, name: &str) -> Result<(), DemoError> {

@@ -30,8 +30,10 @@ use crate::status::ResourceStatus;
 pub const CHANGES: u32 = 2_000;
 /// One change in this time, on average: 200 a second over all five departments.
 const PACE: Duration = Duration::from_millis(5);
-/// Longest the subscribers may take to hold what they are granted, from the last change on.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest the subscribers may take to hold what they are granted, from the start or from the last change on.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two looks at what the subscribers hold.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Error)]
 pub enum DemoError {
@@ -160,22 +162,20 @@ async fn settle(
     progress: &mut dyn Progress,
     deadline: Instant,
 ) -> Result<Vec<Comparison>, DemoError> {
-    let mut begun = false;
+    let granted = compare::granted(directory).await?;
+    progress.begin(what, granted);
     loop {
-        let (held, granted) = compare::progress(directory).await?;
-        if !begun {
-            progress.begin(what, granted);
-            begun = true;
-        }
+        let held = compare::held(directory).await?;
         progress.reach(held);
-        if held == granted && granted > 0 || Instant::now() > deadline {
+        let late = Instant::now() > deadline;
+        if held == granted || late {
             let comparisons = compare(directory).await?;
-            if comparisons.iter().all(Comparison::is_equal) || Instant::now() > deadline {
+            if late || comparisons.iter().all(Comparison::is_equal) {
                 progress.end();
                 return Ok(comparisons);
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -63,9 +63,11 @@ impl Node {
     /// # Errors
     /// When the log or a listener cannot be had; nothing is left running then.
     pub async fn start(directory: Directory, roles: Vec<Role>) -> Result<Self, Failure> {
-        let opened = Opened::open(&directory).await?;
         let metrics = prometheus::Registry::new();
-        let stages = Stages::register(&metrics, roles).map_err(|error| Failure::unreachable(format!("metrics: {error}")))?;
+        let unregistered = |error: prometheus::Error| Failure::unreachable(format!("metrics: {error}"));
+        let of_log = guitong_log::metrics::Metrics::register(&metrics).map_err(unregistered)?;
+        let stages = Stages::register(&metrics, roles.clone()).map_err(unregistered)?;
+        let opened = Opened::open(&directory, &roles, of_log).await?;
         let root = directory.root.clone();
         let listen = directory.exchange.listen;
         let directory = Arc::new(directory);
@@ -129,7 +131,7 @@ impl Shared {
         let exchange = &state.directory.exchange;
         let kind = match &self.opened.kind {
             Kind::Embedded { .. } => "embedded",
-            Kind::Kafka => "Kafka",
+            Kind::Kafka(_) => "Kafka",
         };
         let log = LogStatus {
             kind: kind.to_owned(),
