@@ -1,12 +1,26 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
 //! `cargo run --release -p guitong-tests --bin bench -- codec | log | pg-stream | latency | memory`
+//!
+//! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency` and
+//! `memory` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod codec;
+mod department;
+mod latency;
+mod load;
+mod log;
+mod machine;
+mod memory;
 mod register;
 mod rounds;
+mod stream;
+
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+
+use crate::rounds::Verdict;
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures ours beside a reference, alternating in one run")]
@@ -16,22 +30,45 @@ struct Arguments {
     /// Alternating runs; the median counts
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Leave out what needs Apache Kafka
+    #[arg(long)]
+    without_kafka: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum What {
     /// Encoding and decoding: ours, `apache-avro`
     Codec,
+    /// Both logs, writing and reading: ours, plain SQLite and plain librdkafka
+    Log,
+    /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka
+    PgStream,
+    /// Commit to subscriber's row at 1,000 commits a second, on both logs
+    Latency,
+    /// Peak memory in a transaction of 1 GB: one process on the embedded log, one per role on Kafka
+    Memory,
 }
 
-type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Outcome = Result<Verdict, Failure>;
 
-fn main() -> Outcome {
+fn main() -> Result<ExitCode, Failure> {
     // Two TLS providers are in the dependency tree; rustls refuses to choose between them.
     let _ = rustls::crypto::ring::default_provider().install_default();
     guitong_schemas::avro::set_name_validators();
-    let arguments = Arguments::parse();
-    match arguments.what {
-        What::Codec => codec::run(arguments.runs),
-    }
+    let Arguments { what, runs, without_kafka } = Arguments::parse();
+    machine::describe();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let verdict = match what {
+        What::Codec => codec::run(runs),
+        What::Log => runtime.block_on(log::run(runs, !without_kafka)),
+        What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),
+        What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
+        What::Memory => runtime.block_on(memory::run(!without_kafka)),
+    }?;
+    println!("load at the end {}", machine::load());
+    Ok(match verdict {
+        Verdict::Valid => ExitCode::SUCCESS,
+        Verdict::Void => ExitCode::FAILURE,
+    })
 }

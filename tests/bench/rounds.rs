@@ -1,29 +1,102 @@
-//! Alternating runs and their medians.
+//! Alternating runs, their medians, and what makes a run void.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// One contestant: its name and what runs it once, giving how many units it did.
-pub(crate) type Contestant<'a> = (&'static str, Box<dyn FnMut() -> u64 + 'a>);
+/// A reference slower than this part of what it was measured at says that the machine was busy, not that ours is fast.
+const SLOWEST_REFERENCE: f64 = 0.8;
 
-/// Runs all contestants `runs` times in turn and prints the median of each as units a second, with its ratio to the last, the reference.
-pub(crate) fn compare(title: &str, unit: &str, runs: usize, mut contestants: Vec<Contestant<'_>>) {
-    let mut rates: Vec<Vec<f64>> = vec![Vec::with_capacity(runs); contestants.len()];
-    for _ in 0..runs {
-        for ((_, run), rates) in contestants.iter_mut().zip(&mut rates) {
-            let begun = Instant::now();
-            let done = run();
-            rates.push(done as f64 / begun.elapsed().as_secs_f64());
-        }
-    }
-    let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
-    let reference = medians.last().copied().unwrap_or(f64::NAN);
-    println!("{title} ({runs} alternating runs, medians)");
-    for ((name, _), median) in contestants.iter().zip(&medians) {
-        println!("  {name:<40} {:>14} {unit}/s   {:>7.2} x reference", grouped(*median), median / reference);
+/// Whether what was printed counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Valid,
+    Void,
+}
+
+impl Verdict {
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Self::Valid { other } else { self }
     }
 }
 
-/// Middle of the values; the upper one of two.
+/// The contestant that the others are compared with, and what it ran at on an idle machine of two cores, in units a second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reference {
+    pub(crate) name: &'static str,
+    pub(crate) measured: f64,
+}
+
+/// What a contestant has to reach: a part of the reference's rate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bar {
+    pub(crate) name: &'static str,
+    pub(crate) ratio: f64,
+}
+
+/// Rates of contestants that take turns.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    title: &'static str,
+    unit: &'static str,
+    rates: Vec<(&'static str, Vec<f64>)>,
+}
+
+impl Rounds {
+    pub(crate) fn new(title: &'static str, unit: &'static str) -> Self {
+        Self { title, unit, rates: Vec::new() }
+    }
+
+    /// Notes one run of a contestant.
+    pub(crate) fn add(&mut self, name: &'static str, units: u64, took: Duration) {
+        let rate = units as f64 / took.as_secs_f64();
+        match self.rates.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, rates)) => rates.push(rate),
+            None => self.rates.push((name, vec![rate])),
+        }
+    }
+
+    /// Prints each contestant's median with all its runs, its ratio to the reference, and whether it reaches its bar.
+    pub(crate) fn finish(mut self, reference: Reference, bars: &[Bar]) -> Verdict {
+        let medians: Vec<(&str, f64, Vec<f64>)> =
+            self.rates.iter_mut().map(|(name, rates)| (*name, median(rates), rates.clone())).collect();
+        let base = medians.iter().find(|(name, ..)| *name == reference.name).map_or(f64::NAN, |(_, median, _)| *median);
+        println!("{} ({} alternating runs, medians)", self.title, medians.first().map_or(0, |(_, _, rates)| rates.len()));
+        for (name, median, rates) in &medians {
+            let ratio = median / base;
+            let spread = (rates.first().copied().unwrap_or(f64::NAN), rates.last().copied().unwrap_or(f64::NAN));
+            print!(
+                "  {name:<46} {:>11} {}/s  ({} to {})  {ratio:.2} x reference",
+                grouped(*median),
+                self.unit,
+                grouped(spread.0),
+                grouped(spread.1)
+            );
+            match bars.iter().find(|bar| bar.name == *name) {
+                Some(bar) if ratio >= bar.ratio => println!("  bar {:.2}: met", bar.ratio),
+                Some(bar) => println!("  bar {:.2}: NOT met", bar.ratio),
+                None => println!(),
+            }
+        }
+        if base >= SLOWEST_REFERENCE * reference.measured {
+            return Verdict::Valid;
+        }
+        println!(
+            "  void: the reference ran at {} {}/s, below {SLOWEST_REFERENCE} of the {} of an idle machine",
+            grouped(base),
+            self.unit,
+            grouped(reference.measured)
+        );
+        Verdict::Void
+    }
+}
+
+/// Runs `work` and gives what it did with the time it took.
+pub(crate) fn timed(work: impl FnOnce() -> u64) -> (u64, Duration) {
+    let begun = Instant::now();
+    let done = work();
+    (done, begun.elapsed())
+}
+
+/// Middle of the values; the upper one of two. Sorts them.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -129,11 +129,20 @@ impl Exchange {
     /// # Errors
     /// When the binary cannot be started.
     pub fn start(&self) -> Result<Node, ServerError> {
+        self.start_with(&[])
+    }
+
+    /// Starts `guitong run` with more arguments.
+    ///
+    /// # Errors
+    /// When the binary cannot be started.
+    pub fn start_with(&self, arguments: &[&str]) -> Result<Node, ServerError> {
         let failed = |error: std::io::Error| ServerError::new("guitong", error);
         let log = self.path().join("node.log");
         let file = std::fs::File::options().create(true).append(true).open(&log).map_err(failed)?;
-        let child =
-            Command::new(binary()?).arg("run").arg(self.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        let mut command = Command::new(binary()?);
+        command.arg("run").arg(self.path()).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
         Ok(Node { child: child.map_err(failed)?, log })
     }
 

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::jvm::{Process, jars, java};
+use super::jvm::{Machine, Process, jars, java, java_of};
 use super::{ServerError, free_port, log_tail};
 
 const VERSION: &str = "4.3.1";
@@ -26,6 +26,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Lines of the broker's configuration, over this helper's own.
     pub settings: Vec<(String, String)>,
+    /// A broker that is to be fast rather than quick to start: the JVM's full compiler, and a heap as an operator gives it.
+    pub fast: bool,
     /// Users with their passwords, for the SASL/SCRAM-SHA-512 listener; without any there is none.
     pub users: Vec<(String, String)>,
     /// A second listener that tells its clients to come to this port.
@@ -104,7 +106,8 @@ impl Kafka {
     /// # Errors
     /// When it does not come up.
     pub async fn start_again(&mut self) -> Result<(), ServerError> {
-        let mut command = class_path("kafka.Kafka")?;
+        let machine = if self.options.fast { java_of(Machine::Fast) } else { java() };
+        let mut command = class_path(machine, "kafka.Kafka")?;
         command.arg(self.properties());
         let mut process = Process::spawn("kafka", command, &self.log_path(), self.home.path())?;
         let deadline = Instant::now() + START_LIMIT;
@@ -168,7 +171,7 @@ impl Kafka {
         let log = self.home.path().join("format.log");
         let output = fs::File::create(&log).map_err(failure)?;
         let errors = output.try_clone().map_err(failure)?;
-        let mut command = class_path("kafka.tools.StorageTool")?;
+        let mut command = class_path(java(), "kafka.tools.StorageTool")?;
         // A cluster id is a UUID; this tool also takes other words of its length.
         let cluster: String = Uuid::new_v4().simple().to_string().chars().take(22).collect();
         command.args(["format", "--cluster-id", &cluster, "--config"]).arg(self.properties());
@@ -229,8 +232,7 @@ impl Kafka {
     }
 }
 
-fn class_path(main: &str) -> Result<Command, ServerError> {
-    let mut command = java();
+fn class_path(mut command: Command, main: &str) -> Result<Command, ServerError> {
     command.arg("-cp").arg(jars("kafka", &format!("kafka-{VERSION}"))?.join("*")).arg(main);
     Ok(command)
 }

@@ -1,0 +1,96 @@
+//! Peak memory while one transaction of 1 GB goes from PostgreSQL to PostgreSQL: on the embedded log, where one process runs every role, and
+//! on Kafka with a process for each role.
+
+use std::time::{Duration, Instant};
+
+use guitong_tests::exchange::{Exchange, Node, credit_code};
+use guitong_tests::servers::postgres::Postgres;
+
+use crate::department::{self, Cluster, Department};
+use crate::rounds::{Verdict, grouped};
+use crate::{Failure, Outcome, load, machine};
+
+/// Credit codes of the range that is allotted to nobody.
+const ROWS: u32 = 99_999;
+/// Bytes of the wide column, which PostgreSQL stores out of line and uncompressed.
+const WIDE: u32 = 10_240;
+/// A gigabyte through every stage on a busy machine.
+const LIMIT: Duration = Duration::from_secs(900);
+/// A role's memory may not pass this, nor an idle process the other.
+const BAR_MIB: f64 = 100.0;
+const IDLE_MIB: f64 = 30.0;
+
+const REMARKS: &str = "ALTER TABLE qy ADD COLUMN bz text; ALTER TABLE qy ALTER COLUMN bz SET STORAGE EXTERNAL;
+    CREATE TABLE codes (number bigint PRIMARY KEY, code text NOT NULL)";
+
+pub(crate) async fn run(with_kafka: bool) -> Outcome {
+    let server = load::database().await?;
+    department::role(&server).await?;
+    println!("one transaction of {} rows, {:.2} GB", grouped(f64::from(ROWS)), f64::from(ROWS) * f64::from(WIDE) / 1e9);
+    let department = Department::make(&server, "embedded", REMARKS).await?;
+    measure(&server, &department, "", &[("embedded log, all roles in one process", &[])]).await?;
+    if with_kafka {
+        let cluster = Cluster::start().await?;
+        let department = Department::make(&server, "kafka", REMARKS).await?;
+        let roles: [(&str, &[&str]); 3] = [
+            ("Kafka, connect", &["--roles", "connect"]),
+            ("Kafka, normalise", &["--roles", "normalise"]),
+            ("Kafka, deliver", &["--roles", "deliver"]),
+        ];
+        measure(&server, &department, &cluster.sections(), &roles).await?;
+    }
+    Ok(Verdict::Valid)
+}
+
+/// Runs a node for each of `parts`, each in a directory of its own, and prints what each of them took.
+async fn measure(server: &Postgres, department: &Department, log: &str, parts: &[(&str, &[&str])]) -> Result<(), Failure> {
+    let mut nodes: Vec<(&str, Exchange, Node)> = Vec::new();
+    for (name, arguments) in parts {
+        let directory = department.exchange(server, log)?;
+        let node = directory.start_with(arguments)?;
+        nodes.push((name, directory, node));
+    }
+    first_row(department).await?;
+    let idle: Vec<f64> = nodes.iter().map(|(_, _, node)| machine::memory_mib(node.pid(), "VmRSS")).collect();
+    let begun = Instant::now();
+    sqlx::query("INSERT INTO qy SELECT number, code, '公司' || number, '韦小明', repeat(md5(number::text), $1) FROM codes WHERE number > 1")
+        .bind(i32::try_from(WIDE / 32)?)
+        .execute(&department.source)
+        .await?;
+    let committed = begun.elapsed();
+    department.delivered(i64::from(ROWS), LIMIT).await?;
+    println!(
+        "  committed in {:.0} s, at the subscriber {:.0} s later",
+        committed.as_secs_f64(),
+        (begun.elapsed() - committed).as_secs_f64()
+    );
+    for ((name, _, node), idle) in nodes.iter().zip(idle) {
+        let peak = machine::memory_mib(node.pid(), "VmHWM");
+        let met = |value: f64, bar: f64| if value < bar { "met" } else { "NOT met" };
+        println!(
+            "  {name:<40} peak {peak:>6.0} MiB, bar {BAR_MIB:.0}: {}; idle {idle:>4.0} MiB, bar {IDLE_MIB:.0}: {}; CPU {:.1} s",
+            met(peak, BAR_MIB),
+            met(idle, IDLE_MIB),
+            machine::cpu_seconds(&node.pid().to_string())
+        );
+    }
+    for (_, _, node) in nodes {
+        node.terminate()?;
+    }
+    Ok(())
+}
+
+/// One row all the way, so that every stage is at work; and the credit codes of the others.
+async fn first_row(department: &Department) -> Result<(), Failure> {
+    let numbers: Vec<i64> = (1..=i64::from(ROWS)).collect();
+    let codes: Vec<String> = (1..=ROWS).map(credit_code).collect();
+    sqlx::query("INSERT INTO codes SELECT * FROM unnest($1::bigint[], $2::text[])")
+        .bind(&numbers)
+        .bind(&codes)
+        .execute(&department.source)
+        .await?;
+    sqlx::query("INSERT INTO qy SELECT number, code, '公司1', '韦小明' FROM codes WHERE number = 1")
+        .execute(&department.source)
+        .await?;
+    department.delivered(1, Duration::from_secs(90)).await
+}
