@@ -6,7 +6,10 @@
 //! ```
 //! which makes one `#[tokio::test]` of each check. The expression gives a fixture over an empty log; each check evaluates
 //! it once. Checks that kill a process run the test binary again, with [`LogUnderTest::child`] in its environment; the macro's test
-//! `child` does there what the check wants. Random checks print their seed; `GUITONG_SEED` replays one. Fixtures of one server keep apart by [`LogUnderTest::topic`] and by the exchange name under which owners live.
+//! `child` does there what the check wants. Random checks print their seed; `GUITONG_SEED` replays one. Fixtures of one server
+//! keep apart by [`LogUnderTest::topic`] and by the exchange name under which owners live.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "checks run in tests only and fail by panicking")]
 
 mod basics;
 mod build;

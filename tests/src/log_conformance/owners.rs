@@ -148,7 +148,7 @@ fn random_batch(topic: &Arc<str>, which: u64, n: u64) -> Batch {
     let change = |place: u64| StateChange {
         map: "m".into(),
         key: Bytes::from(format!("{place}")),
-        value: (place % 3 != 0).then(|| Bytes::from(format!("{n}"))),
+        value: (!place.is_multiple_of(3)).then(|| Bytes::from(format!("{n}"))),
     };
     Batch {
         records: (0..rows).map(row).collect(),

@@ -1,5 +1,7 @@
 //! The embedded log under the suite that every exchange log passes, and what only a file can do wrong.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests that cannot go on fails its test")]
+
 mod disk;
 mod file;
 mod housekeeping;
