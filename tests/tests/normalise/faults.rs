@@ -26,13 +26,15 @@ async fn poison_is_kept_and_stops_nothing() {
     let mut world = World::new().await;
     world.create(1, &uscc(1), &[]).await;
     let version = Some("1/5/1/0/0");
+    let good = world.records(RAW).await.remove(0);
+    let keyless = |key| NewRecord { value: good.value.clone(), ..vandal(key, b"", version) };
     let poison = vec![
         vandal(Some(b"\0\0\0\0\0\x63"), b"\0\0\0\0\x01\xff\xff", version),
         vandal(Some(b"\0\0\0\0\0\x64"), b"\0\0\0\x03\xe7\x00", version),
         vandal(Some(b"\0\0\0\0\0\x65"), b"no frame", version),
         vandal(Some(b"\0\0\0\0\0\x66"), b"", version),
-        vandal(Some(b"k"), b"\0\0\0\0\x01\x00", version),
-        vandal(None, b"\0\0\0\0\x01\x00", version),
+        keyless(Some(b"k")),
+        keyless(None),
         vandal(Some(b"\0\0\0\0\0\x67"), b"\0\0\0\0\x01\x00", Some("not/a/version")),
         vandal(Some(b"\0\0\0\0\0\x68"), b"\0\0\0\0\0\x02", version),
     ];
@@ -50,6 +52,40 @@ async fn poison_is_kept_and_stops_nothing() {
     let report = stage.handle.replay(None).await.unwrap();
     assert_eq!((report.tried, report.kept), (8, 8));
     assert_eq!(world.metric("guitong_normalise_findings_total", ("rule", "event.frame")), 4.0, "two, and two run again");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_the_registry_knows_later_is_read_by_a_replay() {
+    let mut world = World::new().await;
+    world.create(1, &uscc(1), &[]).await;
+    let hidden = world.registry.hide_values();
+    let stage = world.start();
+    assert_eq!(world.settled(&stage).await.quarantined, 1);
+    world.registry.show(hidden);
+    assert_eq!(stage.handle.replay(None).await.unwrap().released, 1);
+    assert_eq!(world.names().await.len(), 1);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_truncate_deletes_every_row_before_it_and_none_after() {
+    let mut world = World::new().await;
+    for id in 1..=5 {
+        world.create(id, &uscc(id), &[]).await;
+    }
+    world.update(5, &uscc(5), &[("djzt", Some("不明"))]).await;
+    world.truncate().await;
+    world.create(2, &uscc(2), &[("qymc", Some("重建"))]).await;
+    let stage = world.start();
+    let status = world.settled(&stage).await;
+    assert_eq!((status.entities, status.quarantined, status.held_back, status.received), (1, 0, 0, 8));
+    assert_eq!(world.names().await.into_values().collect::<Vec<_>>(), ["重建"]);
+    world.truncate().await;
+    assert_eq!(world.settled(&stage).await.entities, 0);
+    stage.stop().await;
+    let stage = world.start();
+    assert_eq!(world.settled(&stage).await.received, 9, "a truncate is consumed once");
     stage.stop().await;
 }
 

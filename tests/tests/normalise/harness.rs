@@ -15,7 +15,7 @@ use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, ReadBudget, Record, Role, TopicPartition};
 use guitong_normalise::{Metrics, NormaliseContext, NormaliseError, Normaliser, NormaliserHandle, NormaliserStatus, Phase};
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{DecodePlan, Value, frame};
+use guitong_schemas::avro::{DecodePlan, EncodePlan, Marks, Stamp, TableContext, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::{Exchange, Name, Resource, load};
 use guitong_schemas::position::Version;
@@ -30,11 +30,14 @@ pub(crate) const STD: &str = "std.enterprise";
 pub(crate) const QUARANTINE: &str = "quarantine.enterprise";
 /// 2026-11-23T00:00:00Z
 pub(crate) const NOW_US: i64 = 1_795_392_000_000_000;
+const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None };
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Columns of the department's table, the key first.
 const COLUMNS: [&str; 13] =
     ["id", "tyshxydm", "qymc", "fddbr", "clrq", "djzt", "djjg", "djjgdm", "zs", "xzqh", "jyfw", "lxr", "zczb"];
+
+const HIDDEN: &str = "";
 
 /// Numbers schemas; can be made unreachable.
 #[derive(Debug, Default)]
@@ -44,6 +47,21 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    /// Forgets the schemas of envelopes; gives back what it forgot.
+    pub(crate) fn hide_values(&self) -> Vec<Arc<str>> {
+        let mut known = self.schemas.lock().unwrap();
+        let all = known.clone();
+        known.iter_mut().filter(|schema| schema.contains("Envelope")).for_each(|schema| *schema = HIDDEN.into());
+        all
+    }
+
+    pub(crate) fn show(&self, schemas: Vec<Arc<str>>) {
+        let mut known = self.schemas.lock().unwrap();
+        let more = known.split_off(schemas.len());
+        *known = schemas;
+        known.extend(more);
+    }
+
     fn reach(&self) -> Result<(), RegistryError> {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(RegistryError::Unavailable { detail: "connection refused".into() });
@@ -66,7 +84,8 @@ impl SchemaRegistry for Registry {
 
     async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError> {
         self.reach()?;
-        self.schemas.lock().unwrap().get(id as usize).cloned().ok_or(RegistryError::NoSchema { id })
+        let found = self.schemas.lock().unwrap().get(id as usize).cloned();
+        found.filter(|schema| &**schema != HIDDEN).ok_or(RegistryError::NoSchema { id })
     }
 
     async fn set_compatibility(&self, _subject: &str, _level: Compatibility) -> Result<(), RegistryError> {
@@ -200,11 +219,6 @@ impl World {
         Self { log, registry, exchange, resource, prometheus, metrics, table, publisher, commit: 0, _home: home }
     }
 
-    /// The version that the next transaction's first change has.
-    pub(crate) fn next_version(&self) -> Version {
-        Version { epoch: 1, commit: self.commit + 1, change: 1, ..Version::default() }
-    }
-
     /// One transaction of the department, published.
     pub(crate) async fn transaction(&mut self, changes: &[(Operation, RowImage)]) {
         self.commit += 1;
@@ -219,11 +233,40 @@ impl World {
                 version: Version { epoch: 1, commit: self.commit, change: at, ..Version::default() },
                 before,
                 after,
-                origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: Place::Changelog { change_id: 1 } },
+                origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
             }
         });
         let batch = SourceBatch { changes: changes.collect(), position: Some(Bytes::from(self.commit.to_string())) };
         self.publisher.publish(batch).await.unwrap();
+    }
+
+    /// A truncate as Debezium writes it: an event without key and row.
+    pub(crate) async fn truncate(&mut self) {
+        self.commit += 1;
+        let context =
+            TableContext { prefix: "raw.registration", name: "registration", database: "register", kind: SourceKind::Postgres };
+        let plan = EncodePlan::compile(&self.table, &context).unwrap();
+        let version = Version { epoch: 1, commit: self.commit, change: 1, ..Version::default() };
+        let change = Change {
+            table: Arc::clone(&self.table),
+            operation: Operation::Truncate,
+            version,
+            before: Before::None,
+            after: None,
+            origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
+        };
+        let schema_id = self.registry.register("raw", plan.value_schema()).await.unwrap();
+        let (mut value, mut marks) = (Vec::new(), Marks::default());
+        plan.value(&change, Stamp { schema_id, processed_us: NOW_US }, &mut value, &mut marks).unwrap();
+        let record = NewRecord {
+            topic: RAW.into(),
+            partition: Some(0),
+            key: None,
+            value: Some(Bytes::from(value)),
+            headers: vec![("guitong-version".into(), Bytes::from(version.to_string()))],
+            timestamp_ms: 1,
+        };
+        self.append_raw(vec![record]).await;
     }
 
     pub(crate) async fn create(&mut self, id: u32, code: &str, cells: &Cells<'_>) {
@@ -238,7 +281,7 @@ impl World {
         self.transaction(&[(Operation::Delete, key_only(id))]).await;
     }
 
-    /// Takes the table's columns that are in `keep`, as after an `ALTER TABLE`.
+    /// Renames a column, as `ALTER TABLE` does.
     pub(crate) fn drop_column(&mut self, name: &str) {
         let mut table = (*self.table).clone();
         table.columns.iter_mut().filter(|column| column.name == name).for_each(|column| column.name.push_str("_old"));
@@ -363,10 +406,10 @@ async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>) -> Publisher {
     let settings = PublishSettings {
         system: "registration".into(),
         database: "register".into(),
-        kind: SourceKind::Changelog,
+        kind: SourceKind::Postgres,
         trace: Duration::from_secs(86_400),
         max_record: 16 << 20,
-        keeps_keys: false,
+        keeps_keys: true,
         complete: false,
     };
     let registry: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(registry);

@@ -64,7 +64,7 @@ pub(crate) struct Arrival {
     pub(crate) record: Record,
     /// With the resource's mapping revision; zero where there is none.
     pub(crate) version: Version,
-    /// The raw key without its frame.
+    /// The raw key without its frame; a truncate has none, every other event must.
     pub(crate) source: Option<Bytes>,
     pub(crate) body: Body,
     /// The open entry that is being run again.
@@ -90,7 +90,6 @@ impl Arrival {
         let body = match &record.value {
             None => Body::Tombstone,
             _ if version.is_none() => Body::Faulty(Fault::Version),
-            _ if source.is_none() => Body::Faulty(Fault::Key),
             _ if record.header(TOO_LARGE).is_some() => Body::Faulty(Fault::TooLarge),
             Some(value) => match frame::read(value) {
                 Ok((schema, _)) => Body::Framed { schema },

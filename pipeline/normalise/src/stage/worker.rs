@@ -117,6 +117,10 @@ impl Worker {
         arrivals: &[Arrival],
         at: Option<(TopicPartition, u64)>,
     ) -> Result<Progress, SessionError> {
+        if at.is_none() {
+            // What the registry did not know when the events came it may know now.
+            self.bindings.retain(|_, binding| !matches!(binding, Binding::Unusable));
+        }
         let fits = self.bind(arrivals).await?;
         let (mut rest, left) = arrivals.split_at(fits);
         while !rest.is_empty() {
@@ -146,12 +150,12 @@ impl Worker {
                         }
                         Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
                     },
-                    Err(error) if error.is_transient() => return Err(error.into()),
-                    Err(error @ (RegistryError::NoSchema { .. } | RegistryError::Answer { .. })) => {
+                    Err(error @ RegistryError::NoSchema { .. }) => {
                         tracing::warn!(schema, %error, "events by this schema are quarantined");
                         Binding::Unusable
                     }
-                    Err(error) => return Err(error.into()),
+                    // Whatever else it answers says nothing about the event.
+                    Err(error) => return Err(SessionError::Transient(error.to_string())),
                 };
                 self.bindings.insert(schema, binding);
             }
@@ -247,7 +251,7 @@ impl Worker {
         columns: Option<&Columns>,
         fallback_us: i64,
     ) -> Result<Event, Fault> {
-        match arrival.body {
+        let event = match arrival.body {
             Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, columns: None }),
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
@@ -255,7 +259,9 @@ impl Worker {
                 Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
             },
-        }
+        }?;
+        let needs_key = !matches!(event.change, Change::Truncate) && arrival.body != Body::Tombstone;
+        if needs_key && arrival.source.is_none() { Err(Fault::Key) } else { Ok(event) }
     }
 
     /// Settles the events and commits what they came to.
