@@ -52,6 +52,19 @@ async fn schemas_are_registered_checked_and_read_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_subject_keeps_its_level_from_the_first_version_on() {
+    let registry = Registry::start().await.unwrap();
+    let writer = client(registry.url());
+    let (subject, level) = ("std.project-value", Compatibility::FullTransitive);
+    let id = writer.register_with(subject, FIRST, level).await.unwrap();
+    assert_eq!(writer.register_with(subject, FIRST, level).await.unwrap(), id);
+    let refused = writer.register_with(subject, OTHER_TYPE, level).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Incompatible { .. }), "{refused}");
+    writer.register_with("raw.projects.main.a-value", FIRST, Compatibility::None).await.unwrap();
+    writer.register_with("raw.projects.main.a-value", OTHER_TYPE, Compatibility::None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn known_answers_outlive_the_registry_and_its_absence_is_transient() {
     let mut registry = Registry::start().await.unwrap();
     let (listener, port) = Proxy::bind().await.unwrap();

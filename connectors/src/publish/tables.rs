@@ -144,7 +144,6 @@ impl Tables {
 
     /// Raw subjects follow the source, whatever it does to its columns.
     async fn register(&self, subject: &str, schema: &str) -> Result<u32, PublishError> {
-        self.registry.set_compatibility(subject, Compatibility::None).await?;
-        Ok(self.registry.register(subject, schema).await?)
+        Ok(self.registry.register_with(subject, schema, Compatibility::None).await?)
     }
 }

@@ -51,4 +51,18 @@ pub trait SchemaRegistry: fmt::Debug + Send + Sync {
     async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError>;
 
     async fn set_compatibility(&self, subject: &str, level: Compatibility) -> Result<(), RegistryError>;
+
+    /// As [`SchemaRegistry::register`], under a subject that keeps `level` from its first version on.
+    async fn register_with(&self, subject: &str, schema: &str, level: Compatibility) -> Result<u32, RegistryError> {
+        match self.set_compatibility(subject, level).await {
+            // Apicurio knows a subject only once it has a version, and the first one is compatible with everything.
+            Err(RegistryError::Answer { code: code::NO_SUBJECT, .. }) => {
+                let id = self.register(subject, schema).await?;
+                self.set_compatibility(subject, level).await?;
+                Ok(id)
+            }
+            Err(error) => Err(error),
+            Ok(()) => self.register(subject, schema).await,
+        }
+    }
 }

@@ -79,11 +79,9 @@ impl Normaliser {
         let registry = &self.context.registry;
         let entity = Arc::clone(&self.mapping.entity);
         let (key, value) = (format!("std.{}-key", self.resource.name), format!("std.{}-value", self.resource.name));
-        for subject in [&key, &value] {
-            registry.set_compatibility(subject, Compatibility::FullTransitive).await?;
-        }
-        let key_schema = registry.register(&key, &entity.key_schema_json).await?;
-        let value_schema = registry.register(&value, &entity.schema_json).await?;
+        let level = Compatibility::FullTransitive;
+        let key_schema = registry.register_with(&key, &entity.key_schema_json, level).await?;
+        let value_schema = registry.register_with(&value, &entity.schema_json, level).await?;
         let key_field = entity.key.first().map_or("", |part| part.name.as_str());
         Ok(Arc::new(Names::new(self.context.exchange.name.as_str(), &self.resource, key_field, (key_schema, value_schema))))
     }
