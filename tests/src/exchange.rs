@@ -59,6 +59,8 @@ impl Exchange {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(layout: &Layout) -> Result<Self, ServerError> {
+        // `reqwest` takes the process's TLS provider; another test may have installed it already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let failed = |error: std::io::Error| ServerError::new("exchange", error);
         let root = tempfile::tempdir().map_err(failed)?;
         let port = free_port().map_err(failed)?;
