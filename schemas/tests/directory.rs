@@ -246,6 +246,28 @@ fn what_depends_on_a_broken_file_is_not_reported_as_well() {
 }
 
 #[test]
+fn the_revision_is_that_of_what_the_files_say() {
+    let revision = |changes: &[(&str, &str, &str)]| {
+        let directory = changed(changes);
+        load_with(directory.path(), &[URL], CHECK)
+            .map(|directory| directory.revision)
+            .unwrap_or_else(|it| panic!("{}", it.render(false)))
+    };
+    let first = revision(&[]);
+    assert_eq!(first.to_string().len(), 64);
+    assert_eq!(revision(&[("exchange.toml", "trace_days = 90", "trace_days   = 0x5A # days")]), first);
+    for change in [
+        ("resources/enterprise.toml", "term_to", "term_from"),
+        ("resources/enterprise.toml", "\"xing\", \"ming\"", "\"ming\", \"xing\""),
+        ("resources/enterprise.toml", "revision = 3", "revision = 4"),
+        ("systems/licensing.toml", "complete = false", "complete = true"),
+        ("subscriptions/local.toml", "2027-12-31", "2027-12-30"),
+    ] {
+        assert_ne!(revision(&[change]), first, "{change:?}");
+    }
+}
+
+#[test]
 fn a_sink_is_nobody_elses_table() {
     let own = ("subscriptions/local.toml", "table = \"统计\"", "table = \"办件\"");
     let source = [
