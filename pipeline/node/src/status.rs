@@ -138,12 +138,12 @@ impl Status {
     fn render_resources(&self, out: &mut String) {
         let mut table = Table::new(["resources", "", "state", "received", "published", "held back", "quarantined (oldest)"]);
         for resource in &self.resources {
-            let quarantined = match resource.oldest_quarantined_seconds {
-                Some(age) if resource.quarantined > 0 => {
-                    let oldest = text::span(Duration::from_secs(age));
-                    format!("{} ({oldest})  -> guitong quarantine list {}", text::count(resource.quarantined), resource.part.name)
-                }
-                _ => text::count(resource.quarantined),
+            let quarantined = if resource.quarantined == 0 {
+                "0".to_owned()
+            } else {
+                let age = resource.oldest_quarantined_seconds.map(|age| format!(" ({})", text::span(Duration::from_secs(age))));
+                let (count, age) = (text::count(resource.quarantined), age.unwrap_or_default());
+                format!("{count}{age}  -> guitong quarantine list {}", resource.part.name)
             };
             let counts = [resource.received, resource.published, resource.held_back].map(text::count);
             let [received, published, held_back] = counts;
