@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
 use guitong_tests::servers::kafka::Kafka;
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{PASSWORD, Postgres};
 use guitong_tests::servers::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -124,12 +124,12 @@ async fn survives_kills(log: String, random_seed: u64) {
     }
 
     let exchange = Exchange::write(&Layout {
-        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", "guitong", "department")),
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", PASSWORD, "department")),
         schema: "public",
         log,
         sink: format!(
             "kind = \"postgres\"\nurl = \"{}\"\ntable = \"public.enterprise\"\n",
-            server.url_of("guitong", "guitong", "subscriber")
+            server.url_of("guitong", PASSWORD, "subscriber")
         ),
     })
     .unwrap();
