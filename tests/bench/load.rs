@@ -43,8 +43,7 @@ pub(crate) async fn backlog(server: &Postgres, name: &str, rows: u64) -> Result<
     let begun = Instant::now();
     server
         .execute(&format!(
-            "SET synchronous_commit = off;
-             DO $$ BEGIN FOR block IN 0..{} LOOP
+            "DO $$ BEGIN FOR block IN 0..{} LOOP
                INSERT INTO register
                SELECT n, '91450103PDY' || lpad(n::text, 7, '0'), '南宁测试商贸' || n || '号有限公司', '韦小明', 100.5 + n % 5000,
                       date '2000-01-01' + n::int % 9000, n % 5, '450103', 'F521', '160' || lpad(n::text, 8, '0'),

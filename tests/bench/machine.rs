@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// Ticks a second in which Linux counts a process's CPU time for user space, on every architecture.
 const TICKS: f64 = 100.0;
@@ -36,6 +37,12 @@ pub(crate) fn cpu_seconds(process: &str) -> f64 {
     // The second field is a name in brackets that may hold anything; user and system time are the 14th and 15th.
     let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// CPU time that the calling thread has used. What runs beside it on a busy machine does not count.
+pub(crate) fn thread_time() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(stat.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0))
 }
 
 /// A line of `/proc/<pid>/status` that counts KiB (`VmHWM`: the peak of resident memory, `VmRSS`: what is resident now), in MiB.

@@ -1,6 +1,8 @@
 //! Alternating runs, their medians, and what makes a run void.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::machine;
 
 /// A reference slower than this part of what it was measured at says that the machine was busy, not that ours is fast.
 const SLOWEST_REFERENCE: f64 = 0.8;
@@ -89,11 +91,11 @@ impl Rounds {
     }
 }
 
-/// Runs `work` and gives what it did with the time it took.
+/// Runs `work` on this thread and gives what it did with the CPU time that it took: the rate of one core that does nothing else.
 pub(crate) fn timed(work: impl FnOnce() -> u64) -> (u64, Duration) {
-    let begun = Instant::now();
+    let begun = machine::thread_time();
     let done = work();
-    (done, begun.elapsed())
+    (done, machine::thread_time().saturating_sub(begun))
 }
 
 /// Middle of the values; the upper one of two. Sorts them.
