@@ -1,5 +1,6 @@
-//! PostgreSQL sink (14 or newer): binary COPY into a temporary table and one MERGE, one transaction for each batch.
+//! PostgreSQL sink (14 or newer): binary COPY, or arrays, into a temporary table and one MERGE, one transaction for each batch.
 
+mod array;
 mod copy;
 mod errors;
 mod table;
