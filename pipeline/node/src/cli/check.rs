@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use guitong_govern::Entitlement;
+use guitong_schemas::contract::Directory;
 use guitong_schemas::contract::load::Purpose;
+use guitong_schemas::standard::Standard;
 
 use crate::exit::{self, Failure};
 use crate::open;
@@ -24,11 +27,15 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self, color: bool) -> Result<(), Failure> {
         match open::read(&self.dir, Purpose::Check { unset_secrets: self.unset_secrets }) {
-            Ok(directory) if self.json => {
-                println!("{}", serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] }));
-                Ok(())
-            }
             Ok(directory) => {
+                grants(&directory)?;
+                if self.json {
+                    println!(
+                        "{}",
+                        serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] })
+                    );
+                    return Ok(());
+                }
                 println!(
                     "{} systems, {} resources, {} subscriptions and {} departments are well. Nothing was started.",
                     directory.systems.len(),
@@ -48,4 +55,17 @@ impl Check {
             }
         }
     }
+}
+
+/// Compiles what each subscription grants, as its delivery will.
+fn grants(directory: &Directory) -> Result<(), Failure> {
+    for (name, subscription) in &directory.subscriptions {
+        let resource = directory.resources.get(&subscription.resource);
+        let entity = resource.and_then(|resource| Standard::builtin().entity(&resource.entity));
+        if let (Some(resource), Some(entity)) = (resource, entity) {
+            let compiled = Entitlement::compile(subscription, resource, entity, &directory.exchange.time_zone);
+            compiled.map_err(|error| Failure::no(format!("subscriptions/{name}.toml: {error}")))?;
+        }
+    }
+    Ok(())
 }

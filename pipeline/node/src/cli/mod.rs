@@ -79,7 +79,7 @@ enum Command {
     Restore(backup::Restore),
     /// Build five departments, let them exchange tens of thousands of rows, and compare the outcome with plain SQL
     Demo(demo::Demo),
-    /// Print version and formats
+    /// Print the version
     Version,
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
