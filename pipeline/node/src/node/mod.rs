@@ -28,6 +28,9 @@ pub(crate) use part::{Config, Part, Stages};
 /// How often retention and compaction of the embedded log are looked after.
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
+/// How long parts may take to finish their batches when a changed directory or placement stops them.
+const DRAIN: Duration = Duration::from_secs(9);
+
 /// A node that runs.
 #[derive(Debug)]
 pub struct Node {
@@ -162,21 +165,20 @@ impl Shared {
         }
     }
 
-    /// Brings the running parts in line with the directory in force and with what this node holds.
+    /// Brings the running parts in line with the directory in force and with what this node holds. Called by one task at a time.
     pub(crate) async fn apply(&self) {
+        let placement = self.opened.log.placement().borrow().clone();
         let mut state = self.state.write().await;
         let directory = Arc::clone(&state.directory);
-        let placement = self.opened.log.placement().borrow().clone();
         let wanted: BTreeMap<OwnerId, Config> = self.stages.wanted(&directory, &placement);
-
         let gone = state.parts.extract_if(.., |owner, part| wanted.get(owner) != Some(part.config()));
-        let stopping: Vec<Part> = gone.map(|(_, part)| part).collect();
-        for part in &stopping {
-            part.cancel();
+        let gone: BTreeMap<OwnerId, Part> = gone.collect();
+        // Whoever asks for the status does not wait for the last batches of what is stopping.
+        drop(state);
+        for late in stop(gone, tokio::time::Instant::now() + DRAIN).await {
+            tracing::warn!(part = late, "did not finish in time and will do its last batch again");
         }
-        for part in stopping {
-            part.finish().await;
-        }
+        let mut state = self.state.write().await;
         for (owner, config) in wanted {
             state.parts.entry(owner).or_insert_with(|| self.stages.start(&directory, &self.opened, config));
         }
@@ -185,17 +187,22 @@ impl Shared {
     /// Names of parts that did not end before `deadline`.
     async fn stop_parts(&self, deadline: tokio::time::Instant) -> Vec<String> {
         let parts = std::mem::take(&mut self.state.write().await.parts);
-        for part in parts.values() {
-            part.cancel();
-        }
-        let mut late = Vec::new();
-        for (owner, part) in parts {
-            if tokio::time::timeout_at(deadline, part.finish()).await.is_err() {
-                late.push(owner.to_string());
-            }
-        }
-        late
+        stop(parts, deadline).await
     }
+}
+
+/// Lets the parts finish their batches together; those that have not by `deadline` are dropped, which loses nothing, and named.
+async fn stop(parts: BTreeMap<OwnerId, Part>, deadline: tokio::time::Instant) -> Vec<String> {
+    for part in parts.values() {
+        part.cancel();
+    }
+    let mut late = Vec::new();
+    for (owner, part) in parts {
+        if !part.finish(deadline).await {
+            late.push(owner.to_string());
+        }
+    }
+    late
 }
 
 /// Retention and compaction of the log, now and then.

@@ -210,10 +210,14 @@ impl Part {
         self.stop.cancel();
     }
 
-    /// Waits until the part has done its last batch.
-    pub(crate) async fn finish(self) {
+    /// Waits until the part has done its last batch; one that has not by `deadline` is dropped. Whether it finished.
+    pub(crate) async fn finish(mut self, deadline: tokio::time::Instant) -> bool {
         // A panic in a part has been printed by the runtime; the others go on.
-        let _ = self.task.await;
+        let finished = tokio::time::timeout_at(deadline, &mut self.task).await.is_ok();
+        if !finished {
+            self.task.abort();
+        }
+        finished
     }
 
     pub(crate) fn normaliser(&self) -> Option<(&Resource, &NormaliserHandle)> {
