@@ -1,7 +1,7 @@
 //! What every [`ExchangeLog`] must do, in one suite for all of them.
 //!
 //! To plug a log in: implement [`LogUnderTest`] in `tests/tests/log_<name>.rs` and call there
-//! ```ignore
+//! ```text
 //! guitong_tests::log_conformance!(MyLog, MyLog::fresh().await);
 //! ```
 //! which makes one `#[tokio::test]` of each check. The expression gives a fixture over an empty log; each check evaluates
