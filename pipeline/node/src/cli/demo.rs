@@ -75,7 +75,7 @@ fn render(outcome: &Outcome) -> String {
         outcome.latencies.len()
     ));
     let quarantined: u64 = outcome.resources.iter().map(|resource| resource.quarantined).sum();
-    lines.push(format!("  quarantined {quarantined}:"));
+    lines.push(format!("  quarantined {quarantined}, by reason (a record may have several):"));
     for (rule, zh, en, count) in &outcome.reasons {
         lines.push(format!("    {count:>4}  {zh}  ({en}; {rule})"));
     }
