@@ -132,6 +132,30 @@ pub(crate) enum Reshape {
     Columns { clear: Vec<String>, retyped: Vec<String> },
 }
 
+impl Reshape {
+    /// The statements that take away from `layout`'s table what a changed grant no longer allows, and whether the table is still there after
+    /// them. `made`: the exchange made the table and may alter it.
+    pub(crate) fn statements(&self, layout: &Layout, made: bool) -> (Vec<String>, bool) {
+        let table = &layout.table;
+        match self {
+            Self::Rekey if made => (vec![format!("DROP TABLE {table}")], false),
+            Self::Columns { clear, retyped } if made => {
+                let dropped = retyped.iter().map(|name| format!("ALTER TABLE {table} DROP COLUMN {}", quote(name)));
+                let mut statements: Vec<String> = dropped.collect();
+                let kept: Vec<_> = clear.iter().filter(|name| !retyped.contains(name)).collect();
+                if !kept.is_empty() {
+                    let nulls = join(kept.iter().map(|name| format!("{} = NULL", quote(name))), ", ");
+                    statements.push(format!("UPDATE {table} SET {nulls}"));
+                }
+                (statements, true)
+            }
+            Self::Columns { clear, .. } if clear.is_empty() => (Vec::new(), true),
+            // A table that the exchange did not make is not altered, and its columns may refuse null: the delivered rows go.
+            Self::Rekey | Self::Columns { .. } => (vec![format!("DELETE FROM {table} WHERE {VERSION} IS NOT NULL")], true),
+        }
+    }
+}
+
 fn kind_text(kind: ColumnKind) -> String {
     match kind {
         ColumnKind::Text => "text".to_owned(),

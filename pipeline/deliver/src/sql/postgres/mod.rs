@@ -127,7 +127,11 @@ impl PostgresSink {
         let takeover = Takeover::of(stored, &self.plan, &self.layout, exists)?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         if let Takeover::Regrant(reshape) = &takeover {
-            exists = table::take_away(connection, &self.layout, made, reshape).await?;
+            let (statements, stays) = reshape.statements(&self.layout, made);
+            for statement in statements {
+                table::run(connection, statement).await?;
+            }
+            exists = stays;
         }
         if exists {
             table::fit(connection, &self.place, &self.layout, &self.plan, made).await?;

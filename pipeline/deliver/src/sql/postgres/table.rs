@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::errors::sink_error;
 use crate::sink::{SinkError, SinkPlan};
-use crate::sql::layout::{Layout, Reshape, join, misfit, quote};
+use crate::sql::layout::{Layout, join, misfit, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
 /// Names of a schema's table and of the exchange's own tables beside it.
@@ -60,38 +60,6 @@ pub(crate) async fn make_own_tables(connection: &mut PgConnection, place: &Place
         }
     }
     Ok(())
-}
-
-/// Takes away what a changed grant no longer allows. Says whether the table is still there.
-pub(crate) async fn take_away(
-    connection: &mut PgConnection,
-    layout: &Layout,
-    made: bool,
-    reshape: &Reshape,
-) -> Result<bool, SinkError> {
-    let table = &layout.table;
-    match reshape {
-        Reshape::Rekey if made => {
-            run(connection, format!("DROP TABLE {table}")).await?;
-            return Ok(false);
-        }
-        Reshape::Columns { clear, retyped } if made => {
-            for name in retyped {
-                run(connection, format!("ALTER TABLE {table} DROP COLUMN {}", quote(name))).await?;
-            }
-            let kept: Vec<_> = clear.iter().filter(|name| !retyped.contains(name)).collect();
-            if !kept.is_empty() {
-                let nulls = join(kept.iter().map(|name| format!("{} = NULL", quote(name))), ", ");
-                run(connection, format!("UPDATE {table} SET {nulls}")).await?;
-            }
-        }
-        // A table that the exchange did not make is not altered, and its columns may refuse null: the delivered rows go.
-        Reshape::Columns { clear, .. } if clear.is_empty() => {}
-        Reshape::Rekey | Reshape::Columns { .. } => {
-            run(connection, format!("DELETE FROM {table} WHERE {VERSION} IS NOT NULL")).await?;
-        }
-    }
-    Ok(true)
 }
 
 /// Makes the table, with the Chinese titles of resource and fields as comments.

@@ -66,7 +66,11 @@ impl SqliteSink {
         let takeover = Takeover::of(stored, &self.plan, &self.layout, exists)?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         if let Takeover::Regrant(reshape) = &takeover {
-            exists = table::take_away(transaction, &self.layout, made, reshape).await?;
+            let (statements, stays) = reshape.statements(&self.layout, made);
+            for statement in statements {
+                table::run(transaction, statement).await?;
+            }
+            exists = stays;
         }
         if exists {
             table::fit(transaction, &self.name, &self.layout, &self.plan, made).await?;

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::errors::sink_error;
 use crate::sink::{SinkError, SinkPlan};
-use crate::sql::layout::{Layout, Reshape, join, misfit, quote};
+use crate::sql::layout::{Layout, join, misfit, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
 /// The exchange's own tables. `deleted_us`: microseconds since 1970-01-01T00:00Z.
@@ -30,38 +30,6 @@ pub(crate) async fn run(connection: &mut SqliteConnection, sql: String) -> Resul
 pub(crate) async fn exists(connection: &mut SqliteConnection, name: &str) -> Result<bool, SinkError> {
     let found = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sqlite_schema WHERE type IN ('table', 'view') AND name = $1");
     Ok(found.bind(name.to_owned()).fetch_one(connection).await.map_err(sink_error)? > 0)
-}
-
-/// Takes away what a changed grant no longer allows. Says whether the table is still there.
-pub(crate) async fn take_away(
-    connection: &mut SqliteConnection,
-    layout: &Layout,
-    made: bool,
-    reshape: &Reshape,
-) -> Result<bool, SinkError> {
-    let table = &layout.table;
-    match reshape {
-        Reshape::Rekey if made => {
-            run(connection, format!("DROP TABLE {table}")).await?;
-            return Ok(false);
-        }
-        Reshape::Columns { clear, retyped } if made => {
-            for name in retyped {
-                run(connection, format!("ALTER TABLE {table} DROP COLUMN {}", quote(name))).await?;
-            }
-            let kept: Vec<_> = clear.iter().filter(|name| !retyped.contains(name)).collect();
-            if !kept.is_empty() {
-                let nulls = join(kept.iter().map(|name| format!("{} = NULL", quote(name))), ", ");
-                run(connection, format!("UPDATE {table} SET {nulls}")).await?;
-            }
-        }
-        // A table that the exchange did not make is not altered, and its columns may refuse null: the delivered rows go.
-        Reshape::Columns { clear, .. } if clear.is_empty() => {}
-        Reshape::Rekey | Reshape::Columns { .. } => {
-            run(connection, format!("DELETE FROM {table} WHERE {VERSION} IS NOT NULL")).await?;
-        }
-    }
-    Ok(true)
 }
 
 pub(crate) async fn create(connection: &mut SqliteConnection, layout: &Layout) -> Result<(), SinkError> {
