@@ -366,7 +366,8 @@ async fn a_node_that_lost_its_slot_while_it_stood_still_writes_nothing() {
     older.append(numbered(0)).await.unwrap();
     cluster.proxy.set(Mode::HoldRequest { api_key: ADD_OFFSETS_TO_TXN });
     let late = tokio::spawn(async move { older.append(numbered(9)).await });
-    cluster.proxy.reached(Mode::Hold).await;
+    // Without the request that fences, nothing would ever be held.
+    tokio::time::timeout(Duration::from_secs(30), cluster.proxy.reached(Mode::Hold)).await.unwrap();
     let b = cluster.direct().await;
     wait_for_slot(&b).await;
     cluster.proxy.set(Mode::Pass);
