@@ -93,7 +93,7 @@ async fn a_load_that_is_killed_goes_on_at_its_chunk() {
         }
         session.read_and_lose().await;
     }
-    assert!(sessions > 3, "{sessions}");
+    assert!(sessions > 2, "{sessions}");
     let ids: Vec<String> = all.iter().map(|change| line(change).split(['[', ',']).nth(1).unwrap().to_owned()).collect();
     let expected: Vec<String> = (1..=5000).map(|id: i32| id.to_string()).collect();
     assert_eq!(ids, expected, "each row once, although sessions were lost");
