@@ -390,12 +390,7 @@ async fn wait_for_slot(log: &KafkaLog) {
 
 /// The broker stops, cleanly and by a crash, while batches are appended; each is there once.
 #[tokio::test(flavor = "multi_thread")]
-async fn appends_go_on_after_the_broker_was_away() {
-    // Half a minute of standing still: one of the long faults.
-    if std::env::var_os("GUITONG_FULL").is_none() {
-        println!("runs with tests/run --full");
-        return;
-    }
+async fn long_fault_appends_go_on_after_the_broker_was_away() {
     let mut cluster = Cluster::start().await;
     let log = Arc::new(KafkaLog::open(cluster.node("a", &cluster.kafka.bootstrap(), 5000)).await.unwrap());
     make_topic(&log).await;
