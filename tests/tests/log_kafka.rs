@@ -19,7 +19,7 @@ use guitong_log::{
 use guitong_schemas::contract::{KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
 use guitong_tests::servers::kafka::{Kafka, Options};
-use guitong_tests::servers::proxy::{ADD_OFFSETS_TO_TXN, END_TXN, Mode, Proxy};
+use guitong_tests::servers::proxy::{ADD_OFFSETS_TO_TXN, END_TXN, Mode, PRODUCE, Proxy};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use tempfile::TempDir;
@@ -196,8 +196,13 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(settings: &[(&str, &str)]) -> Self {
         let (listener, port) = Proxy::bind().await.unwrap();
-        let kafka = Kafka::start_with(Options { advertise: Some(port), ..Options::default() }).await.unwrap();
+        let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let kafka = Kafka::start_with(Options { advertise: Some(port), settings, ..Options::default() }).await.unwrap();
         let proxy = Proxy::start(listener, kafka.second_port()).unwrap();
         Self { kafka, proxy, folder: tempfile::tempdir().unwrap() }
     }
@@ -322,6 +327,32 @@ async fn a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled() {
     assert_eq!((stands(&*hold), held_state(&*hold).await), (Some(1), Some(1)), "the commit had reached the broker");
     append_until(&log, 3, &watch::Sender::new(0)).await;
     assert_eq!(read_numbers(&log).await, [0, 1, 2, 3]);
+    log.close().await;
+}
+
+/// A record reached the broker, its acknowledgement did not come back, and the try was given up before it could be repeated. What is
+/// appended next must not pass for that record sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_lost_acknowledgement_is_written() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    // The broker is not to give the transaction up by itself: that would bring a new epoch in any case.
+    let cluster = Cluster::start_with(&[("transaction.abort.timed.out.transaction.cleanup.interval.ms", "60000")]).await;
+    let mut options = cluster.node("a", &cluster.proxy.address().to_string(), u32::try_from(LIMIT.as_millis()).unwrap());
+    options.config.properties.insert("session.timeout.ms".to_owned(), Secret::new("20000".to_owned()));
+    let log = KafkaLog::open(options).await.unwrap();
+    make_topic(&log).await;
+    append_until(&log, 3, &watch::Sender::new(0)).await;
+    let mut hold = log.open(&owner()).await.unwrap();
+    cluster.proxy.set(Mode::LoseReply { api_key: PRODUCE });
+    let trying = tokio::spawn(async move { hold.append(numbered(4)).await });
+    cluster.proxy.reached(Mode::Cut).await;
+    // The try ends with its limit, and its end takes as long again at most: between the two the broker comes back.
+    tokio::time::sleep(LIMIT + LIMIT / 4).await;
+    cluster.proxy.set(Mode::Pass);
+    let given_up = trying.await.unwrap().unwrap_err();
+    assert!(matches!(given_up, AppendError::Refused(_)), "{given_up:?}");
+    append_until(&log, 8, &watch::Sender::new(0)).await;
+    assert_eq!(read_numbers(&log).await, (0..=8).collect::<Vec<_>>());
     log.close().await;
 }
 

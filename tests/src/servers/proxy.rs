@@ -26,6 +26,9 @@ pub enum Mode {
     HoldRequest { api_key: i16 },
 }
 
+/// Kafka's Produce.
+pub const PRODUCE: i16 = 0;
+
 /// Kafka's EndTxn, which commits or aborts a transaction.
 pub const END_TXN: i16 = 26;
 

@@ -25,6 +25,9 @@ const TRANSACTION: usize = 8 << 20;
 const WAITING: usize = 256;
 /// Transactions whose changes wait to be applied to the local copy.
 const APPLYING: usize = 8;
+/// Producers that take turns. One alone would stand still between its transactions: the brokers answer a commit before they have
+/// written its markers, refuse the producer's next transaction until then, and librdkafka waits 20 ms before it asks again.
+const LANES: usize = 2;
 /// After the brokers said that a generation is over: how long until this node is told of the next one.
 const REBALANCE: Duration = Duration::from_secs(3);
 
@@ -77,7 +80,9 @@ pub(crate) struct Committer {
     topic: Arc<str>,
     transactional_id: String,
     assignments: Arc<Assignments>,
-    producer: Option<Producer>,
+    lanes: [Option<Producer>; LANES],
+    /// The lane of the next transaction.
+    turn: usize,
     openings: HashMap<Arc<OwnerId>, u64>,
     applier: mpsc::Sender<Applied>,
     ends: Arc<Ends>,
@@ -124,7 +129,8 @@ impl Committer {
         let (applier, applying) = mpsc::channel(APPLYING);
         tokio::spawn(apply(applying, store, Arc::clone(&assignments)));
         let openings = HashMap::new();
-        let committer = Self { cluster, topic, transactional_id, assignments, producer: None, openings, applier, ends, metrics };
+        let lanes = std::array::from_fn(|_| None);
+        let committer = Self { cluster, topic, transactional_id, assignments, lanes, turn: 0, openings, applier, ends, metrics };
         let thread = spawn("kafka-commit", move || committer.run(waiting))?;
         Ok((commands, thread))
     }
@@ -165,19 +171,22 @@ impl Committer {
         let opening = self.openings.entry(Arc::clone(&owner)).or_insert(0);
         *opening += 1;
         let opening = *opening;
-        // A transaction that this node left open before, with this producer's id, holds back every reader until it is ended.
-        if let Err(error) = self.producer() {
-            tracing::debug!(%error, "no producer yet");
+        // A transaction that this node left open before, with a producer's id, holds back every reader until it is ended.
+        for lane in 0..LANES {
+            if let Err(error) = self.producer(lane) {
+                tracing::debug!(%error, "no producer yet");
+            }
         }
         Some(Ticket { owner, slot, slot_epoch, opening })
     }
 
-    fn producer(&mut self) -> Result<&mut Producer, LogError> {
-        let producer = match self.producer.take() {
+    fn producer(&mut self, lane: usize) -> Result<&mut Producer, LogError> {
+        let kept = &mut self.lanes[lane];
+        let producer = match kept.take() {
             Some(producer) => producer,
-            None => Producer::new(&self.cluster, &self.transactional_id)?,
+            None => Producer::new(&self.cluster, &format!("{}.{lane}", self.transactional_id))?,
         };
-        Ok(self.producer.insert(producer))
+        Ok(kept.insert(producer))
     }
 
     fn then(&self, applied: Applied) {
@@ -217,7 +226,9 @@ impl Committer {
                 self.done(batches, &[]);
                 return None;
             }
-            let failed = match self.transact(&batches, &fencing.metadata) {
+            let lane = self.turn;
+            self.turn = (lane + 1) % LANES;
+            let failed = match self.transact(lane, &batches, &fencing.metadata) {
                 Ok(ends) => {
                     self.ends.raise(&ends);
                     self.done(batches, &ends);
@@ -225,9 +236,7 @@ impl Committer {
                 }
                 Err(failed) => failed,
             };
-            if !self.producer.as_ref().is_some_and(Producer::is_usable) {
-                self.producer = None;
-            }
+            self.lanes[lane].take_if(|producer| !producer.is_usable());
             match failed {
                 // A slot that stays with this node through the rebalance goes on under the next generation.
                 Failed::Fenced if !retried && self.assignments.wait_newer(fencing.serial, REBALANCE) => retried = true,
@@ -248,6 +257,7 @@ impl Committer {
                     return None;
                 }
                 Failed::Unknown(error) => {
+                    self.lanes[lane] = None;
                     self.unknown(batches, &error);
                     return None;
                 }
@@ -276,8 +286,7 @@ impl Committer {
 
     /// Whether the slots' partitions hold these batches is to be read; until then nothing is committed for their owners. The
     /// next producer ends the transaction before it begins one of its own.
-    fn unknown(&mut self, batches: Vec<Prepared>, error: &LogError) {
-        self.producer = None;
+    fn unknown(&self, batches: Vec<Prepared>, error: &LogError) {
         self.assignments.invalidate(batches.iter().map(|batch| batch.ticket.slot));
         for batch in batches {
             let error = LogError::Unavailable { detail: error.to_string() };
@@ -287,6 +296,7 @@ impl Committer {
 
     fn transact(
         &mut self,
+        lane: usize,
         batches: &[Prepared],
         metadata: &rdkafka::consumer::ConsumerGroupMetadata,
     ) -> Result<Vec<(TopicPartition, u64)>, Failed> {
@@ -294,7 +304,7 @@ impl Committer {
         let slots = slot_list(&self.topic, slots.into_iter()).map_err(|error| Failed::Refused(self.cluster.error(&error)))?;
         let timer = self.metrics.commit_seconds.start_timer();
         let topic = Arc::clone(&self.topic);
-        let producer = self.producer().map_err(Failed::Refused)?;
+        let producer = self.producer(lane).map_err(Failed::Refused)?;
         let mut marks = Marks::default();
         let records = batches.iter().flat_map(|batch| batch.records.iter().map(outgoing).chain(changes(&topic, batch)));
         let ends = producer.transact(records.map(|to| marks.mark(to)), &slots, metadata)?;

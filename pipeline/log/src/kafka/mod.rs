@@ -4,7 +4,7 @@
 //! - `<exchange>.assign.<role>`: the assignment topic of a role, 64 partitions, each a slot; compacted. A slot's partition holds
 //!   positions, consumed offsets and keyed state of the slot's owners ([`changelog`]), and is what the group protocol places on
 //!   nodes ([`group`]). A node keeps a local copy of the slots it holds ([`store`]).
-//! - Every role of a node has one transactional producer; the batches that wait share a transaction ([`committer`], [`producer`]).
+//! - Every role of a node has one committer; the batches that wait share a transaction ([`committer`], [`producer`]).
 //!
 //! **Opening** an owner waits until its slot is held, ends older holders in this process, notes the end of the slot's partition,
 //! uncommitted records counted, and reads committed records up to there: a transaction of the slot's former holder that passed

@@ -49,7 +49,7 @@ pub(crate) type Ends = Vec<u64>;
 pub(crate) struct Producer {
     inner: ThreadedProducer<Deliveries>,
     cluster: Cluster,
-    /// Whether it is between transactions, as far as it knows.
+    /// Whether it is between transactions, as far as it knows, and its sequence numbers are the brokers'.
     clean: bool,
 }
 
@@ -91,8 +91,13 @@ impl Producer {
         let deadline = Instant::now() + self.cluster.transaction_limit();
         self.deliveries().begin();
         self.inner.begin_transaction().map_err(|error| self.refused(&error))?;
-        match self.write(records, slots, metadata, deadline) {
-            Ok(offsets) => self.commit(deadline).map(|()| offsets),
+        let written = self.write(records, deadline);
+        // A record that was sent and not acknowledged may be in the log, and librdkafka gives its sequence number to the next
+        // transaction's first record. The broker would take that for the same one sent again: acknowledge it and write nothing.
+        // The next producer has an epoch of its own.
+        self.clean &= written.is_ok();
+        match written.and_then(|ends| self.fence(slots, metadata, deadline).map(|()| ends)) {
+            Ok(ends) => self.commit(deadline).map(|()| ends),
             Err(failed) => {
                 self.abort();
                 Err(failed)
@@ -100,17 +105,16 @@ impl Producer {
         }
     }
 
-    fn write<'a>(
-        &self,
-        records: impl Iterator<Item = Outgoing<'a>>,
-        slots: &TopicPartitionList,
-        metadata: &ConsumerGroupMetadata,
-        deadline: Instant,
-    ) -> Result<Ends, Failed> {
+    /// Returns when every record is acknowledged.
+    fn write<'a>(&self, records: impl Iterator<Item = Outgoing<'a>>, deadline: Instant) -> Result<Ends, Failed> {
         for record in records {
             self.send(&record, deadline)?;
         }
-        let offsets = self.deliveries().finished(deadline).map_err(|error| self.refused(&error))?;
+        self.deliveries().finished(deadline).map_err(|error| self.refused(&error))
+    }
+
+    /// Makes the transaction one of the group's generation.
+    fn fence(&self, slots: &TopicPartitionList, metadata: &ConsumerGroupMetadata, deadline: Instant) -> Result<(), Failed> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.inner.send_offsets_to_transaction(slots, metadata, left).map_err(|error| match error.rdkafka_error_code() {
             Some(
@@ -120,8 +124,7 @@ impl Producer {
                 | RDKafkaErrorCode::RebalanceInProgress,
             ) => Failed::Fenced,
             _ => self.refused(&error),
-        })?;
-        Ok(offsets)
+        })
     }
 
     fn send(&self, record: &Outgoing<'_>, deadline: Instant) -> Result<(), Failed> {
