@@ -81,7 +81,7 @@ fn files_stay_readable() {
     for folder in ["schemas", "connectors", "pipeline", "tests"] {
         for (name, text) in rust_files(folder) {
             let lines = text.lines().count();
-            assert!(lines <= 700, "{name} has {lines} lines: split it by concept, as files of 600 are");
+            assert!(lines <= 650, "{name} has {lines} lines: split it by concept, as files of 600 are");
         }
     }
 }
