@@ -42,8 +42,8 @@ pub struct Stand {
     pub partitions: Vec<PartitionStand>,
     /// A refill is under way: rows that it does not meet are removed at its end.
     pub refilling: bool,
-    /// Audit entry of the last batch that became durable.
-    pub last: Option<AuditEntry>,
+    /// Audit entries of the last batch that became durable, and of those before it that the log may lack; oldest first.
+    pub entries: Vec<AuditEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,17 @@ pub struct SinkBatch<'b, 'a> {
     /// At most one for each partition; may move an offset on without any change.
     pub ranges: &'b [Range],
     pub entry: &'b AuditEntry,
+    /// Entries of earlier batches that the log may lack; oldest first.
+    pub unlogged: &'b [AuditEntry],
+}
+
+impl SinkBatch<'_, '_> {
+    /// What the sink keeps of audit entries once this batch is durable: a list in JSON, its own last.
+    pub(crate) fn entries(&self) -> String {
+        let all: Vec<_> = self.unlogged.iter().chain([self.entry]).collect();
+        // Texts and numbers always serialise.
+        serde_json::to_string(&all).unwrap_or_default()
+    }
 }
 
 /// What became durable.

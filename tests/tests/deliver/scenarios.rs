@@ -157,7 +157,7 @@ pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_hol
             at_us: now_us(),
             previous: Digest::start(),
         };
-        let batch = SinkBatch { changes: &[&change], ranges: &entry.ranges, entry: &entry };
+        let batch = SinkBatch { changes: &[&change], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
         sink.write(&batch).await.map(|ack| ack.durable).map_err(|error| error.kind)
     };
     let begin = |next| [PartitionStand { partition: 0, next, refill_to: 0 }];
@@ -169,7 +169,7 @@ pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_hol
     assert_eq!(write(&mut first, epoch, 11, 15).await, Err(SinkErrorKind::Fenced), "a batch that leaves out");
     let stand = second.open().await.unwrap();
     assert!(stand.epoch > epoch);
-    assert_eq!((stand.partitions[0].next, stand.last.unwrap().epoch), (10, epoch));
+    assert_eq!((stand.partitions[0].next, stand.entries[0].epoch), (10, epoch));
     assert_eq!(write(&mut first, epoch, 10, 20).await, Err(SinkErrorKind::Fenced), "an older holder");
     assert_eq!(first.begin_refill(&begin(0)).await.unwrap_err().kind, SinkErrorKind::Fenced);
     assert_eq!(first.sweep().await.unwrap_err().kind, SinkErrorKind::Fenced);

@@ -86,7 +86,7 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// One transaction at the sink, then its audit entry in the log.
+    /// One transaction at the sink; its audit entry follows in the log, while the sink goes on.
     async fn write(&mut self, items: &[Item<'_>], next: Option<&[(u32, u64)]>) -> Result<(), Fault> {
         let changes = newest(items);
         let ranges = self.ranges(items, next);
@@ -102,10 +102,11 @@ impl Hand<'_> {
             previous: self.session.journal.last(),
             ranges,
         };
-        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges: &entry.ranges, entry: &entry }).await?;
+        let unlogged = self.session.journal.unlogged().await?;
+        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges: &entry.ranges, entry: &entry, unlogged }).await?;
         self.session.positions.extend(ack.durable);
         self.count(items);
-        self.session.journal.note(&entry).await?;
+        self.session.journal.note(entry).await?;
         Ok(())
     }
 

@@ -23,13 +23,14 @@ use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::batch::decide;
 use self::decode::Schemas;
 use self::hand::Hand;
-use self::journal::Journal;
 pub use self::journal::{AUDIT_TOPIC, Parked, parked};
+use self::journal::{Journal, OpenJournal};
 use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan};
@@ -95,7 +96,7 @@ impl From<LogError> for Fault {
 
 impl From<AppendError> for Fault {
     fn from(error: AppendError) -> Self {
-        // Refused or unknown: the owner is opened again, and the sink's last entry completes what is missing.
+        // Refused or unknown: the owner is opened again, and the sink's last entries complete what is missing.
         let (AppendError::Refused(error) | AppendError::Unknown(error)) = error;
         Self::Log(error)
     }
@@ -127,6 +128,8 @@ pub struct Deliverer {
     gap: bool,
     /// Commit time at the source of the newest record delivered.
     newest_us: Option<i64>,
+    /// The task that writes what was last opened of the journal.
+    writing: Option<JoinHandle<()>>,
 }
 
 /// One hold on sink and log.
@@ -171,6 +174,7 @@ impl Deliverer {
             backoff: Backoff::new(),
             gap: false,
             newest_us: None,
+            writing: None,
             name,
             topic,
             exchange,
@@ -190,6 +194,15 @@ impl Deliverer {
     /// # Errors
     /// [`DeliverError`] where somebody has to decide; everything else is tried again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), DeliverError> {
+        let ended = self.deliver_until(&shutdown).await;
+        // What is at the sink is noted in the log before this ends.
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        ended
+    }
+
+    async fn deliver_until(&mut self, shutdown: &CancellationToken) -> Result<(), DeliverError> {
         loop {
             let until = match self.entitlement.standing(Timestamp::now()) {
                 Standing::Open { until } => until,
@@ -306,9 +319,9 @@ impl Deliverer {
     }
 
     async fn open_session(&mut self, partitions: u32) -> Result<Session, Fault> {
-        let mut journal = Journal::open(&*self.log, Arc::clone(&self.name)).await?;
+        let mut journal = OpenJournal::open(&*self.log, Arc::clone(&self.name)).await?;
         let mut stand = self.sink.open().await?;
-        journal.complete(stand.last.as_ref()).await?;
+        journal.complete(&stand.entries).await?;
         if self.gap || stand.partitions.len() != partitions as usize {
             stand.partitions = self.whole_topic(partitions).await?;
             journal.clear_parked().await?;
@@ -316,6 +329,8 @@ impl Deliverer {
             stand.refilling = true;
             self.gap = false;
         }
+        let (journal, writing) = journal.start();
+        self.writing = Some(writing);
         let refill = stand.partitions.iter().map(|stand| (stand.partition, stand.refill_to)).collect();
         let session = Session {
             epoch: stand.epoch,
@@ -400,10 +415,11 @@ impl Deliverer {
 
     /// Measures the lag and says that it is served.
     async fn live_phase(&mut self, session: &mut Session) -> Result<(), LogError> {
-        let mut lag = 0;
-        for (&partition, &next) in &session.positions {
-            lag += self.log.bounds(&self.at(partition)).await?.end.saturating_sub(next);
-        }
+        // Asked for at once: records wait meanwhile.
+        let lags = session.positions.iter().map(async |(&partition, &next)| {
+            Ok::<_, LogError>(self.log.bounds(&self.at(partition)).await?.end.saturating_sub(next))
+        });
+        let lag = futures::future::try_join_all(lags).await?.into_iter().sum();
         let age = self.newest_us.filter(|_| lag > 0).map_or(0, |newest| Timestamp::now().as_microsecond() - newest);
         let lag_seconds = age.max(0) as f64 / 1e6;
         self.metrics.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));

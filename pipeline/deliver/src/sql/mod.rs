@@ -1,4 +1,4 @@
-//! SQL sinks. The table, the offsets, the versions of deleted keys and the last audit entry live in the subscriber's database
+//! SQL sinks. The table, the offsets, the versions of deleted keys and the last audit entries live in the subscriber's database
 //! and change in one transaction. One folder for each database, all of one shape: `mod` (the sink), `table` (making and checking
 //! it), `write` (a batch), `errors`.
 //!

@@ -19,7 +19,7 @@ pub(crate) struct Stored {
     pub(crate) sweep_epoch: Option<i64>,
     pub(crate) grant_fingerprint: Vec<u8>,
     pub(crate) shape: String,
-    pub(crate) entry: Option<String>,
+    pub(crate) entries: Option<String>,
 }
 
 /// The row of `guitong_offsets`.
@@ -49,7 +49,7 @@ where
             sweep_epoch: row.try_get("sweep_epoch")?,
             grant_fingerprint: row.try_get("grant_fingerprint")?,
             shape: row.try_get("shape")?,
-            entry: row.try_get("entry")?,
+            entries: row.try_get("entries")?,
         })
     }
 }
@@ -94,10 +94,13 @@ impl Takeover {
 }
 
 impl Stored {
-    pub(crate) fn entry(&self) -> Result<Option<AuditEntry>, SinkError> {
+    pub(crate) fn entries(&self) -> Result<Vec<AuditEntry>, SinkError> {
         let parse = |text: &String| serde_json::from_str(text);
-        let entry = self.entry.as_ref().map(parse).transpose();
-        entry.map_err(|error| SinkError::new(SinkErrorKind::Shape, format!("guitong_subscriptions.entry is damaged: {error}")))
+        let entries = self.entries.as_ref().map(parse).transpose();
+        let entries = entries.map_err(|error| {
+            SinkError::new(SinkErrorKind::Shape, format!("guitong_subscriptions.entries is damaged: {error}"))
+        })?;
+        Ok(entries.unwrap_or_default())
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Openings pass through here too, between transactions: when an opening is answered, no batch of an older holder is under way in
 //! this process and none will be begun. What a transaction changed in the assignment topic is applied to the local copy in the
-//! order of the transactions, and only then is the batch's owner answered, while the next transaction is already under way.
+//! order of the transactions, after their owners were answered: who reads state waits until its own last transaction is there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changelog::Change;
 use super::client::{Cluster, spawn};
@@ -56,7 +56,8 @@ pub(crate) struct Prepared {
     pub(crate) records: Vec<(u32, NewRecord)>,
     pub(crate) changes: Vec<Change>,
     pub(crate) bytes: usize,
-    pub(crate) reply: oneshot::Sender<Result<(), AppendError>>,
+    /// Number of the transaction that holds it.
+    pub(crate) reply: oneshot::Sender<Result<u64, AppendError>>,
 }
 
 #[derive(Debug)]
@@ -66,10 +67,18 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// A role's committer, as its owners see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Commands {
+    pub(crate) sender: mpsc::Sender<Command>,
+    /// Number of the last transaction whose changes the local copy holds, or whose slots are to be read again.
+    pub(crate) copied: watch::Receiver<u64>,
+}
+
 /// What waits for the local copy, in the order of the transactions.
 enum Applied {
-    /// Changes of a committed transaction, with the epochs under which their slots were held, and whom to answer then.
-    Committed { changes: Vec<(u64, SlotChanges)>, batches: Vec<Prepared> },
+    /// Changes of a committed transaction, with the epochs under which their slots were held.
+    Committed { number: u64, changes: Vec<(u64, SlotChanges)> },
     /// Everything that older holders wrote is in the copy.
     Opened { ticket: Option<Ticket>, reply: oneshot::Sender<Option<Ticket>> },
 }
@@ -85,6 +94,8 @@ pub(crate) struct Committer {
     turn: usize,
     openings: HashMap<Arc<OwnerId>, u64>,
     applier: mpsc::Sender<Applied>,
+    /// Transactions committed.
+    number: u64,
     ends: Arc<Ends>,
     metrics: Metrics,
 }
@@ -124,15 +135,18 @@ impl Committer {
         store: Arc<Store>,
         ends: Arc<Ends>,
         metrics: Metrics,
-    ) -> Result<(mpsc::Sender<Command>, std::thread::JoinHandle<()>), LogError> {
+    ) -> Result<(Commands, std::thread::JoinHandle<()>), LogError> {
         let (commands, waiting) = mpsc::channel(WAITING);
         let (applier, applying) = mpsc::channel(APPLYING);
-        tokio::spawn(apply(applying, store, Arc::clone(&assignments)));
+        let (copied, copying) = watch::channel(0);
+        tokio::spawn(apply(applying, store, Arc::clone(&assignments), copied));
         let openings = HashMap::new();
         let lanes = std::array::from_fn(|_| None);
-        let committer = Self { cluster, topic, transactional_id, assignments, lanes, turn: 0, openings, applier, ends, metrics };
+        let (turn, number) = (0, 0);
+        let committer =
+            Self { cluster, topic, transactional_id, assignments, lanes, turn, openings, applier, number, ends, metrics };
         let thread = spawn("kafka-commit", move || committer.run(waiting))?;
-        Ok((commands, thread))
+        Ok((Commands { sender: commands, copied: copying }, thread))
     }
 
     fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
@@ -313,7 +327,7 @@ impl Committer {
         Ok(marks.partitions.into_iter().zip(ends).collect())
     }
 
-    fn done(&self, batches: Vec<Prepared>, ends: &[(TopicPartition, u64)]) {
+    fn done(&mut self, batches: Vec<Prepared>, ends: &[(TopicPartition, u64)]) {
         let mut by_slot = HashMap::<(u32, u64), Vec<Change>>::new();
         for batch in &batches {
             if !batch.changes.is_empty() {
@@ -326,7 +340,12 @@ impl Committer {
         let next = |slot: u32| own(slot).map_or(0, |(_, end)| *end);
         let changes =
             by_slot.into_iter().map(|((slot, epoch), changes)| (epoch, SlotChanges { next: next(slot), slot, changes }));
-        self.then(Applied::Committed { changes: changes.collect(), batches });
+        let changes = changes.collect();
+        self.number += 1;
+        for batch in batches {
+            let _ = batch.reply.send(Ok(self.number));
+        }
+        self.then(Applied::Committed { number: self.number, changes });
     }
 }
 
@@ -385,14 +404,19 @@ fn changes<'a>(topic: &'a Arc<str>, batch: &'a Prepared) -> impl Iterator<Item =
     })
 }
 
-/// Brings committed changes into the local copy and answers their owners.
+/// Brings committed changes into the local copy.
 ///
 /// Changes of a slot whose epoch is over are left out: whoever opens an owner of it reads them from the log, and what lay between
 /// them and the copy may be missing here.
-async fn apply(mut applying: mpsc::Receiver<Applied>, store: Arc<Store>, assignments: Arc<Assignments>) {
+async fn apply(
+    mut applying: mpsc::Receiver<Applied>,
+    store: Arc<Store>,
+    assignments: Arc<Assignments>,
+    copied: watch::Sender<u64>,
+) {
     while let Some(applied) = applying.recv().await {
-        let (changes, batches) = match applied {
-            Applied::Committed { changes, batches } => (changes, batches),
+        let (number, changes) = match applied {
+            Applied::Committed { number, changes } => (number, changes),
             Applied::Opened { ticket, reply } => {
                 // Whoever asked may have given up; the older holder is fenced all the same.
                 let _ = reply.send(ticket);
@@ -408,9 +432,7 @@ async fn apply(mut applying: mpsc::Receiver<Applied>, store: Arc<Store>, assignm
             tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
             assignments.invalidate(held.iter().map(|of| of.slot));
         }
-        for batch in batches {
-            let _ = batch.reply.send(Ok(()));
-        }
+        copied.send_replace(number);
     }
     store.close().await;
 }

@@ -32,10 +32,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use guitong_schemas::contract::KafkaConfig;
 use rand::Rng;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use self::client::{Cluster, REQUEST, blocking};
-use self::committer::{Command, Committer, Ends, Ticket};
+use self::committer::{Command, Commands, Committer, Ends, Ticket};
 use self::group::{Assignments, Member};
 use self::owned::KafkaOwned;
 use self::reader::{From, Readers};
@@ -92,7 +92,7 @@ struct RoleLog {
     topic: Arc<str>,
     assignments: Arc<Assignments>,
     store: Arc<Store>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     /// One per slot: two owners that are opened at once load their slot once.
     loading: Vec<Mutex<()>>,
 }
@@ -189,7 +189,7 @@ impl KafkaLog {
         self.stop.store(true, Ordering::Relaxed);
         for role in self.roles.values() {
             // A committer that is gone already has nothing to finish.
-            let _ = role.commands.send(Command::Stop).await;
+            let _ = role.commands.sender.send(Command::Stop).await;
         }
         let threads = std::mem::take(&mut *self.threads());
         let joined = tokio::task::spawn_blocking(move || {
@@ -217,7 +217,7 @@ impl KafkaLog {
             let (reply, answer) = oneshot::channel();
             let open = Command::Open { owner: Arc::new(owner.clone()), slot, reply };
             let closed = |_| LogError::Unavailable { detail: "this log was closed".to_owned() };
-            role.commands.send(open).await.map_err(|_| closed(()))?;
+            role.commands.sender.send(open).await.map_err(|_| closed(()))?;
             if let Some(ticket) = answer.await.map_err(|_| closed(()))? {
                 return Ok(ticket);
             }
@@ -290,6 +290,7 @@ impl KafkaLog {
             commands: role.commands.clone(),
             position,
             offsets,
+            written: 0,
             metrics: self.metrics.clone(),
             over: false,
         })

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::changelog::{self, Change};
-use super::committer::{Command, Prepared, Ticket};
+use super::committer::{Command, Commands, Prepared, Ticket};
 use super::group::Assignments;
 use super::store::Store;
 use super::topics::Topics;
@@ -25,9 +25,11 @@ pub(crate) struct KafkaOwned {
     pub(crate) topics: Arc<Topics>,
     pub(crate) store: Arc<Store>,
     pub(crate) assignments: Arc<Assignments>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: Commands,
     pub(crate) position: Option<Bytes>,
     pub(crate) offsets: HashMap<TopicPartition, StoredOffset>,
+    /// Number of the last transaction of this hold.
+    pub(crate) written: u64,
     pub(crate) metrics: Metrics,
     /// Whether this hold is of no more use.
     pub(crate) over: bool,
@@ -42,10 +44,16 @@ impl KafkaOwned {
         LogError::Fenced { owner: (*self.ticket.owner).clone() }
     }
 
-    /// What the local copy says counts only while the hold lasts.
     fn check_hold(&self) -> Result<(), LogError> {
         let holds = !self.over && self.assignments.holds(self.ticket.slot, self.ticket.slot_epoch);
         if holds { Ok(()) } else { Err(self.fenced()) }
+    }
+
+    /// Waits until the local copy holds what was committed; what it says counts only while the hold lasts.
+    async fn settled(&self) -> Result<(), LogError> {
+        let mut copied = self.commands.copied.clone();
+        copied.wait_for(|copied| *copied >= self.written).await.map_err(|_| closed())?;
+        Ok(())
     }
 
     async fn place(&self, record: &NewRecord) -> Result<u32, LogError> {
@@ -108,11 +116,11 @@ impl KafkaOwned {
         let prepared = Prepared { ticket: self.ticket.clone(), records, changes, bytes, reply };
         // Where the caller goes away before the answer, the outcome is not known to this hold.
         self.over = true;
-        if self.commands.send(Command::Append(prepared)).await.is_err() {
+        if self.commands.sender.send(Command::Append(prepared)).await.is_err() {
             return Err(AppendError::Refused(closed()));
         }
         match answer.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(number)) => self.written = number,
             Ok(Err(error)) => {
                 self.over = !matches!(&error, AppendError::Refused(error) if !matches!(error, LogError::Fenced { .. }));
                 return Err(error);
@@ -154,6 +162,7 @@ impl OwnedLog for KafkaOwned {
 
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
         let keys: Result<Vec<_>, _> = keys.iter().map(|key| changelog::state_key(self.name(), map, key)).collect();
+        self.settled().await?;
         let values = self.store.get(self.ticket.slot, &keys?).await?;
         // Afterwards: a hold that ended while the copy was read may have read another's.
         self.check_hold()?;
@@ -168,6 +177,7 @@ impl OwnedLog for KafkaOwned {
         };
         let cut = whole(&[])?.len();
         let after = after.map(whole).transpose()?;
+        self.settled().await?;
         let found = self.store.scan(self.ticket.slot, &whole(prefix)?, after.as_deref(), limit).await?;
         self.check_hold()?;
         Ok(found.into_iter().map(|(key, value)| (key.slice(cut.min(key.len())..), value)).collect())

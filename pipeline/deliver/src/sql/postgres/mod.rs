@@ -41,7 +41,7 @@ impl Own {
         let deleted = place.qualified("guitong_deleted");
         Self {
             stored: format!(
-                "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entry
+                "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
                  FROM {subscriptions} WHERE subscription = $1 FOR UPDATE"
             ),
             store: format!(
@@ -72,7 +72,7 @@ impl Own {
                         AND o.epoch = $8
                     RETURNING 1
                  ), noted AS (
-                    UPDATE {subscriptions} SET entry = $9 WHERE subscription = $6 AND epoch = $8 RETURNING 1
+                    UPDATE {subscriptions} SET entries = $9 WHERE subscription = $6 AND epoch = $8 RETURNING 1
                  )
                  SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM noted)"
             ),
@@ -172,7 +172,7 @@ impl PostgresSink {
         }
     }
 
-    /// Moves each offset on from where the batch starts, and keeps the batch's audit entry; fenced where one is not there.
+    /// Moves each offset on from where the batch starts, and keeps the audit entries; fenced where one is not there.
     async fn move_offsets(&self, connection: &mut PgConnection, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
         let of = |part: fn(&guitong_govern::audit::Range) -> i64| batch.ranges.iter().map(part).collect::<Vec<_>>();
         let moved = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(self.own.move_offsets.as_str()))
@@ -184,7 +184,7 @@ impl PostgresSink {
             .bind(&*self.plan.subscription)
             .bind(&*self.plan.topic)
             .bind(self.epoch)
-            .bind(batch.entry.to_json());
+            .bind(batch.entries());
         match moved.fetch_one(connection).await.map_err(sink_error)? {
             (moved, 1) if unsigned(moved) == batch.ranges.len() as u64 => Ok(()),
             _ => Err(fenced(&self.plan.subscription)),
@@ -218,7 +218,7 @@ impl PostgresSink {
             epoch: unsigned(epoch),
             partitions: partitions.into_iter().map(PartitionStand::from).collect(),
             refilling: sweep_epoch.is_some(),
-            last: stored.as_ref().map(Stored::entry).transpose()?.flatten(),
+            entries: stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default(),
         };
         Ok((Taken { epoch, sweep_epoch, remembers }, stand))
     }

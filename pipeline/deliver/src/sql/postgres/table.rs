@@ -39,7 +39,7 @@ pub(crate) async fn make_own_tables(connection: &mut PgConnection, place: &Place
             "guitong_subscriptions",
             "subscription text PRIMARY KEY, table_name text NOT NULL, made boolean NOT NULL, log_id text NOT NULL,
              topic text NOT NULL, epoch bigint NOT NULL, sweep_epoch bigint, grant_fingerprint bytea NOT NULL, shape text NOT NULL,
-             entry text",
+             entries text",
         ),
         (
             "guitong_offsets",

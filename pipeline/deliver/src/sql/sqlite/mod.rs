@@ -16,7 +16,7 @@ use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
 use super::{EPOCH, Pools};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
-const STORED: &str = "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entry
+const STORED: &str = "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
     FROM guitong_subscriptions WHERE subscription = $1";
 
 const STORE: &str = "INSERT INTO guitong_subscriptions
@@ -104,7 +104,7 @@ impl SqliteSink {
         }
     }
 
-    /// Moves each offset on from where the batch starts, and keeps the batch's audit entry; fenced where one is not there.
+    /// Moves each offset on from where the batch starts, and keeps the audit entries; fenced where one is not there.
     async fn move_offsets(&self, transaction: &mut Tx, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
         for range in batch.ranges {
             let sql = "UPDATE guitong_offsets SET next_offset = $1, batch_count = $2, batch_digest = $3
@@ -122,8 +122,8 @@ impl SqliteSink {
                 return Err(fenced(&self.plan.subscription));
             }
         }
-        let sql = "UPDATE guitong_subscriptions SET entry = $1 WHERE subscription = $2 AND epoch = $3";
-        let noted = sqlx::query(sql).bind(batch.entry.to_json()).bind(self.subscription()).bind(self.epoch);
+        let sql = "UPDATE guitong_subscriptions SET entries = $1 WHERE subscription = $2 AND epoch = $3";
+        let noted = sqlx::query(sql).bind(batch.entries()).bind(self.subscription()).bind(self.epoch);
         match noted.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() {
             0 => Err(fenced(&self.plan.subscription)),
             _ => Ok(()),
@@ -169,10 +169,10 @@ impl Sink for SqliteSink {
         let partitions = self.partitions(&mut transaction).await?;
         let remembers = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT 1 FROM guitong_deleted WHERE subscription = $1)");
         let remembers = remembers.bind(self.subscription()).fetch_one(&mut *transaction).await.map_err(sink_error)?;
-        let last = stored.as_ref().map(Stored::entry).transpose()?.flatten();
+        let entries = stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default();
         transaction.commit().await.map_err(sink_error)?;
         (self.epoch, self.sweep_epoch, self.remembers) = (epoch, sweep_epoch, remembers);
-        Ok(Stand { epoch: unsigned(epoch), partitions, refilling: sweep_epoch.is_some(), last })
+        Ok(Stand { epoch: unsigned(epoch), partitions, refilling: sweep_epoch.is_some(), entries })
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {

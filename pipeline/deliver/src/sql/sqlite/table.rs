@@ -12,7 +12,7 @@ use crate::sql::{EPOCH, KEY, VERSION};
 pub(crate) const OWN_TABLES: &str = "
 CREATE TABLE IF NOT EXISTS guitong_subscriptions (
     subscription TEXT PRIMARY KEY, table_name TEXT NOT NULL, made INTEGER NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL,
-    epoch INTEGER NOT NULL, sweep_epoch INTEGER, grant_fingerprint BLOB NOT NULL, shape TEXT NOT NULL, entry TEXT);
+    epoch INTEGER NOT NULL, sweep_epoch INTEGER, grant_fingerprint BLOB NOT NULL, shape TEXT NOT NULL, entries TEXT);
 CREATE TABLE IF NOT EXISTS guitong_offsets (
     subscription TEXT NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
     next_offset INTEGER NOT NULL, refill_to INTEGER NOT NULL, epoch INTEGER NOT NULL,
