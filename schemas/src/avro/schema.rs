@@ -296,7 +296,7 @@ pub(super) fn default_of(column: &Column) -> Option<(Vec<u8>, Json)> {
     let text = column.default.as_deref()?;
     let encoded = encode_default(column, text)?;
     let integer = |encoded: &[u8]| read_long(encoded).map(|(value, _)| Json::from(value));
-    let body = |encoded: &[u8]| read_long(encoded).and_then(|(_, width)| encoded.get(width..).map(<[u8]>::to_vec));
+    let body = |encoded: &[u8]| read_long(encoded).map(|(_, rest)| rest.to_vec());
     let json = match &column.kind {
         ColumnType::Bool | ColumnType::Bit { length: 1, varying: false } => Json::from(encoded.first() == Some(&1)),
         ColumnType::Int16

@@ -160,25 +160,39 @@ impl DecodePlan {
         Ok(Envelope { operation, before, after, source_ts_us, snapshot })
     }
 
-    /// Where each field's bytes stand in a record without its frame: what a narrower record copies.
+    /// Where each of the [`DecodePlan::fields`] stands in `avro`, which has no frame. In an envelope these are the fields of `after`,
+    /// none where it is null, and what follows it is not looked at.
     ///
     /// # Errors
-    /// [`DecodeError`] where the bytes are not of this schema.
+    /// [`DecodeError`] where the bytes up to the row's end are not of this schema.
     pub fn spans(&self, avro: &[u8], spans: &mut Vec<std::ops::Range<usize>>) -> Result<(), DecodeError> {
         spans.clear();
-        let mut reader = Reader::new(avro);
-        for field in &*self.record.fields {
-            let start = reader.at();
-            reader.skip(&field.node).map_err(|stop| self.error(&stop.within(&field.name)))?;
-            spans.push(start..reader.at());
+        self.find(&mut Reader::new(avro), spans).map_err(|stop| self.error(&stop))
+    }
+
+    fn find(&self, reader: &mut Reader<'_>, spans: &mut Vec<std::ops::Range<usize>>) -> Result<(), read::Stop> {
+        let Some(shape) = &self.envelope else {
+            reader.spans(&self.record.fields, spans)?;
+            return reader.end();
+        };
+        for (index, field) in self.record.fields.iter().enumerate() {
+            let within = |stop: read::Stop| stop.within(&field.name);
+            if index == shape.after {
+                return match reader.has_row(field).map_err(within)? {
+                    true => reader.spans(&shape.row.fields, spans).map_err(within),
+                    false => Ok(()),
+                };
+            }
+            reader.skip(&field.node).map_err(within)?;
         }
-        reader.end().map_err(|stop| self.error(&stop))
+        Ok(())
     }
 
     #[cold]
     fn error(&self, stop: &read::Stop) -> DecodeError {
-        let field = stop.path.iter().rev().fold(String::new(), |path, name| path + "." + name);
-        DecodeError { record: self.record.name.clone(), field, problem: stop.problem, at: stop.at }
+        let read::Stopped { problem, at, path } = stop.why();
+        let field = path.iter().rev().fold(String::new(), |path, name| path + "." + name);
+        DecodeError { record: self.record.name.clone(), field, problem, at: *at }
     }
 }
 

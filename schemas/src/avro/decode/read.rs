@@ -1,55 +1,66 @@
 //! Reading Avro bytes by a plan.
 
+use std::ops::Range;
+
 use super::super::varint::read_long;
 use super::Value;
 use super::plan::{Field, Node, Record};
 
-/// Why reading stopped; `path` is filled from the inside out.
+/// Why reading stopped. Boxed, since it is carried through every reading and made at most once.
 #[derive(Debug)]
-pub(super) struct Stop {
+pub(super) struct Stop(Box<Stopped>);
+
+#[derive(Debug)]
+pub(super) struct Stopped {
     pub(super) problem: &'static str,
     pub(super) at: usize,
+    /// Names of fields, from the inside out.
     pub(super) path: Vec<String>,
 }
 
 impl Stop {
     #[cold]
     pub(super) fn within(mut self, field: &str) -> Self {
-        self.path.push(field.to_owned());
+        self.0.path.push(field.to_owned());
         self
+    }
+
+    pub(super) fn why(&self) -> &Stopped {
+        &self.0
     }
 }
 
 pub(super) struct Reader<'a> {
-    input: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    /// Of the whole input.
+    length: usize,
     /// Elements that may still be made: elements without bytes (nulls) must not make a small input large.
     elements: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(input: &'a [u8]) -> Self {
-        Self { input, at: 0, elements: input.len().saturating_add(1024) }
+        Self { rest: input, length: input.len(), elements: input.len().saturating_add(1024) }
     }
 
     pub(super) fn at(&self) -> usize {
-        self.at
+        self.length - self.rest.len()
     }
 
     #[cold]
     fn stop(&self, problem: &'static str) -> Stop {
-        Stop { problem, at: self.at, path: vec![] }
+        Stop(Box::new(Stopped { problem, at: self.at(), path: vec![] }))
     }
 
     pub(super) fn end(&self) -> Result<(), Stop> {
-        if self.at == self.input.len() { Ok(()) } else { Err(self.stop("bytes after the record")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(self.stop("bytes after the record")) }
     }
 
+    #[inline]
     fn take(&mut self, count: usize) -> Result<&'a [u8], Stop> {
-        let end = self.at.checked_add(count);
-        match end.and_then(|end| self.input.get(self.at..end)) {
-            Some(bytes) => {
-                self.at += count;
+        match self.rest.split_at_checked(count) {
+            Some((bytes, rest)) => {
+                self.rest = rest;
                 Ok(bytes)
             }
             None => Err(self.stop("the bytes end in a value")),
@@ -62,11 +73,15 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
+    #[inline]
     fn long(&mut self) -> Result<i64, Stop> {
-        let rest = self.input.get(self.at..).unwrap_or_default();
-        let (value, width) = read_long(rest).ok_or_else(|| self.stop("no number"))?;
-        self.at += width;
-        Ok(value)
+        match read_long(self.rest) {
+            Some((value, rest)) => {
+                self.rest = rest;
+                Ok(value)
+            }
+            None => Err(self.stop("no number")),
+        }
     }
 
     fn int(&mut self) -> Result<i64, Stop> {
@@ -77,6 +92,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    #[inline]
     fn bytes(&mut self) -> Result<&'a [u8], Stop> {
         let length = self.long()?;
         let length = usize::try_from(length).map_err(|_| self.stop("a negative length"))?;
@@ -96,6 +112,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn branch<'p>(&mut self, branches: &'p [Node]) -> Result<&'p Node, Stop> {
         let index = self.long()?;
         usize::try_from(index).ok().and_then(|index| branches.get(index)).ok_or_else(|| self.stop("no such branch of the union"))
@@ -178,23 +195,47 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
-    /// A nullable row of an envelope.
-    pub(super) fn row(&mut self, field: &'a Field, row: &'a Record) -> Result<Option<Vec<Value<'a>>>, Stop> {
+    /// Whether a nullable row of an envelope is there; its fields follow then.
+    pub(super) fn has_row(&mut self, field: &Field) -> Result<bool, Stop> {
         let Node::Union(branches) = &field.node else { return Err(self.stop("a row that is no union")) };
-        match self.branch(branches)? {
-            Node::Null => Ok(None),
-            _ => self.fields(&row.fields).map(Some),
+        Ok(!matches!(self.branch(branches)?, Node::Null))
+    }
+
+    pub(super) fn row(&mut self, field: &'a Field, row: &'a Record) -> Result<Option<Vec<Value<'a>>>, Stop> {
+        if self.has_row(field)? { self.fields(&row.fields).map(Some) } else { Ok(None) }
+    }
+
+    /// Where each of the fields that follow stands.
+    pub(super) fn spans(&mut self, fields: &[Field], spans: &mut Vec<Range<usize>>) -> Result<(), Stop> {
+        spans.reserve(fields.len());
+        for field in fields {
+            let start = self.at();
+            self.skip(&field.node).map_err(|stop| stop.within(&field.name))?;
+            spans.push(start..self.at());
+        }
+        Ok(())
+    }
+
+    /// Passes over a value; what nearly every column is stands here, so that it is read without a call.
+    #[inline]
+    pub(super) fn skip(&mut self, node: &Node) -> Result<(), Stop> {
+        let node = match node {
+            Node::Union(branches) => self.branch(branches)?,
+            node => node,
+        };
+        match node {
+            Node::Null => Ok(()),
+            Node::Bytes | Node::Text | Node::Decimal { .. } => self.bytes().map(drop),
+            Node::Int | Node::Long | Node::Enum(_) => self.long().map(drop),
+            node => self.skip_other(node),
         }
     }
 
-    pub(super) fn skip(&mut self, node: &Node) -> Result<(), Stop> {
+    fn skip_other(&mut self, node: &Node) -> Result<(), Stop> {
         match node {
-            Node::Null => {}
             Node::Bool => drop(self.bool()?),
-            Node::Int | Node::Long | Node::Enum(_) => drop(self.long()?),
             Node::Float => drop(self.take(4)?),
             Node::Double => drop(self.take(8)?),
-            Node::Bytes | Node::Text | Node::Decimal { .. } => drop(self.bytes()?),
             Node::Fixed(size) | Node::FixedDecimal { size, .. } => drop(self.take(*size)?),
             Node::VariableDecimal => {
                 self.int()?;
@@ -217,9 +258,15 @@ impl<'a> Reader<'a> {
                     }
                 }
             },
-            Node::Union(branches) => {
-                let branch = self.branch(branches)?;
-                self.skip(branch)?;
+            Node::Null
+            | Node::Bytes
+            | Node::Text
+            | Node::Decimal { .. }
+            | Node::Int
+            | Node::Long
+            | Node::Enum(_)
+            | Node::Union(_) => {
+                self.skip(node)?;
             }
             Node::Record(record) => record.fields.iter().try_for_each(|field| self.skip(&field.node))?,
         }

@@ -21,10 +21,14 @@ pub(super) fn integer(text: &[u8], min: i64, max: i64) -> Result<i64, Bad> {
             return Err(Bad::new("not a whole number", at + sign_width));
         }
         // Counted downwards, since the smallest number has no positive counterpart.
-        value = value
-            .checked_mul(10)
-            .and_then(|tens| tens.checked_sub(i64::from(digit)))
-            .ok_or(Bad::new("number out of the column type's range", at + sign_width))?;
+        value = if at < 18 {
+            value * 10 - i64::from(digit)
+        } else {
+            value
+                .checked_mul(10)
+                .and_then(|tens| tens.checked_sub(i64::from(digit)))
+                .ok_or(Bad::new("number out of the column type's range", at + sign_width))?
+        };
     }
     let value = if negative { Some(value) } else { value.checked_neg() };
     value.filter(|value| (min..=max).contains(value)).ok_or(Bad::new("number out of the column type's range", 0))
@@ -61,9 +65,41 @@ fn split(text: &[u8]) -> Result<Option<Digits<'_>>, Bad> {
     Ok(Some(Digits { negative, whole, fraction }))
 }
 
+/// The unscaled value of what nearly every `numeric(_, scale)` is: up to 18 digits, at most `scale` of them behind the point.
+fn short(text: &[u8], scale: usize) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.len() + scale > 18 {
+        return None;
+    }
+    let (mut value, mut behind) = (0_i64, None);
+    for &byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                value = value * 10 + i64::from(byte - b'0');
+                behind = behind.map(|places: usize| places + 1);
+            }
+            b'.' if behind.is_none() => behind = Some(0),
+            _ => return None,
+        }
+    }
+    let places = behind.unwrap_or(0);
+    if places > scale || digits.len() == usize::from(behind.is_some()) {
+        return None;
+    }
+    let value = (places..scale).fold(value, |value, _| value * 10);
+    Some(if negative { -value } else { value })
+}
+
 /// `numeric(_, scale)`: the unscaled value in the fewest bytes of big-endian two's complement. Unfit where it is no number, or
 /// digits behind the scale would be cut.
 pub(super) fn decimal(text: &[u8], scale: usize, out: &mut Vec<u8>) -> Result<Fit, Bad> {
+    if let Some(value) = short(text, scale) {
+        write_unscaled(value, out);
+        return Ok(Fit::Exact);
+    }
     let Some(Digits { negative, whole, fraction }) = split(text)? else { return Ok(Fit::Unfit) };
     let (kept, cut) = fraction.split_at(fraction.len().min(scale));
     if cut.iter().any(|&digit| digit != b'0') {
@@ -100,6 +136,15 @@ pub(super) fn money(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
     let digits = text.iter().copied().filter(u8::is_ascii_digit).chain(std::iter::repeat_n(b'0', missing));
     unscaled(negative, digits, count + missing, out);
     Ok(Fit::Exact)
+}
+
+/// Writes `value` as an Avro bytes value, in the fewest bytes of big-endian two's complement.
+fn write_unscaled(value: i64, out: &mut Vec<u8>) {
+    let width = (u64::BITS - (value ^ value >> 63).leading_zeros()) / 8 + 1;
+    write_long(out, width.into());
+    let end = out.len() + width as usize;
+    out.extend_from_slice(&(value << (u64::BITS - 8 * width)).to_be_bytes());
+    out.truncate(end);
 }
 
 /// Writes `digits` as an Avro bytes value. `count` is an upper bound of their number.
@@ -163,4 +208,34 @@ fn redundant(bytes: &[u8]) -> usize {
 /// Whether a leading byte only repeats the sign of the one after it.
 fn is_redundant(byte: u8, next: u8) -> bool {
     byte == 0 && next < 0x80 || byte == 0xff && next >= 0x80
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn short_decimals_are_written_as_long_ones(
+            text in "-?[0-9]{0,12}(\\.[0-9]{0,4})?|[-+.0-9]{0,4}",
+            scale in 0_usize..5,
+        ) {
+            let (mut short, mut long) = (vec![], vec![]);
+            let fit = decimal(text.as_bytes(), scale, &mut short);
+            // Zeros in front, until there are too many digits for the short way.
+            let padded = match text.strip_prefix(['-', '+']) {
+                Some(digits) => format!("{}{:0>20}", &text[..1], digits),
+                None => format!("{text:0>20}"),
+            };
+            if text.bytes().any(|byte| byte.is_ascii_digit()) {
+                let same = decimal(padded.as_bytes(), scale, &mut long).map_err(|bad| bad.what);
+                prop_assert_eq!(fit.map_err(|bad| bad.what), same);
+                prop_assert_eq!(short, long);
+            } else {
+                prop_assert!(fit.is_err());
+            }
+        }
+    }
 }

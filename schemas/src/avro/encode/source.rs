@@ -83,33 +83,31 @@ fn snapshot_word(mark: SnapshotMark) -> &'static str {
 
 /// `["last commit","this"]` or `[null,"this"]`, numbers in decimal.
 fn write_sequence(place: &Place, out: &mut Vec<u8>) {
-    let mut text = [0_u8; 64];
-    let mut len = 0;
-    let mut push = |bytes: &[u8]| {
-        if let Some(slot) = text.get_mut(len..len + bytes.len()) {
-            slot.copy_from_slice(bytes);
-            len += bytes.len();
-        }
-    };
+    write_long(out, 1);
+    // Two numbers of at most 20 digits and what is around them: the length is one byte, which is known at the end.
+    let start = out.len();
+    out.push(0);
     let mut number = itoa::Buffer::new();
     match place {
         Place::Postgres { lsn, last_commit_lsn, .. } => {
             match last_commit_lsn {
-                None => push(b"[null,\""),
+                None => out.extend_from_slice(b"[null,\""),
                 Some(last) => {
-                    push(b"[\"");
-                    push(number.format(*last).as_bytes());
-                    push(b"\",\"");
+                    out.extend_from_slice(b"[\"");
+                    out.extend_from_slice(number.format(*last).as_bytes());
+                    out.extend_from_slice(b"\",\"");
                 }
             }
-            push(number.format(*lsn).as_bytes());
+            out.extend_from_slice(number.format(*lsn).as_bytes());
         }
         Place::Changelog { change_id } => {
-            push(b"[null,\"");
-            push(number.format(*change_id).as_bytes());
+            out.extend_from_slice(b"[null,\"");
+            out.extend_from_slice(number.format(*change_id).as_bytes());
         }
     }
-    push(b"\"]");
-    write_long(out, 1);
-    write_bytes(out, text.get(..len).unwrap_or_default());
+    out.extend_from_slice(b"\"]");
+    let length = out.len() - start - 1;
+    if let Some(byte) = out.get_mut(start) {
+        *byte = (length << 1) as u8;
+    }
 }

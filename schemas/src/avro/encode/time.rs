@@ -1,6 +1,6 @@
 //! Dates, times and intervals in PostgreSQL's ISO text form (`DateStyle = ISO`, `IntervalStyle = postgres`).
 
-use super::super::varint::write_bytes;
+use super::super::varint::{write_bytes, write_long};
 use super::{Bad, Fit};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
@@ -8,102 +8,134 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 /// A month is a twelfth of 365.25 days.
 const MICROS_PER_MONTH: i64 = 2_629_800_000_000;
 
+/// Wider than any server's, so that days stay far from the ends of 64 bits.
+const YEARS: std::ops::RangeInclusive<i32> = -6_000_000..=6_000_000;
+
 /// Debezium's numbers for what its stream gives as infinity.
 const DATE_INFINITY: (i64, i64) = (-2_147_472_692, -2_147_472_691);
 const TIMESTAMP_INFINITY: (i64, i64) = (9_223_372_036_825_200_000, -9_223_372_036_832_400_000);
 
+/// A day of the proleptic Gregorian calendar; the year is astronomical: 0 is 1 BC.
+#[derive(Debug, Clone, Copy)]
+struct Civil {
+    year: i32,
+    month: u32,
+    day: u32,
+}
+
+/// Two digits as a number.
+#[inline]
+fn pair(tens: u8, ones: u8) -> u32 {
+    u32::from(tens - b'0') * 10 + u32::from(ones - b'0')
+}
+
 /// A place in the text that is being read.
 struct Cursor<'a> {
-    text: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    /// Of the whole text.
+    length: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+        Self { rest: text, length: text.len() }
     }
 
-    fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
+    #[cold]
     fn bad(&self, what: &'static str) -> Bad {
-        Bad::new(what, self.at)
+        Bad::new(what, self.length - self.rest.len())
     }
 
     fn take(&mut self, byte: u8) -> bool {
-        let found = self.rest().first() == Some(&byte);
-        self.at += usize::from(found);
-        found
+        match self.rest {
+            [first, rest @ ..] if *first == byte => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Bad> {
         if self.take(byte) { Ok(()) } else { Err(self.bad(what)) }
     }
 
+    /// Passes over `count` bytes, which are there.
+    fn pass(&mut self, count: usize) {
+        self.rest = self.rest.get(count..).unwrap_or_default();
+    }
+
     /// Between `min` and 18 digits.
     fn digits(&mut self, min: usize, what: &'static str) -> Result<i64, Bad> {
-        let rest = self.rest();
-        let count = rest.iter().take(18).take_while(|byte| byte.is_ascii_digit()).count();
+        let count = self.rest.iter().take(18).take_while(|byte| byte.is_ascii_digit()).count();
         if count < min {
             return Err(self.bad(what));
         }
-        self.at += count;
-        Ok(rest.iter().take(count).fold(0, |value, &byte| value * 10 + i64::from(byte - b'0')))
-    }
-
-    fn two(&mut self, max: i64, what: &'static str) -> Result<i64, Bad> {
-        let value = match self.rest() {
-            [tens @ b'0'..=b'9', ones @ b'0'..=b'9', ..] => i64::from(tens - b'0') * 10 + i64::from(ones - b'0'),
-            _ => return Err(self.bad(what)),
-        };
-        if value > max {
-            return Err(self.bad(what));
-        }
-        self.at += 2;
+        let value = self.rest.iter().take(count).fold(0, |value, &byte| value * 10 + i64::from(byte - b'0'));
+        self.pass(count);
         Ok(value)
     }
 
-    fn end(&self, what: &'static str) -> Result<(), Bad> {
-        if self.rest().is_empty() { Ok(()) } else { Err(self.bad(what)) }
+    fn two(&mut self, max: u32, what: &'static str) -> Result<u32, Bad> {
+        match self.rest {
+            [tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] if pair(*tens, *ones) <= max => {
+                self.rest = rest;
+                Ok(pair(*tens, *ones))
+            }
+            _ => Err(self.bad(what)),
+        }
     }
 
-    /// Year (astronomical: 0 is 1 BC once the era is read), month, day. The era stands at the end of the whole text.
-    fn date(&mut self, bc: bool) -> Result<i64, Bad> {
-        let year = self.digits(4, "no year")?;
+    fn end(&self, what: &'static str) -> Result<(), Bad> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.bad(what)) }
+    }
+
+    /// The era stands at the end of the whole text.
+    fn date(&mut self, bc: bool) -> Result<Civil, Bad> {
+        let year = match self.rest {
+            // Nearly always four digits.
+            [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', d @ b'0'..=b'9', rest @ ..] if rest.first() == Some(&b'-') => {
+                self.rest = rest;
+                (pair(*a, *b) * 100 + pair(*c, *d)).cast_signed()
+            }
+            _ => i32::try_from(self.digits(4, "no year")?).unwrap_or(i32::MAX),
+        };
         self.expect(b'-', "no month")?;
         let month = self.two(12, "no month")?;
         self.expect(b'-', "no day")?;
         let day = self.two(31, "no day")?;
         let year = if bc { 1 - year } else { year };
-        if month == 0 || day == 0 || year > 6_000_000 || day > days_in_month(year, month) {
+        if month == 0 || day == 0 || !YEARS.contains(&year) || day > days_in_month(year, month) {
             return Err(self.bad("no date"));
         }
-        Ok(days_from_civil(year, month, day))
+        Ok(Civil { year, month, day })
     }
 
     /// Microseconds since midnight; the hour may be any number of digits.
     fn clock(&mut self) -> Result<i64, Bad> {
-        let hours = self.digits(2, "no hour")?;
+        let hours = match self.rest {
+            [tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] if rest.first() == Some(&b':') => {
+                self.rest = rest;
+                i64::from(pair(*tens, *ones))
+            }
+            _ => self.digits(2, "no hour")?,
+        };
         self.expect(b':', "no minute")?;
         let minutes = self.two(59, "no minute")?;
         let seconds = if self.take(b':') { self.two(60, "no second")? } else { 0 };
         let mut micros = 0;
         if self.take(b'.') {
-            let rest = self.rest();
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            for place in 0..6 {
-                let digit = rest.get(place).filter(|_| place < digits).map_or(0, |byte| byte - b'0');
-                micros = micros * 10 + i64::from(digit);
-            }
-            self.at += digits;
+            let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let read = self.rest.iter().take(digits.min(6)).fold(0, |micros, &byte| micros * 10 + i64::from(byte - b'0'));
+            micros = read * [1_000_000, 100_000, 10_000, 1000, 100, 10, 1][digits.min(6)];
+            self.pass(digits);
         }
         hours
             .checked_mul(3600)
-            .and_then(|whole| whole.checked_add(minutes * 60 + seconds))
+            .and_then(|whole| whole.checked_add(i64::from(minutes * 60 + seconds)))
             .and_then(|whole| whole.checked_mul(MICROS_PER_SECOND))
             .and_then(|whole| whole.checked_add(micros))
-            .ok_or(self.bad("time out of range"))
+            .ok_or_else(|| self.bad("time out of range"))
     }
 
     /// `+08`, `-05:30`, `+08:05:43` or `Z`: microseconds to subtract.
@@ -120,38 +152,38 @@ impl<'a> Cursor<'a> {
         let hours = self.two(99, "no offset from UTC")?;
         let minutes = if self.take(b':') { self.two(59, "no offset from UTC")? } else { 0 };
         let seconds = if self.take(b':') { self.two(59, "no offset from UTC")? } else { 0 };
-        Ok(sign * (hours * 3600 + minutes * 60 + seconds) * MICROS_PER_SECOND)
+        Ok(sign * i64::from(hours * 3600 + minutes * 60 + seconds) * MICROS_PER_SECOND)
     }
 }
 
-fn days_in_month(year: i64, month: i64) -> i64 {
+fn days_in_month(year: i32, month: u32) -> u32 {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     match month {
-        2 => 28 + i64::from(leap),
+        2 => 28 + u32::from(leap),
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     }
 }
 
 /// Days since 1970-01-01 in the proleptic Gregorian calendar, by counting 400-year eras that begin in March.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
+fn days_from_civil(Civil { year, month, day }: Civil) -> i64 {
+    let year = year - i32::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400).cast_unsigned());
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    i64::from(era) * 146_097 + i64::from(day_of_era) - 719_468
 }
 
-/// The inverse: year, month, day.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+/// The inverse, for days of [`YEARS`].
+fn civil_from_days(days: i64) -> Civil {
     let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
+    let (era, day_of_era) = (shifted.div_euclid(146_097) as i32, shifted.rem_euclid(146_097) as u32);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
+    let year = year_of_era.cast_signed() + era * 400 + i32::from(month <= 2);
+    Civil { year, month, day: day_of_year - (153 * shifted_month + 2) / 5 + 1 }
 }
 
 fn era(text: &[u8]) -> (&[u8], bool) {
@@ -173,9 +205,9 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Bad> {
     }
     let (text, bc) = era(text);
     let mut cursor = Cursor::new(text);
-    let days = cursor.date(bc)?;
+    let date = cursor.date(bc)?;
     cursor.end("text after the date")?;
-    Ok(days)
+    Ok(days_from_civil(date))
 }
 
 /// Microseconds since midnight, up to and including 24:00:00.
@@ -199,13 +231,13 @@ impl Instant {
     }
 }
 
-fn date_and_time(cursor: &mut Cursor<'_>, bc: bool) -> Result<(i64, i64), Bad> {
-    let days = cursor.date(bc)?;
+fn date_and_time(cursor: &mut Cursor<'_>, bc: bool) -> Result<(Civil, i64), Bad> {
+    let date = cursor.date(bc)?;
     if !cursor.take(b' ') {
         cursor.expect(b'T', "no time of day")?;
     }
     let micros = cursor.clock()?;
-    if micros > MICROS_PER_DAY + MICROS_PER_SECOND { Err(cursor.bad("time out of range")) } else { Ok((days, micros)) }
+    if micros > MICROS_PER_DAY + MICROS_PER_SECOND { Err(cursor.bad("time out of range")) } else { Ok((date, micros)) }
 }
 
 /// Microseconds since 1970-01-01 00:00:00; `None` beyond what 64 bits hold.
@@ -229,47 +261,30 @@ pub(super) fn timestamp_millis(text: &[u8]) -> Result<Option<i64>, Bad> {
 fn timestamp(text: &[u8]) -> Result<Instant, Bad> {
     let (text, bc) = era(text);
     let mut cursor = Cursor::new(text);
-    let (days, micros) = date_and_time(&mut cursor, bc)?;
+    let (date, micros) = date_and_time(&mut cursor, bc)?;
     cursor.end("text after the timestamp")?;
-    Ok(Instant::new(days, micros))
+    Ok(Instant::new(days_from_civil(date), micros))
 }
 
-/// ISO 8601 text in a buffer that no value outgrows.
-struct Text {
-    bytes: [u8; 40],
-    len: usize,
+/// Two digits of `value` at `at`.
+#[inline]
+fn put<const N: usize>(text: &mut [u8; N], at: usize, value: u32) {
+    text[at] = b'0' + (value / 10) as u8;
+    text[at + 1] = b'0' + (value % 10) as u8;
 }
 
-impl Text {
-    fn new() -> Self {
-        Self { bytes: [0; 40], len: 0 }
-    }
-
-    fn push(&mut self, byte: u8) {
-        if let Some(slot) = self.bytes.get_mut(self.len) {
-            *slot = byte;
-            self.len += 1;
-        }
-    }
-
-    /// The last `width` digits of `value`.
-    fn digits(&mut self, value: i64, width: u32) {
-        for place in (0..width).rev() {
-            self.push(b'0' + (value / 10_i64.pow(place) % 10) as u8);
-        }
-    }
-
-    fn clock(&mut self, seconds_of_day: i64) {
-        self.digits(seconds_of_day / 3600, 2);
-        self.push(b':');
-        self.digits(seconds_of_day / 60 % 60, 2);
-        self.push(b':');
-        self.digits(seconds_of_day % 60, 2);
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        write_bytes(out, self.bytes.get(..self.len).unwrap_or_default());
-    }
+/// `hh:mm:ss.ffffff` of microseconds in a day, and how many of its bytes show `precision` digits of the second.
+fn clock(micros: i64, precision: usize) -> ([u8; 15], usize) {
+    let seconds = u32::try_from(micros / MICROS_PER_SECOND).unwrap_or(0);
+    let fraction = (micros % MICROS_PER_SECOND) as u32;
+    let mut text = *b"00:00:00.000000";
+    put(&mut text, 0, seconds / 3600);
+    put(&mut text, 3, seconds / 60 % 60);
+    put(&mut text, 6, seconds % 60);
+    put(&mut text, 9, fraction / 10_000);
+    put(&mut text, 11, fraction / 100 % 100);
+    put(&mut text, 13, fraction % 100);
+    (text, if precision == 0 { 8 } else { 9 + precision.min(6) })
 }
 
 /// `2024-02-29T04:34:56.123456Z` in UTC with exactly `precision` digits of the second; a year outside 0 to 9999 has a sign.
@@ -280,33 +295,39 @@ pub(super) fn zoned_timestamp(text: &[u8], precision: u8, out: &mut Vec<u8>) -> 
     }
     let (text, bc) = era(text);
     let mut cursor = Cursor::new(text);
-    let (days, micros) = date_and_time(&mut cursor, bc)?;
-    let offset = cursor.offset()?;
+    let (mut date, local) = date_and_time(&mut cursor, bc)?;
+    let mut micros = local - cursor.offset()?;
     cursor.end("text after the timestamp")?;
-    let Instant { seconds, micros } = Instant::new(days, micros - offset);
-    let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
-    let mut iso = Text::new();
-    if year < 0 {
-        iso.push(b'-');
-    } else if year > 9999 {
-        iso.push(b'+');
+    // The day in UTC is mostly the day as written.
+    if !(0..MICROS_PER_DAY).contains(&micros) {
+        date = civil_from_days(days_from_civil(date) + micros.div_euclid(MICROS_PER_DAY));
+        micros = micros.rem_euclid(MICROS_PER_DAY);
     }
-    let width = year.unsigned_abs().checked_ilog10().map_or(1, |log| log + 1).max(4);
-    iso.digits(year.abs(), width);
-    iso.push(b'-');
-    iso.digits(month, 2);
-    iso.push(b'-');
-    iso.digits(day, 2);
-    iso.push(b'T');
-    iso.clock(seconds.rem_euclid(86_400));
-    let precision = u32::from(precision.min(6));
-    if precision > 0 {
-        iso.push(b'.');
-        iso.digits(micros / 10_i64.pow(6 - precision), precision);
+    let (clock, shown) = clock(micros, precision.into());
+    let mut day = *b"0000-00-00T";
+    put(&mut day, 5, date.month);
+    put(&mut day, 8, date.day);
+    if let Ok(year @ 0..=9999) = u32::try_from(date.year) {
+        put(&mut day, 0, year / 100);
+        put(&mut day, 2, year % 100);
+        write_long(out, (day.len() + shown + 1) as i64);
+        out.extend_from_slice(&day);
+    } else {
+        let year = format!("{:+05}", date.year);
+        write_long(out, (year.len() + day.len() - 4 + shown + 1) as i64);
+        out.extend_from_slice(year.as_bytes());
+        out.extend_from_slice(&day[4..]);
     }
-    iso.push(b'Z');
-    iso.write(out);
+    push_start(&clock, shown, out);
+    out.push(b'Z');
     Ok(())
+}
+
+/// The first `length` bytes of `text`. A copy of known size is a few moves.
+fn push_start<const N: usize>(text: &[u8; N], length: usize, out: &mut Vec<u8>) {
+    let end = out.len() + length;
+    out.extend_from_slice(text);
+    out.truncate(end);
 }
 
 /// `04:34:56.123456Z`: the time in UTC, zeros at the end of the fraction trimmed.
@@ -316,20 +337,11 @@ pub(super) fn zoned_time(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
     let offset = cursor.offset()?;
     cursor.end("text after the time")?;
     let utc = (micros - offset).rem_euclid(MICROS_PER_DAY);
-    let mut iso = Text::new();
-    iso.clock(utc / MICROS_PER_SECOND);
-    let mut fraction = utc % MICROS_PER_SECOND;
-    if fraction > 0 {
-        let mut width = 6;
-        while fraction % 10 == 0 {
-            fraction /= 10;
-            width -= 1;
-        }
-        iso.push(b'.');
-        iso.digits(fraction, width);
-    }
-    iso.push(b'Z');
-    iso.write(out);
+    let zeros = (0..6).take_while(|zeros| utc % 10_i64.pow(zeros + 1) == 0).count();
+    let (clock, shown) = clock(utc, 6 - zeros);
+    write_long(out, (shown + 1) as i64);
+    push_start(&clock, shown, out);
+    out.push(b'Z');
     Ok(())
 }
 
@@ -343,26 +355,26 @@ pub(super) fn interval(text: &[u8]) -> Result<Option<i64>, Bad> {
     if text.is_empty() {
         return Err(cursor.bad("no interval"));
     }
-    while !cursor.rest().is_empty() {
+    while !cursor.rest.is_empty() {
         let sign = if cursor.take(b'-') {
             -1
         } else {
             cursor.take(b'+');
             1
         };
-        if is_clock(cursor.rest()) {
+        if is_clock(cursor.rest) {
             total += sign * i128::from(cursor.clock()?);
         } else {
             let count = cursor.digits(1, "no number in the interval")?;
             cursor.expect(b' ', "no unit in the interval")?;
-            let unit = cursor.rest().iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-            let micros = match cursor.rest().get(..unit).unwrap_or_default() {
+            let unit = cursor.rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+            let micros = match cursor.rest.get(..unit).unwrap_or_default() {
                 b"year" | b"years" => 12 * MICROS_PER_MONTH,
                 b"mon" | b"mons" => MICROS_PER_MONTH,
                 b"day" | b"days" => MICROS_PER_DAY,
                 _ => return Err(cursor.bad("unknown unit in the interval (the session needs IntervalStyle = postgres)")),
             };
-            cursor.at += unit;
+            cursor.pass(unit);
             total += sign * i128::from(count) * i128::from(micros);
         }
         if !cursor.take(b' ') {
@@ -384,5 +396,49 @@ pub(super) fn fit(value: Option<i64>, write: impl FnOnce(i64)) -> Fit {
             Fit::Exact
         }
         None => Fit::Unfit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zoned(text: &str, precision: u8) -> Result<String, &'static str> {
+        let mut out = vec![];
+        zoned_timestamp(text.as_bytes(), precision, &mut out).map_err(|bad| bad.what)?;
+        assert_eq!(usize::from(out[0]) / 2, out.len() - 1);
+        Ok(String::from_utf8_lossy(&out[1..]).into_owned())
+    }
+
+    #[test]
+    fn instants_are_shown_on_their_day_in_utc() {
+        for (text, precision, expected) in [
+            ("2024-03-01 08:00:00+08", 0, "2024-03-01T00:00:00Z"),
+            ("2024-03-01 07:59:59.5+08", 1, "2024-02-29T23:59:59.5Z"),
+            ("2023-12-31 23:30:00.123456-05:30", 6, "2024-01-01T05:00:00.123456Z"),
+            ("0001-01-01 00:00:00+08 BC", 3, "-0001-12-31T16:00:00.000Z"),
+            ("10000-01-01 00:00:00+00", 0, "+10000-01-01T00:00:00Z"),
+            ("9999-12-31 23:59:60+00", 0, "+10000-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(zoned(text, precision).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn years_that_no_server_has_are_refused() {
+        for text in
+            ["100000000000000000-01-01 00:00:00+00 BC", "100000000000000000-01-01 00:00:00+00", "6000001-01-01 00:00:00+00"]
+        {
+            assert_eq!(zoned(text, 0), Err("no date"), "{text}");
+        }
+        assert_eq!(date(b"99999999999-01-01 BC").map_err(|bad| bad.what), Err("no date"));
+        assert_eq!(date(b"4713-01-01 BC").map_err(|bad| bad.what), Ok(-2_440_550));
+    }
+
+    #[test]
+    fn dates_and_days_are_inverse() {
+        for days in (-2_200_000_i64..2_200_000).step_by(97) {
+            assert_eq!(days_from_civil(civil_from_days(days)), days);
+        }
     }
 }

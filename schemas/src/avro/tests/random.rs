@@ -269,6 +269,14 @@ proptest! {
             let envelope = decoder.envelope(frame::read(&bytes).unwrap().1).unwrap();
             prop_assert_eq!(of_plan(decoder.fields(), &envelope.after.unwrap()), read["after"].clone());
             prop_assert_eq!(of_plan(decoder.fields(), &envelope.before.unwrap()), read["after"].clone());
+            // `before` is at the front and has the same bytes.
+            let body = frame::read(&bytes).unwrap().1;
+            let mut spans = vec![];
+            decoder.spans(body, &mut spans).unwrap();
+            prop_assert_eq!(spans.len(), columns.len());
+            prop_assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let row = spans[0].start..spans[spans.len() - 1].end;
+            prop_assert_eq!(&body[row.clone()], &body[1..1 + row.len()]);
             let mut key = vec![];
             plan.key(&after, 1, &mut key).unwrap();
             prop_assert_eq!(&oracle(plan.key_schema().unwrap(), &key)["列0"], &wanted["列0"]);
