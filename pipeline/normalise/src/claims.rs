@@ -20,13 +20,13 @@ const MAX_OPEN: usize = 16;
 
 /// One record that a good row version makes.
 #[derive(Debug, Clone)]
-pub(crate) struct EntityRecord {
+pub struct EntityRecord {
     /// Avro of the entity's key, without frame.
-    pub(crate) key: Bytes,
+    pub key: Bytes,
     /// Frame and Avro of the record.
-    pub(crate) record: Bytes,
+    pub record: Bytes,
     /// Value of `guitong-quality`; empty where there are no warnings.
-    pub(crate) quality: Bytes,
+    pub quality: Bytes,
 }
 
 /// What is to be written to `std.`.

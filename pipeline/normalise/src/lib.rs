@@ -13,7 +13,9 @@ mod metrics;
 mod quarantine;
 mod stage;
 mod transform;
+mod trial;
 
+pub use claims::EntityRecord;
 pub use error::NormaliseError;
 pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayReport};
 pub use keyed::overlay::StateError;
@@ -21,3 +23,4 @@ pub use mapping::MappingError;
 pub use metrics::Metrics;
 pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
 pub use stage::{NormaliseContext, Normaliser};
+pub use trial::{Outcome, Trial, TrialError};

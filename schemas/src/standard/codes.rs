@@ -113,8 +113,8 @@ pub struct CodeList {
     /// How the field's schema names it: `gbt2261_1_sex`, `regional_lists:penalty_kind`, `gbt2659_countries#alpha3`.
     pub name: String,
     codes: Vec<Code>,
-    by_code: HashMap<u64, u32, BuildHasherDefault<PackedHasher>>,
-    by_name: HashMap<Box<str>, u32>,
+    by_code: PackedMap<u64, u32>,
+    by_name: PackedMap<Box<str>, u32>,
     /// All codes have this many characters, so that shorter digits may lack leading zeros.
     width: Option<usize>,
 }
@@ -122,8 +122,13 @@ pub struct CodeList {
 impl CodeList {
     /// Builds the list that `spec` names: `table`, `table:part`, `table#column`, or several joined by `|`.
     pub(crate) fn build(spec: &str, tables: &Tables) -> Result<Self, StandardError> {
-        let mut list =
-            Self { name: spec.to_owned(), codes: Vec::new(), by_code: HashMap::default(), by_name: HashMap::new(), width: None };
+        let mut list = Self {
+            name: spec.to_owned(),
+            codes: Vec::new(),
+            by_code: HashMap::default(),
+            by_name: HashMap::default(),
+            width: None,
+        };
         let mut names: HashMap<Box<str>, Option<u32>> = HashMap::new();
         for part in spec.split('|') {
             list.add(part, tables, &mut names)?;
@@ -190,10 +195,15 @@ impl CodeList {
         self.codes.get(*self.by_code.get(&pack(code)?)? as usize)
     }
 
+    /// The code with exactly this name or alias.
+    pub(crate) fn named(&self, name: &str) -> Option<&Code> {
+        self.codes.get(*self.by_name.get(name)? as usize)
+    }
+
     /// The code that a name, an alias or a code without its leading zeros stands for, with the rule of the repair.
     pub(crate) fn find_otherwise(&self, text: &str) -> Option<(&Code, Rule)> {
-        if let Some(at) = self.by_name.get(text) {
-            return Some((self.codes.get(*at as usize)?, Rule::CodeByName));
+        if let Some(code) = self.named(text) {
+            return Some((code, Rule::CodeByName));
         }
         let width = self.width.filter(|width| text.len() < *width && text.bytes().all(|b| b.is_ascii_digit()))?;
         Some((self.get(&format!("{text:0>width$}"))?, Rule::CodePadded))
@@ -215,7 +225,7 @@ pub(crate) fn pack(code: &str) -> Option<u64> {
     (code.len() <= 8).then(|| code.bytes().fold(0, |packed, byte| packed << 8 | u64::from(byte)))
 }
 
-/// Hashes the small integers of the tables: they come from the tables alone, so nobody can aim at collisions.
+/// Hashes what tables are asked by: keys come from the tables alone, so nobody can aim at collisions.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PackedHasher(u64);
 
@@ -225,8 +235,8 @@ impl Hasher for PackedHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
+        for word in bytes.chunks(8) {
+            self.write_u64(word.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
         }
     }
 

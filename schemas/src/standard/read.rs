@@ -19,7 +19,7 @@ impl EntityField {
     /// unreadable, out of its list or fails a check gives null and an error, or a warning where the field is not mandatory or
     /// a rule of the entity can still fill it.
     pub fn read<'a>(
-        &self,
+        &'a self,
         input: impl Into<Input<'a>>,
         options: &FieldOptions,
         clock: &Clock<'_>,
@@ -45,7 +45,7 @@ impl EntityField {
     }
 
     fn parse<'a>(
-        &self,
+        &'a self,
         input: Input<'a>,
         options: &FieldOptions,
         clock: &Clock<'_>,
@@ -73,7 +73,7 @@ impl EntityField {
     }
 
     fn parse_text<'a>(
-        &self,
+        &'a self,
         text: &'a str,
         options: &FieldOptions,
         clock: &Clock<'_>,
@@ -173,16 +173,23 @@ fn as_text(input: Input<'_>) -> String {
 }
 
 /// A code of a list, by code, name or alias; zeros are empty where the list has no such code.
-pub(crate) fn code<'a>(text: &'a str, list: &CodeList, remarks: &mut Remarks<'_>) -> Result<Option<Cow<'a, str>>, Rule> {
+pub(crate) fn code<'a>(text: &'a str, list: &'a CodeList, remarks: &mut Remarks<'_>) -> Result<Option<Cow<'a, str>>, Rule> {
     if list.contains(text) {
         return Ok(Some(Cow::Borrowed(text)));
+    }
+    // A text that begins with a Han character is no code in other letters.
+    if matches!(text.as_bytes(), [0xe4..=0xe9, ..])
+        && let Some(code) = list.named(text)
+    {
+        remarks.note(Rule::CodeByName);
+        return Ok(Some(Cow::Borrowed(&code.code)));
     }
     let folded = fold(text)?;
     let upper = folded.to_ascii_uppercase();
     for written in [&*folded, &upper] {
         if let Some(code) = list.get(written) {
             remarks.note(Rule::IdentifierRepaired);
-            return Ok(Some(Cow::Owned(code.code.to_string())));
+            return Ok(Some(Cow::Borrowed(&code.code)));
         }
     }
     if folded.bytes().all(|b| b == b'0') {
@@ -193,14 +200,19 @@ pub(crate) fn code<'a>(text: &'a str, list: &CodeList, remarks: &mut Remarks<'_>
     for written in [plain, &folded, &upper] {
         if let Some((code, rule)) = list.find_otherwise(written) {
             remarks.note(rule);
-            return Ok(Some(Cow::Owned(code.code.to_string())));
+            return Ok(Some(Cow::Borrowed(&code.code)));
         }
     }
     Err(Rule::CodeUnknown)
 }
 
 /// Several codes of one list, each once, in the order written.
-fn codes<'a>(text: &'a str, list: &CodeList, split: Option<&str>, remarks: &mut Remarks<'_>) -> Result<StandardValue<'a>, Rule> {
+fn codes<'a>(
+    text: &'a str,
+    list: &'a CodeList,
+    split: Option<&str>,
+    remarks: &mut Remarks<'_>,
+) -> Result<StandardValue<'a>, Rule> {
     let mut items: Vec<Cow<'a, str>> = Vec::new();
     let mut add = |item: &'a str| {
         if characters::is_empty_word(item) {

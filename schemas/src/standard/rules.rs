@@ -288,14 +288,17 @@ impl Record<'_, '_> {
     /// Checks a document number and puts its canonical form in place. One that fails is an error where the field is mandatory; elsewhere a
     /// warning, and null, or kept where the key needs it.
     fn verify(&mut self, field: usize, document: Document) -> bool {
-        let Some(number) = self.text(field).map(str::to_owned) else { return false };
+        let Some(StandardValue::Text(number)) = self.values.get(field) else { return false };
         let Ok(index) = u16::try_from(field) else { return false };
+        if number.is_empty() {
+            return false;
+        }
         let entity = self.entity;
         let mut remarks = Remarks { field: index, findings: self.findings };
-        let read = read_document(&number, document, &entity.facts, self.clock, &mut remarks);
-        match read {
-            Ok(canonical) => {
-                if canonical != number {
+        let read = read_document(number, document, &entity.facts, self.clock, &mut remarks);
+        match read.map(|canonical| (canonical != *number).then(|| canonical.into_owned())) {
+            Ok(repaired) => {
+                if let Some(canonical) = repaired {
                     self.set(field, canonical);
                 }
                 true
@@ -507,20 +510,19 @@ impl Record<'_, '_> {
     }
 }
 
-fn read_document(
-    number: &str,
+fn read_document<'n>(
+    number: &'n str,
     document: Document,
     facts: &Facts,
     clock: &Clock<'_>,
     remarks: &mut Remarks<'_>,
-) -> Result<String, Rule> {
-    let read = match document {
+) -> Result<Cow<'n, str>, Rule> {
+    match document {
         Document::Citizen => citizen::citizen_number(number, facts, clock, remarks),
         Document::Credit => credit::credit_code(number, facts, remarks),
         Document::Organisation => credit::organisation_code(number, remarks),
         Document::Registration => numbers::registration(number, usize::MAX, remarks),
-    };
-    read.map(Cow::into_owned)
+    }
 }
 
 /// Whether the first division is the second or contains it: 450000 contains 450100 contains 450102.

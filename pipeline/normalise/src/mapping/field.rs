@@ -1,7 +1,7 @@
 //! One field of a mapping: value, default, code list or format, unit, in this order; the standard's reading does the rest.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
 use guitong_schemas::contract::resource::{FieldMapping, ValueSource};
 use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Finding, Input, StandardValue};
@@ -33,7 +33,8 @@ pub(crate) struct FieldPlan {
     source: Source,
     /// Already through the code list.
     default: Option<String>,
-    codes: HashMap<Box<str>, Box<str>>,
+    /// Source value and code, sorted: by length first, which mostly tells values apart without looking at them.
+    codes: Vec<(Box<str>, Box<str>)>,
     other: Option<String>,
     options: FieldOptions,
 }
@@ -90,6 +91,9 @@ impl FieldPlan {
             error,
         })?;
         let standard = |text: &String| mapping.codes.get(text.trim()).unwrap_or(text).clone();
+        let mut codes: Vec<(Box<str>, Box<str>)> =
+            mapping.codes.iter().map(|(from, to)| (from.trim().into(), to.as_str().into())).collect();
+        codes.sort_by(|(left, _), (right, _)| by_length(left, right));
         Ok(Self {
             index: field.index(),
             parallel,
@@ -98,7 +102,7 @@ impl FieldPlan {
                 Source::Constant(text) => Source::Constant(standard(&text)),
                 source => source,
             },
-            codes: mapping.codes.iter().map(|(from, to)| (from.trim().into(), to.as_str().into())).collect(),
+            codes,
             other: mapping.other.clone(),
             options,
         })
@@ -194,7 +198,8 @@ impl FieldPlan {
 
     fn look_up(&self, text: &str) -> Found<'_> {
         let trimmed = text.trim();
-        if let Some(code) = self.codes.get(trimmed) {
+        let found = self.codes.binary_search_by(|(from, _)| by_length(from, trimmed));
+        if let Some((_, code)) = found.ok().and_then(|at| self.codes.get(at)) {
             return Found::Code(code);
         }
         if is_empty(trimmed) {
@@ -211,13 +216,17 @@ impl FieldPlan {
     #[inline]
     pub(crate) fn read<'a>(
         &self,
-        field: &EntityField,
+        field: &'a EntityField,
         input: impl Into<Input<'a>>,
         clock: &Clock<'_>,
         findings: &mut Vec<Finding>,
     ) -> StandardValue<'a> {
         field.read(input, &self.options, clock, findings)
     }
+}
+
+fn by_length(left: &str, right: &str) -> Ordering {
+    left.len().cmp(&right.len()).then_with(|| left.cmp(right))
 }
 
 /// What the code list says about a source value.

@@ -153,7 +153,7 @@ impl<'m> Runner<'m> {
     fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let mapping = self.mapping;
         self.findings.clear();
-        let mut values: Vec<StandardValue<'_>> = vec![StandardValue::Null; mapping.entity.fields.len()];
+        let mut values: Vec<StandardValue<'_>> = mapping.entity.fields.iter().map(|_| StandardValue::Null).collect();
         let mut parallel: SmallVec<[Parallel<'_>; 0]> = SmallVec::new();
         for plan in &mapping.fields {
             let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
@@ -202,13 +202,14 @@ impl<'m> Runner<'m> {
         row: &Row<'_, '_>,
         clock: &Clock<'_>,
     ) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        let mapping = self.mapping;
         let common = self.findings.clone();
         let mut records = Vec::with_capacity(count);
         for place in 0..count {
             self.findings.clone_from(&common);
             let mut own = values.to_vec();
             for Parallel { plan, parts } in parallel {
-                let Some(field) = self.mapping.entity.fields.get(plan.index) else { continue };
+                let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
                 let text = parts.get(place).map_or("", String::as_str);
                 let value = self.read(plan, field, Reading::Value(Input::Text(text)), clock);
                 if let Some(slot) = own.get_mut(plan.index) {
@@ -223,7 +224,7 @@ impl<'m> Runner<'m> {
     fn read<'a>(
         &mut self,
         plan: &'a FieldPlan,
-        field: &EntityField,
+        field: &'a EntityField,
         reading: Reading<'a>,
         clock: &Clock<'_>,
     ) -> StandardValue<'a> {

@@ -131,16 +131,28 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
+    /// Reads a value; what nearly every column is stands here, so that it is read without a call.
+    #[inline]
     pub(super) fn value(&mut self, node: &'a Node) -> Result<Value<'a>, Stop> {
+        let node = match node {
+            Node::Union(branches) => self.branch(branches)?,
+            node => node,
+        };
+        match node {
+            Node::Null => Ok(Value::Null),
+            Node::Text => self.text().map(Value::Text),
+            Node::Int => self.int().map(Value::Int),
+            Node::Long => self.long().map(Value::Int),
+            node => self.other(node),
+        }
+    }
+
+    fn other(&mut self, node: &'a Node) -> Result<Value<'a>, Stop> {
         Ok(match node {
-            Node::Null => Value::Null,
             Node::Bool => Value::Bool(self.bool()?),
-            Node::Int => Value::Int(self.int()?),
-            Node::Long => Value::Int(self.long()?),
             Node::Float => Value::Float(f32::from_le_bytes(self.array()?)),
             Node::Double => Value::Double(f64::from_le_bytes(self.array()?)),
             Node::Bytes => Value::Bytes(self.bytes()?),
-            Node::Text => Value::Text(self.text()?),
             Node::Fixed(size) => Value::Bytes(self.take(*size)?),
             Node::Enum(symbols) => {
                 let index = self.long()?;
@@ -179,10 +191,7 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            Node::Union(branches) => {
-                let branch = self.branch(branches)?;
-                return self.value(branch);
-            }
+            Node::Null | Node::Int | Node::Long | Node::Text | Node::Union(_) => return self.value(node),
             Node::Record(record) => Value::Record(self.fields(&record.fields)?),
         })
     }

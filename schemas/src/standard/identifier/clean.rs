@@ -55,6 +55,10 @@ pub(crate) fn fold(text: &str) -> Result<Cow<'_, str>, Rule> {
     if text.len() > MAX_IDENTIFIER {
         return Err(Rule::TextTooLong);
     }
+    // Nothing to trim and nothing to fold.
+    if text.bytes().all(|b| (0x21..0x7F).contains(&b)) && !text.starts_with('\'') {
+        return Ok(Cow::Borrowed(text));
+    }
     let trimmed = trimmed(text);
     if trimmed.bytes().all(|b| (0x20..0x7F).contains(&b)) {
         return Ok(Cow::Borrowed(trimmed));
