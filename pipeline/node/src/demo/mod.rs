@@ -47,6 +47,13 @@ pub enum DemoError {
     Node(Failure),
 }
 
+/// Columns of a department's table, the key first, and the values of its row `number`; `None` where no department has it.
+#[must_use]
+pub fn row(table: &str, number: u32) -> Option<(&'static [&'static str], Vec<serde_json::Value>)> {
+    let table = generate::TABLES.iter().find(|known| known.name == table)?;
+    Some((table.columns, (table.row)(number)))
+}
+
 impl From<Failure> for DemoError {
     fn from(failure: Failure) -> Self {
         Self::Node(failure)
