@@ -1,10 +1,11 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | log | pg-stream | latency | memory`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | latency | memory | start`
 //!
-//! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency` and
-//! `memory` start the released binary that lies beside this one: `cargo build --release` first.
+//! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
+//! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
 
+mod allocations;
 mod codec;
 mod department;
 mod latency;
@@ -12,8 +13,10 @@ mod load;
 mod log;
 mod machine;
 mod memory;
+mod normalise;
 mod register;
 mod rounds;
+mod start;
 mod stream;
 
 use std::process::ExitCode;
@@ -39,6 +42,8 @@ struct Arguments {
 enum What {
     /// Encoding and decoding: ours, `apache-avro`
     Codec,
+    /// The transform alone, raw bytes to record bytes: ours, `apache-avro` values
+    Normalise,
     /// Both logs, writing and reading: ours, plain SQLite and plain librdkafka
     Log,
     /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka
@@ -47,6 +52,8 @@ enum What {
     Latency,
     /// Peak memory in a transaction of 1 GB: one process on the embedded log, one per role on Kafka
     Memory,
+    /// To ready with 100 systems, 500 resources and 1,000 subscriptions declared
+    Start,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -61,9 +68,11 @@ fn main() -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let verdict = match what {
         What::Codec => codec::run(runs),
+        What::Normalise => normalise::run(runs),
         What::Log => runtime.block_on(log::run(runs, !without_kafka)),
         What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
+        What::Start => runtime.block_on(start::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),
     }?;
     println!("load at the end {}", machine::load());

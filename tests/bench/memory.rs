@@ -51,7 +51,9 @@ async fn measure(server: &Postgres, department: &Department, log: &str, parts: &
         nodes.push((name, directory, node));
     }
     first_row(department).await?;
-    let idle: Vec<f64> = nodes.iter().map(|(_, _, node)| machine::memory_mib(node.pid(), "VmRSS")).collect();
+    // What is mapped of files is the program's own code and tables, which the processes of one machine share.
+    let resident = |node: &Node| ["VmRSS", "RssFile"].map(|line| machine::memory_mib(node.pid(), line));
+    let idle: Vec<[f64; 2]> = nodes.iter().map(|(_, _, node)| resident(node)).collect();
     let begun = Instant::now();
     sqlx::query("INSERT INTO qy SELECT number, code, '公司' || number, '韦小明', repeat(md5(number::text), $1) FROM codes WHERE number > 1")
         .bind(i32::try_from(WIDE / 32)?)
@@ -64,11 +66,11 @@ async fn measure(server: &Postgres, department: &Department, log: &str, parts: &
         committed.as_secs_f64(),
         (begun.elapsed() - committed).as_secs_f64()
     );
-    for ((name, _, node), idle) in nodes.iter().zip(idle) {
+    for ((name, _, node), [idle, of_files]) in nodes.iter().zip(idle) {
         let peak = machine::memory_mib(node.pid(), "VmHWM");
         let met = |value: f64, bar: f64| if value < bar { "met" } else { "NOT met" };
         println!(
-            "  {name:<40} peak {peak:>6.0} MiB, bar {BAR_MIB:.0}: {}; idle {idle:>4.0} MiB, bar {IDLE_MIB:.0}: {}; CPU {:.1} s",
+            "  {name:<40} peak {peak:>6.0} MiB, bar {BAR_MIB:.0}: {}; idle {idle:>4.0} MiB ({of_files:.0} of files), bar {IDLE_MIB:.0}: {}; CPU {:.1} s",
             met(peak, BAR_MIB),
             met(idle, IDLE_MIB),
             machine::cpu_seconds(&node.pid().to_string())

@@ -1,11 +1,13 @@
 //! The bench table: a business register of twelve columns, as the measurements of other tools used it.
 
+use apache_avro::Decimal;
 use bytes::Bytes;
 use guitong_schemas::avro::TableContext;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 pub(crate) const CONTEXT: TableContext<'static> =
@@ -87,4 +89,61 @@ pub(crate) fn encoded(count: u32) -> Result<(String, Vec<Bytes>), Box<dyn std::e
         values.push(Bytes::copy_from_slice(&out));
     }
     Ok((plan.value_schema().to_owned(), values))
+}
+
+/// An event of the table as a program that uses serde would hold it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Event {
+    before: Option<Row>,
+    after: Option<Row>,
+    source: Source,
+    transaction: Option<Transaction>,
+    op: String,
+    ts_ms: Option<i64>,
+    ts_us: Option<i64>,
+    ts_ns: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    id: i64,
+    uscc: Option<String>,
+    name: Option<String>,
+    legal_person: Option<String>,
+    capital: Option<Decimal>,
+    est_date: Option<i32>,
+    status: Option<i32>,
+    region: Option<String>,
+    industry: Option<String>,
+    phone: Option<String>,
+    updated_at: Option<String>,
+    remark: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Source {
+    version: String,
+    connector: String,
+    name: String,
+    ts_ms: i64,
+    snapshot: Option<String>,
+    db: String,
+    sequence: Option<String>,
+    ts_us: Option<i64>,
+    ts_ns: Option<i64>,
+    schema: String,
+    table: String,
+    #[serde(rename = "txId")]
+    transaction: Option<i64>,
+    lsn: Option<i64>,
+    xmin: Option<i64>,
+    origin: Option<String>,
+    origin_lsn: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Transaction {
+    id: String,
+    total_order: i64,
+    data_collection_order: i64,
 }

@@ -56,6 +56,11 @@ impl Rounds {
         }
     }
 
+    /// Median rate of one contestant so far.
+    pub(crate) fn median(&self, name: &str) -> f64 {
+        self.rates.iter().find(|(known, _)| *known == name).map_or(f64::NAN, |(_, rates)| median(&mut rates.clone()))
+    }
+
     /// Prints each contestant's median with all its runs, its ratio to the reference, and whether it reaches its bar.
     pub(crate) fn finish(mut self, reference: Reference, bars: &[Bar]) -> Verdict {
         let medians: Vec<(&str, f64, Vec<f64>)> =
