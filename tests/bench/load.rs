@@ -60,9 +60,8 @@ pub(crate) async fn backlog(server: &Postgres, name: &str, rows: u64) -> Result<
 }
 
 /// A program of the PostgreSQL server's release.
-pub(crate) fn postgres_program(name: &str) -> PathBuf {
-    let bin = std::env::var_os("GUITONG_PG_BIN").map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from);
-    bin.join(name)
+pub(crate) fn postgres_program(name: &str) -> Result<PathBuf, Failure> {
+    Ok(guitong_tests::servers::postgres::programs()?.join(name))
 }
 
 /// Asks again until `found` gives something.

@@ -146,7 +146,7 @@ async fn recvlogical(server: &Postgres, slot: &str) -> Result<Duration, Failure>
     let pool = server.admin().await?;
     let end: String = sqlx::query_scalar("SELECT pg_current_wal_lsn()::text").fetch_one(&pool).await?;
     pool.close().await;
-    let mut command = Command::new(load::postgres_program("pg_recvlogical"));
+    let mut command = Command::new(load::postgres_program("pg_recvlogical")?);
     command
         .args(["-h", "127.0.0.1", "-p", &server.port().to_string(), "-U", ADMIN, "-d", "postgres", "-S", slot, "--start"])
         .args(["-o", "proto_version=1", "-o", &format!("publication_names={SLOT}"), "-f", "/dev/null"])

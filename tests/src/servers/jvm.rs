@@ -1,4 +1,4 @@
-//! What the servers on a Java machine share: where their jars are, starting, signals, and an end with the test process.
+//! What the servers on a Java machine share: starting, signals, and an end with the test process.
 
 use std::fs::File;
 use std::io;
@@ -9,24 +9,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ServerError, log_tail};
-
-/// Folder that `tests/servers/fetch` fills.
-fn cache() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("GUITONG_SERVERS") {
-        return Some(PathBuf::from(folder));
-    }
-    std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/guitong-servers"))
-}
-
-/// A server's folder in the cache.
-pub(super) fn jars(server: &'static str, folder: &str) -> Result<PathBuf, ServerError> {
-    let path = cache().ok_or_else(|| ServerError::new(server, "neither GUITONG_SERVERS nor HOME is set"))?.join(folder);
-    if path.is_dir() {
-        Ok(path)
-    } else {
-        Err(ServerError::new(server, format!("{} is missing; run tests/servers/fetch", path.display())))
-    }
-}
 
 /// What a Java machine is to be good at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

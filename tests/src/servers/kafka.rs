@@ -1,7 +1,7 @@
 //! A real Apache Kafka: one process that is broker and controller (KRaft), with its own directory and loopback ports.
 //!
 //! Topics are made only on request, as in a well-kept cluster. A second listener can be advertised under another port, so that
-//! a [`super::proxy::Proxy`] stands between a client and the broker.
+//! a [`super::proxy::Proxy`] stands between a client and the broker; two more are encrypted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +14,13 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::jvm::{Machine, Process, jars, java, java_of};
-use super::{ServerError, free_port, log_tail};
+use super::jvm::{Machine, Process, java, java_of};
+use super::tls::Identity;
+use super::{ServerError, fetched, free_port, log_tail};
 
 const VERSION: &str = "4.3.1";
+/// How the broker checks a user's password; which users there are is in its metadata.
+const SCRAM_LOGIN: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,6 +35,9 @@ pub struct Options {
     pub users: Vec<(String, String)>,
     /// A second listener that tells its clients to come to this port.
     pub advertise: Option<u16>,
+    /// Encrypted listeners: the broker's certificate, and the authority that has to have signed the clients'. One takes only clients
+    /// with a certificate; where there are users, another takes only them.
+    pub tls: Option<(Identity, PathBuf)>,
 }
 
 /// A running broker; dropped, it is killed and its directory removed.
@@ -50,6 +56,8 @@ struct Ports {
     controller: u16,
     second: u16,
     sasl: u16,
+    tls: u16,
+    sasl_tls: u16,
 }
 
 impl Kafka {
@@ -66,7 +74,8 @@ impl Kafka {
         for _ in 0..3 {
             let home = TempDir::with_prefix("guitong-kafka-").map_err(failure)?;
             let port = || free_port().map_err(failure);
-            let ports = Ports { plain: port()?, controller: port()?, second: port()?, sasl: port()? };
+            let ports =
+                Ports { plain: port()?, controller: port()?, second: port()?, sasl: port()?, tls: port()?, sasl_tls: port()? };
             let mut kafka = Self { options: options.clone(), ports, process: None, home };
             kafka.format()?;
             match kafka.start_again().await {
@@ -93,6 +102,18 @@ impl Kafka {
     #[must_use]
     pub fn sasl_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.ports.sasl)
+    }
+
+    /// Port of the TLS listener that wants a certificate.
+    #[must_use]
+    pub fn tls_port(&self) -> u16 {
+        self.ports.tls
+    }
+
+    /// `host:port` of the TLS listener that wants a user.
+    #[must_use]
+    pub fn sasl_tls_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.sasl_tls)
     }
 
     /// Process id of the broker, while it runs.
@@ -166,8 +187,15 @@ impl Kafka {
         self.home.path().join("server.properties")
     }
 
+    fn key_store(&self) -> PathBuf {
+        self.home.path().join("broker.pem")
+    }
+
     fn format(&self) -> Result<(), ServerError> {
         fs::write(self.properties(), self.configuration()).map_err(failure)?;
+        if let Some((identity, _)) = &self.options.tls {
+            identity.store(&self.key_store())?;
+        }
         let log = self.home.path().join("format.log");
         let output = fs::File::create(&log).map_err(failure)?;
         let errors = output.try_clone().map_err(failure)?;
@@ -183,11 +211,14 @@ impl Kafka {
     }
 
     fn configuration(&self) -> String {
-        let Ports { plain, controller, second, sasl } = self.ports;
+        let Ports { plain, controller, second, sasl, tls, sasl_tls } = self.ports;
+        let has_users = !self.options.users.is_empty();
         let mut listeners = vec![("PLAIN", plain, plain)];
         listeners.extend(self.options.advertise.map(|advertised| ("SECOND", second, advertised)));
-        if !self.options.users.is_empty() {
-            listeners.push(("SCRAM", sasl, sasl));
+        listeners.extend(has_users.then_some(("SCRAM", sasl, sasl)));
+        if self.options.tls.is_some() {
+            listeners.push(("TLS", tls, tls));
+            listeners.extend(has_users.then_some(("SCRAMTLS", sasl_tls, sasl_tls)));
         }
         let addresses = |port: fn(&(&str, u16, u16)) -> u16| -> String {
             let each: Vec<String> =
@@ -203,15 +234,13 @@ impl Kafka {
             ("advertised.listeners", addresses(|listener| listener.2)),
             (
                 "listener.security.protocol.map",
-                text("PLAIN:PLAINTEXT,SECOND:PLAINTEXT,SCRAM:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+                text("PLAIN:PLAINTEXT,SECOND:PLAINTEXT,SCRAM:SASL_PLAINTEXT,TLS:SSL,SCRAMTLS:SASL_SSL,CONTROLLER:PLAINTEXT"),
             ),
             ("controller.listener.names", text("CONTROLLER")),
             ("inter.broker.listener.name", text("PLAIN")),
             ("sasl.enabled.mechanisms", text("SCRAM-SHA-512")),
-            (
-                "listener.name.scram.scram-sha-512.sasl.jaas.config",
-                text("org.apache.kafka.common.security.scram.ScramLoginModule required;"),
-            ),
+            ("listener.name.scram.scram-sha-512.sasl.jaas.config", text(SCRAM_LOGIN)),
+            ("listener.name.scramtls.scram-sha-512.sasl.jaas.config", text(SCRAM_LOGIN)),
             ("log.dirs", self.home.path().join("data").display().to_string()),
             ("auto.create.topics.enable", text("false")),
             ("offsets.topic.replication.factor", text("1")),
@@ -227,13 +256,22 @@ impl Kafka {
             ("log.cleaner.backoff.ms", text("200")),
             ("log.segment.delete.delay.ms", text("0")),
         ];
+        if let Some((_, authority)) = &self.options.tls {
+            lines.extend([
+                ("ssl.keystore.type", text("PEM")),
+                ("ssl.keystore.location", self.key_store().display().to_string()),
+                ("ssl.truststore.type", text("PEM")),
+                ("ssl.truststore.location", authority.display().to_string()),
+                ("listener.name.tls.ssl.client.auth", text("required")),
+            ]);
+        }
         lines.extend(self.options.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
         lines.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 }
 
 fn class_path(mut command: Command, main: &str) -> Result<Command, ServerError> {
-    command.arg("-cp").arg(jars("kafka", &format!("kafka-{VERSION}"))?.join("*")).arg(main);
+    command.arg("-cp").arg(fetched("kafka", &format!("kafka-{VERSION}"))?.join("*")).arg(main);
     Ok(command)
 }
 

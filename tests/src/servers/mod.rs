@@ -6,9 +6,10 @@ pub mod kafka;
 pub mod postgres;
 pub mod proxy;
 pub mod registry;
+pub mod tls;
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What went wrong with a server under test, with the end of its own log where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,22 @@ pub struct ServerError {
 impl ServerError {
     pub fn new(server: &'static str, detail: impl std::fmt::Display) -> Self {
         Self { server, detail: detail.to_string() }
+    }
+}
+
+/// A folder of what `tests/servers/fetch` brought.
+fn fetched(server: &'static str, folder: &str) -> Result<PathBuf, ServerError> {
+    let cache = match (std::env::var_os("GUITONG_SERVERS"), std::env::var_os("HOME")) {
+        (Some(given), _) => PathBuf::from(given),
+        (None, _) if rustix::process::geteuid().is_root() => PathBuf::from("/var/cache/guitong-servers"),
+        (None, Some(home)) => Path::new(&home).join(".cache/guitong-servers"),
+        (None, None) => return Err(ServerError::new(server, "neither GUITONG_SERVERS nor HOME is set")),
+    };
+    let path = cache.join(folder);
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(ServerError::new(server, format!("{} is missing; run tests/servers/fetch --all", path.display())))
     }
 }
 

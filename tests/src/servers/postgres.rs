@@ -1,7 +1,7 @@
 //! A real PostgreSQL server: its own data directory and loopback port, passwords by SCRAM, `wal_level = logical` unless told
 //! otherwise.
 //!
-//! The server refuses to run as root, so under root it runs as `nobody`. `GUITONG_PG_BIN` names another major's `bin` folder.
+//! The server refuses to run as root, so under root it runs as `nobody`. `GUITONG_POSTGRES=17` makes it another major than Debian's.
 //! `initdb` runs once per major and user into a template that is copied for each server, so servers share a system identifier
 //! unless [`Options::own_identity`] asks for one of its own.
 
@@ -17,14 +17,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 
-use super::{ServerError, free_port, log_tail};
+use super::tls::Identity;
+use super::{ServerError, fetched, free_port, log_tail};
 
 /// Name and password of the superuser.
 pub const ADMIN: &str = "postgres";
 /// The password of every role that [`Postgres::create_role`] makes, and of [`ADMIN`].
 pub const PASSWORD: &str = "synthetic-password";
 
-const DEFAULT_BIN: &str = "/usr/lib/postgresql/15/bin";
+/// Where Debian puts each major that is installed.
+const DEBIAN: &str = "/usr/lib/postgresql";
 /// `nobody`, which every Linux has.
 const UNPRIVILEGED: u32 = 65_534;
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -36,8 +38,10 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Run `initdb` instead of copying the template, so that the system identifier is new.
     pub own_identity: bool,
-    /// Folder of the server's programs; `GUITONG_PG_BIN`, then Debian's PostgreSQL 15 where there is none.
-    pub bin: Option<PathBuf>,
+    /// Lines of `pg_hba.conf` in the place of `initdb`'s, by which everybody proves a password by SCRAM.
+    pub hba: Option<String>,
+    /// Encrypted connections too: the server's certificate, and the authority that clients' certificates are held against.
+    pub tls: Option<(Identity, PathBuf)>,
 }
 
 impl Options {
@@ -80,7 +84,7 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub async fn start_with(options: Options) -> Result<Self, ServerError> {
-        let bin = bin_folder(options.bin);
+        let bin = programs()?;
         let home = owned_temp_dir()?;
         let data = home.path().join("data");
         if options.own_identity {
@@ -89,7 +93,8 @@ impl Postgres {
             let template = template(&bin)?;
             run(unprivileged(Path::new("cp")).arg("-a").arg(&template).arg(&data))?;
         }
-        Self::launch(bin, home, options.settings).await
+        let settings = settings_in(home.path(), options)?;
+        Self::launch(bin, home, settings).await
     }
 
     /// A hot standby of this server, streaming from it under `application_name` (the name `synchronous_standby_names` waits for).
@@ -107,7 +112,8 @@ impl Postgres {
             .arg(format!("--dbname={source}"))
             .arg("-D")
             .arg(&data))?;
-        Self::launch(self.bin.clone(), home, options.settings).await
+        let settings = settings_in(home.path(), options)?;
+        Self::launch(self.bin.clone(), home, settings).await
     }
 
     async fn launch(bin: PathBuf, home: TempDir, settings: Vec<(String, String)>) -> Result<Self, ServerError> {
@@ -361,8 +367,47 @@ fn failure(detail: impl std::fmt::Display) -> ServerError {
     ServerError::new("PostgreSQL", detail)
 }
 
-fn bin_folder(given: Option<PathBuf>) -> PathBuf {
-    given.or_else(|| std::env::var_os("GUITONG_PG_BIN").map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(DEFAULT_BIN))
+/// Folder of the server's programs: of the major that `GUITONG_POSTGRES` names, or of the newest that Debian has installed.
+///
+/// # Errors
+/// When that major is not there.
+pub fn programs() -> Result<PathBuf, ServerError> {
+    let Some(major) = std::env::var_os("GUITONG_POSTGRES") else {
+        let installed = fs::read_dir(DEBIAN).map_err(|error| failure(format!("{DEBIAN}: {error}; run tests/servers/fetch")))?;
+        let majors = installed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let newest = majors.max().ok_or_else(|| failure(format!("{DEBIAN} is empty; run tests/servers/fetch")))?;
+        return Ok(Path::new(DEBIAN).join(newest.to_string()).join("bin"));
+    };
+    let major = major.to_str().filter(|major| major.parse::<u32>().is_ok());
+    let major = major.ok_or_else(|| failure("GUITONG_POSTGRES is no major, such as 17"))?;
+    let debian = Path::new(DEBIAN).join(major).join("bin");
+    if debian.is_dir() { Ok(debian) } else { Ok(fetched("PostgreSQL", &format!("postgresql-{major}"))?.join("bin")) }
+}
+
+/// The configuration that `options` ask for, with the files that it names put into the server's folder.
+fn settings_in(home: &Path, options: Options) -> Result<Vec<(String, String)>, ServerError> {
+    let mut settings = options.settings;
+    let mut put = |setting: &str, file: &str, content: &[u8]| {
+        let path = home.join(file);
+        fs::write(&path, content).map_err(failure)?;
+        // The server takes no key that others could read.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failure)?;
+        if is_root() {
+            chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).map_err(failure)?;
+        }
+        settings.push((setting.to_owned(), path.display().to_string()));
+        Ok(())
+    };
+    if let Some(hba) = &options.hba {
+        put("hba_file", "pg_hba.conf", hba.as_bytes())?;
+    }
+    if let Some((identity, authority)) = &options.tls {
+        put("ssl_cert_file", "server.pem", &fs::read(&identity.certificate).map_err(failure)?)?;
+        put("ssl_key_file", "server.key", &fs::read(&identity.key).map_err(failure)?)?;
+        put("ssl_ca_file", "clients.pem", &fs::read(authority).map_err(failure)?)?;
+        settings.push(("ssl".to_owned(), "on".to_owned()));
+    }
+    Ok(settings)
 }
 
 fn is_root() -> bool {

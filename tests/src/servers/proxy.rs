@@ -20,6 +20,8 @@ pub enum Mode {
     Hold,
     /// Connections are closed, new ones too.
     Cut,
+    /// They pass until [`Proxy::received`] is this, whatever message that ends in, and from then on it is [`Mode::Cut`].
+    CutAt { received: u64 },
     /// The next Kafka request with this API key reaches the server, its answer never comes back, and from then on it is [`Mode::Cut`].
     LoseReply { api_key: i16 },
     /// The next Kafka request with this API key is kept back, and from then on it is [`Mode::Hold`].
@@ -169,8 +171,19 @@ async fn replies(
             return Ok(());
         }
         let _ = watching.wait_for(|now| *now != Mode::Hold).await;
-        to.write_all(bytes).await?;
-        counted.fetch_add(count as u64, Ordering::Relaxed);
+        let before = counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let last = match *mode.borrow() {
+            Mode::CutAt { received } => usize::try_from(received.saturating_sub(before)).ok(),
+            _ => None,
+        };
+        match last.and_then(|last| bytes.get(..last)) {
+            None => to.write_all(bytes).await?,
+            Some(last) => {
+                to.write_all(last).await?;
+                mode.send_replace(Mode::Cut);
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::jvm::{Process, jars, java};
-use super::{ServerError, free_port};
+use super::jvm::{Process, java};
+use super::{ServerError, fetched, free_port};
 
 const VERSION: &str = "2.6.13.Final";
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -55,7 +55,7 @@ impl Registry {
     /// # Errors
     /// When it does not come up.
     pub async fn start_again(&mut self) -> Result<(), ServerError> {
-        let folder = jars("registry", &format!("apicurio-{VERSION}"))?;
+        let folder = fetched("registry", &format!("apicurio-{VERSION}"))?;
         let mut command = java();
         command
             .arg(format!("-Dquarkus.http.port={}", self.port))
