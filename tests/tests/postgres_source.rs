@@ -7,4 +7,5 @@ mod postgres_source {
     pub(crate) mod harness;
     mod setup;
     mod stream;
+    mod tls;
 }

@@ -20,7 +20,7 @@ pub async fn apply(
 ) -> Result<(), SourceError> {
     let faults = Faults::of(system);
     let address = Address::parse(administrator.unwrap_or(&config.url), format!("guitong {}", system.name), &faults)?;
-    let mut connection = address.connect().await.map_err(|error| faults.query("connecting", &error))?;
+    let mut connection = address.connect(&faults).await?;
     let mut transaction = connection.begin().await.map_err(|error| faults.query("beginning", &error))?;
     for statement in statements.iter().filter(|statement| !statement.starts_with("--")) {
         let run = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *transaction).await;

@@ -71,7 +71,10 @@ impl Address {
         if database.is_empty() {
             database.clone_from(&user);
         }
-        let mut tls = TlsConfig { mode: SslMode::Prefer, ..TlsConfig::default() };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        // The name that the certificate has to have: without it the replication client refuses addresses, for which there are
+        // certificates too.
+        let mut tls = TlsConfig { mode: SslMode::Prefer, sni_hostname: Some(host.clone()), ..TlsConfig::default() };
         for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| pair.split_once('=')) {
             let value = decode(value)?;
             match name {
@@ -82,12 +85,42 @@ impl Address {
                 _ => return Err(bad(&format!("the unknown parameter `{name}`"))),
             }
         }
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if tls.client_cert_pem_path.is_some() != tls.client_key_pem_path.is_some() {
+            return Err(bad("only one of sslcert and sslkey: they are given together"));
+        }
         Ok(Self { host, port, user, password: Secret::new(decode(password)?), database, tls, application })
     }
 
+    /// Every file that the URL names can be read.
+    fn check_files(&self, faults: &Faults) -> Result<(), SourceError> {
+        let TlsConfig { ca_pem_path, client_cert_pem_path, client_key_pem_path, .. } = &self.tls;
+        let named = [("sslrootcert", ca_pem_path), ("sslcert", client_cert_pem_path), ("sslkey", client_key_pem_path)];
+        for (parameter, path) in named {
+            if let Some(path) = path
+                && let Err(error) = std::fs::File::open(path)
+            {
+                return Err(faults.setup(
+                    format!("{parameter} of the connection URL, {}: {error}", path.display()),
+                    "name a PEM file that this process may read",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A session for queries and reads.
-    pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    pub(crate) async fn connect(&self, faults: &Faults) -> Result<PgConnection, SourceError> {
+        self.check_files(faults)?;
+        self.session().await.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some("42501") => faults.setup(
+                format!("connecting: {error}"),
+                format!("run `GRANT CONNECT ON DATABASE {} TO {}`", quote_name(&self.database), quote_name(&self.user)),
+            ),
+            _ => faults.query("connecting", &error),
+        })
+    }
+
+    async fn session(&self) -> Result<PgConnection, sqlx::Error> {
         let mut options = PgConnectOptions::new_without_pgpass()
             .port(self.port)
             .username(&self.user)

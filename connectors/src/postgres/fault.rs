@@ -1,9 +1,12 @@
 //! One table from what a server answers to what has to be done: try again, change something, or repair a gap.
 
+use guitong_log::tls::Refusal;
 use guitong_schemas::contract::system::System;
 use pgwire_replication::PgWireError;
 
 use crate::source::SourceError;
+
+const CHECK_TLS: &str = "check sslmode, sslrootcert, sslcert and sslkey of the connection URL, and `ssl` of the server";
 
 /// Makes errors that carry the system's name.
 #[derive(Debug, Clone)]
@@ -47,10 +50,15 @@ impl Faults {
                 let code = database.code().unwrap_or_default();
                 self.answer(doing, &code, database.message())
             }
-            sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => {
-                self.setup(format!("{doing}: {error}"), "check sslmode, sslrootcert, sslcert and sslkey of the connection URL")
-            }
-            _ => self.unavailable(format!("{doing}: {error}")),
+            _ => match Refusal::of(error) {
+                // The server's to mend: it is tried again until then.
+                Some(refusal @ Refusal::Date) => self.unavailable(format!("{doing}: {error}; {}", refusal.advice())),
+                Some(refusal) => self.setup(format!("{doing}: {error}"), refusal.advice()),
+                None if matches!(error, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => {
+                    self.setup(format!("{doing}: {error}"), CHECK_TLS)
+                }
+                None => self.unavailable(format!("{doing}: {error}")),
+            },
         }
     }
 
@@ -62,9 +70,7 @@ impl Faults {
                 self.answer(doing, code, text)
             }
             PgWireError::Auth(text) => self.answer(doing, "28P01", text),
-            PgWireError::Tls(text) => {
-                self.setup(format!("{doing}: {text}"), "check sslmode, sslrootcert, sslcert and sslkey of the connection URL")
-            }
+            PgWireError::Tls(text) => self.setup(format!("{doing}: {text}"), CHECK_TLS),
             PgWireError::Protocol(text) => self.protocol(format!("{doing}: {text}")),
             PgWireError::MessageTooLarge { .. } => self.protocol(format!("{doing}: {error}")),
             _ => self.unavailable(format!("{doing}: {error}")),
@@ -78,7 +84,8 @@ impl Faults {
             "28P01" | "28000" => self.setup(
                 detail,
                 "check user and password of the connection URL, and that pg_hba.conf lets this host connect to the database \
-                 and to replication (`host replication ...` is not needed: the slot is logical)",
+                 (`host replication ...` is not needed: the slot is logical); where it says `hostssl` or `clientcert`, the URL \
+                 needs sslmode=verify-full or sslcert and sslkey",
             ),
             "3D000" => self.setup(detail, "check the database's name at the end of the connection URL"),
             "42501" => self.setup(detail, format!("run what `guitong system prepare {}` prints, as the database's owner", self.system)),

@@ -31,7 +31,7 @@ impl Session {
     pub(crate) async fn take(&mut self) -> Result<PgConnection, SourceError> {
         match self.idle.take() {
             Some(connection) => Ok(connection),
-            None => self.address.connect().await.map_err(|error| self.faults.query("connecting", &error)),
+            None => self.address.connect(&self.faults).await,
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Server {
     standby: bool,
     replication: bool,
     role: String,
+    /// Functions that the role may not call and has to, as `name(types)`.
+    closed: Vec<String>,
     /// `wal_sender_timeout`; `None` where the server waits for ever.
     pub(crate) sender_timeout: Option<Duration>,
 }
@@ -37,7 +39,11 @@ impl Server {
         let row = sqlx::query(
             "SELECT current_setting('server_version_num')::int4 AS version, current_setting('wal_level') AS wal_level, \
              pg_is_in_recovery() AS standby, r.rolreplication OR r.rolsuper AS replication, current_user::text AS role, \
-             (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout') AS sender_timeout \
+             (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout') AS sender_timeout, \
+             ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace \
+               AND (p.proname = 'pg_create_logical_replication_slot' \
+                 OR p.proname = 'pg_logical_emit_message' AND p.proargtypes[2] = 'text'::regtype) \
+               AND NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1) AS closed \
              FROM pg_roles r WHERE r.rolname = current_user",
         )
         .fetch_one(connection)
@@ -49,6 +55,7 @@ impl Server {
             standby: row.try_get("standby")?,
             replication: row.try_get("replication")?,
             role: row.try_get("role")?,
+            closed: row.try_get("closed")?,
             sender_timeout: timeout.filter(|ms| *ms > 0).map(|ms| Duration::from_millis(ms.unsigned_abs())),
         })
     }
@@ -71,6 +78,13 @@ impl Server {
             return Err(faults.setup(
                 format!("role {} may not replicate", quote_name(&self.role)),
                 format!("run `ALTER ROLE {} REPLICATION`", quote_name(&self.role)),
+            ));
+        }
+        if !self.closed.is_empty() {
+            let functions = self.closed.join(", ");
+            return Err(faults.setup(
+                format!("role {} may not call {functions}", quote_name(&self.role)),
+                format!("run `GRANT EXECUTE ON FUNCTION {functions} TO {}`", quote_name(&self.role)),
             ));
         }
         Ok(())

@@ -44,7 +44,7 @@ pub async fn survey(system: &System) -> Result<Survey, SourceError> {
     let faults = Faults::of(system);
     let config = config_of(system, &faults)?;
     let address = address(system, &config, &faults)?;
-    let mut connection = address.connect().await.map_err(|error| faults.query("connecting", &error))?;
+    let mut connection = address.connect(&faults).await?;
     let asked = async {
         let server = Server::ask(&mut connection).await?;
         Ok::<_, sqlx::Error>((server.version, catalogue::selected(&mut connection, system).await?))
@@ -76,7 +76,7 @@ pub(crate) async fn connect(
     let position = position.as_ref().map(|bytes| Position::from_bytes(bytes));
     let position = position.transpose().map_err(|error| faults.protocol(format!("the stored position: {error}")))?;
     let address = address(&system, &config, &faults)?;
-    let mut connection = address.connect().await.map_err(|error| faults.query("connecting", &error))?;
+    let mut connection = address.connect(&faults).await?;
 
     let server = Server::ask(&mut connection).await.map_err(|error| faults.query("asking the server", &error))?;
     server.check(&address.place(), &faults)?;

@@ -7,5 +7,6 @@ pub mod kafka;
 pub mod metrics;
 pub mod partition;
 pub mod registry;
+pub mod tls;
 
 pub use contract::*;

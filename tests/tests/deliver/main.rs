@@ -6,6 +6,7 @@
 mod faults;
 mod fixture;
 mod scenarios;
+mod tls;
 
 use guitong_deliver::Phase;
 use guitong_tests::servers::postgres::Stop;
@@ -92,6 +93,7 @@ async fn a_made_table_is_typed_keyed_and_commented() {
     ];
     assert_eq!(target.texts(columns).await, expected);
     assert_eq!(target.texts("SELECT obj_description('shared.\"企业\"'::regclass)").await, ["企业登记基本信息"]);
-    let key = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'shared.\"企业\"'::regclass";
+    let key =
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p' AND conrelid = 'shared.\"企业\"'::regclass";
     assert_eq!(target.texts(key).await, ["PRIMARY KEY (uscc)"]);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use guitong_connectors::source::{Phase, Source};
 use guitong_schemas::change::{Change, Operation, SnapshotMark};
 use guitong_schemas::table::TableName;
-use guitong_tests::servers::postgres::{ADMIN, Postgres};
+use guitong_tests::servers::postgres::Postgres;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -40,7 +40,7 @@ async fn tables_are_read_in_chunks_of_their_keys_and_marked() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     assert!(matches!(session.source.status().phase, Phase::Snapshot { rows_done: 0, rows_estimated: Some(3000..) }));
     let changes = session.load().await;
     assert_rising(&changes);
@@ -77,7 +77,7 @@ async fn a_load_that_is_killed_goes_on_at_its_chunk() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut system = system(&server, ADMIN);
+    let mut system = prepared(&server).await;
     system.snapshot.chunk = 16 << 10;
     let mut all = Vec::new();
     let mut sessions = 0;
@@ -148,7 +148,7 @@ async fn a_load_under_writes_equals_the_table() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut system = system(&server, ADMIN);
+    let mut system = prepared(&server).await;
     system.snapshot.chunk = 32 << 10;
     let stop = Arc::new(AtomicBool::new(false));
     let pool = server.admin().await.unwrap();
@@ -194,7 +194,7 @@ async fn a_commit_that_is_streamed_before_it_is_visible_is_not_lost() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let system = system(&server, ADMIN);
+    let system = prepared(&server).await;
     drop(exchange.connect(&system).await.unwrap());
     // A transaction that is open when the session begins holds its first load back, so that the stream comes first.
     let pool = server.admin().await.unwrap();
@@ -246,7 +246,7 @@ async fn keyless_rows_arrive_once_while_they_are_written() {
         }
         n
     });
-    let mut session = exchange.connect_with(&system(&server, ADMIN), 256 << 10).await.unwrap();
+    let mut session = exchange.connect_with(&prepared(&server).await, 256 << 10).await.unwrap();
     let mut all = session.load().await;
     // Some that come after the rows were read.
     all.extend(session.until(|more| more.len() > 20).await);
@@ -269,7 +269,7 @@ async fn added_tables_are_loaded_and_snapshots_can_be_off() {
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await.unwrap();
     let exchange = Exchange::new().await;
-    let mut system = system(&server, ADMIN);
+    let mut system = prepared(&server).await;
     system.snapshot.enabled = false;
     let mut session = exchange.connect(&system).await.unwrap();
     assert!(session.load().await.is_empty());
@@ -277,7 +277,10 @@ async fn added_tables_are_loaded_and_snapshots_can_be_off() {
     assert_eq!(lines(&session.take(1).await), ["c a [2]"]);
     drop(session);
     server
-        .execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1), (2); ALTER PUBLICATION exchange_register ADD TABLE ONLY b")
+        .execute(
+            "CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1), (2); GRANT SELECT ON b TO reader;
+             ALTER PUBLICATION exchange_register ADD TABLE ONLY b",
+        )
         .await
         .unwrap();
     system.snapshot.enabled = true;
@@ -298,7 +301,7 @@ async fn a_row_that_moves_to_where_the_load_has_been_is_made_whole() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut system = system(&server, ADMIN);
+    let mut system = prepared(&server).await;
     system.snapshot.chunk = 1;
     system.snapshot.rows_per_second = Some(1_000);
     let began = std::time::Instant::now();

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_connectors::postgres::{Metrics, PostgresSource};
 use guitong_connectors::publish::{PublishSettings, Publisher};
+use guitong_connectors::registration;
 use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
@@ -19,10 +20,12 @@ use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfi
 use guitong_schemas::contract::{Name, Secret};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Table, TableName};
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{ADMIN, Postgres};
 use tempfile::TempDir;
 
 pub(crate) const SLOT: &str = "exchange_register";
+/// The role of [`prepared`] systems.
+pub(crate) const READER: &str = "reader";
 
 /// A system that reads every table of `public` as `user`.
 pub(crate) fn system(server: &Postgres, user: &str) -> System {
@@ -44,6 +47,16 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         snapshot: SnapshotConfig { enabled: true, chunk: 64 << 10, rows_per_second: None },
         complete: false,
     }
+}
+
+/// A system that reads as a role with nothing but what `guitong system prepare` prints for it.
+pub(crate) async fn prepared(server: &Postgres) -> System {
+    let system = system(server, READER);
+    server.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC").await.unwrap();
+    server.create_role(READER, "").await.unwrap();
+    let statements = registration::prepare(&system).await.unwrap();
+    registration::apply(&system, Some(&Secret::new(server.url(ADMIN))), &statements).await.unwrap();
+    system
 }
 
 pub(crate) fn config(system: &mut System) -> &mut PostgresConfig {
@@ -148,7 +161,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn budget(&self) -> SourceBudget {
+    pub(crate) fn budget(&self) -> SourceBudget {
         SourceBudget { bytes: self.batch, wait: Duration::from_millis(100) }
     }
 

@@ -96,6 +96,33 @@ async fn the_least_rights_suffice_and_less_is_named() {
     assert_eq!(sqlx::query_scalar::<_, i64>(traces).fetch_one(&admin).await.unwrap(), 0);
 }
 
+/// What everybody has until an administrator takes it away is named too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_everybody_had_are_named() {
+    let server = Postgres::start().await.unwrap();
+    server.execute(TABLE).await.unwrap();
+    let exchange = Exchange::new().await;
+    let system = prepared(&server).await;
+    server.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await.unwrap();
+    let connect = "GRANT CONNECT ON DATABASE \"postgres\" TO \"reader\"";
+    refused(&exchange, &system, &[connect]).await;
+    server.execute(connect).await.unwrap();
+    let admin = server.admin().await.unwrap();
+    let functions = "SELECT oid::regprocedure::text FROM pg_proc
+        WHERE proname IN ('pg_logical_emit_message', 'pg_create_logical_replication_slot') ORDER BY 1";
+    let functions: Vec<String> = sqlx::query_scalar(functions).fetch_all(&admin).await.unwrap();
+    for function in functions.iter().filter(|function| !function.contains("bytea")) {
+        server.execute(&format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")).await.unwrap();
+        let grant = format!("GRANT EXECUTE ON FUNCTION {function} TO \"reader\"");
+        refused(&exchange, &system, &["may not call", &grant]).await;
+        server.execute(&grant).await.unwrap();
+    }
+    server.execute("ALTER ROLE reader NOLOGIN").await.unwrap();
+    refused(&exchange, &system, &["not permitted to log in"]).await;
+    server.execute("ALTER ROLE reader LOGIN").await.unwrap();
+    exchange.connect(&system).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publications_that_would_lose_changes() {
     let server = Postgres::start().await.unwrap();
@@ -166,7 +193,7 @@ async fn slots_of_others_and_slots_in_use() {
 async fn broken_by(server: &mut Postgres, words: &str, how: impl AsyncFnOnce(&mut Postgres)) {
     server.execute(&format!("{TABLE}; INSERT INTO t VALUES (1, 'a', 'p'), (2, 'b', 'p')")).await.unwrap();
     let exchange = Exchange::new().await;
-    let mut system = system(server, ADMIN);
+    let mut system = prepared(server).await;
     let mut mirror = Mirror::default();
     let mut session = exchange.connect(&system).await.unwrap();
     mirror.apply(&session.load().await);
@@ -178,7 +205,7 @@ async fn broken_by(server: &mut Postgres, words: &str, how: impl AsyncFnOnce(&mu
     }
     server.execute("DELETE FROM t WHERE id = 1; UPDATE t SET name = 'lost'; INSERT INTO t VALUES (3, 'c', 'p')").await.unwrap();
     how(server).await;
-    config(&mut system).url = Secret::new(server.url(ADMIN));
+    config(&mut system).url = Secret::new(server.url(READER));
     gap(&exchange, &system, words).await;
     gap(&exchange, &system, words).await;
 
@@ -257,6 +284,7 @@ async fn another_server_is_a_gap() {
     broken_by(&mut server, "this is another server", async |server| {
         let other = Postgres::start_with(Options { own_identity: true, ..Options::default() }).await.unwrap();
         other.execute(&format!("{TABLE}; INSERT INTO t VALUES (2, 'lost', 'p'), (3, 'c', 'p')")).await.unwrap();
+        prepared(&other).await;
         *server = other;
     })
     .await;

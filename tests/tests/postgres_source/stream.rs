@@ -4,7 +4,7 @@ use super::harness::*;
 use guitong_connectors::source::Source;
 use guitong_schemas::change::{Operation, Place};
 use guitong_schemas::table::ColumnType;
-use guitong_tests::servers::postgres::{ADMIN, Postgres};
+use guitong_tests::servers::postgres::Postgres;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_arrives_in_commit_order_with_what_the_identity_gives() {
@@ -18,7 +18,7 @@ async fn every_operation_arrives_in_commit_order_with_what_the_identity_gives() 
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     assert!(session.load().await.is_empty());
     server
         .execute(
@@ -68,7 +68,7 @@ async fn unchanged_toast_is_absent_unless_the_identity_sends_it() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     session.load().await;
     server
         .execute(
@@ -111,7 +111,7 @@ async fn a_row_has_the_same_bytes_and_table_from_first_load_and_stream() {
     let server = Postgres::start().await.unwrap();
     server.execute(TYPES).await.unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     let read = session.load().await;
     assert_eq!(read.iter().map(|change| change.operation).collect::<Vec<_>>(), [Operation::Read; 2]);
     server.execute("UPDATE types SET id = id").await.unwrap();
@@ -147,7 +147,7 @@ async fn altered_tables_and_added_labels_give_new_tables() {
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TYPE state AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, e state, gone text)").await.unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     session.load().await;
     server.execute("INSERT INTO t VALUES (1, 'a', 'x')").await.unwrap();
     server.execute("ALTER TYPE state ADD VALUE 'b'").await.unwrap();
@@ -180,7 +180,7 @@ async fn a_restart_inside_a_transaction_goes_on_where_the_log_ends() {
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TABLE t (id int PRIMARY KEY, name text)").await.unwrap();
     let exchange = Exchange::new().await;
-    let system = system(&server, ADMIN);
+    let system = prepared(&server).await;
     exchange.connect(&system).await.unwrap().load().await;
     one_transaction(&server, 3000).await;
     server.execute("INSERT INTO t VALUES (0, 'after')").await.unwrap();
@@ -221,7 +221,7 @@ async fn a_connection_that_breaks_loses_and_doubles_nothing() {
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TABLE t (id serial PRIMARY KEY, name text)").await.unwrap();
     let exchange = Exchange::new().await;
-    let system = system(&server, ADMIN);
+    let system = prepared(&server).await;
     let mut session = exchange.connect(&system).await.unwrap();
     session.load().await;
     let mut all = Vec::new();
@@ -252,7 +252,8 @@ async fn the_slot_advances_by_what_is_durable_and_in_idle_databases_too() {
     let server = Postgres::start_with(options).await.unwrap();
     server.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE SCHEMA other; CREATE TABLE other.busy (a text)").await.unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let system = prepared(&server).await;
+    let mut session = exchange.connect(&system).await.unwrap();
     session.load().await;
     let admin = server.admin().await.unwrap();
     let confirmed = async || -> i64 {
@@ -279,7 +280,7 @@ async fn the_slot_advances_by_what_is_durable_and_in_idle_databases_too() {
     }
     server.execute("INSERT INTO t VALUES (9999)").await.unwrap();
     drop(session);
-    let mut session = exchange.reconnect(&system(&server, ADMIN)).await;
+    let mut session = exchange.reconnect(&system).await;
     session.take(2001).await;
 
     // Nothing that concerns this system happens, and the log must be let go all the same.
@@ -297,7 +298,7 @@ async fn a_large_transaction_comes_in_batches_of_the_budget() {
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TABLE t (id int PRIMARY KEY, pad text)").await.unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect_with(&system(&server, ADMIN), 512 << 10).await.unwrap();
+    let mut session = exchange.connect_with(&prepared(&server).await, 512 << 10).await.unwrap();
     session.load().await;
     server.execute("INSERT INTO t SELECT n, repeat('p', 500) FROM generate_series(1, 30000) n").await.unwrap();
     let (mut rows, mut batches) = (0, 0);

@@ -22,6 +22,10 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(10);
 pub(crate) const SERVE: Duration = Duration::from_millis(100);
 const TRANSACTION: Duration = Duration::from_secs(10);
 
+const TLS_ADVICE: &str = "; under [log.properties] ssl.ca.location has to name the authority that signed the brokers' \
+    certificates, ssl.certificate.location and ssl.key.location our own where the brokers want one; `brokers` and \
+    advertised.listeners have to name the hosts as their certificates do";
+
 /// How this exchange reaches its cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -60,7 +64,9 @@ impl Cluster {
             .set("socket.nagle.disable", "true")
             .set("socket.keepalive.enable", "true")
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            // Without it the linked OpenSSL looks where it was built, and trusts nobody.
+            .set("ssl.ca.location", "probe");
         for (name, value) in own {
             client.set(*name, *value);
         }
@@ -142,7 +148,9 @@ pub(crate) struct Trouble(Arc<Mutex<Option<String>>>);
 
 impl Trouble {
     fn note(&self, text: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        // OpenSSL names no setting, and a wrong host name looks to librdkafka like a wrong authority.
+        let advice = if text.contains("SSL routines") { TLS_ADVICE } else { "" };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{text}{advice}"));
     }
 
     fn explain(&self, detail: String) -> String {

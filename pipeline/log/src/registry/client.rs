@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Compatibility, RegistryError, SchemaRegistry};
+use crate::tls;
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -154,12 +155,16 @@ impl RegistryClient {
 
     fn unreachable(&self, error: reqwest::Error) -> RegistryError {
         let error = error.without_url();
+        let refusal = tls::Refusal::of(&error);
         let mut detail = format!("{}: {error}", self.address());
         // The sources say what the outermost text leaves out, such as "connection refused".
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
             detail.push_str(&format!(": {inner}"));
             source = inner.source();
+        }
+        if let Some(refusal) = refusal {
+            detail.push_str(&format!("; {}", refusal.advice()));
         }
         RegistryError::Unavailable { detail }
     }

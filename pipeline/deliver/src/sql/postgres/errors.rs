@@ -1,18 +1,30 @@
 //! What PostgreSQL's SQLSTATEs mean for delivery.
 
+use std::io::ErrorKind::{NotFound, PermissionDenied};
+
+use guitong_log::tls::Refusal;
+
 use crate::sink::{SinkError, SinkErrorKind};
 
 /// Kind of an error, by its SQLSTATE (PostgreSQL, "Error Codes").
 pub(crate) fn sink_error(error: sqlx::Error) -> SinkError {
+    let refusal = Refusal::of(&error);
     let kind = match &error {
         sqlx::Error::Database(database) => kind_of(database.code().as_deref().unwrap_or_default()),
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => SinkErrorKind::Shape,
         sqlx::Error::Encode(_) => SinkErrorKind::Data,
+        _ if refusal.is_some() => SinkErrorKind::Denied,
         _ => SinkErrorKind::Unreachable,
     };
-    let detail = match &error {
-        sqlx::Error::Database(database) => database.message().to_owned(),
-        error => error.to_string(),
+    let detail = match (&error, refusal) {
+        (sqlx::Error::Database(database), _) => database.message().to_owned(),
+        (error, Some(refusal)) => format!("{error}; {}", refusal.advice()),
+        (sqlx::Error::Io(io), None) if matches!(io.kind(), NotFound | PermissionDenied) => {
+            format!(
+                "{error}; this process must reach the files that sslrootcert, sslcert and sslkey name, or the server's socket"
+            )
+        }
+        (error, None) => error.to_string(),
     };
     SinkError::new(kind, detail)
 }
