@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod postgres_source {
+    mod ddl;
+    mod faults;
     mod first_load;
     pub(crate) mod harness;
     mod setup;

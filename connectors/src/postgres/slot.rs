@@ -17,6 +17,8 @@ pub(crate) struct Slot {
     active_pid: Option<i32>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     wal_status: Option<String>,
+    /// Why a `lost` one is lost; servers before 17 do not say.
+    invalidation: Option<String>,
     pub(crate) confirmed: Option<Lsn>,
 }
 
@@ -41,7 +43,8 @@ pub(crate) enum Obstacle {
 pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Slot>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT plugin::text, database::text, active_pid, wal_status, \
-         (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed FROM pg_replication_slots WHERE slot_name = $1",
+         to_jsonb(s) ->> 'invalidation_reason' AS invalidation, \
+         (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed FROM pg_replication_slots s WHERE slot_name = $1",
     )
     .bind(name)
     .fetch_optional(connection)
@@ -52,6 +55,7 @@ pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Op
             database: row.try_get("database")?,
             active_pid: row.try_get("active_pid")?,
             wal_status: row.try_get("wal_status")?,
+            invalidation: row.try_get("invalidation")?,
             confirmed: row.try_get::<Option<i64>, _>("confirmed")?.map(|lsn| Lsn(lsn.cast_unsigned())),
         })
     })
@@ -101,9 +105,13 @@ pub(crate) fn check(
         };
     };
     if slot.wal_status.as_deref() == Some("lost") {
-        return Err(Obstacle::Gap(format!(
-            "replication slot {name} has lost its log: the server removed more than max_slot_wal_keep_size lets it keep"
-        )));
+        let reason = match slot.invalidation.as_deref() {
+            None | Some("wal_removed") => "the server removed more than max_slot_wal_keep_size lets it keep",
+            Some("idle_timeout") => "nobody read from it for idle_replication_slot_timeout",
+            Some("wal_level_insufficient") => "the server ran with a wal_level below logical",
+            Some(other) => other,
+        };
+        return Err(Obstacle::Gap(format!("replication slot {name} has lost its log: {reason}")));
     }
     let confirmed = slot.confirmed.unwrap_or_default();
     match position {
@@ -173,6 +181,7 @@ mod tests {
             database: Some("register".into()),
             active_pid: None,
             wal_status: Some("reserved".into()),
+            invalidation: None,
             confirmed: Some(Lsn(100)),
         }
     }
@@ -204,7 +213,13 @@ mod tests {
         gap(checked(Some(slot()), Some((100, 2, "7"))), "timeline 1, changes were read from timeline 2");
         gap(checked(Some(slot()), Some((100, 1, "8"))), "system identifier");
         gap(checked(Some(slot()), Some((1_001, 1, "7"))), "the server's log ends at");
-        gap(checked(Some(Slot { wal_status: Some("lost".into()), ..slot() }), Some((100, 1, "7"))), "lost its log");
+        let lost = Slot { wal_status: Some("lost".into()), ..slot() };
+        gap(
+            checked(Some(lost.clone()), Some((100, 1, "7"))),
+            "lost its log: the server removed more than max_slot_wal_keep_size",
+        );
+        let idle = Slot { invalidation: Some("idle_timeout".into()), ..lost };
+        gap(checked(Some(idle), Some((100, 1, "7"))), "for idle_replication_slot_timeout");
     }
 
     #[test]
