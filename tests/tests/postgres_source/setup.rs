@@ -139,15 +139,16 @@ async fn publications_that_would_lose_changes() {
         .await
         .unwrap();
     refused(&exchange, &system, &["leaves out some kinds of changes", "insert, update, delete, truncate"]).await;
-    server
-        .execute(
-            "ALTER PUBLICATION exchange_register SET (publish = 'insert, update, delete, truncate');
-             ALTER PUBLICATION exchange_register SET TABLE t WHERE (id > 0), \"另\"",
-        )
-        .await
-        .unwrap();
-    refused(&exchange, &system, &["row filter on public.t"]).await;
-    server.execute("ALTER PUBLICATION exchange_register SET TABLE t, \"另\"; ALTER TABLE t ENABLE ROW LEVEL SECURITY; INSERT INTO t VALUES (1)").await.unwrap();
+    server.execute("ALTER PUBLICATION exchange_register SET (publish = 'insert, update, delete, truncate')").await.unwrap();
+    // There are row filters since PostgreSQL 15.
+    let admin = server.admin().await.unwrap();
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(&admin).await.unwrap();
+    if version >= 150_000 {
+        server.execute("ALTER PUBLICATION exchange_register SET TABLE t WHERE (id > 0), \"另\"").await.unwrap();
+        refused(&exchange, &system, &["row filter on public.t"]).await;
+        server.execute("ALTER PUBLICATION exchange_register SET TABLE t, \"另\"").await.unwrap();
+    }
+    server.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; INSERT INTO t VALUES (1)").await.unwrap();
     server.create_role("reader", "REPLICATION").await.unwrap();
     server.execute("GRANT SELECT ON t, \"另\" TO reader").await.unwrap();
     let hidden = super::harness::system(&server, "reader");
