@@ -96,8 +96,23 @@ mod tests {
         let tls = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = sqlx::Error::Io(io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls)));
         assert_eq!(Refusal::of(&wrapped), Some(Refusal::Authority));
-        assert_eq!(Refusal::of(&TlsError::AlertReceived(AlertDescription::UnknownCA)), Some(Refusal::Client));
-        assert_eq!(Refusal::of(&TlsError::AlertReceived(AlertDescription::InternalError)), None);
         assert_eq!(Refusal::of(&sqlx::Error::Io(io::ErrorKind::ConnectionReset.into())), None);
+    }
+    #[test]
+    fn each_fault_has_its_refusal() {
+        let bad = TlsError::InvalidCertificate;
+        let alert = TlsError::AlertReceived;
+        for (error, refusal) in [
+            (bad(CertificateError::BadSignature), Some(Refusal::Authority)),
+            (bad(CertificateError::NotValidForName), Some(Refusal::Name)),
+            (bad(CertificateError::Expired), Some(Refusal::Date)),
+            (bad(CertificateError::BadEncoding), Some(Refusal::Certificate)),
+            (alert(AlertDescription::UnknownCA), Some(Refusal::Client)),
+            (alert(AlertDescription::ProtocolVersion), Some(Refusal::Protocol)),
+            (alert(AlertDescription::InternalError), None),
+            (TlsError::HandshakeNotComplete, None),
+        ] {
+            assert_eq!(Refusal::of(&error), refusal, "{error}");
+        }
     }
 }

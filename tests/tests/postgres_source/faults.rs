@@ -15,6 +15,8 @@ use sqlx::postgres::PgPool;
 
 use super::harness::*;
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// First column of each change.
 fn ids(changes: &[Change]) -> Vec<i64> {
     changes.iter().map(|change| line(change).split(['[', ',', ']']).nth(1).unwrap().parse().unwrap()).collect()
@@ -42,7 +44,9 @@ async fn clerk(pool: PgPool, stop: Arc<AtomicBool>) {
 
 /// Steps until the session ends, which has to be worth another try.
 async fn until_broken(session: &mut Session, all: &mut Vec<Change>) {
+    let deadline = Instant::now() + PATIENCE;
     let error = loop {
+        assert!(Instant::now() < deadline, "the session goes on");
         match session.step().await {
             Ok(changes) => all.extend(changes),
             Err(error) => break error,
@@ -102,7 +106,7 @@ async fn a_connection_cut_at_any_byte_loses_and_doubles_nothing() {
     config(&mut system).url = Secret::new(format!("postgres://{READER}:{PASSWORD}@{}/postgres", proxy.address()));
     let mut all: Vec<Change> = Vec::new();
     let mut cuts = 0;
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + 2 * PATIENCE;
     while all.len() < 2000 {
         assert!(Instant::now() < deadline, "{} changes after {cuts} cuts", all.len());
         // In the start, which takes some 20 kB, or in the rows.
@@ -190,14 +194,15 @@ async fn a_log_that_is_removed_under_a_connected_slot_is_a_gap() {
         server.execute("INSERT INTO other VALUES (repeat('x', 100)); SELECT pg_switch_wal()").await.unwrap();
         server.execute("CHECKPOINT").await.unwrap();
     }
+    let deadline = Instant::now() + PATIENCE;
     let error = loop {
+        assert!(Instant::now() < deadline, "the server does not end the session");
         if let Err(error) = session.source.next_batch(session.budget()).await {
             break error;
         }
     };
     assert!(error.is_transient(), "the server ends the session: {error}");
     drop(session);
-    let deadline = Instant::now() + Duration::from_secs(20);
     let error = loop {
         match exchange.connect(&system).await.map(|_| ()) {
             Err(error) if error.is_transient() && Instant::now() < deadline => {
