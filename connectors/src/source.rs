@@ -66,6 +66,23 @@ pub struct SourceStatus {
     /// Bytes between the server's end of log and what was handed out.
     pub behind_bytes: Option<u64>,
     pub tables: Vec<String>,
+    /// Tables that are being read, or are to be.
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// How far the reading of tables is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SnapshotStatus {
+    /// Rows read since this system was first read.
+    pub rows_done: u64,
+    /// Rows left, as the server estimates them.
+    pub rows_left: u64,
+    /// Of late.
+    pub rows_per_second: Option<f64>,
+    /// Tables that are not read to their end.
+    pub tables: Vec<String>,
+    /// Why nothing is read now.
+    pub hold: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

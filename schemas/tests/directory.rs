@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
-use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SqliteConfig};
+use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
     Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
 };
@@ -131,8 +131,20 @@ fn a_directory_becomes_what_it_declares() {
     assert!(licensing.tables[0].matches(&TableName::new("public", "qy_jbxx")));
     assert_eq!(licensing.exclude_columns, [(TableName::new("public", "qy_jbxx"), "frzjhm".to_owned())]);
     assert_eq!(licensing.keys, [(TableName::new("public", "qy_log"), vec!["rq".to_owned(), "xh".to_owned()])]);
-    let snapshot = SnapshotConfig { enabled: true, chunk: 1 << 20, rows_per_second: Some(20_000) };
+    let snapshot = SnapshotConfig {
+        enabled: true,
+        chunk: 1 << 20,
+        rows_per_second: Some(20_000),
+        workers: 4,
+        window: Some(Window {
+            from: jiff::civil::time(22, 0, 0, 0),
+            to: jiff::civil::time(6, 0, 0, 0),
+            zone: directory.exchange.time_zone.clone(),
+        }),
+        filters: vec![(TableName::new("public", "qy_jbxx"), "djzt <> '注销'".to_owned())],
+    };
     assert_eq!(licensing.snapshot, snapshot);
+    assert_eq!(licensing.limits.retained_log, Some(4 << 30));
     let hall = SqliteConfig { path: root.join("databases/hall.db"), poll: Duration::from_millis(250), on_gap: GapPolicy::Stop };
     assert_eq!(directory.systems["hall"].source, SourceConfig::Sqlite(hall));
     assert!(directory.systems["hall"].tables[0].matches(&TableName::new("main", "办件")));

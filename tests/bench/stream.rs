@@ -18,7 +18,7 @@ use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::BuiltinRegistry;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, Marks, Stamp};
-use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
+use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
 use guitong_schemas::contract::{Name, Secret};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use tempfile::TempDir;
@@ -137,7 +137,8 @@ fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         tables: vec![TablePattern { schema: "public".to_owned(), name: "register".to_owned() }],
         exclude_columns: Vec::new(),
         keys: Vec::new(),
-        snapshot: SnapshotConfig { enabled: false, chunk: BATCH, rows_per_second: None },
+        snapshot: SnapshotConfig { enabled: false, chunk: BATCH, ..SnapshotConfig::default() },
+        limits: Limits::default(),
         complete: false,
     })
 }

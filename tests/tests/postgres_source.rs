@@ -7,6 +7,7 @@ mod postgres_source {
     mod faults;
     mod first_load;
     pub(crate) mod harness;
+    mod load_workers;
     mod setup;
     mod stream;
     mod tls;

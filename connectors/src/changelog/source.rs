@@ -79,7 +79,7 @@ impl ChangelogSource {
             durable_since: (!durable.is_empty()).then(Instant::now),
             durable,
             position,
-            snapshot: system.snapshot,
+            snapshot: system.snapshot.clone(),
             rewind: None,
             watch: Watch::new(&config.path, config.poll),
             conn,

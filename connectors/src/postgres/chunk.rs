@@ -1,151 +1,122 @@
-//! A part of a table, read under one snapshot in the key's order, that waits for its watermark.
+//! A part of a table, read under one snapshot, that waits for its watermark.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use guitong_schemas::change::{Before, Operation, RowImage, SnapshotMark};
 use guitong_schemas::table::Table;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::catalogue::TableFacts;
-use super::config::{quote_literal, quote_name};
-use super::copy::CopyRows;
-use super::fault::Faults;
+use super::changed::Change;
 use super::image;
-use super::prepare::quoted;
 use super::relation::Relation;
-use super::session::Reading;
 use super::visibility::Visibility;
-use crate::source::SourceError;
-
-/// Rows of the first chunk of a table of which the server has no estimate.
-const FIRST_ROWS: usize = 1_000;
-
-/// A table to be read.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) relation: Arc<Relation>,
-    partitioned: bool,
-    /// Rows left, as the server estimates them.
-    pub(crate) rows: u64,
-    /// Bytes of a row: the server's estimate, then what the last chunk showed.
-    pub(crate) per_row: Option<u64>,
-    /// Text of the last key that was read.
-    pub(crate) after: Option<Vec<String>>,
-}
-
-impl Pending {
-    pub(crate) fn new(relation: Arc<Relation>, facts: &TableFacts, after: Option<Vec<String>>) -> Self {
-        let per_row = facts.bytes.checked_div(facts.rows);
-        Self { relation, partitioned: facts.partitioned, rows: facts.rows, per_row, after }
-    }
-}
 
 /// Rows of one table between two keys, as one snapshot saw them.
 #[derive(Debug)]
 pub(crate) struct Chunk {
+    /// Its watermark's name.
+    pub(crate) id: u64,
+    pub(crate) job: u64,
+    pub(crate) range: Place,
     pub(crate) relation: Arc<Relation>,
     pub(crate) snapshot: Visibility,
     pub(crate) rows: Vec<Option<RowImage>>,
     /// Place of each key's row; made when the first change of the table comes.
-    by_key: Option<HashMap<Vec<u8>, usize>>,
+    pub(crate) by_key: Option<HashMap<Vec<u8>, usize>>,
     /// Rows read, yielded ones included.
     pub(crate) read: u64,
     pub(crate) bytes: u64,
-    /// The first chunk of its table.
-    first: bool,
-    /// Text of the last key; `None` when the table is at its end.
+    /// Text of the last key that was read; `None` when the range is at its end.
     pub(crate) next: Option<Vec<String>>,
-    /// Text of the last key, whether the table is at its end or not.
-    pub(crate) last: Option<Vec<String>>,
-    /// Keys that were read once more.
-    pub(crate) again: Vec<Vec<String>>,
+    /// Arrivals that had been noted when it was begun.
+    pub(crate) begun: u64,
+    pub(crate) marks: Marks,
+    /// Bounds how much is read and not handed out.
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+/// Which part of its table a chunk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Range(u32),
+    /// Keys that are read once more.
+    Again(Vec<Vec<String>>),
+}
+
+/// Where a chunk stands, as far as Debezium's words say it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Marks {
+    pub(crate) first: bool,
     pub(crate) first_of_all: bool,
+    pub(crate) last: bool,
     pub(crate) last_of_all: bool,
 }
 
 impl Chunk {
-    /// Reads the next chunk: about `chunk_bytes` of rows, at least one.
-    pub(crate) async fn read(
-        pending: &Pending,
-        again: Vec<Vec<String>>,
-        chunk_bytes: usize,
-        reading: &mut Reading,
-        faults: &Faults,
-    ) -> Result<Self, SourceError> {
-        let columns = pending.relation.table.columns.len();
-        let limit = pending.per_row.map_or(FIRST_ROWS, |bytes| {
-            usize::try_from(chunk_bytes as u64 / bytes.max(1)).unwrap_or(FIRST_ROWS).clamp(1, 500_000)
-        });
-        let mut rows: Vec<Option<RowImage>> = Vec::new();
-        let (mut bytes, mut more) = (0, false);
-        let mut lines = CopyRows::default();
-        let mut stream = reading.lines(&select(pending, limit + 1)).await?;
-        while let Some(line) = stream.next().await? {
-            // The estimate can be far off: bytes decide, and the chunk ends with the last row that is kept. The rest is read past.
-            if more || rows.len() == limit || (bytes >= chunk_bytes && !rows.is_empty()) {
-                more = true;
-                continue;
-            }
-            let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
-            bytes += row.0.len();
-            rows.push(Some(row));
+    /// Rows yield to a change that came before the chunk did; a row that completes the change is handed out in its place.
+    pub(crate) fn replay(&mut self, change: &Change) {
+        if change.truncated {
+            return self.clear();
         }
-        drop(stream);
-        let table = &pending.relation.table;
-        let last = match rows.last().and_then(Option::as_ref) {
-            Some(row) => {
-                let key = image::key_text(row, &table.key);
-                Some(key.ok_or_else(|| faults.protocol(format!("a row of {} has no key", table.name)))?)
-            }
-            None => None,
-        };
-        let mut chunk = Self {
-            relation: Arc::clone(&pending.relation),
-            snapshot: reading.snapshot.clone(),
-            read: rows.len() as u64,
-            bytes: bytes as u64,
-            rows,
-            by_key: None,
-            first: pending.after.is_none(),
-            next: last.clone().filter(|_| more),
-            last,
-            again,
-            first_of_all: false,
-            last_of_all: false,
-        };
-        if !chunk.again.is_empty() {
-            let mut stream = reading.lines(&select_keys(pending, &chunk.again)).await?;
-            while let Some(line) = stream.next().await? {
-                let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
-                let at = chunk.rows.len();
-                if let Entry::Vacant(place) = chunk.by_key().entry(image::key(&row, &table.key)) {
-                    place.insert(at);
-                    chunk.rows.push(Some(row));
-                }
+        let mut replaced = None;
+        for key in change.keys.iter().flatten() {
+            replaced = self.remove(key).or(replaced);
+            self.touch(key);
+        }
+        if let (Some((at, old)), Some(partial), [_, Some(key)]) = (replaced, &change.partial, &change.keys)
+            && self.relation.table == change.table
+        {
+            let whole = image::complete(partial, &old, None);
+            if let Some(row) = self.rows.get_mut(at) {
+                *row = Some(whole);
+                self.by_key().insert(key.clone(), at);
             }
         }
-        Ok(chunk)
     }
 
+    /// Rows yield to a change that is being handed out, which takes its absent columns from them.
     pub(crate) fn give_way(&mut self, table: &Arc<Table>, operation: Operation, before: &Before, after: &mut Option<RowImage>) {
         if operation == Operation::Truncate {
-            self.rows.iter_mut().for_each(|row| *row = None);
-            return;
+            return self.clear();
         }
         let mut replaced = None;
         for image in before.row().into_iter().chain(after.as_ref()) {
-            if let Some(at) = self.by_key().remove(&image::key(image, &table.key))
-                && let Some(row) = self.rows.get_mut(at)
-            {
-                replaced = replaced.or(row.take());
-            }
+            let key = image::key(image, &table.key);
+            replaced = self.remove(&key).or(replaced);
+            self.touch(&key);
         }
-        if let (Some(old), Some(new)) = (replaced, after.as_mut())
+        // A row that moved here lacks what stood under its old key, not what stands here.
+        if let (Some((_, old)), Some(new), Operation::Update) = (replaced, after.as_mut(), operation)
             && self.relation.table == *table
             && image::has_absent(new)
         {
             *new = image::complete(new, &old, None);
+        }
+    }
+
+    /// A row that moved to another key, completed from the row under its old one.
+    pub(crate) fn complete_moved(&mut self, old: &RowImage, new: &RowImage) -> Option<RowImage> {
+        let key = image::key(old, &self.relation.table.key);
+        let at = *self.by_key().get(&key)?;
+        let row = self.rows.get(at)?.as_ref()?;
+        Some(image::complete(new, row, None))
+    }
+
+    fn clear(&mut self) {
+        self.rows.iter_mut().for_each(|row| *row = None);
+        self.by_key = None;
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<(usize, RowImage)> {
+        let at = self.by_key().remove(key)?;
+        Some((at, self.rows.get_mut(at)?.take()?))
+    }
+
+    /// A key that changed since the snapshot is not the one that was to be read once more.
+    fn touch(&mut self, key: &[u8]) {
+        if let Place::Again(keys) = &mut self.range {
+            keys.retain(|text| image::key_of_text(text) != key);
         }
     }
 
@@ -164,8 +135,8 @@ impl Chunk {
     /// The rows that are left, each with its mark.
     pub(crate) fn into_rows(self) -> (Arc<Table>, Vec<RowImage>, Vec<SnapshotMark>) {
         let rows: Vec<RowImage> = self.rows.into_iter().flatten().collect();
-        let ends = self.next.is_none();
-        let marks = marks(rows.len(), (self.first_of_all, self.first), (self.last_of_all, ends));
+        let at = self.marks;
+        let marks = marks(rows.len(), (at.first_of_all, at.first), (at.last_of_all, at.last));
         (Arc::clone(&self.relation.table), rows, marks)
     }
 }
@@ -188,35 +159,4 @@ pub(crate) fn marks(rows: usize, first: (bool, bool), last: (bool, bool)) -> Vec
         };
     }
     marks
-}
-
-/// The query of a chunk.
-fn select(pending: &Pending, limit: usize) -> String {
-    let sql = select_all(pending);
-    let key = key_names(&pending.relation.table);
-    let after = pending.after.as_ref().map(|after| format!(" WHERE ({key}) > {}", key_literal(after)));
-    format!("{sql}{} ORDER BY {key} LIMIT {limit}", after.unwrap_or_default())
-}
-
-/// The query of single rows.
-fn select_keys(pending: &Pending, keys: &[Vec<String>]) -> String {
-    let literals: Vec<String> = keys.iter().map(|key| key_literal(key)).collect();
-    format!("{} WHERE ({}) IN ({})", select_all(pending), key_names(&pending.relation.table), literals.join(", "))
-}
-
-/// The query of the whole table.
-pub(crate) fn select_all(pending: &Pending) -> String {
-    let table = &pending.relation.table;
-    let columns: Vec<String> = table.columns.iter().map(|column| quote_name(&column.name)).collect();
-    let only = if pending.partitioned { "" } else { "ONLY " };
-    format!("SELECT {} FROM {only}{}", columns.join(", "), quoted(&table.name))
-}
-
-fn key_names(table: &Table) -> String {
-    table.key_columns().map(|column| quote_name(&column.name)).collect::<Vec<_>>().join(", ")
-}
-
-fn key_literal(key: &[String]) -> String {
-    let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
-    format!("({})", values.join(", "))
 }

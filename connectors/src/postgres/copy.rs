@@ -28,6 +28,16 @@ impl CopyRows {
         if has == columns { Ok(image) } else { Err(DecodeError::Columns { has, wanted: columns }) }
     }
 
+    /// One line whose last column is the row's place, which is no column of the table.
+    pub(crate) fn row_and_place(&mut self, line: &[u8], columns: usize) -> Result<(RowImage, String), DecodeError> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let at = line.iter().rposition(|&byte| byte == b'\t');
+        let (row, place) =
+            at.map_or((&[][..], line), |at| (line.get(..at).unwrap_or_default(), line.get(at + 1..).unwrap_or_default()));
+        let place = std::str::from_utf8(place).map_err(|_| DecodeError::Text)?.to_owned();
+        Ok((self.row(row, columns)?, place))
+    }
+
     fn field(&mut self, field: &[u8]) -> Result<(), DecodeError> {
         if field == br"\N" {
             self.out.put_u8(b'n');
@@ -110,6 +120,13 @@ mod tests {
         fn arbitrary_lines_never_panic(line in proptest::collection::vec(any::<u8>(), 0..100), columns in 0usize..5) {
             let _ = CopyRows::default().row(&line, columns);
         }
+    }
+
+    #[test]
+    fn the_place_is_no_column() {
+        let mut row = RowBuilder::default();
+        row.text(b"x").unwrap();
+        assert_eq!(CopyRows::default().row_and_place(b"x\t(7,3)\n", 1), Ok((row.finish(), "(7,3)".to_owned())));
     }
 
     #[test]

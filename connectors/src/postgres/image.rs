@@ -47,6 +47,18 @@ pub(crate) fn key_text(image: &RowImage, columns: &[usize]) -> Option<Vec<String
     columns.iter().map(text).collect()
 }
 
+/// [`key`] of a row whose key has this text.
+pub(crate) fn key_of_text(text: &[String]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(24);
+    for value in text {
+        out.push(b't');
+        // A text from an image, whose values are below 4 GiB.
+        out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(value.as_bytes());
+    }
+    out
+}
+
 /// Whether a key column of the image was not sent (unchanged TOAST in the key).
 pub(crate) fn key_has_absent(image: &RowImage, columns: &[usize]) -> bool {
     columns.iter().any(|&column| fields(image).nth(column).is_none_or(|field| field.first() == Some(&b'u')))
@@ -101,6 +113,7 @@ mod tests {
         let b = row(&[Some("1"), None, Some("北")]);
         assert_eq!(key(&a, &[2, 0]), key(&b, &[2, 0]));
         assert_ne!(key(&a, &[0, 2]), key(&b, &[2, 0]));
+        assert_eq!(key(&a, &[2, 0]), key_of_text(&["北".to_owned(), "1".to_owned()]));
         assert_ne!(key(&row(&[Some("ab"), Some("c")]), &[0, 1]), key(&row(&[Some("a"), Some("bc")]), &[0, 1]));
     }
 

@@ -6,7 +6,7 @@
 //! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, another timeline, a server
 //! that went back. With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and is read again.
 //!
-//! **Memory** is bounded by the batch's byte budget, the chunk's bytes during a first load, and 256 messages between the wire and
+//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and 256 messages between the wire and
 //! the decoder. A batch may end inside a transaction; the position then says how much of it is published.
 //!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
@@ -24,15 +24,20 @@
 
 mod apply;
 mod catalogue;
+mod changed;
 mod chunk;
 mod config;
 mod copy;
 mod decode;
 mod fault;
 mod image;
+mod job;
+mod limits;
 mod metrics;
 mod position;
 mod prepare;
+mod progress;
+mod ranges;
 mod relation;
 mod session;
 mod setup;
@@ -40,10 +45,12 @@ mod slot;
 mod snapshot;
 mod start;
 mod stream;
+mod team;
 mod types;
 mod visibility;
 mod whole;
 mod wire;
+mod worker;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -209,11 +216,13 @@ impl PostgresSource {
 
     async fn commit(&mut self, end: u64) -> Result<(), SourceError> {
         let Some(transaction) = self.assembly.commit(end) else { return Ok(()) };
-        if let Some(chunk) = self.load.take_chunk(&mut self.assembly.position) {
+        let mut index = 0;
+        for chunk in self.load.take_chunks(&mut self.assembly.position)? {
             self.metrics.yielded.inc_by(chunk.yielded() as u64);
-            self.assembly.chunk(chunk, &transaction);
+            index = self.assembly.chunk(chunk, &transaction, index);
             self.dirty = true;
-        } else if self.load.whole_is_due() {
+        }
+        if self.load.whole_is_due() {
             let at = (transaction.commit, transaction.ts_us);
             self.load.open_whole(&mut self.session, at, &self.metrics.retaken).await?;
         }
@@ -279,9 +288,8 @@ impl Source for PostgresSource {
                 continue;
             }
             let between = self.assembly.transaction.is_none();
-            if between {
-                self.load.advance(&mut self.session, &self.assembly.position, &self.metrics.retaken).await?;
-            }
+            let moment = (between, self.retained);
+            self.load.advance(&mut self.session, &self.assembly.position, moment, &self.metrics.retaken).await?;
             if let Some(event) = self.wire.ready() {
                 self.handle(event?).await?;
                 continue;
@@ -294,8 +302,10 @@ impl Source for PostgresSource {
                 return self.hand_out(heartbeat);
             }
             let until = self.load.due().filter(|_| between).map_or(deadline, |due| due.max(now).min(deadline));
-            if let Ok(event) = tokio::time::timeout_at(until.into(), self.wire.next()).await {
-                self.handle(event?).await?;
+            tokio::select! {
+                event = self.wire.next() => self.handle(event?).await?,
+                () = self.load.reported() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
             }
         }
     }
@@ -311,7 +321,7 @@ impl Source for PostgresSource {
         let phase = if self.load.is_done() {
             Phase::Streaming
         } else {
-            let done = self.load.rows_done;
+            let done = self.load.progress.rows;
             Phase::Snapshot { rows_done: done, rows_estimated: Some(done + self.load.rows_left()) }
         };
         SourceStatus {
@@ -320,6 +330,7 @@ impl Source for PostgresSource {
             retained_bytes: self.retained,
             behind_bytes: Some(self.behind()),
             tables: self.tables.clone(),
+            snapshot: self.load.status(self.assembly.position.paused),
         }
     }
 }

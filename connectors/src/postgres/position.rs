@@ -6,11 +6,12 @@ use bytes::Bytes;
 use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::visibility::Visibility;
 
-/// Format of the stored text.
-const FORMAT: u32 = 1;
+/// Format of the stored text. Format 1 had one range for each table, as `after`.
+const FORMAT: u32 = 2;
 
 /// Everything before `lsn` is published, and of the transaction after it the changes up to `inside`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub(crate) struct Position {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inside: Option<Inside>,
     pub(crate) tables: Vec<TableProgress>,
+    /// An operator's word: nothing is read until it is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) paused: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) settling: Vec<Settling>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,19 +55,49 @@ pub(crate) struct Inside {
     pub(crate) index: u32,
 }
 
-/// How far a table's first load is. A table that is not listed has not begun.
+/// How far a table's reading is. A table that is not listed has not begun.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TableProgress {
-    pub(crate) schema: String,
-    pub(crate) name: String,
-    /// Text of the last key read; `None` when the table is read to its end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) after: Option<Vec<String>>,
+    schema: String,
+    name: String,
+    /// What is left to be read; nothing when the table is read to its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ranges: Vec<Range>,
+    /// Columns whose order the ranges are in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) order: Vec<String>,
     #[serde(default)]
     pub(crate) rows: u64,
+    /// It is read again since somebody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asked: Option<Asked>,
+}
+
+/// What an operator asked to be read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// Only rows that meet this condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+}
+
+/// A part of a table: from behind one key up to another, each as text of its columns or of the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Range {
+    /// `None`: from the table's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<Vec<String>>,
+    /// `None`: to the table's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upto: Option<Vec<String>>,
 }
 
 impl TableProgress {
+    pub(crate) fn new(table: &TableName) -> Self {
+        let (schema, name) = (table.schema.clone(), table.name.clone());
+        Self { schema, name, ranges: Vec::new(), order: Vec::new(), rows: 0, asked: None }
+    }
+
     pub(crate) fn table(&self) -> TableName {
         TableName::new(&self.schema, &self.name)
     }
@@ -90,6 +124,7 @@ impl Position {
             last_commit: None,
             inside: None,
             tables: Vec::new(),
+            paused: false,
             settling: Vec::new(),
             again: Vec::new(),
         }
@@ -103,15 +138,16 @@ impl Position {
     /// # Errors
     /// Text that says why the bytes are no position of this connector.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match value.get("format").and_then(Value::as_u64) {
+            Some(1) => renew(&mut value),
+            Some(format) if format == u64::from(FORMAT) => {}
+            format => {
+                let format = format.map_or_else(|| "none".to_owned(), |format| format.to_string());
+                return Err(format!("it has format {format}, this version reads {FORMAT}"));
+            }
         }
-        let Format { format } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if format != FORMAT {
-            return Err(format!("it has format {format}, this version reads {FORMAT}"));
-        }
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+        serde_json::from_value(value).map_err(|error| error.to_string())
     }
 
     pub(crate) fn progress(&self) -> BTreeMap<TableName, TableProgress> {
@@ -123,20 +159,20 @@ impl Position {
         self.again.retain(|again| again.schema != table.schema || again.name != table.name || !keys.contains(&again.key));
     }
 
-    pub(crate) fn set_progress(&mut self, table: &TableName, after: Option<Vec<String>>, more_rows: u64) {
-        match self.begun(table) {
-            Some(progress) => {
-                progress.after = after;
-                progress.rows += more_rows;
-            }
-            None => {
-                self.tables.push(TableProgress { schema: table.schema.clone(), name: table.name.clone(), after, rows: more_rows })
-            }
+    /// The progress of a table, which begins with it.
+    pub(crate) fn of(&mut self, table: &TableName) -> &mut TableProgress {
+        let known = self.tables.iter().position(|progress| progress.schema == table.schema && progress.name == table.name);
+        let at = known.unwrap_or(self.tables.len());
+        if known.is_none() {
+            self.tables.push(TableProgress::new(table));
         }
+        &mut self.tables[at]
     }
 
-    fn begun(&mut self, table: &TableName) -> Option<&mut TableProgress> {
-        self.tables.iter_mut().find(|progress| progress.schema == table.schema && progress.name == table.name)
+    /// The table is read to its end.
+    pub(crate) fn finish(&mut self, table: &TableName) {
+        let progress = self.of(table);
+        (progress.ranges, progress.order, progress.asked) = (Vec::new(), Vec::new(), None);
     }
 
     /// Notes a key to be read once more.
@@ -153,6 +189,16 @@ impl Position {
     }
 }
 
+/// From format 1: a table that was being read had the last key read as `after`.
+fn renew(value: &mut Value) {
+    value["format"] = Value::from(FORMAT);
+    for table in value.get_mut("tables").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(after) = table.as_object_mut().and_then(|table| table.remove("after")) {
+            table["ranges"] = serde_json::json!([{ "after": after }]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,13 +208,27 @@ mod tests {
         let mut position = Position::new("7123".into(), 2, 3, Lsn(0x16_B374_D848));
         position.inside = Some(Inside { commit: 9, change: 8, index: 7 });
         let table = TableName::new("登记", "a.b");
-        position.set_progress(&table, Some(vec!["1".into(), "it's".into()]), 10);
-        position.set_progress(&table, Some(vec!["2".into(), "x".into()]), 5);
+        let progress = position.of(&table);
+        progress.ranges.push(Range { after: Some(vec!["1".into(), "it's".into()]), upto: Some(vec!["2".into()]) });
+        progress.asked = Some(Asked { filter: Some("a > 1".into()) });
+        position.of(&table).rows += 15;
         let snapshot: Visibility = "10:20:11,12".parse().unwrap();
         position.settling.push(Settling { schema: "登记".into(), name: "b".into(), snapshot, until: Lsn(5) });
         let bytes = position.to_bytes().unwrap();
         assert_eq!(Position::from_bytes(&bytes), Ok(position.clone()));
         assert_eq!(position.progress()[&table].rows, 15);
+    }
+
+    #[test]
+    fn the_format_before_is_read() {
+        let old = br#"{"format":1,"system_id":"7","timeline":1,"epoch":1,"lsn":5,"tables":[
+            {"schema":"s","name":"a","after":["7"],"rows":3},{"schema":"s","name":"b","rows":2}]}"#;
+        let position = Position::from_bytes(old).unwrap();
+        let progress = position.progress();
+        let range = Range { after: Some(vec!["7".into()]), upto: None };
+        assert_eq!(progress[&TableName::new("s", "a")].ranges, [range]);
+        assert!(progress[&TableName::new("s", "b")].ranges.is_empty());
+        assert_eq!(position.to_bytes().map(|bytes| Position::from_bytes(&bytes)).unwrap(), Ok(position));
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Relations {
 pub(crate) mod tests {
     use std::time::Duration;
 
-    use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SourceConfig, TablePattern};
+    use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, TablePattern};
     use guitong_schemas::contract::{Name, Secret};
 
     use super::*;
@@ -213,7 +213,8 @@ pub(crate) mod tests {
             tables: vec![TablePattern { schema: "public".into(), name: "*".into() }],
             exclude_columns: Vec::new(),
             keys: Vec::new(),
-            snapshot: SnapshotConfig { enabled: true, chunk: 1 << 20, rows_per_second: None },
+            snapshot: SnapshotConfig { enabled: true, chunk: 1 << 20, ..SnapshotConfig::default() },
+            limits: Limits::default(),
             complete: false,
         }
     }

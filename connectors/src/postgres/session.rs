@@ -15,6 +15,15 @@ use crate::source::SourceError;
 /// Prefix of the logical messages that are this program's.
 pub(crate) const PREFIX: &str = "guitong";
 
+/// Statements that commit a logical message alone. It need not survive a crash or wait for standbys: a watermark that is lost is
+/// written again.
+pub(crate) fn mark(content: &str) -> String {
+    format!(
+        "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{PREFIX}', {}); COMMIT",
+        quote_literal(content)
+    )
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     address: Address,
@@ -39,17 +48,16 @@ impl Session {
         self.idle = Some(connection);
     }
 
-    /// Commits a logical message alone. It need not survive a crash or wait for standbys: a watermark that is lost is made again.
     pub(crate) async fn watermark(&mut self, content: &str) -> Result<(), SourceError> {
-        let sql = format!(
-            "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{PREFIX}', {}); COMMIT",
-            quote_literal(content)
-        );
         let mut connection = self.take().await?;
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+        let done = sqlx::raw_sql(AssertSqlSafe(mark(content))).execute(&mut connection).await;
         done.map_err(|error| self.faults.query("writing a watermark", &error))?;
         self.give_back(connection);
         Ok(())
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// What is visible now.
@@ -129,11 +137,7 @@ pub(crate) struct Reading {
 impl Reading {
     /// The rows of a query, as lines of `COPY`'s text format.
     pub(crate) async fn lines(&mut self, query: &str) -> Result<Lines<'_>, SourceError> {
-        let opened = self.connection.copy_out_raw(&format!("COPY ({query}) TO STDOUT")).await;
-        match opened {
-            Ok(stream) => Ok(Lines { stream, faults: &self.faults }),
-            Err(error) => Err(self.faults.query("reading a table", &error)),
-        }
+        Lines::of(&mut self.connection, query, &self.faults).await
     }
 }
 
@@ -143,7 +147,14 @@ pub(crate) struct Lines<'a> {
     faults: &'a Faults,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    pub(crate) async fn of(connection: &'a mut PgConnection, query: &str, faults: &'a Faults) -> Result<Self, SourceError> {
+        match connection.copy_out_raw(&format!("COPY ({query}) TO STDOUT")).await {
+            Ok(stream) => Ok(Self { stream, faults }),
+            Err(error) => Err(faults.query("reading a table", &error)),
+        }
+    }
+
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         self.stream.try_next().await.map_err(|error| self.faults.query("reading a table", &error))
     }

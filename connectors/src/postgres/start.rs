@@ -1,6 +1,5 @@
 //! The start of a connection: checks in the order in which a person would mend what they find, then slot, position and first load.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,16 +10,16 @@ use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
 
 use super::catalogue::{self, TableFacts};
-use super::chunk::Pending;
 use super::config::Address;
 use super::fault::Faults;
+use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
 use super::relation::{Relation, Relations, message_of};
 use super::session::Session;
 use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
-use super::snapshot::{self, FirstLoad};
+use super::snapshot::FirstLoad;
 use super::stream::Assembly;
 use super::wire::{Identity, Wire};
 use super::{PostgresSource, SURVEY};
@@ -205,28 +204,27 @@ async fn first_load(
     session: &mut Session,
     read_again: bool,
 ) -> Result<FirstLoad, SourceError> {
-    if !system.snapshot.enabled && !read_again && position.tables.iter().all(|progress| progress.after.is_none()) {
+    if !system.snapshot.enabled && !read_again && position.tables.iter().all(|progress| progress.ranges.is_empty()) {
         for (facts, _) in known {
             if !position.progress().contains_key(&facts.name) {
-                position.set_progress(&facts.name, None, 0);
+                position.finish(&facts.name);
             }
         }
     }
     let progress = position.progress();
-    let mut pending: Vec<Pending> = known
-        .iter()
-        .filter_map(|(facts, relation)| {
-            let after = match progress.get(&facts.name) {
-                None => None,
-                Some(progress) => Some(progress.after.clone()?),
-            };
-            Some(Pending::new(Arc::clone(relation), facts, after))
-        })
-        .collect();
-    snapshot::order(&mut pending);
-    let barrier = if pending.is_empty() { None } else { Some(session.newest_xid().await?) };
     let rows_done = progress.values().map(|progress| progress.rows).sum();
-    Ok(FirstLoad::new(&system.snapshot, VecDeque::from(pending), barrier, rows_done))
+    let mut load = FirstLoad::new(&system.snapshot, system.limits, rows_done);
+    for (facts, relation) in known {
+        let stored = progress.get(&facts.name);
+        let keys_left = position.again(&facts.name).next().is_some();
+        if keys_left || stored.is_none_or(|stored| !stored.ranges.is_empty()) {
+            load.add(|id| Job::new(id, Arc::clone(relation), facts, stored.cloned()));
+        }
+    }
+    if !load.is_done() {
+        load.wait_for(session.newest_xid().await?);
+    }
+    Ok(load)
 }
 
 fn now_us() -> i64 {

@@ -194,12 +194,16 @@ impl Assembly {
         self.push(Change { table: Arc::clone(table), operation, version, before, after, origin });
     }
 
-    /// The rows of a chunk that no streamed change replaced, as of its high watermark.
-    pub(crate) fn chunk(&mut self, chunk: Chunk, watermark: &Transaction) {
+    /// The rows of a chunk that no streamed change replaced, as of its high watermark; `from` numbers them. The number after them.
+    pub(crate) fn chunk(&mut self, chunk: Chunk, watermark: &Transaction, from: u32) -> u32 {
         let (table, rows, marks) = chunk.into_rows();
-        for (index, (row, mark)) in rows.into_iter().zip(marks).enumerate() {
-            self.read(&table, row, mark, (watermark.commit, watermark.ts_us), u32::try_from(index).unwrap_or(u32::MAX));
+        let at = (watermark.commit, watermark.ts_us);
+        let mut index = from;
+        for (row, mark) in rows.into_iter().zip(marks) {
+            self.read(&table, row, mark, at, index);
+            index = index.saturating_add(1);
         }
+        index
     }
 
     /// One row of a first load.

@@ -1,6 +1,11 @@
-//! A table that is read whole under one snapshot, by a task of its own, two blocks ahead at most.
+//! A table that is read whole under one snapshot, since nothing tells its rows apart.
+//!
+//! Its changes are left out until that snapshot is taken and checked to see all of them; the stream then waits while the rows are handed
+//! out, and afterwards changes that the snapshot saw are left out (`Settling`). So each row arrives once, unless the process ends within
+//! such a table: then it is read again. A task of its own reads, two blocks ahead at most.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use guitong_schemas::change::{RowImage, SnapshotMark};
 use guitong_schemas::position::Lsn;
@@ -11,15 +16,47 @@ use tokio::task::JoinHandle;
 use super::chunk::marks;
 use super::copy::CopyRows;
 use super::fault::Faults;
+use super::position::{Position, Settling};
+use super::ranges;
 use super::relation::Relation;
-use super::session::Reading;
+use super::session::{Reading, Session};
+use super::snapshot::{FirstLoad, RETAKE};
 use super::visibility::Visibility;
 use crate::source::SourceError;
 
 /// Bytes that the reader puts together before it hands them on.
 const BLOCK: usize = 256 << 10;
 
-/// A whole table that a task of its own reads, two blocks ahead at most.
+/// How far the reading of the first table is.
+#[derive(Debug)]
+pub(crate) enum WholeTable {
+    Idle,
+    /// It is read when the stream reaches this watermark.
+    Marked {
+        mark: String,
+        reached: bool,
+    },
+    Rows(WholeRows),
+}
+
+impl WholeTable {
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// Whether this is the watermark that it waits for.
+    pub(crate) fn reaches(&mut self, content: &str) -> bool {
+        match self {
+            Self::Marked { mark, reached } if mark == content => {
+                *reached = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A whole table that a task of its own reads.
 #[derive(Debug)]
 pub(crate) struct WholeRows {
     pub(crate) relation: Arc<Relation>,
@@ -73,6 +110,79 @@ impl WholeRows {
             }
         });
         Self { relation, blocks, reader, snapshot, until, at, number: 0, faults }
+    }
+}
+
+impl FirstLoad {
+    /// The watermark before a whole table has been passed: its rows may be read, with `commit` as their version.
+    pub(crate) fn whole_is_due(&self) -> bool {
+        matches!(self.whole, WholeTable::Marked { reached: true, .. })
+    }
+
+    pub(crate) fn reads_whole(&self) -> bool {
+        matches!(self.whole, WholeTable::Rows(_))
+    }
+
+    /// Starts to read a whole table, or finds that it is too early.
+    pub(crate) async fn open_whole(
+        &mut self,
+        session: &mut Session,
+        (commit, ts_us): (u64, i64),
+        retaken: &prometheus::IntCounter,
+    ) -> Result<(), SourceError> {
+        self.whole = WholeTable::Idle;
+        let reading = session.read().await?;
+        if !self.sees_all_noted(&reading.snapshot) {
+            retaken.inc();
+            session.end(reading).await?;
+            self.due = Instant::now() + RETAKE;
+            return Ok(());
+        }
+        let Some(job) = self.jobs.front() else { return Ok(()) };
+        let relation = Arc::clone(&job.relation);
+        let query = ranges::select(&relation.table, job.shape.partitioned, self.filter(job), false);
+        self.whole = WholeTable::Rows(WholeRows::start(relation, query, reading, (commit, ts_us), session.faults.clone()));
+        Ok(())
+    }
+
+    /// The next rows of a whole table that is being read, with commit LSN, time and number of the first; `None` when no table is.
+    pub(crate) async fn whole_rows(&mut self, position: &mut Position) -> Result<Option<WholeBlock>, SourceError> {
+        let WholeTable::Rows(rows) = &mut self.whole else { return Ok(None) };
+        tokio::time::sleep_until(self.pace.due().into()).await;
+        let received = rows.blocks.recv().await;
+        let block = match received {
+            Some(Ok(block)) => block,
+            Some(Err(error)) => return Err(error),
+            // The task that reads ended without a last block.
+            None => return Err(rows.faults.unavailable("the reader of a table ended")),
+        };
+        let first = rows.number;
+        rows.number = rows.number.saturating_add(u32::try_from(block.rows.len()).unwrap_or(u32::MAX));
+        self.progress.add(block.rows.len() as u64);
+        self.pace.take(block.rows.len());
+        let out = WholeBlock {
+            table: Arc::clone(&rows.relation.table),
+            rows: block.rows,
+            at: rows.at,
+            first,
+            first_of_all: std::mem::replace(&mut self.first_row, false),
+            last_of_table: block.last,
+            last_of_all: block.last && self.jobs.len() == 1,
+        };
+        if block.last {
+            let name = &rows.relation.table.name;
+            position.of(name).rows += u64::from(rows.number);
+            position.finish(name);
+            position.settling.push(Settling {
+                schema: name.schema.clone(),
+                name: name.name.clone(),
+                snapshot: rows.snapshot.clone(),
+                until: rows.until,
+            });
+            self.jobs.pop_front();
+            self.whole = WholeTable::Idle;
+        }
+        Ok(Some(out))
     }
 }
 

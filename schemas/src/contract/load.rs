@@ -56,6 +56,7 @@ pub(super) struct World<'a> {
     pub(super) exchange_name: String,
     /// Today in the exchange's time zone.
     pub(super) today: Date,
+    pub(super) zone: jiff::tz::TimeZone,
     /// Credit code by department.
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
@@ -270,7 +271,8 @@ impl<'a> World<'a> {
     fn new(surroundings: Surroundings<'a>, exchange: Option<&Exchange>) -> Self {
         let zone = exchange.map_or(jiff::tz::TimeZone::UTC, |exchange| exchange.time_zone.clone());
         Self {
-            today: surroundings.now.to_zoned(zone).date(),
+            today: surroundings.now.to_zoned(zone.clone()).date(),
+            zone,
             exchange_name: exchange.map_or_else(|| "exchange".to_owned(), |exchange| exchange.name.to_string()),
             surroundings,
             departments: BTreeMap::new(),

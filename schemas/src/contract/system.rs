@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+
 use super::load::{Surroundings, World};
 use super::reading::document::Found;
 use super::reading::scalar;
@@ -23,6 +27,7 @@ pub struct System {
     /// Key of tables that declare none in the database.
     pub keys: Vec<(TableName, Vec<String>)>,
     pub snapshot: SnapshotConfig,
+    pub limits: Limits,
     /// Complete columns that the source did not send from keyed state; `false` gives Debezium's markers.
     pub complete: bool,
 }
@@ -87,13 +92,67 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How tables are read for the first time and again.
+#[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotConfig {
     /// `false`: only changes from now on.
     pub enabled: bool,
     /// Bytes a chunk aims at.
     pub chunk: usize,
+    /// Of all workers together.
     pub rows_per_second: Option<u32>,
+    /// Connections that read at the same time.
+    pub workers: usize,
+    /// Hours outside which nothing is read.
+    pub window: Option<Window>,
+    /// Conditions in the database's own SQL: only such rows are read at first.
+    pub filters: Vec<(TableName, String)>,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { enabled: true, chunk: 4 << 20, rows_per_second: None, workers: 2, window: None, filters: Vec::new() }
+    }
+}
+
+impl SnapshotConfig {
+    /// The condition that a table's rows are read under.
+    #[must_use]
+    pub fn filter(&self, table: &TableName) -> Option<&str> {
+        self.filters.iter().find(|(of, _)| of == table).map(|(_, filter)| filter.as_str())
+    }
+}
+
+/// Hours of the day, `22:00-06:00` over midnight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    pub from: Time,
+    pub to: Time,
+    pub zone: TimeZone,
+}
+
+impl Window {
+    /// When the window opens again; `None` where it is open.
+    #[must_use]
+    pub fn opens(&self, now: Timestamp) -> Option<Timestamp> {
+        let now = now.to_zoned(self.zone.clone());
+        let time = now.time();
+        let open = if self.from <= self.to { self.from <= time && time < self.to } else { self.from <= time || time < self.to };
+        if open {
+            return None;
+        }
+        let day = if time < self.from { Ok(now.date()) } else { now.date().tomorrow() };
+        // A day beyond the calendar's end never comes.
+        day.and_then(|day| day.to_datetime(self.from).to_zoned(self.zone.clone()))
+            .map_or(Some(Timestamp::MAX), |at| Some(at.timestamp()))
+    }
+}
+
+/// What the department allows beside the hours and rows of the snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of log that the department's server may keep because of this system before reading of tables waits.
+    pub retained_log: Option<u64>,
 }
 
 impl SourceConfig {
@@ -156,7 +215,19 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let exclude_columns = root.texts("exclude_columns").map_or_else(Vec::new, |found| read_excluded(&root, &found, schema));
     let keys = root.own_section("keys").map_or_else(Vec::new, |section| read_keys(section, schema, tables.as_deref()));
     let complete = root.flag("complete").is_none_or(|found| found.value);
-    let snapshot = root.own_section("snapshot").map_or(DEFAULT_SNAPSHOT, read_snapshot);
+    let snapshot = root.own_section("snapshot");
+    let snapshot = snapshot.map_or_else(SnapshotConfig::default, |section| match &source {
+        Some(SourceConfig::Sqlite(_)) => {
+            let plain = read_plain_snapshot(&section);
+            section.finish();
+            plain
+        }
+        _ => read_snapshot(section, schema, world, tables.as_deref()),
+    });
+    let limits = match &source {
+        Some(SourceConfig::Sqlite(_)) => Limits::default(),
+        _ => root.own_section("limits").map_or_else(Limits::default, read_limits),
+    };
     root.finish();
     let database = match &source {
         Some(SourceConfig::Postgres(config)) => database(&config.url),
@@ -166,7 +237,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let outline = Outline { usual_schema: usual, tables: tables.clone(), exclude_columns: exclude_columns.clone(), database };
     let system = (|| {
         let (title, department, source, tables) = (title?.value, department?.value, source?, tables?);
-        Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, complete })
+        Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, limits, complete })
     })();
     (outline, system)
 }
@@ -281,20 +352,67 @@ fn read_keys(section: Section<'_>, schema: &str, tables: Option<&[TablePattern]>
     keys
 }
 
-const DEFAULT_SNAPSHOT: SnapshotConfig = SnapshotConfig { enabled: true, chunk: 4 << 20, rows_per_second: None };
-
-fn read_snapshot(section: Section<'_>) -> SnapshotConfig {
+/// What every kind of system has.
+fn read_plain_snapshot(section: &Section<'_>) -> SnapshotConfig {
     let chunk = |text: &str| match scalar::size(text)? {
         size if ((64 << 10)..=(64 << 20)).contains(&size) => Ok(size),
         _ => Err("must be from 64 KiB to 64 MiB".to_owned()),
     };
-    let snapshot = SnapshotConfig {
+    let usual = SnapshotConfig::default();
+    SnapshotConfig {
         enabled: section.flag("enabled").is_none_or(|found| found.value),
-        chunk: section.parsed("chunk", chunk).map_or(DEFAULT_SNAPSHOT.chunk, |found| found.value),
+        chunk: section.parsed("chunk", chunk).map_or(usual.chunk, |found| found.value),
         rows_per_second: section.number("rows_per_second", 1..10_000_001).map(|found| found.value),
+        ..usual
+    }
+}
+
+fn read_snapshot(section: Section<'_>, schema: &str, world: &World<'_>, tables: Option<&[TablePattern]>) -> SnapshotConfig {
+    let plain = read_plain_snapshot(&section);
+    let filters = section.own_section("where");
+    let snapshot = SnapshotConfig {
+        workers: section.number("workers", 1..17).map_or(plain.workers, |found| found.value as usize),
+        window: section.parsed("window", |text| window(text, &world.zone)).map(|found| found.value),
+        filters: filters.map_or_else(Vec::new, |section| read_filters(section, schema, tables)),
+        ..plain
     };
     section.finish();
     snapshot
+}
+
+fn window(text: &str, zone: &TimeZone) -> Result<Window, String> {
+    let time = |text: &str| {
+        let (hour, minute) = text.trim().split_once(':')?;
+        Time::new(hour.parse().ok()?, minute.parse().ok().filter(|_| minute.len() == 2)?, 0, 0).ok()
+    };
+    let times = text.split_once('-').and_then(|(from, to)| Some((time(from)?, time(to)?)));
+    match times {
+        Some((from, to)) if from != to => Ok(Window { from, to, zone: zone.clone() }),
+        _ => Err("must be two times of the day as `22:00-06:00`".to_owned()),
+    }
+}
+
+fn read_filters(section: Section<'_>, schema: &str, tables: Option<&[TablePattern]>) -> Vec<(TableName, String)> {
+    let mut filters = Vec::new();
+    for key in section.keys() {
+        let condition = section.words(&key.value);
+        match scalar::table_name(&key.value, schema) {
+            Ok(table) if tables.is_some_and(|tables| !tables.iter().any(|pattern| pattern.matches(&table))) => {
+                section.problem(&key.at, "not-tailed", format_args!("no pattern of `tables` holds {table}"), None);
+            }
+            Ok(table) => filters.extend(condition.map(|condition| (table, condition.value))),
+            Err(why) => section.problem(&key.at, "bad-value", format_args!("a key of `snapshot.where` {why}"), None),
+        }
+    }
+    section.finish();
+    filters
+}
+
+fn read_limits(section: Section<'_>) -> Limits {
+    let bytes = |text: &str| scalar::size(text).map(|bytes| bytes as u64);
+    let limits = Limits { retained_log: section.parsed("retained_log", bytes).map(|found| found.value) };
+    section.finish();
+    limits
 }
 
 #[cfg(test)]
@@ -313,6 +431,26 @@ mod tests {
             ("qy", "qy_jbxx", false),
         ] {
             assert_eq!(glob(pattern, text), holds, "{pattern} {text}");
+        }
+    }
+    #[test]
+    fn a_window_opens_in_its_zone_and_over_midnight() {
+        let zone = TimeZone::get("Asia/Shanghai").unwrap();
+        let night = window("22:00-06:00", &zone).unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        for (now, opens) in [
+            ("2026-11-23T14:00:00Z", None),
+            ("2026-11-23T21:59:59Z", None),
+            ("2026-11-23T22:00:00Z", Some("2026-11-24T14:00:00Z")),
+            ("2026-11-24T13:59:59Z", Some("2026-11-24T14:00:00Z")),
+        ] {
+            assert_eq!(night.opens(at(now)), opens.map(at), "{now}");
+        }
+        let noon = window("11:30-13:00", &zone).unwrap();
+        assert_eq!(noon.opens(at("2026-11-23T04:00:00Z")), None);
+        assert_eq!(noon.opens(at("2026-11-23T05:00:00Z")), Some(at("2026-11-24T03:30:00Z")));
+        for wrong in ["22-06", "22:00", "24:00-06:00", "6:0-7:00", "06:00-06:00"] {
+            assert!(window(wrong, &zone).is_err(), "{wrong}");
         }
     }
 }

@@ -15,7 +15,7 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Name;
-use guitong_schemas::contract::system::{GapPolicy, SnapshotConfig, SourceConfig, SqliteConfig, System, TablePattern};
+use guitong_schemas::contract::system::{GapPolicy, Limits, SnapshotConfig, SourceConfig, SqliteConfig, System, TablePattern};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 use tempfile::TempDir;
@@ -44,7 +44,8 @@ impl Department {
             tables: vec![TablePattern { schema: "main".into(), name: "*".into() }],
             exclude_columns: vec![],
             keys: vec![],
-            snapshot: SnapshotConfig { enabled: true, chunk: 2 << 10, rows_per_second: None },
+            snapshot: SnapshotConfig { enabled: true, chunk: 2 << 10, ..SnapshotConfig::default() },
+            limits: Limits::default(),
             complete: false,
         };
         Self { dir, system, conn }

@@ -16,7 +16,7 @@ use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, Role};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Cell, Change, Operation, RowImage};
-use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
+use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
 use guitong_schemas::contract::{Name, Secret};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Table, TableName};
@@ -44,7 +44,8 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         tables: vec![TablePattern { schema: "public".into(), name: "*".into() }],
         exclude_columns: Vec::new(),
         keys: Vec::new(),
-        snapshot: SnapshotConfig { enabled: true, chunk: 64 << 10, rows_per_second: None },
+        snapshot: SnapshotConfig { chunk: 64 << 10, workers: 1, ..SnapshotConfig::default() },
+        limits: Limits::default(),
         complete: false,
     }
 }

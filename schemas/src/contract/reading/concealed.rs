@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 55] = [
+const OPEN: [&str; 58] = [
     "allow_remote",
     "basis",
     "batch",
@@ -47,6 +47,7 @@ const OPEN: [&str; 55] = [
     "purpose",
     "replication_factor",
     "resource",
+    "retained_log",
     "revision",
     "rows_per_second",
     "slot",
@@ -65,6 +66,8 @@ const OPEN: [&str; 55] = [
     "until",
     "user",
     "where",
+    "window",
+    "workers",
 ];
 
 /// Tables whose keys are names of fields, columns and values.

@@ -1,0 +1,187 @@
+//! First load by several workers: how tables are cut, and random histories while they are read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use guitong_connectors::source::{Phase, Source};
+use guitong_schemas::contract::System;
+use guitong_schemas::table::TableName;
+use guitong_tests::servers::postgres::{ADMIN, Postgres};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+
+use super::harness::*;
+
+/// Tables of every kind of order that rows are read in; `n` is written by the histories, `big` is stored out of line.
+const TABLES: [(&str, &str); 6] = [
+    ("numbers", "CREATE TABLE numbers (k bigint PRIMARY KEY, n bigint, big text)"),
+    ("pairs", "CREATE TABLE pairs (a text, k int, n bigint, big text, PRIMARY KEY (a, k))"),
+    ("uuids", "CREATE TABLE uuids (k uuid PRIMARY KEY, n bigint, big text)"),
+    ("words", "CREATE TABLE words (k text COLLATE \"zh-x-icu\" PRIMARY KEY, n bigint, big text)"),
+    // Its index keeps apart what its column's collation takes for the same.
+    (
+        "cases",
+        "CREATE COLLATION either_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE cases (k text COLLATE either_case NOT NULL, n bigint, big text);
+         CREATE UNIQUE INDEX cases_key ON cases (k COLLATE \"C\"); ALTER TABLE cases REPLICA IDENTITY USING INDEX cases_key",
+    ),
+    // No index vouches for its declared key.
+    ("places", "CREATE TABLE places (k bigint NOT NULL, n bigint, big text); ALTER TABLE places REPLICA IDENTITY FULL"),
+];
+
+/// The key of a table's `number`-th row, as SQL.
+fn key(table: &str, number: u32) -> String {
+    match table {
+        "pairs" => format!("'{}区', {number}", ["南", "北", "西"][number as usize % 3]),
+        "uuids" => format!("md5('{number}')::uuid"),
+        "words" => format!("'{}{}'", ["桂林", "a", "Zürich", "南宁", "_", "z"][number as usize % 6], number / 6),
+        "cases" => format!("'{}{}'", ["k", "K"][number as usize % 2], number / 2),
+        _ => number.to_string(),
+    }
+}
+
+fn key_columns(table: &str) -> &'static str {
+    if table == "pairs" { "a, k" } else { "k" }
+}
+
+/// The key as its index compares it.
+fn compared(table: &str) -> &'static str {
+    if table == "cases" { "k COLLATE \"C\"" } else { key_columns(table) }
+}
+
+async fn make(server: &Postgres, rows: u32) {
+    for (table, sql) in TABLES {
+        server.execute(sql).await.unwrap();
+        server.execute(&format!("ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL")).await.unwrap();
+        let values: Vec<String> =
+            (0..rows).map(|number| format!("({}, {number}, repeat('x', {}))", key(table, number), number % 150)).collect();
+        server.execute(&format!("INSERT INTO {table} VALUES {}", values.join(", "))).await.unwrap();
+    }
+}
+
+fn several(server: &Postgres) -> System {
+    let mut system = system(server, ADMIN);
+    system.snapshot.workers = 3;
+    system.snapshot.chunk = 8 << 10;
+    system.keys = vec![(TableName::new("public", "places"), vec!["k".to_owned()])];
+    system
+}
+
+async fn assert_equal(pool: &PgPool, mirror: &Mirror) {
+    for (table, _) in TABLES {
+        let key = if table == "pairs" { "a, k::text" } else { "k::text" };
+        let sql = format!("SELECT ARRAY[{key}, n::text, big] FROM {table}");
+        let mut wanted: Vec<Vec<Option<String>>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+        wanted.sort();
+        let mut got = mirror.table(table);
+        got.sort();
+        assert_eq!(got.len(), wanted.len(), "rows of {table}");
+        for (got, wanted) in got.iter().zip(&wanted) {
+            assert_eq!(got, wanted, "{table}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_is_read_once_whatever_orders_the_keys() {
+    let server = Postgres::start().await.unwrap();
+    make(&server, 2_000).await;
+    server.execute("ANALYZE").await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect_with(&several(&server), 64 << 10).await.unwrap();
+    let mut all = Vec::new();
+    let mut most = 0;
+    while session.source.status().phase != Phase::Streaming {
+        all.extend(session.step().await.unwrap());
+        let position = json(&session.publisher.position().unwrap());
+        let ranges = position["tables"].as_array().unwrap().iter().filter_map(|table| table["ranges"].as_array());
+        most = most.max(ranges.map(Vec::len).max().unwrap_or(0));
+    }
+    assert!(most > 2, "a table was cut into {most} ranges");
+    assert_rising(&all);
+    for (table, _) in TABLES {
+        assert_eq!(all.iter().filter(|change| change.table.name.name == table).count(), 2_000, "{table}: each row once");
+    }
+    let mut mirror = Mirror::default();
+    mirror.apply(&all);
+    assert_equal(&server.admin().await.unwrap(), &mirror).await;
+}
+
+/// A random statement on one of the tables.
+fn statement(random: &mut StdRng, rows: u32) -> String {
+    let table = TABLES[random.random_range(0..TABLES.len())].0;
+    let (a, b, n) = (random.random_range(0..rows), random.random_range(0..rows), random.random::<u32>());
+    let (columns, compared) = (key_columns(table), compared(table));
+    let (from, to) = (key(table, a), key(table, b));
+    match random.random_range(0..8) {
+        0 | 1 => format!(
+            "INSERT INTO {table} SELECT {from}, {n}, repeat(md5('{n}'), 70) \
+             WHERE NOT EXISTS (SELECT FROM {table} WHERE ({compared}) = ({from}) FOR UPDATE)"
+        ),
+        2 | 3 => format!("UPDATE {table} SET n = {n} WHERE ({compared}) = ({from})"),
+        4 => format!("UPDATE {table} SET big = repeat(md5('{n}'), 70) WHERE ({compared}) = ({from})"),
+        5 => format!(
+            "UPDATE {table} SET ({columns}) = ROW({to}) WHERE ({compared}) = ({from}) \
+             AND NOT EXISTS (SELECT FROM {table} WHERE ({compared}) = ({to}))"
+        ),
+        6 => format!("DELETE FROM {table} WHERE ({compared}) = ({from})"),
+        _ => format!("SAVEPOINT s; DELETE FROM {table} WHERE ({compared}) = ({from}); ROLLBACK TO s"),
+    }
+}
+
+/// One writer: the table without a unique index could get a key twice from two.
+async fn write(pool: PgPool, seed: u64, rows: u32, stop: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut connection = pool.acquire().await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let statements: Vec<String> = (0..random.random_range(1..6)).map(|_| statement(&mut random, rows)).collect();
+        let end = if random.random_range(0..10) == 0 { "ROLLBACK" } else { "COMMIT" };
+        let sql = format!("BEGIN; {}; {end}", statements.join("; "));
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
+        // Leaves the machine to the load.
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..4))).await;
+    }
+}
+
+/// Transactions, lost sessions and tables that are read: what was published, applied in its order, is the tables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_end_as_the_tables() {
+    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("GUITONG_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    const ROWS: u32 = 400;
+    let server = Postgres::start().await.unwrap();
+    make(&server, ROWS).await;
+    server.execute("ANALYZE numbers, words, cases").await.unwrap();
+    let exchange = Exchange::new().await;
+    let system = several(&server);
+    let stop = Arc::new(AtomicBool::new(false));
+    let pool = server.admin().await.unwrap();
+    let writer = tokio::spawn(write(pool.clone(), random.random(), ROWS, Arc::clone(&stop)));
+    let mut mirror = Mirror::default();
+    let mut session = exchange.connect(&system).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while session.source.status().phase != Phase::Streaming {
+        assert!(Instant::now() < deadline, "{:?}", session.source.status());
+        mirror.apply(&session.step().await.unwrap());
+        if random.random_range(0..12) == 0 {
+            session.read_and_lose().await;
+            drop(session);
+            session = exchange.reconnect(&system).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    server.execute("INSERT INTO numbers VALUES (1000000, 1, '')").await.unwrap();
+    let last = session.until(|all| all.iter().any(|change| line(change).starts_with("c numbers [1000000,"))).await;
+    mirror.apply(&last);
+    println!(
+        "{} rows gave way, {} loaded",
+        exchange.metric("guitong_postgres_snapshot_yielded_rows_total"),
+        exchange.metric("guitong_postgres_snapshot_rows_total")
+    );
+    assert_equal(&pool, &mirror).await;
+}
