@@ -14,12 +14,12 @@ use guitong_log::registry::SchemaRegistry;
 use guitong_log::{ExchangeLog, LogError, OwnerId, Role};
 use rand::Rng;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SystemMetrics;
 use crate::publish::{PublishError, PublishSettings, Publisher, Totals};
-use crate::source::{Durable, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
+use crate::source::{Durable, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
 /// Builds the source from the position that the log holds; called anew for every session.
 pub type SourceFactory = Arc<dyn Fn(Option<Bytes>) -> BoxFuture<'static, Result<Box<dyn Source>, SourceError>> + Send + Sync>;
@@ -96,6 +96,16 @@ pub struct ConnectorStatus {
     pub lag: Duration,
 }
 
+/// A command with the place of its answer.
+#[derive(Debug)]
+pub struct Request {
+    pub command: SnapshotCommand,
+    pub answer: oneshot::Sender<Result<String, Refused>>,
+}
+
+/// Commands that wait while others are carried out.
+const REQUESTS: usize = 16;
+
 /// Carries one system into the log.
 pub struct Connector {
     settings: ConnectorSettings,
@@ -104,6 +114,9 @@ pub struct Connector {
     source: SourceFactory,
     metrics: SystemMetrics,
     status: watch::Sender<ConnectorStatus>,
+    requests: mpsc::Sender<Request>,
+    /// Held by the session that runs.
+    received: Mutex<mpsc::Receiver<Request>>,
 }
 
 impl fmt::Debug for Connector {
@@ -121,7 +134,15 @@ impl Connector {
         source: SourceFactory,
         metrics: SystemMetrics,
     ) -> Self {
-        Self { settings, log, registry, source, metrics, status: watch::Sender::default() }
+        let (requests, received) = mpsc::channel(REQUESTS);
+        let (status, received) = (watch::Sender::default(), Mutex::new(received));
+        Self { settings, log, registry, source, metrics, status, requests, received }
+    }
+
+    /// Where commands are sent. They are carried out between two batches, and answered once they survive a restart.
+    #[must_use]
+    pub fn requests(&self) -> mpsc::Sender<Request> {
+        self.requests.clone()
     }
 
     #[must_use]
@@ -172,9 +193,20 @@ impl Connector {
         let (mut publisher, mut source) = opened;
         self.status.send_modify(|status| status.state = ConnectorState::Running);
         let mut session = Session { connector: self, counted: Totals::default() };
+        let mut requests = self.received.lock().await;
+        let mut answers = Answers::default();
         let budget = SourceBudget { bytes: self.settings.batch, wait: self.settings.wait };
         let mut ahead: Option<SourceBatch> = None;
         loop {
+            while let Ok(request) = requests.try_recv() {
+                match source.command(request.command).await {
+                    // The batch that was read ahead does not know of it.
+                    Ok(done) => answers.wait(usize::from(ahead.is_some()), request.answer, done),
+                    Err(refused) => {
+                        request.answer.send(Err(refused)).ok();
+                    }
+                }
+            }
             let batch = match ahead.take() {
                 Some(batch) => batch,
                 None => tokio::select! {
@@ -196,6 +228,7 @@ impl Connector {
                 publisher.publish(batch).await.map_err(|error| self.publish_error(error))?
             };
             session.note(&publisher, &*source, newest, began.elapsed());
+            answers.published(published.is_some());
             if let Some(durable) = published {
                 self.confirm(&mut *source, durable).await?;
             }
@@ -222,6 +255,35 @@ impl Connector {
 
     fn publish_error(&self, error: PublishError) -> ConnectorError {
         ConnectorError::Publish { system: Arc::clone(&self.settings.publish.system), error }
+    }
+}
+
+/// Answers of commands that wait until what they changed is durable.
+#[derive(Default)]
+struct Answers(Vec<Waiting>);
+
+struct Waiting {
+    /// Batches that were made before the command.
+    batches: usize,
+    answer: oneshot::Sender<Result<String, Refused>>,
+    done: String,
+}
+
+impl Answers {
+    fn wait(&mut self, batches: usize, answer: oneshot::Sender<Result<String, Refused>>, done: String) {
+        self.0.push(Waiting { batches, answer, done });
+    }
+
+    /// A batch was published, with the source's position or without.
+    fn published(&mut self, with_position: bool) {
+        for waiting in std::mem::take(&mut self.0) {
+            match waiting.batches.checked_sub(1) {
+                Some(batches) => self.0.push(Waiting { batches, ..waiting }),
+                // Who asked may be gone.
+                None if with_position => drop(waiting.answer.send(Ok(waiting.done))),
+                None => self.0.push(waiting),
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::change::Change;
+use guitong_schemas::table::TableName;
 use thiserror::Error;
 
 /// Changes in the order of their versions, with the position that stands after them.
@@ -51,9 +52,36 @@ pub trait Source: fmt::Debug + Send {
     /// The source may forget everything up to this position.
     async fn confirm(&mut self, durable: Durable) -> Result<(), SourceError>;
 
+    /// Does what an operator says about the reading of tables. What is answered holds once the next position is durable.
+    async fn command(&mut self, _command: SnapshotCommand) -> Result<String, Refused> {
+        Err(Refused("tables of this kind of system cannot be read again while it runs".to_owned()))
+    }
+
     /// What an operator sees of it.
     fn status(&self) -> SourceStatus;
 }
+
+/// What an operator can say about the reading of tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotCommand {
+    /// Read a table again, or for the first time where it was added; with a condition only rows that meet it.
+    Read {
+        table: TableName,
+        filter: Option<String>,
+    },
+    /// Read nothing until `Resume`, also after a restart.
+    Pause,
+    Resume,
+    /// Leave unread what is not read, of one table or of all.
+    Cancel {
+        table: Option<TableName>,
+    },
+}
+
+/// Why a command is not carried out, and what to do about it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
 
 /// State of a source, for `guitong status` and metrics.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +111,8 @@ pub struct SnapshotStatus {
     pub tables: Vec<String>,
     /// Why nothing is read now.
     pub hold: Option<String>,
+    /// What the department allows, in words.
+    pub limits: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -13,6 +13,11 @@ const REGISTER: &str = "CREATE TABLE register (id bigint PRIMARY KEY, uscc char(
      capital numeric(18,2), est_date date, status smallint, region char(6), industry char(4), phone varchar(20), \
      updated_at timestamptz, remark text)";
 
+/// Writes the rows whose numbers follow as `n`.
+const ROWS: &str = "INSERT INTO register SELECT n, '91450103PDY' || lpad(n::text, 7, '0'), '南宁测试商贸' || n || '号有限公司', '韦小明', \
+     100.5 + n % 5000, date '2000-01-01' + n::int % 9000, n % 5, '450103', 'F521', '160' || lpad(n::text, 8, '0'), now(), \
+     CASE WHEN n % 3 = 0 THEN '年报已公示' END";
+
 /// Rows of one transaction of a backlog.
 pub(crate) const TRANSACTION: u64 = 500;
 
@@ -44,11 +49,7 @@ pub(crate) async fn backlog(server: &Postgres, name: &str, rows: u64) -> Result<
     server
         .execute(&format!(
             "DO $$ BEGIN FOR block IN 0..{} LOOP
-               INSERT INTO register
-               SELECT n, '91450103PDY' || lpad(n::text, 7, '0'), '南宁测试商贸' || n || '号有限公司', '韦小明', 100.5 + n % 5000,
-                      date '2000-01-01' + n::int % 9000, n % 5, '450103', 'F521', '160' || lpad(n::text, 8, '0'),
-                      now(), CASE WHEN n % 3 = 0 THEN '年报已公示' END
-               FROM generate_series(block::bigint * {TRANSACTION} + 1, (block::bigint + 1) * {TRANSACTION}) n;
+               {ROWS} FROM generate_series(block::bigint * {TRANSACTION} + 1, (block::bigint + 1) * {TRANSACTION}) n;
                COMMIT;
              END LOOP; END $$",
             rows / TRANSACTION - 1
@@ -56,6 +57,16 @@ pub(crate) async fn backlog(server: &Postgres, name: &str, rows: u64) -> Result<
         .await?;
     server.execute("CHECKPOINT").await?;
     println!("backlog of {rows} rows in transactions of {TRANSACTION}, made in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Makes the table with so many rows, analysed, and a publication `name` of it.
+pub(crate) async fn table(server: &Postgres, name: &str, rows: u64) -> Result<(), Failure> {
+    server.execute(REGISTER).await?;
+    server.execute(&format!("{ROWS} FROM generate_series(1, {rows}) n")).await?;
+    server.execute(&format!("CREATE PUBLICATION \"{name}\" FOR TABLE register")).await?;
+    server.execute("VACUUM ANALYZE register").await?;
+    server.execute("CHECKPOINT").await?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | latency | memory | start`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | pg-snapshot | latency | memory | start`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
 //! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
@@ -16,6 +16,7 @@ mod memory;
 mod normalise;
 mod register;
 mod rounds;
+mod snapshot;
 mod start;
 mod stream;
 
@@ -33,6 +34,9 @@ struct Arguments {
     /// Alternating runs; the median counts
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Rows of `pg-snapshot`
+    #[arg(long, default_value_t = 5_000_000)]
+    rows: u64,
     /// Leave out what needs Apache Kafka
     #[arg(long)]
     without_kafka: bool,
@@ -48,6 +52,8 @@ enum What {
     Log,
     /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka
     PgStream,
+    /// A first load: `COPY` in binary to /dev/null; ours dropped after encoding by one worker and by two, into the embedded log, into Kafka
+    PgSnapshot,
     /// Commit to subscriber's row at 1,000 commits a second, on both logs
     Latency,
     /// Peak memory in a transaction of 1 GB: one process on the embedded log, one per role on Kafka
@@ -63,7 +69,7 @@ fn main() -> Result<ExitCode, Failure> {
     // Two TLS providers are in the dependency tree; rustls refuses to choose between them.
     let _ = rustls::crypto::ring::default_provider().install_default();
     guitong_schemas::avro::set_name_validators();
-    let Arguments { what, runs, without_kafka } = Arguments::parse();
+    let Arguments { what, runs, rows, without_kafka } = Arguments::parse();
     machine::describe();
     let runtime = tokio::runtime::Runtime::new()?;
     let verdict = match what {
@@ -71,6 +77,7 @@ fn main() -> Result<ExitCode, Failure> {
         What::Normalise => normalise::run(runs),
         What::Log => runtime.block_on(log::run(runs, !without_kafka)),
         What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),
+        What::PgSnapshot => runtime.block_on(snapshot::run(runs, rows, !without_kafka)),
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
         What::Start => runtime.block_on(start::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),

@@ -43,21 +43,27 @@ const KAFKA: &str = "into Kafka";
 const BARS: [Bar; 2] = [Bar { name: DROPPED, ratio: 0.9 }, Bar { name: KAFKA, ratio: 0.7 }];
 
 /// CPU microseconds of this process for each row, by contestant.
-#[derive(Default)]
-struct Costs(Vec<(&'static str, Vec<f64>)>);
+pub(crate) struct Costs {
+    rows: u64,
+    of: Vec<(&'static str, Vec<f64>)>,
+}
 
 impl Costs {
-    fn add(&mut self, name: &'static str, seconds: f64) {
-        let cost = seconds * 1e6 / ROWS as f64;
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+    pub(crate) fn new(rows: u64) -> Self {
+        Self { rows, of: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, name: &'static str, seconds: f64) {
+        let cost = seconds * 1e6 / self.rows as f64;
+        match self.of.iter_mut().find(|(known, _)| *known == name) {
             Some((_, costs)) => costs.push(cost),
-            None => self.0.push((name, vec![cost])),
+            None => self.of.push((name, vec![cost])),
         }
     }
 
-    fn print(&mut self) {
+    pub(crate) fn print(&mut self) {
         println!("CPU of the connector's process for a row");
-        for (name, costs) in &mut self.0 {
+        for (name, costs) in &mut self.of {
             println!("  {name:<46} {:>11.2} us", median(costs));
         }
     }
@@ -68,7 +74,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
     load::backlog(&server, SLOT, ROWS).await?;
     let broker = if with_kafka { Some(load::broker().await?) } else { None };
     let mut rounds = Rounds::new("backlog of 1,000,000 rows", "rows");
-    let mut costs = Costs::default();
+    let mut costs = Costs::new(ROWS);
     for number in 0..runs {
         let took = recvlogical(&server, &slot(&server, &format!("peer_{number}")).await?).await?;
         rounds.add(RECVLOGICAL.name, ROWS, took);
@@ -76,7 +82,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
         let system = system(&server, &slot(&server, &format!("dropped_{number}")).await?)?;
         let before = machine::cpu_seconds("self");
         // A task, as a connector is: the runtime's main thread would be woken across threads for every message.
-        rounds.add(DROPPED, ROWS, tokio::spawn(dropped(system.clone())).await??);
+        rounds.add(DROPPED, ROWS, tokio::spawn(dropped(system.clone(), ROWS)).await??);
         costs.add(DROPPED, machine::cpu_seconds("self") - before);
         release(&server, &system).await?;
 
@@ -84,7 +90,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
         let home = TempDir::new()?;
         let file = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await?;
         let before = machine::cpu_seconds("self");
-        rounds.add(EMBEDDED, ROWS, into(Arc::new(file.clone()), &file, system.clone()).await?);
+        rounds.add(EMBEDDED, ROWS, into(Arc::new(file.clone()), &file, system.clone(), ROWS).await?);
         costs.add(EMBEDDED, machine::cpu_seconds("self") - before);
         file.close().await;
         release(&server, &system).await?;
@@ -95,7 +101,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
         let state = TempDir::new()?;
         let kafka = Arc::new(log::kafka::open(&broker.bootstrap(), &format!("stream{number}"), &state).await?);
         let before = machine::cpu_seconds("self");
-        rounds.add(KAFKA, ROWS, into(Arc::<guitong_log::kafka::KafkaLog>::clone(&kafka), &schemas, system.clone()).await?);
+        rounds.add(KAFKA, ROWS, into(Arc::<guitong_log::kafka::KafkaLog>::clone(&kafka), &schemas, system.clone(), ROWS).await?);
         costs.add(KAFKA, machine::cpu_seconds("self") - before);
         kafka.close().await;
         schemas.close().await;
@@ -114,13 +120,13 @@ async fn slot(server: &Postgres, name: &str) -> Result<String, Failure> {
 }
 
 /// Drops the system's slot once its connection is gone.
-async fn release(server: &Postgres, system: &System) -> Result<(), Failure> {
+pub(crate) async fn release(server: &Postgres, system: &System) -> Result<(), Failure> {
     let SourceConfig::Postgres(config) = &system.source else { return Ok(()) };
     let drop = format!("SELECT pg_drop_replication_slot('{}')", config.slot);
     load::until(Duration::from_secs(30), "dropping the slot", async || server.execute(&drop).await.ok()).await
 }
 
-fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
+pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
     let name = |text: &str| Name::parse(text).ok_or("not a name");
     let config = PostgresConfig {
         url: Secret::new(server.url(ADMIN)),
@@ -168,13 +174,13 @@ async fn recvlogical(server: &Postgres, slot: &str) -> Result<Duration, Failure>
 }
 
 /// Every change is encoded as `publish` encodes it, key and value, into a buffer that each batch begins anew.
-async fn dropped(system: System) -> Result<Duration, Failure> {
+pub(crate) async fn dropped(system: System, wanted: u64) -> Result<Duration, Failure> {
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let begun = Instant::now();
     let mut source = PostgresSource::connect(Arc::new(system), None, metrics.postgres()).await?;
     let (mut buffer, mut marks, mut plan) = (Vec::with_capacity(2 * BATCH), Marks::default(), None);
     let mut rows = 0;
-    while rows < ROWS {
+    while rows < wanted {
         if begun.elapsed() > LIMIT {
             return Err(format!("{rows} rows came in {LIMIT:?}").into());
         }
@@ -195,7 +201,12 @@ async fn dropped(system: System) -> Result<Duration, Failure> {
 }
 
 /// The connector of a node, until it has published every row; schemas go to the registry in `schemas`.
-async fn into(log: Arc<dyn ExchangeLog>, schemas: &EmbeddedLog, system: System) -> Result<Duration, Failure> {
+pub(crate) async fn into(
+    log: Arc<dyn ExchangeLog>,
+    schemas: &EmbeddedLog,
+    system: System,
+    wanted: u64,
+) -> Result<Duration, Failure> {
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let registry = Arc::new(BuiltinRegistry::open(schemas).await?);
     let publish = PublishSettings {
@@ -219,7 +230,7 @@ async fn into(log: Arc<dyn ExchangeLog>, schemas: &EmbeddedLog, system: System) 
     let mut status = connector.status();
     let running = tokio::spawn(connector.run(shutdown.clone()));
     let published =
-        tokio::time::timeout(LIMIT, status.wait_for(|status| status.totals.events >= ROWS)).await.map(|_| begun.elapsed());
+        tokio::time::timeout(LIMIT, status.wait_for(|status| status.totals.events >= wanted)).await.map(|_| begun.elapsed());
     let last = format!("{:?}", status.borrow().state);
     shutdown.cancel();
     running.await??;

@@ -8,6 +8,7 @@ mod postgres_source {
     mod first_load;
     pub(crate) mod harness;
     mod load_workers;
+    mod read_again;
     mod setup;
     mod stream;
     mod tls;

@@ -26,6 +26,7 @@ mod apply;
 mod catalogue;
 mod changed;
 mod chunk;
+mod command;
 mod config;
 mod copy;
 mod decode;
@@ -75,7 +76,7 @@ use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
 use self::wire::Wire;
-use crate::source::{Durable, Phase, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
+use crate::source::{Durable, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
 /// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.
 pub(crate) fn database(config: &PostgresConfig) -> String {
@@ -315,6 +316,10 @@ impl Source for PostgresSource {
             .map_err(|error| self.faults.protocol(format!("the position of the log: {error}")))?;
         self.wire.confirm(position.lsn);
         Ok(())
+    }
+
+    async fn command(&mut self, command: SnapshotCommand) -> Result<String, Refused> {
+        self.carry_out(command).await
     }
 
     fn status(&self) -> SourceStatus {

@@ -26,6 +26,7 @@ use guitong_schemas::table::{Table, TableName};
 
 use super::changed::{Change, Changed};
 use super::chunk::{Chunk, Marks, Place};
+use super::command;
 use super::job::{Job, Way};
 use super::limits::{self, Hold, Pace};
 use super::position::Position;
@@ -226,7 +227,7 @@ impl FirstLoad {
         }
         self.progress.add(chunk.read);
         if self.jobs.is_empty() {
-            self.team = None;
+            self.end();
         }
         Some(chunk)
     }
@@ -298,7 +299,7 @@ impl FirstLoad {
         if !between || !self.allowed(position, retained) {
             return Ok(());
         }
-        let starts = !self.is_reading();
+        let starts = !self.is_reading() || self.barrier.is_some();
         if starts && (Instant::now() < self.due || !self.may_begin(session, retaken).await?) {
             return Ok(());
         }
@@ -400,6 +401,26 @@ impl FirstLoad {
         Ok(())
     }
 
+    /// Leaves the rest of a table unread.
+    pub(crate) fn cancel(&mut self, table: &TableName) {
+        for job in self.jobs.iter().filter(|job| job.name() == table) {
+            job.stop.cancel();
+        }
+        self.jobs.retain(|job| job.name() != table);
+        self.waiting.retain(|chunk| chunk.relation.table.name != *table);
+        if self.jobs.is_empty() {
+            self.end();
+        }
+    }
+
+    /// Nothing is left to be read.
+    pub(crate) fn end(&mut self) {
+        self.team = None;
+        self.changed = Changed::default();
+        self.noted.clear();
+        self.hold = None;
+    }
+
     /// The condition that a table's rows are read under.
     pub(crate) fn filter<'a>(&'a self, job: &'a Job) -> Option<&'a str> {
         filter(job, &self.config)
@@ -417,6 +438,7 @@ impl FirstLoad {
             rows_per_second: self.progress.rate(),
             tables: self.jobs.iter().map(|job| job.name().to_string()).collect(),
             hold: hold.map(|hold| hold.words(self.config.window.as_ref())),
+            limits: command::limits(&self.config, self.limits.retained_log),
         })
     }
 }

@@ -181,6 +181,9 @@ impl FirstLoad {
             });
             self.jobs.pop_front();
             self.whole = WholeTable::Idle;
+            if self.jobs.is_empty() {
+                self.end();
+            }
         }
         Ok(Some(out))
     }

@@ -145,7 +145,7 @@ impl Worker {
         common.pace.take(limit);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => common.address.connect().await.map_err(|error| faults.query("connecting", &error))?,
+            None => common.address.connect(faults).await?,
         };
         let row = sqlx::raw_sql(BEGIN).fetch_one(&mut connection).await;
         let snapshot: Result<String, _> = row.and_then(|row| row.try_get("snapshot"));
@@ -265,7 +265,7 @@ pub(crate) async fn write_marks(
 async fn write_mark(common: &Common, idle: &mut Option<PgConnection>, content: &str) -> Result<(), SourceError> {
     let mut connection = match idle.take() {
         Some(connection) => connection,
-        None => common.address.connect().await.map_err(|error| common.faults.query("connecting", &error))?,
+        None => common.address.connect(&common.faults).await?,
     };
     let done = sqlx::raw_sql(AssertSqlSafe(mark(content))).execute(&mut connection).await;
     done.map_err(|error| common.faults.query("writing a watermark", &error))?;

@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Failure};
+use crate::node::SnapshotRequest;
 use crate::status::Status;
 
 /// Longest a command waits for the node's answer; a backup of a large log takes the longest.
@@ -105,6 +106,10 @@ impl Client {
 
     pub(crate) async fn backup(&self, target: &Path) -> Result<(), Failure> {
         self.call::<Value>("/v1/backup", Some(json!({ "path": target }))).await.map(drop)
+    }
+
+    pub(crate) async fn snapshot(&self, request: &SnapshotRequest) -> Result<String, Failure> {
+        self.call("/v1/system/snapshot", Some(json!(request))).await
     }
 
     pub(crate) async fn quarantine(&self, resource: Option<&str>, limit: usize) -> Result<Vec<Value>, Failure> {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
-use crate::node::Shared;
+use crate::node::{Shared, SnapshotRequest};
 
 /// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, and the built-in schema registry under `/registry`.
 pub(crate) fn public(shared: Arc<Shared>) -> Router {
@@ -32,11 +32,12 @@ pub(crate) fn public(shared: Arc<Shared>) -> Router {
     }
 }
 
-/// Commands of `guitong status`, `backup` and `quarantine`.
+/// Commands of `guitong status`, `system snapshot`, `backup` and `quarantine`.
 pub(crate) fn control(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/backup", post(backup))
+        .route("/v1/system/snapshot", post(snapshot))
         .route("/v1/quarantine/list", post(list))
         .route("/v1/quarantine/show", post(show))
         .route("/v1/quarantine/replay", post(replay))
@@ -100,6 +101,10 @@ struct BackupTo {
 
 async fn backup(State(shared): State<Arc<Shared>>, Json(to): Json<BackupTo>) -> Response {
     answer(shared.opened.backup(&to.path).await.map(|()| Value::Null))
+}
+
+async fn snapshot(State(shared): State<Arc<Shared>>, Json(request): Json<SnapshotRequest>) -> Response {
+    answer(shared.snapshot(request).await)
 }
 
 #[derive(Debug, Deserialize)]

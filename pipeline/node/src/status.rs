@@ -60,7 +60,57 @@ pub struct SystemStatus {
     pub snapshot_done: Option<f64>,
     pub retained_bytes: Option<u64>,
     pub behind_bytes: Option<u64>,
+    /// How far the reading of tables is, where one is read or reading is paused.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
 }
+
+/// Tables that are being read for the first time or again.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub rows_done: u64,
+    /// As the department's server estimates them.
+    pub rows_left: u64,
+    /// Of the last half minute.
+    pub rows_per_second: Option<f64>,
+    pub seconds_left: Option<f64>,
+    /// Tables that are not read to their end.
+    pub tables: Vec<String>,
+    /// Why nothing is read now.
+    pub hold: Option<String>,
+    /// What the department allows.
+    pub limits: Vec<String>,
+}
+
+impl Snapshot {
+    /// What a person wants to know of it, in one line.
+    fn line(&self) -> String {
+        let mut parts = vec![format!("{} rows read, about {} left", text::count(self.rows_done), text::count(self.rows_left))];
+        match &self.hold {
+            Some(hold) => parts.push(hold.clone()),
+            None => {
+                parts.extend(self.rows_per_second.map(|rate| format!("{} rows/s", text::count(rate as u64))));
+                let left = self.seconds_left.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+                parts.extend(left.map(|left| format!("{} to go", text::span(left))));
+            }
+        }
+        if !self.limits.is_empty() {
+            parts.push(format!("limits: {}", self.limits.join(", ")));
+        }
+        let more = self.tables.len().saturating_sub(SHOWN);
+        let mut tables: Vec<String> = self.tables.iter().take(SHOWN).cloned().collect();
+        if more > 0 {
+            tables.push(format!("{more} more"));
+        }
+        if !tables.is_empty() {
+            parts.push(format!("tables: {}", tables.join(", ")));
+        }
+        parts.join("; ")
+    }
+}
+
+/// Tables named in a line of the status.
+const SHOWN: usize = 5;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ResourceStatus {
@@ -131,6 +181,9 @@ impl Status {
             };
             let retained = system.retained_bytes.map(text::bytes).unwrap_or_default();
             table.row(&system.part, [state, behind(&system.part), text::count(system.events), retained]);
+            if let Some(snapshot) = &system.snapshot {
+                table.note(&snapshot.line());
+            }
         }
         table.write(out);
     }
@@ -185,6 +238,13 @@ impl<const N: usize> Table<N> {
         self.rows.push((row, part.problem.clone()));
     }
 
+    /// A line below the last row, before its problem.
+    fn note(&mut self, text: &str) {
+        if let Some((_, below)) = self.rows.last_mut() {
+            *below = Some(below.as_ref().map_or_else(|| text.to_owned(), |problem| format!("{text}\n{problem}")));
+        }
+    }
+
     fn write(&self, out: &mut String) {
         if self.rows.is_empty() {
             return;
@@ -222,6 +282,33 @@ mod tests {
             problem: problem.map(Into::into),
             behind_seconds: Some(0.3),
         }
+    }
+
+    #[test]
+    fn reading_of_tables_is_told_below_its_system() {
+        let snapshot = Snapshot {
+            rows_done: 12_000,
+            rows_left: 30_000,
+            rows_per_second: Some(1_000.0),
+            seconds_left: Some(30.0),
+            tables: vec!["public.qy".into()],
+            hold: None,
+            limits: vec!["20000 rows/s".into()],
+        };
+        let held = Snapshot { hold: Some("paused by an operator".into()), ..snapshot.clone() };
+        let status = |snapshot| Status {
+            systems: vec![SystemStatus {
+                part: part("licensing", "snapshot", None),
+                snapshot: Some(snapshot),
+                ..SystemStatus::default()
+            }],
+            ..Status::default()
+        };
+        let text = status(snapshot).render();
+        let line =
+            "\n      12,000 rows read, about 30,000 left; 1,000 rows/s; 30 s to go; limits: 20000 rows/s; tables: public.qy\n";
+        assert!(text.contains(line), "{text}");
+        assert!(status(held).render().contains("left; paused by an operator; limits"));
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! `guitong system`: what a department's database needs, and how to take it away again.
+//! `guitong system`: what a department's database needs, how to take it away again, and the reading of its tables.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use guitong_schemas::contract::Secret;
 
 use super::InDirectory;
+use crate::control::Client;
 use crate::exit::Failure;
+use crate::node::{Action, SnapshotRequest};
 use crate::open;
 use crate::prepare::{self, Direction};
 
@@ -14,6 +16,47 @@ pub(super) enum SystemCommand {
     Prepare(Change),
     /// Print the exact SQL that removes every trace of the exchange, or run it
     Unprepare(Change),
+    /// Read a table again, or one that was added; pause, resume or cancel the reading of tables. The changes go on meanwhile
+    Snapshot(Snapshot),
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("action").required(true).args(["read", "pause", "resume", "cancel"]))]
+pub(super) struct Snapshot {
+    /// Name of the system: its file in systems/
+    name: String,
+    /// The table to read, as schema.table
+    #[arg(long = "table", value_name = "TABLE")]
+    read: Option<String>,
+    /// Read only rows that meet this condition: your own SQL, which the department's database runs with the rights of the system's
+    /// role and no others, in a transaction that only reads
+    #[arg(long = "where", value_name = "SQL", requires = "read")]
+    filter: Option<String>,
+    /// Read nothing until --resume, also after a restart
+    #[arg(long)]
+    pause: bool,
+    /// Go on with reading
+    #[arg(long)]
+    resume: bool,
+    /// Leave unread what is not read, of TABLE or of all (--cancel=schema.table)
+    #[arg(long, value_name = "TABLE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    cancel: Option<String>,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+impl Snapshot {
+    async fn execute(self) -> Result<(), Failure> {
+        let action = match (self.read, self.cancel) {
+            (Some(table), _) => Action::Read { table, filter: self.filter },
+            (None, Some(table)) => Action::Cancel { table: Some(table).filter(|table| !table.is_empty()) },
+            (None, None) if self.pause => Action::Pause,
+            (None, None) => Action::Resume,
+        };
+        let client = Client::require(&self.at.dir).await?;
+        println!("{}", client.snapshot(&SnapshotRequest { system: self.name, action }).await?);
+        Ok(())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +78,7 @@ impl SystemCommand {
         let (change, direction) = match self {
             Self::Prepare(change) => (change, Direction::Prepare),
             Self::Unprepare(change) => (change, Direction::Unprepare),
+            Self::Snapshot(snapshot) => return snapshot.execute().await,
         };
         let directory = open::load_or_report(&change.at.dir, color)?;
         let statements = prepare::statements(&directory, &change.name, direction).await?;

@@ -6,6 +6,7 @@
 mod part;
 mod quarantine;
 mod reload;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::status::{LogStatus, Status};
 use crate::{control, http};
 
 pub(crate) use part::{Config, Part, Stages};
+pub(crate) use snapshot::{Action, SnapshotRequest};
 
 /// How often retention and compaction of the embedded log are looked after.
 const MAINTENANCE: Duration = Duration::from_secs(60);

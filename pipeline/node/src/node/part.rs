@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guitong_connectors::registration;
-use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus};
+use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus, Request};
 use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::sql::Pools;
 use guitong_deliver::{DeliverStatus, Deliverer, Delivery, Phase as DeliverPhase};
@@ -13,12 +13,12 @@ use guitong_log::{OwnerId, Placement, Role};
 use guitong_normalise::{NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase};
 use guitong_schemas::contract::{Directory, Resource, SinkConfig, Subscription, System};
 use guitong_schemas::standard::Standard;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::open::Opened;
-use crate::status::{Part as PartStatus, ResourceStatus, Status, SubscriptionStatus, SystemStatus};
+use crate::status::{Part as PartStatus, ResourceStatus, Snapshot, Status, SubscriptionStatus, SystemStatus};
 
 /// What a part is started with; a part whose configuration changed is stopped and started again.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ pub(crate) struct Part {
 
 #[derive(Debug)]
 enum View {
-    System(watch::Receiver<ConnectorStatus>),
+    System(watch::Receiver<ConnectorStatus>, mpsc::Sender<Request>),
     Resource(NormaliserHandle),
     Subscription(watch::Receiver<DeliverStatus>),
     /// It could not be started at all.
@@ -112,7 +112,7 @@ impl Stages {
         let (settings, source) = registration::of(system, &directory.exchange, &self.connect);
         let metrics = self.connect.of(system.name.as_str());
         let connector = Connector::new(settings, Arc::clone(&opened.log), Arc::clone(&opened.registry), source, metrics);
-        let view = View::System(connector.status());
+        let view = View::System(connector.status(), connector.requests());
         (view, spawn(system.name.as_str(), "system", connector.run(stop), ended))
     }
 
@@ -227,11 +227,19 @@ impl Part {
         }
     }
 
+    /// Where commands for the system's source go.
+    pub(crate) fn requests(&self) -> Option<(&System, &mpsc::Sender<Request>)> {
+        match (&self.config, &self.view) {
+            (Config::System(system), View::System(_, requests)) => Some((system, requests)),
+            _ => None,
+        }
+    }
+
     /// Adds what the part says of itself.
     pub(crate) fn report(&self, status: &mut Status) {
         let problem = self.problem.borrow().clone();
         match (&self.config, &self.view) {
-            (Config::System(system), View::System(view)) => status.systems.push(of_system(system, &view.borrow(), problem)),
+            (Config::System(system), View::System(view, _)) => status.systems.push(of_system(system, &view.borrow(), problem)),
             (Config::System(system), _) => {
                 let part = stopped(system.name.as_str(), &system.title, problem);
                 status.systems.push(SystemStatus { part, ..SystemStatus::default() });
@@ -288,6 +296,15 @@ fn of_system(system: &System, view: &ConnectorStatus, problem: Option<String>) -
         snapshot_done,
         retained_bytes: view.source.retained_bytes,
         behind_bytes: view.source.behind_bytes,
+        snapshot: view.source.snapshot.as_ref().map(|snapshot| Snapshot {
+            rows_done: snapshot.rows_done,
+            rows_left: snapshot.rows_left,
+            rows_per_second: snapshot.rows_per_second,
+            seconds_left: snapshot.rows_per_second.filter(|rate| *rate > 0.0).map(|rate| snapshot.rows_left as f64 / rate),
+            tables: snapshot.tables.clone(),
+            hold: snapshot.hold.clone(),
+            limits: snapshot.limits.clone(),
+        }),
     }
 }
 
