@@ -86,7 +86,7 @@ fn of(server: &Postgres, slot: &str, workers: usize) -> Result<System, Failure> 
 }
 
 async fn copy(server: &Postgres) -> Result<Duration, Failure> {
-    let mut command = Command::new(load::postgres_program("psql"));
+    let mut command = Command::new(load::postgres_program("psql")?);
     command
         .args(["-h", "127.0.0.1", "-p", &server.port().to_string(), "-U", ADMIN, "-d", "postgres", "-X", "-q"])
         .args(["-c", "COPY register TO STDOUT (FORMAT binary)"])

@@ -244,7 +244,7 @@ async fn rows_yield_to_what_was_streamed_while_they_were_read() {
         .await
         .unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     let pool = server.admin().await.unwrap();
     // The lock stops the reader behind its snapshot, and is held until the commit is visible.
     let mut writer = pool.acquire().await.unwrap();
