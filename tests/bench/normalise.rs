@@ -58,7 +58,7 @@ pub(crate) fn run(runs: usize) -> crate::Outcome {
         bytes(values.iter().map(Vec::len).sum()),
         bytes(records.iter().map(bytes::Bytes::len).sum())
     );
-    let made = allocations::during(|| trial.run(values.iter().map(Vec::as_slice), 1, |outcome| drop(outcome)))?;
+    let made = allocations::during(|| trial.run(values.iter().map(Vec::as_slice), 1, drop))?;
     println!("{:.2} allocations an event", made as f64 / values.len() as f64);
 
     let (writers, ours) = (Schema::parse_str(&schema)?, Schema::parse_str(&entity.schema_json)?);
