@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use guitong_log::kafka::{KafkaLog, KafkaOptions};
@@ -180,7 +180,11 @@ async fn a_topic_gets_its_retention_and_keeps_what_an_operator_set() {
         log.ensure_topic(&spec).await.unwrap();
         log.ensure_topic(&spec).await.unwrap();
         for (setting_name, value) in settings {
-            assert_eq!(setting(&fixture.brokers, &name, setting_name).await, value, "{setting_name} of {spec:?}");
+            // The controller answers before the broker that is asked knows of it.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while setting(&fixture.brokers, &name, setting_name).await != value {
+                assert!(Instant::now() < deadline, "{setting_name} of {spec:?}");
+            }
         }
         assert_eq!(setting(&fixture.brokers, &name, "segment.bytes").await, "1048576", "{spec:?}");
     }
