@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use guitong_connectors::source::{Phase, Source};
 use guitong_schemas::contract::System;
 use guitong_schemas::table::TableName;
-use guitong_tests::servers::postgres::{ADMIN, Postgres};
+use guitong_tests::servers::postgres::Postgres;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::AssertSqlSafe;
@@ -62,8 +62,8 @@ async fn make(server: &Postgres, rows: u32) {
     }
 }
 
-fn several(server: &Postgres) -> System {
-    let mut system = system(server, ADMIN);
+async fn several(server: &Postgres) -> System {
+    let mut system = prepared(server).await;
     system.snapshot.workers = 3;
     system.snapshot.chunk = 8 << 10;
     system.keys = vec![(TableName::new("public", "places"), vec!["k".to_owned()])];
@@ -91,7 +91,7 @@ async fn every_row_is_read_once_whatever_orders_the_keys() {
     make(&server, 2_000).await;
     server.execute("ANALYZE").await.unwrap();
     let exchange = Exchange::new().await;
-    let mut session = exchange.connect_with(&several(&server), 64 << 10).await.unwrap();
+    let mut session = exchange.connect_with(&several(&server).await, 64 << 10).await.unwrap();
     let mut all = Vec::new();
     let mut most = 0;
     while session.source.status().phase != Phase::Streaming {
@@ -157,7 +157,7 @@ async fn random_histories_end_as_the_tables() {
     make(&server, ROWS).await;
     server.execute("ANALYZE numbers, words, cases").await.unwrap();
     let exchange = Exchange::new().await;
-    let system = several(&server);
+    let system = several(&server).await;
     let stop = Arc::new(AtomicBool::new(false));
     let pool = server.admin().await.unwrap();
     let writer = tokio::spawn(write(pool.clone(), random.random(), ROWS, Arc::clone(&stop)));
