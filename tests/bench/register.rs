@@ -91,8 +91,9 @@ pub(crate) fn encoded(count: u32) -> Result<(String, Vec<Bytes>), Box<dyn std::e
     Ok((plan.value_schema().to_owned(), values))
 }
 
-/// An event of the table as a program that uses serde would hold it.
+/// An event of the table as a program that uses serde would hold it; `apache-avro` wants the records' own names.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "Envelope")]
 pub(crate) struct Event {
     before: Option<Row>,
     after: Option<Row>,
@@ -105,6 +106,7 @@ pub(crate) struct Event {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "Value")]
 struct Row {
     id: i64,
     uscc: Option<String>,
@@ -142,6 +144,7 @@ struct Source {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename = "block")]
 struct Transaction {
     id: String,
     total_order: i64,
