@@ -6,6 +6,9 @@ use guitong_schemas::change::RowImage;
 
 use super::decode::DecodeError;
 
+/// Bytes of a buffer that many rows share; a row that is larger has one of its own.
+const BUFFER: usize = 64 << 10;
+
 /// Turns lines into images; keeps one buffer for many rows.
 #[derive(Debug, Default)]
 pub(crate) struct CopyRows {
@@ -16,13 +19,16 @@ impl CopyRows {
     /// One line, with its line feed, as the server sends it in one message.
     pub(crate) fn row(&mut self, line: &[u8], columns: usize) -> Result<RowImage, DecodeError> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        self.out.reserve(line.len() + columns * 5);
+        let most = line.len() + columns * 5;
+        if self.out.capacity() < most {
+            // Growing the old one would copy, and give every further row an allocation of its own.
+            self.out = BytesMut::with_capacity(BUFFER.max(most));
+        }
         let mut has = 0;
-        if columns > 0 {
-            for field in line.split(|&byte| byte == b'\t') {
-                self.field(field)?;
-                has += 1;
-            }
+        let mut rest = Some(line).filter(|_| columns > 0);
+        while let Some(text) = rest {
+            rest = self.field(text)?;
+            has += 1;
         }
         let image = RowImage(self.out.split().freeze());
         if has == columns { Ok(image) } else { Err(DecodeError::Columns { has, wanted: columns }) }
@@ -38,43 +44,70 @@ impl CopyRows {
         Ok((self.row(row, columns)?, place))
     }
 
-    fn field(&mut self, field: &[u8]) -> Result<(), DecodeError> {
-        if field == br"\N" {
+    /// The field at the front of `text`; what follows its tab.
+    fn field<'a>(&mut self, text: &'a [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
+        if let Some(rest) = text.strip_prefix(br"\N")
+            && rest.first().is_none_or(|&byte| byte == b'\t')
+        {
             self.out.put_u8(b'n');
-            return Ok(());
+            return Ok(rest.get(1..));
         }
         let start = self.out.len();
         self.out.put_u8(b't');
         self.out.put_u32(0);
-        unescape(field, &mut self.out)?;
+        let mut text = text;
+        let rest = loop {
+            let at = special(text);
+            let (plain, special) = text.split_at_checked(at).unwrap_or((text, &[]));
+            self.out.put_slice(plain);
+            match special {
+                [] => break None,
+                [b'\\', escaped, rest @ ..] => {
+                    self.out.put_u8(unescaped(*escaped)?);
+                    text = rest;
+                }
+                [b'\\'] => return Err(DecodeError::Truncated("escape")),
+                [_, rest @ ..] => break Some(rest),
+            }
+        };
         let length = u32::try_from(self.out.len() - start - 5).map_err(|_| DecodeError::Truncated("value"))?;
         if let Some(place) = self.out.get_mut(start + 1..start + 5) {
             place.copy_from_slice(&length.to_be_bytes());
         }
-        Ok(())
+        Ok(rest)
     }
 }
 
-/// The escapes that the server writes; it writes no others.
-fn unescape(mut field: &[u8], out: &mut BytesMut) -> Result<(), DecodeError> {
-    while let Some(at) = field.iter().position(|&byte| byte == b'\\') {
-        let (plain, rest) = field.split_at(at);
-        out.put_slice(plain);
-        let escaped = rest.get(1).ok_or(DecodeError::Truncated("escape"))?;
-        out.put_u8(match escaped {
-            b'b' => 8,
-            b't' => 9,
-            b'n' => 10,
-            b'v' => 11,
-            b'f' => 12,
-            b'r' => 13,
-            b'\\' => b'\\',
-            &kind => return Err(DecodeError::Unknown { name: "an escape", kind }),
-        });
-        field = rest.get(2..).unwrap_or_default();
+/// Bytes before the next tab or backslash, eight looked at together.
+fn special(text: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // The lowest byte that it marks is a zero; bytes above that one may be marked wrongly.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let (words, tail) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zeros(word ^ (ONES * b'\t' as u64)) | zeros(word ^ (ONES * b'\\' as u64));
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
     }
-    out.put_slice(field);
-    Ok(())
+    let whole = words.len() * 8;
+    whole + tail.iter().position(|byte| matches!(byte, b'\t' | b'\\')).unwrap_or(tail.len())
+}
+
+/// The escapes that the server writes; it writes no others.
+fn unescaped(escaped: u8) -> Result<u8, DecodeError> {
+    Ok(match escaped {
+        b'b' => 8,
+        b't' => 9,
+        b'n' => 10,
+        b'v' => 11,
+        b'f' => 12,
+        b'r' => 13,
+        b'\\' => b'\\',
+        kind => return Err(DecodeError::Unknown { name: "an escape", kind }),
+    })
 }
 
 #[cfg(test)]
