@@ -460,8 +460,5 @@ async fn plan(job: &mut Job, session: &mut Session, config: &SnapshotConfig) -> 
 }
 
 fn filter<'a>(job: &'a Job, config: &'a SnapshotConfig) -> Option<&'a str> {
-    match &job.asked {
-        Some(asked) => asked.filter.as_deref(),
-        None => config.filter(job.name()),
-    }
+    job.asked.as_ref().and_then(|asked| asked.filter.as_deref()).or_else(|| config.filter(job.name()))
 }

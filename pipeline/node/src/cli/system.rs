@@ -28,7 +28,7 @@ pub(super) struct Snapshot {
     /// The table to read, as schema.table
     #[arg(long = "table", value_name = "TABLE")]
     read: Option<String>,
-    /// Read only rows that meet this condition: your own SQL, which the department's database runs with the rights of the system's
+    /// Read only rows that meet this condition, in place of the system's own under [snapshot.where]: your own SQL, which the department's database runs with the rights of the system's
     /// role and no others, in a transaction that only reads
     #[arg(long = "where", value_name = "SQL", requires = "read")]
     filter: Option<String>,
