@@ -53,6 +53,7 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         // Truncates come from PostgreSQL itself, and from any source that reads everything again after a gap.
         keeps_keys: true,
         complete: system.complete,
+        form: system.form.clone(),
     };
     (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use guitong_schemas::change::Change;
+use guitong_schemas::change::{Change, Notice};
 use guitong_schemas::table::TableName;
 use thiserror::Error;
 
@@ -13,6 +13,8 @@ use thiserror::Error;
 #[derive(Debug, Default)]
 pub struct SourceBatch {
     pub changes: Vec<Change>,
+    /// Committed with the changes; their topics are others, so that their order among the changes does not matter.
+    pub notices: Vec<Notice>,
     /// Stored in the same commit as the changes; handed to the source again when it resumes.
     pub position: Option<Bytes>,
 }

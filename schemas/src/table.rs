@@ -36,8 +36,8 @@ pub struct Column {
     pub name: String,
     pub kind: ColumnType,
     pub nullable: bool,
-    /// The column's constant default in the database's text form; `None` where there is none or it is an expression
-    /// whose value is not known.
+    /// The column's constant default in the database's text form; that of a function is its type's zero, as Debezium's schemas have
+    /// it. `None` where there is none or it is another expression.
     pub default: Option<String>,
 }
 
@@ -62,8 +62,10 @@ pub enum ColumnType {
     /// `numeric` without declared precision: each value has its own scale.
     VariableDecimal,
     Money,
-    /// text, varchar, char(n) (padding kept), citext, name, ranges and every type the exchange passes as the server's text.
+    /// text, varchar, char(n) (padding kept), citext, name, network addresses and ranges.
     Text,
+    /// A type that the exchange has no form for: the server's text.
+    Other,
     Bytes,
     Date,
     /// Digits of the second, 0 to 6.

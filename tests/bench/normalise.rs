@@ -12,7 +12,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use guitong_normalise::{Outcome, Trial};
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{EncodePlan, Marks, Stamp, TableContext, frame};
+use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
 use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::load::Purpose;
@@ -126,7 +126,8 @@ fn events(resource: &Resource) -> Result<(String, Vec<Vec<u8>>), Failure> {
         Arc::new(Table { name: resource.table.clone(), columns: columns.iter().enumerate().map(of).collect(), key: vec![0] });
     let system = resource.system.as_str();
     let prefix = format!("raw.{system}");
-    let context = TableContext { prefix: &prefix, name: system, database: "hall", kind: SourceKind::Changelog };
+    let form = &EventForm::DEFAULT;
+    let context = TableContext { prefix: &prefix, name: system, database: "hall", kind: SourceKind::Changelog, form };
     let plan = EncodePlan::compile(&table, &context)?;
     let (mut values, mut marks) = (Vec::with_capacity(EVENTS as usize), Marks::default());
     for number in 1..=EVENTS {

@@ -2,16 +2,21 @@
 
 use apache_avro::Decimal;
 use bytes::Bytes;
-use guitong_schemas::avro::TableContext;
 use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::avro::{EventForm, TableContext};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-pub(crate) const CONTEXT: TableContext<'static> =
-    TableContext { prefix: "raw.licensing", name: "licensing", database: "department", kind: SourceKind::Postgres };
+pub(crate) const CONTEXT: TableContext<'static> = TableContext {
+    prefix: "raw.licensing",
+    name: "licensing",
+    database: "department",
+    kind: SourceKind::Postgres,
+    form: &EventForm::DEFAULT,
+};
 
 pub(crate) fn table() -> Table {
     let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable, default: None };
@@ -54,7 +59,7 @@ pub(crate) fn insert(table: &Arc<Table>, number: u32) -> Change {
         origin: Origin {
             ts_us: 1_790_000_000_000_000 + i64::from(number),
             snapshot: SnapshotMark::Streamed,
-            place: Place::Postgres { xid: Some(u64::from(number / 500)), lsn, last_commit_lsn: Some(lsn) },
+            place: Place::Postgres { xid: Some(u64::from(number / 500)), lsn, last_commit_lsn: Some(lsn), order: None },
         },
     }
 }

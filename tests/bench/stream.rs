@@ -16,6 +16,7 @@ use guitong_connectors::source::{Source, SourceBudget};
 use guitong_log::ExchangeLog;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::BuiltinRegistry;
+use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, Marks, Stamp};
 use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
@@ -146,6 +147,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         snapshot: SnapshotConfig { enabled: false, chunk: BATCH, ..SnapshotConfig::default() },
         limits: Limits::default(),
         complete: false,
+        form: EventForm::DEFAULT,
     })
 }
 
@@ -217,6 +219,7 @@ pub(crate) async fn into(
         max_record: 16 << 20,
         keeps_keys: true,
         complete: system.complete,
+        form: system.form.clone(),
     };
     let settings = ConnectorSettings { publish, batch: BATCH, wait: WAIT };
     let (system, of_source) = (Arc::new(system), metrics.postgres().clone());

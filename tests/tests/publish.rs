@@ -16,6 +16,7 @@ use guitong_log::{
     AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, ReadBudget, Record, Role, StoredOffset,
     TopicPartition,
 };
+use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
@@ -87,6 +88,7 @@ impl Exchange {
             max_record: 16 << 20,
             keeps_keys: true,
             complete: true,
+            form: EventForm::DEFAULT,
         };
         let log: Arc<dyn ExchangeLog> = Arc::<EmbeddedLog>::clone(&self.log);
         let registry: Arc<dyn SchemaRegistry> = Arc::<BuiltinRegistry>::clone(&self.registry);
@@ -166,13 +168,13 @@ fn change(
         origin: Origin {
             ts_us: 0,
             snapshot: SnapshotMark::Streamed,
-            place: Place::Postgres { xid: None, lsn: at, last_commit_lsn: None },
+            place: Place::Postgres { xid: None, lsn: at, last_commit_lsn: None, order: None },
         },
     }
 }
 
 fn batch(changes: Vec<Change>, position: &'static str) -> SourceBatch {
-    SourceBatch { changes, position: Some(Bytes::from_static(position.as_bytes())) }
+    SourceBatch { changes, position: Some(Bytes::from_static(position.as_bytes())), ..SourceBatch::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ impl ChangelogSource {
         self.watch.note();
         if !self.position.truncate.is_empty() {
             let changes = self.codec.truncates(&std::mem::take(&mut self.position.truncate))?;
-            return Ok(SourceBatch { changes, position: Some(self.position.encode()) });
+            return Ok(SourceBatch { changes, position: Some(self.position.encode()), ..SourceBatch::default() });
         }
         let system = self.system.clone();
         let failed = |error: sqlx::Error| fault(&system, &error);
@@ -151,7 +151,7 @@ impl ChangelogSource {
             self.pace(chunk.rows);
             changes.extend(chunk.changes);
         }
-        Ok(SourceBatch { changes, position: Some(self.position.encode()) })
+        Ok(SourceBatch { changes, position: Some(self.position.encode()), ..SourceBatch::default() })
     }
 
     fn pace(&mut self, rows: u64) {

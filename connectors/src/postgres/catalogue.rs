@@ -37,9 +37,18 @@ pub struct ColumnFacts {
     pub not_null: bool,
     /// Its value is made by the server from other columns; published only from PostgreSQL 18 on and where asked for.
     pub generated: bool,
-    pub default: Option<String>,
+    pub default: Option<DefaultFacts>,
     /// The current role may read it.
     pub readable: bool,
+}
+
+/// A column's default, as far as it can be told without evaluating it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DefaultFacts {
+    /// In the text form of the column's type.
+    Constant(String),
+    /// The result of one function, such as `now()` or `nextval(...)`.
+    Function,
 }
 
 impl TableFacts {
@@ -117,7 +126,7 @@ async fn columns(connection: &mut PgConnection, tables: &mut [TableFacts]) -> Re
             type_modifier: row.try_get("modifier")?,
             not_null: row.try_get("not_null")?,
             generated: row.try_get("generated")?,
-            default: expression.as_deref().and_then(constant),
+            default: expression.as_deref().and_then(default),
             readable: row.try_get::<Option<bool>, _>("readable")?.unwrap_or(false),
         });
     }
@@ -186,6 +195,20 @@ fn oid(wide: i64) -> u32 {
     u32::try_from(wide).unwrap_or(0)
 }
 
+fn default(expression: &str) -> Option<DefaultFacts> {
+    constant(expression).map(DefaultFacts::Constant).or_else(|| is_function(expression).then_some(DefaultFacts::Function))
+}
+
+/// Whether the expression is one function, with or without arguments, and nothing else around it.
+fn is_function(expression: &str) -> bool {
+    if matches!(expression, "CURRENT_TIMESTAMP" | "CURRENT_DATE" | "CURRENT_TIME" | "LOCALTIMESTAMP" | "LOCALTIME") {
+        return true;
+    }
+    let name = expression.split('(').next().unwrap_or_default();
+    let named = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '"'));
+    named && expression.len() > name.len() && expression.ends_with(')')
+}
+
 /// The value of a default that is a constant, as `pg_get_expr` prints it, in the text form of its type; `None` for
 /// expressions and for NULL.
 fn constant(expression: &str) -> Option<String> {
@@ -232,6 +255,17 @@ fn is_cast(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn functions_are_told_from_other_expressions() {
+        for expression in ["now()", "CURRENT_TIMESTAMP", "nextval('t_id_seq'::regclass)", "upper('q'::text)", "gen_random_uuid()"]
+        {
+            assert_eq!(default(expression), Some(DefaultFacts::Function), "{expression}");
+        }
+        for expression in ["(1 + 2)", "('a'::text || 'b'::text)", "NULL::character varying"] {
+            assert_eq!(default(expression), None, "{expression}");
+        }
+    }
 
     #[test]
     fn constants_are_told_from_expressions() {

@@ -154,8 +154,9 @@ pub(crate) fn marks(rows: usize, first: (bool, bool), last: (bool, bool)) -> Vec
     if let Some(mark) = marks.last_mut() {
         *mark = match last {
             (true, _) => SnapshotMark::Last,
-            (false, true) => SnapshotMark::LastInTable,
-            (false, false) => *mark,
+            // The first row of all stays that, also where it is its table's only one.
+            (false, true) if *mark != SnapshotMark::First => SnapshotMark::LastInTable,
+            (false, _) => *mark,
         };
     }
     marks

@@ -34,6 +34,7 @@ mod fault;
 mod image;
 mod job;
 mod limits;
+mod metadata;
 mod metrics;
 mod position;
 mod prepare;
@@ -137,6 +138,9 @@ impl PostgresSource {
             ReplicationEvent::Message { transactional: true, prefix, content, .. } if prefix == session::PREFIX => {
                 self.load.message(&content);
             }
+            ReplicationEvent::Message { transactional, lsn, prefix, content } if prefix != session::PREFIX => {
+                self.assembly.message((lsn.as_u64(), transactional), prefix, content);
+            }
             ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
         }
         Ok(())
@@ -144,6 +148,7 @@ impl PostgresSource {
 
     async fn data(&mut self, lsn: u64, data: &Bytes) -> Result<(), SourceError> {
         let message = decode(data).map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))?;
+        self.assembly.touch();
         let shaped = match message {
             Message::Relation(message) => return self.learn(message).await,
             Message::Insert { relation, new } => {
@@ -259,7 +264,7 @@ impl PostgresSource {
         let (last, since) = self.handed;
         let lsn = self.assembly.position.lsn;
         let idle_but_moved = lsn > last && since.elapsed() >= heartbeat;
-        let position = if !self.assembly.changes.is_empty() || self.dirty || idle_but_moved {
+        let position = if self.assembly.has_news() || self.dirty || idle_but_moved {
             self.handed = (lsn, Instant::now());
             self.dirty = false;
             let bytes = self.assembly.position.to_bytes();
@@ -268,7 +273,8 @@ impl PostgresSource {
             None
         };
         self.assembly.bytes = 0;
-        Ok(SourceBatch { changes: std::mem::take(&mut self.assembly.changes), position })
+        let notices = std::mem::take(&mut self.assembly.notices);
+        Ok(SourceBatch { changes: std::mem::take(&mut self.assembly.changes), notices, position })
     }
 }
 
@@ -295,7 +301,7 @@ impl Source for PostgresSource {
                 self.handle(event?).await?;
                 continue;
             }
-            if between && (!self.assembly.changes.is_empty() || self.dirty) {
+            if between && (self.assembly.has_news() || self.dirty) {
                 return self.hand_out(heartbeat);
             }
             let now = Instant::now();

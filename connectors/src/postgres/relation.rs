@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use guitong_schemas::avro::form::UnknownTypes;
 use guitong_schemas::change::RowImage;
 use guitong_schemas::contract::system::System;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
-use super::catalogue::{ColumnFacts, TableFacts};
+use super::catalogue::{ColumnFacts, DefaultFacts, TableFacts};
 use super::decode::{RelationColumn, RelationMessage, Tuple};
 use super::image;
 use super::types::Types;
@@ -17,7 +18,7 @@ use super::types::Types;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relation {
     pub(crate) table: Arc<Table>,
-    /// Columns on the wire, before `exclude_columns` is applied here.
+    /// Columns on the wire, before `exclude_columns` and skipped types are applied here.
     wire_columns: usize,
     /// `None`: every column is kept.
     keep: Option<Vec<bool>>,
@@ -35,7 +36,11 @@ impl Relation {
         let name = TableName::new(&message.schema, &message.name);
         let excluded =
             |column: &RelationColumn| system.exclude_columns.iter().any(|(table, cut)| *table == name && *cut == column.name);
-        let keep: Vec<bool> = message.columns.iter().map(|column| !excluded(column)).collect();
+        let skipped = |column: &RelationColumn| {
+            system.form.unknown_types == UnknownTypes::Skip
+                && types.resolve(column.type_oid, column.type_modifier) == ColumnType::Other
+        };
+        let keep: Vec<bool> = message.columns.iter().map(|column| !excluded(column) && !skipped(column)).collect();
         let kept: Vec<&RelationColumn> =
             message.columns.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(column, _)| column).collect();
         let columns = kept.iter().map(|column| self::column(column, facts, types)).collect();
@@ -117,12 +122,37 @@ fn column(column: &RelationColumn, facts: Option<&TableFacts>, types: &Types) ->
     let agreed = facts
         .and_then(|facts| facts.column(&column.name))
         .filter(|facts| facts.type_oid == column.type_oid && facts.type_modifier == column.type_modifier);
-    Column {
-        name: column.name.clone(),
-        kind: types.resolve(column.type_oid, column.type_modifier),
-        nullable: agreed.is_none_or(|facts| !facts.not_null),
-        default: agreed.and_then(|facts| facts.default.clone()),
-    }
+    let kind = types.resolve(column.type_oid, column.type_modifier);
+    let default = match agreed.and_then(|facts| facts.default.as_ref()) {
+        Some(DefaultFacts::Constant(text)) => Some(text.clone()),
+        Some(DefaultFacts::Function) => neutral(&kind).map(str::to_owned),
+        None => None,
+    };
+    Column { name: column.name.clone(), nullable: agreed.is_none_or(|facts| !facts.not_null), default, kind }
+}
+
+/// What a schema says in the place of a default that a function gives, as Debezium's does.
+fn neutral(kind: &ColumnType) -> Option<&'static str> {
+    Some(match kind {
+        ColumnType::Bool => "f",
+        ColumnType::Int16
+        | ColumnType::Int32
+        | ColumnType::Int64
+        | ColumnType::UInt32
+        | ColumnType::Float32
+        | ColumnType::Float64
+        | ColumnType::Decimal { .. }
+        | ColumnType::VariableDecimal => "0",
+        ColumnType::Text => "",
+        ColumnType::Date => "1970-01-01",
+        ColumnType::Time { .. } => "00:00:00",
+        ColumnType::ZonedTime => "00:00:00+00",
+        ColumnType::Timestamp { .. } => "1970-01-01 00:00:00",
+        ColumnType::ZonedTimestamp { .. } => "1970-01-01 00:00:00+00",
+        ColumnType::Interval => "00:00:00",
+        ColumnType::Uuid => "00000000-0000-0000-0000-000000000000",
+        _ => return None,
+    })
 }
 
 /// The Relation message that the server would send for a table now: what a snapshot reads by. `published` are the columns of
@@ -130,8 +160,10 @@ fn column(column: &RelationColumn, facts: Option<&TableFacts>, types: &Types) ->
 pub(crate) fn message_of(facts: &TableFacts, published: Option<&[String]>) -> RelationMessage {
     let is_published = |column: &&ColumnFacts| match published {
         Some(names) => names.contains(&column.name),
-        None => !column.generated,
+        None => true,
     };
+    // A list of the publication can name a generated column too; it is not sent.
+    let is_published = |column: &&ColumnFacts| !column.generated && is_published(column);
     let columns = facts.columns.iter().filter(is_published).map(|column| RelationColumn {
         name: column.name.clone(),
         type_oid: column.type_oid,
@@ -192,6 +224,7 @@ impl Relations {
 pub(crate) mod tests {
     use std::time::Duration;
 
+    use guitong_schemas::avro::EventForm;
     use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, TablePattern};
     use guitong_schemas::contract::{Name, Secret};
 
@@ -216,6 +249,7 @@ pub(crate) mod tests {
             snapshot: SnapshotConfig { enabled: true, chunk: 1 << 20, ..SnapshotConfig::default() },
             limits: Limits::default(),
             complete: false,
+            form: EventForm::DEFAULT,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use guitong_schemas::avro::topic_name;
 use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
@@ -101,7 +102,7 @@ fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {
     ))
 }
 
-/// Every selected table can be identified row by row, read, and keeps what is excluded out of its key.
+/// Every selected table can be read, and keeps what is excluded out of its key.
 pub(crate) fn check_tables(
     system: &System,
     config: &PostgresConfig,
@@ -117,8 +118,8 @@ pub(crate) fn check_tables(
              ones are in lower case",
         ));
     }
+    check_topics(system, tables, faults)?;
     for table in tables {
-        check_identity(table, faults)?;
         check_declared_key(system, table, faults)?;
         let cut = system.exclude_columns.iter().filter(|(of, _)| *of == table.name);
         for (_, column) in cut {
@@ -140,6 +141,22 @@ pub(crate) fn check_tables(
         format!("role {} may not read {} (slot {})", quote_name(role), names.join(", "), config.slot),
         format!("run as the tables' owner:\n    {};", lacking.join(";\n    ")),
     ))
+}
+
+/// Debezium's names can be the same for two tables.
+fn check_topics(system: &System, tables: &[TableFacts], faults: &Faults) -> Result<(), SourceError> {
+    let prefix = system.form.prefix(system.name.as_str());
+    let mut topics: BTreeMap<String, &TableName> = BTreeMap::new();
+    for table in tables {
+        let topic = topic_name(&prefix, &table.name, system.form.names);
+        if let Some(other) = topics.insert(topic.clone(), &table.name) {
+            return Err(faults.setup(
+                format!("{other} and {} would both be published as {topic}", table.name),
+                "take one out of `tables`, or leave `names` at its default, which gives every table a topic of its own",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_identity(table: &TableFacts, faults: &Faults) -> Result<(), SourceError> {
@@ -198,7 +215,8 @@ impl Publication {
     }
 }
 
-/// Makes the publication where it is missing, and checks that it holds every selected table with all its changes.
+/// Makes the publication where it is missing, and checks that it holds every selected table with all its changes. A table whose rows
+/// cannot be told apart is not published by us; where the department publishes it already, nothing is made worse.
 pub(crate) async fn publication(
     connection: &mut PgConnection,
     server: &Server,
@@ -216,6 +234,9 @@ pub(crate) async fn publication(
     .fetch_optional(&mut *connection)
     .await
     .map_err(failed)?;
+    if facts.is_none() {
+        tables.iter().try_for_each(|table| check_identity(table, faults))?;
+    }
     match facts {
         None => make_publication(connection, server, system, config, tables, faults).await?,
         Some(row) if !row.try_get::<bool, _>("whole").map_err(failed)? => {
@@ -228,6 +249,13 @@ pub(crate) async fn publication(
     }
     let listed = published(connection, server, name).await.map_err(failed)?;
     let absent: Vec<&TableFacts> = tables.iter().filter(|table| !listed.contains_key(&table.name)).collect();
+    absent.iter().try_for_each(|table| check_identity(table, faults))?;
+    for table in tables.iter().filter(|table| check_identity(table, faults).is_err()) {
+        tracing::warn!(
+            system = %system.name, table = %table.name,
+            "the table has no replica identity: its inserts arrive, its updates and deletes are refused by the server"
+        );
+    }
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(|table| table.name.to_string()).collect();
         let add = prepare::add_to_publication(system, config, server.version, &absent);
@@ -328,14 +356,26 @@ mod tests {
     fn tables_without_identity_are_refused_before_they_are_published() {
         let system = system();
         let mut table = facts();
-        assert!(check(&system, &table).is_ok());
+        let faults = Faults::of(&system);
+        let check = |table: &TableFacts| check_identity(table, &faults);
+        assert!(check(&table).is_ok());
         table.key.clear();
-        let error = check(&system, &table).unwrap_err().to_string();
+        let error = check(&table).unwrap_err().to_string();
         assert!(error.contains("ALTER TABLE \"public\".\"企业\" REPLICA IDENTITY FULL"), "{error}");
         table.identity = b'f';
-        assert!(check(&system, &table).is_ok());
+        assert!(check(&table).is_ok());
         table.identity = b'n';
-        assert!(check(&system, &table).unwrap_err().to_string().contains("REPLICA IDENTITY NOTHING"));
+        assert!(check(&table).unwrap_err().to_string().contains("REPLICA IDENTITY NOTHING"));
+    }
+
+    #[test]
+    fn two_tables_in_one_topic_are_refused() {
+        let mut system = system();
+        let tables = [facts(), TableFacts { name: TableName::new("public", "登记"), ..facts() }];
+        let check = |system: &System| check_topics(system, &tables, &Faults::of(system));
+        assert!(check(&system).is_ok());
+        system.form.names = guitong_schemas::avro::form::Names::Debezium;
+        assert!(check(&system).unwrap_err().to_string().contains("raw.register.public.__"));
     }
 
     #[test]

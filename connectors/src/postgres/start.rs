@@ -96,7 +96,7 @@ pub(crate) async fn connect(
 
     let metrics = metrics.of(system.name.as_str());
     let mut relations = Relations::default();
-    let mut assembly = Assembly::new(begin.position, metrics.clone());
+    let mut assembly = Assembly::new(begin.position, system.form.transactions, metrics.clone());
     let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
     for (index, name) in begin.stale.iter().enumerate() {
         if let Some((_, relation)) = known.iter().find(|(facts, _)| facts.name == *name) {

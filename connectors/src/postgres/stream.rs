@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowImage, SnapshotMark};
+use bytes::Bytes;
+use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowImage, SnapshotMark};
 use guitong_schemas::position::{Lsn, Version};
 
 use super::chunk::Chunk;
 use super::decode::{Old, Tuple};
 use super::image;
+use super::metadata::Metadata;
 use super::metrics::SystemMetrics;
 use super::position::{Inside, Position};
 use super::relation::Relation;
@@ -40,17 +42,32 @@ pub(crate) struct Assembly {
     pub(crate) position: Position,
     pub(crate) transaction: Option<Transaction>,
     pub(crate) changes: Vec<Change>,
+    pub(crate) notices: Vec<Notice>,
+    /// Numbers events within their transactions, where that is wanted.
+    metadata: Option<Metadata>,
     pub(crate) bytes: usize,
     pub(crate) newest_commit_us: Option<i64>,
     metrics: SystemMetrics,
 }
 
+/// What the metadata of a transaction calls its messages.
+const MESSAGES: &str = "message";
+
 /// Microseconds between 1970-01-01, which we count from, and 2000-01-01, which PostgreSQL counts from.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 impl Assembly {
-    pub(crate) fn new(position: Position, metrics: SystemMetrics) -> Self {
-        Self { position, transaction: None, changes: Vec::new(), bytes: 0, newest_commit_us: None, metrics }
+    pub(crate) fn new(position: Position, with_metadata: bool, metrics: SystemMetrics) -> Self {
+        Self {
+            position,
+            transaction: None,
+            changes: Vec::new(),
+            notices: Vec::new(),
+            metadata: with_metadata.then(Metadata::default),
+            bytes: 0,
+            newest_commit_us: None,
+            metrics,
+        }
     }
 
     pub(crate) fn begin(&mut self, commit: u64, xid: u32, commit_time: i64) {
@@ -59,6 +76,10 @@ impl Assembly {
         }
         self.position.settling.retain(|table| table.until.0 >= commit);
         let ts_us = commit_time.saturating_add(POSTGRES_EPOCH_US);
+        if let Some(metadata) = &mut self.metadata {
+            let resumed = self.position.inside.is_some_and(|inside| inside.commit == commit);
+            metadata.begin((xid, commit, ts_us), resumed);
+        }
         self.transaction = Some(Transaction { commit, xid, ts_us, change: 0, index: 0, begun: false });
     }
 
@@ -67,7 +88,44 @@ impl Assembly {
         self.position.lsn = self.position.lsn.max(Lsn(end));
         self.position.last_commit = Some(Lsn(end));
         self.position.inside = None;
+        if let Some(metadata) = &mut self.metadata {
+            metadata.end(&mut self.notices);
+        }
         self.transaction.take()
+    }
+
+    /// Something is to be handed out.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.changes.is_empty() || !self.notices.is_empty()
+    }
+
+    /// The transaction holds more than this program's own messages.
+    pub(crate) fn touch(&mut self) {
+        if let Some(metadata) = &mut self.metadata {
+            metadata.touch();
+        }
+    }
+
+    /// A message that an application wrote, in a transaction or by itself.
+    pub(crate) fn message(&mut self, (lsn, transactional): (u64, bool), prefix: String, content: Bytes) {
+        let order = if transactional { self.metadata.as_mut().map(|metadata| metadata.count(MESSAGES)) } else { None };
+        let (version, xid, ts_us) = if transactional {
+            let Some(version) = self.version(lsn) else { return };
+            let Some(transaction) = &self.transaction else { return };
+            (version, Some(u64::from(transaction.xid)), transaction.ts_us)
+        } else {
+            if lsn < self.position.lsn.0 {
+                return;
+            }
+            self.idle(lsn.saturating_add(1));
+            let version = Version { epoch: self.position.epoch, commit: lsn, change: lsn, index: 0, revision: 0 };
+            (version, None, self.newest_commit_us.unwrap_or_default())
+        };
+        let last_commit_lsn = self.position.last_commit.map(|lsn| lsn.0);
+        let origin =
+            Origin { ts_us, snapshot: SnapshotMark::Streamed, place: Place::Postgres { xid, lsn, last_commit_lsn, order } };
+        self.bytes += prefix.len() + content.len() + size_of::<Notice>();
+        self.notices.push(Notice::Message { prefix, content, version, origin });
     }
 
     /// The server has nothing more before `end`.
@@ -93,6 +151,9 @@ impl Assembly {
             return None;
         }
         self.position.inside = Some(here);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.open(&mut self.notices);
+        }
         Some(Version { epoch: self.position.epoch, commit: here.commit, change: here.change, index: here.index, revision: 0 })
     }
 
@@ -171,9 +232,10 @@ impl Assembly {
         (operation, before, mut after): (Operation, Before, Option<RowImage>),
         load: &mut FirstLoad,
     ) {
+        let table = &relation.table;
+        let order = self.metadata.as_mut().map(|metadata| metadata.count(&table.name.to_string()));
         let Some(version) = self.version(lsn) else { return };
         let Some(transaction) = &self.transaction else { return };
-        let table = &relation.table;
         let settled =
             self.position.settling.iter().any(|held| {
                 held.schema == table.name.schema && held.name == table.name.name && held.snapshot.sees(transaction.xid)
@@ -188,6 +250,7 @@ impl Assembly {
                 xid: Some(u64::from(transaction.xid)),
                 lsn,
                 last_commit_lsn: self.position.last_commit.map(|lsn| lsn.0),
+                order,
             },
         };
         self.newest_commit_us = Some(transaction.ts_us);
@@ -222,7 +285,11 @@ impl Assembly {
             version: Version { epoch: self.position.epoch, commit, change: 0, index, revision: 0 },
             before: Before::None,
             after: Some(row),
-            origin: Origin { ts_us, snapshot: mark, place: Place::Postgres { xid: None, lsn: commit, last_commit_lsn: None } },
+            origin: Origin {
+                ts_us,
+                snapshot: mark,
+                place: Place::Postgres { xid: None, lsn: commit, last_commit_lsn: None, order: None },
+            },
         });
     }
 
@@ -238,7 +305,7 @@ impl Assembly {
             origin: Origin {
                 ts_us,
                 snapshot: SnapshotMark::Streamed,
-                place: Place::Postgres { xid: None, lsn, last_commit_lsn: None },
+                place: Place::Postgres { xid: None, lsn, last_commit_lsn: None, order: None },
             },
         });
     }

@@ -64,7 +64,7 @@ impl Types {
         None
     }
 
-    /// The column type; what nobody knows is passed as the server's text.
+    /// The column type; what nobody knows is [`ColumnType::Other`], and so is an array of it.
     pub(crate) fn resolve(&self, oid: u32, modifier: i32) -> ColumnType {
         self.resolve_within(oid, modifier, 32)
     }
@@ -73,17 +73,21 @@ impl Types {
         if let Some(known) = builtin(oid, modifier) {
             return known;
         }
-        let Some(depth) = depth.checked_sub(1) else { return ColumnType::Text };
+        let Some(depth) = depth.checked_sub(1) else { return ColumnType::Other };
         match self.0.get(&oid) {
             Some(TypeFacts::Enum { labels }) => ColumnType::Enum { labels: labels.clone() },
             Some(TypeFacts::Domain { base, modifier }) => self.resolve_within(*base, *modifier, depth),
-            Some(TypeFacts::Array { element }) => ColumnType::Array(Box::new(self.resolve_within(*element, modifier, depth))),
+            Some(TypeFacts::Array { element }) => match self.resolve_within(*element, modifier, depth) {
+                ColumnType::Other => ColumnType::Other,
+                element => ColumnType::Array(Box::new(element)),
+            },
             Some(TypeFacts::Named(name)) => match name.as_str() {
                 "hstore" => ColumnType::Hstore,
                 "ltree" => ColumnType::Ltree,
-                _ => ColumnType::Text,
+                "citext" => ColumnType::Text,
+                _ => ColumnType::Other,
             },
-            None => ColumnType::Text,
+            None => ColumnType::Other,
         }
     }
 }
@@ -114,8 +118,8 @@ fn builtin(oid: u32, modifier: i32) -> Option<ColumnType> {
         1700 => decimal(modifier),
         2950 => ColumnType::Uuid,
         3614 => ColumnType::TsVector,
-        // "char", name, int2vector, text, oidvector, bpchar, varchar: text as it stands.
-        18 | 19 | 22 | 25 | 30 | 1042 | 1043 => ColumnType::Text,
+        // "char", name, text, bpchar, varchar: text as it stands. So are cidr, macaddr, macaddr8, inet and the ranges.
+        18 | 19 | 25 | 1042 | 1043 | 650 | 829 | 774 | 869 | 3904 | 3906 | 3908 | 3910 | 3912 | 3926 => ColumnType::Text,
         _ => return None,
     })
 }
@@ -161,7 +165,8 @@ mod tests {
             (1560, 1, ColumnType::Bit { length: 1, varying: false }),
             (1562, -1, ColumnType::Bit { length: 2_147_483_647, varying: true }),
             (1042, 24, ColumnType::Text),
-            (999_999, -1, ColumnType::Text),
+            (869, -1, ColumnType::Text),
+            (999_999, -1, ColumnType::Other),
         ] {
             assert_eq!(types.resolve(oid, modifier), wanted, "{oid} {modifier}");
         }
@@ -179,6 +184,9 @@ mod tests {
         assert_eq!(types.resolve(70_001, -1), ColumnType::Array(Box::new(element)));
         types.learn(70_003, TypeFacts::Domain { base: 70_003, modifier: -1 });
         assert_eq!(types.missing(70_003), None);
-        assert_eq!(types.resolve(70_003, -1), ColumnType::Text, "a loop ends");
+        assert_eq!(types.resolve(70_003, -1), ColumnType::Other, "a loop ends");
+        types.learn(70_004, TypeFacts::Array { element: 70_005 });
+        types.learn(70_005, TypeFacts::Named("box".into()));
+        assert_eq!(types.resolve(70_004, -1), ColumnType::Other, "an array of what nobody knows is one text");
     }
 }

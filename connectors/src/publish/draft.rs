@@ -23,6 +23,9 @@ struct Names {
     absent: Arc<str>,
     lossy: Arc<str>,
     too_large: Arc<str>,
+    /// Debezium's, on both halves of a key change.
+    new_key: Arc<str>,
+    old_key: Arc<str>,
 }
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
@@ -31,6 +34,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
     absent: "guitong-absent".into(),
     lossy: "guitong-lossy".into(),
     too_large: "guitong-too-large".into(),
+    new_key: "__debezium.newkey".into(),
+    old_key: "__debezium.oldkey".into(),
 });
 
 /// Bytes that a record has beside key and value: names and values of its headers, the log's own framing.
@@ -45,6 +50,9 @@ struct DraftRecord {
     absent: Option<Range<usize>>,
     lossy: Option<Range<usize>>,
     too_large: Option<Range<usize>>,
+    /// Key of the other half of a key change, as JSON.
+    other_key: Option<Range<usize>>,
+    deletes: bool,
     tombstone: bool,
 }
 
@@ -108,6 +116,7 @@ impl Draft {
         &mut self,
         mut change: Cow<'_, Change>,
         table: &Arc<Published>,
+        other_half: Option<&RowImage>,
         settings: &PublishSettings,
     ) -> Result<(), PublishError> {
         let max_record = settings.max_record;
@@ -115,6 +124,7 @@ impl Draft {
         let start = self.buffer.len();
         let key = match table.key_id {
             None => None,
+            Some(_) if change.operation == Operation::Truncate => None,
             Some(id) => {
                 let row = row_of(&change).ok_or_else(|| image(&change, BadImage("is missing, so the row has no key")))?;
                 table.plan.key(row, id, &mut self.buffer)?;
@@ -178,7 +188,9 @@ impl Draft {
             absent: self.names(&absent, table),
             lossy: self.names(&lossy, table),
             too_large: self.names(&too_large, table),
-            tombstone: change.operation == Operation::Delete && table.is_keyed(),
+            other_key: other_half.and_then(|row| self.key_json(row, table)),
+            deletes: change.operation == Operation::Delete,
+            tombstone: change.operation == Operation::Delete && table.is_keyed() && settings.form.tombstones,
             table: Arc::clone(table),
         };
         (self.marks.absent, self.marks.lossy) = (absent, lossy);
@@ -191,6 +203,11 @@ impl Draft {
         // Writing into a vector does not fail.
         let _ = write!(self.buffer, "{}", change.version);
         start..self.buffer.len()
+    }
+
+    fn key_json(&mut self, row: &RowImage, table: &Published) -> Option<Range<usize>> {
+        let start = self.buffer.len();
+        table.plan.key_json(row, &mut self.buffer).then_some(start..self.buffer.len())
     }
 
     /// Column names, one a line.
@@ -289,6 +306,10 @@ fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
         if let Some(range) = range {
             headers.push((Arc::clone(name), buffer.slice(range.clone())));
         }
+    }
+    if let Some(range) = &draft.other_key {
+        let name = if draft.deletes { &NAMES.new_key } else { &NAMES.old_key };
+        headers.push((Arc::clone(name), buffer.slice(range.clone())));
     }
     headers
 }

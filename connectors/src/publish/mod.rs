@@ -6,6 +6,7 @@
 //! made for one batch only by a truncate, and only the last of them holds the position.
 
 mod draft;
+mod notices;
 mod rows;
 mod state;
 mod tables;
@@ -18,12 +19,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_log::{AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog};
+use guitong_schemas::avro::form::Truncates;
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{EncodeError, SchemaError};
-use guitong_schemas::change::{BadImage, Before, Change, Operation};
+use guitong_schemas::avro::{EncodeError, EventForm, SchemaError};
+use guitong_schemas::change::{BadImage, Before, Change, Operation, Place};
 use thiserror::Error;
 
 use self::draft::Draft;
+use self::notices::Notices;
 use self::state::{KeptRow, Progress};
 use self::tables::{Published, Tables};
 use crate::source::{Durable, SourceBatch};
@@ -34,7 +37,7 @@ const TRUNCATE_CHUNK: usize = 1000;
 /// What the publisher of one system has to know.
 #[derive(Debug, Clone)]
 pub struct PublishSettings {
-    /// Topics are `raw.<system>.<schema>.<table>`.
+    /// Topics are `raw.<system>.<schema>.<table>` where `form` gives no other prefix.
     pub system: Arc<str>,
     /// `source.db` of the envelope.
     pub database: String,
@@ -47,6 +50,7 @@ pub struct PublishSettings {
     pub keeps_keys: bool,
     /// Columns that the source did not send are completed from keyed state.
     pub complete: bool,
+    pub form: EventForm,
 }
 
 /// Why a batch was not published.
@@ -67,6 +71,8 @@ pub enum PublishError {
     Image { table: String, problem: &'static str },
     #[error("{table}: a record of {size} bytes is over the limit of {limit} with all but its key left out; shorten the key")]
     TooLarge { table: String, size: usize, limit: usize },
+    #[error("{one} and {other} would both be published as {topic}; take one out of `tables`, or leave `names` at its default")]
+    OneTopic { one: String, other: String, topic: Arc<str> },
     #[error("the keyed state of this connector is damaged: {0}")]
     State(&'static str),
 }
@@ -91,6 +97,7 @@ impl PublishError {
 pub struct Publisher {
     owned: Box<dyn OwnedLog>,
     tables: Tables,
+    notices: Notices,
     settings: PublishSettings,
     progress: Option<Progress>,
     totals: Totals,
@@ -119,7 +126,8 @@ impl Publisher {
         settings: PublishSettings,
     ) -> Result<Self, PublishError> {
         let progress = Progress::load(&*owned).await?;
-        Ok(Self { tables: Tables::new(log, registry), owned, settings, progress, totals: Totals::default() })
+        let notices = Notices::new(Arc::clone(&log), Arc::clone(&registry), &settings);
+        Ok(Self { tables: Tables::new(log, registry), notices, owned, settings, progress, totals: Totals::default() })
     }
 
     /// Where the source stood at the last commit.
@@ -139,16 +147,20 @@ impl Publisher {
     /// [`PublishError`]. Unless it is refused for its content, open the owner again and read the source from the position found.
     pub async fn publish(&mut self, batch: SourceBatch) -> Result<Option<Durable>, PublishError> {
         let now_us = jiff::Timestamp::now().as_microsecond();
-        let SourceBatch { mut changes, position } = batch;
+        let SourceBatch { mut changes, notices, position } = batch;
         if let Some(progress) = &self.progress {
             changes.retain(|change| change.version > progress.done);
+        }
+        let whole_truncates = self.settings.form.truncates == Truncates::Deletes;
+        if self.settings.form.truncates == Truncates::Skip {
+            changes.retain(|change| change.operation != Operation::Truncate || ends_epoch(change));
         }
         let tables = self.resolve(&changes).await?;
         let kept = self.fetch(&changes, &tables).await?;
         let mut draft = Draft::new(now_us, kept);
         let mut done = None;
         for (index, (change, table)) in changes.iter().zip(&tables).enumerate() {
-            if change.operation == Operation::Truncate && table.is_keyed() {
+            if change.operation == Operation::Truncate && table.is_keyed() && (whole_truncates || ends_epoch(change)) {
                 draft = self.truncate(change, table, done, draft).await?;
             } else {
                 self.add(&mut draft, index, &changes, table)?;
@@ -157,6 +169,9 @@ impl Publisher {
         }
         let mut out = draft.finish();
         self.count(&out.totals);
+        if !notices.is_empty() {
+            out.batch.records.extend(self.notices.records(&notices, now_us, &self.settings).await?);
+        }
         out.batch.position.clone_from(&position);
         if position.is_some() && self.progress.is_some() {
             out.batch.state.push(Progress::removal());
@@ -230,7 +245,7 @@ impl Publisher {
                 change.to_mut().after = Some(completed);
             }
         }
-        draft.add(change, table, &self.settings)
+        draft.add(change, table, rows::other_half(changes, index), &self.settings)
     }
 
     /// Deletes every key held, some at a time: first what came before the truncate, then chunk after chunk, each a commit that
@@ -274,10 +289,15 @@ impl Publisher {
                     after: None,
                     origin: change.origin.clone(),
                 };
-                draft.add(Cow::Owned(delete), table, &self.settings)?;
+                draft.add(Cow::Owned(delete), table, None, &self.settings)?;
             }
         }
     }
+}
+
+/// A truncate that no transaction made: what was published of the table in an earlier epoch holds no longer.
+fn ends_epoch(change: &Change) -> bool {
+    !matches!(change.origin.place, Place::Postgres { xid: Some(_), .. })
 }
 
 fn image(change: &Change, BadImage(problem): BadImage) -> PublishError {

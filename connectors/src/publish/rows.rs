@@ -28,6 +28,12 @@ pub(super) fn row_before_key_change(changes: &[Change], index: usize) -> Option<
     if split { old.before.row() } else { None }
 }
 
+/// The row on the other side of a key change: the new one for its delete, the old one for its create.
+pub(super) fn other_half(changes: &[Change], index: usize) -> Option<&RowImage> {
+    let next = changes.get(index + 1).filter(|_| row_before_key_change(changes, index + 1).is_some());
+    next.and_then(|next| next.after.as_ref()).or_else(|| row_before_key_change(changes, index))
+}
+
 /// The key's cells one after the other, in the key's order: the row's key in keyed state.
 pub(super) fn state_key(row: &RowImage, table: &Table) -> Result<Bytes, BadImage> {
     let mut out = BytesMut::with_capacity(24);

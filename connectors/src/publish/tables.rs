@@ -55,6 +55,7 @@ pub(super) fn may_be_absent(kind: &ColumnType) -> bool {
     matches!(
         kind,
         ColumnType::Text
+            | ColumnType::Other
             | ColumnType::Bytes
             | ColumnType::Json
             | ColumnType::Xml
@@ -110,9 +111,20 @@ impl Tables {
     }
 
     async fn prepare(&self, table: &Arc<Table>, settings: &PublishSettings) -> Result<Published, PublishError> {
-        let prefix = format!("raw.{}", settings.system);
-        let context = TableContext { prefix: &prefix, name: &settings.system, database: &settings.database, kind: settings.kind };
+        let prefix = settings.form.prefix(&settings.system);
+        let context = TableContext {
+            prefix: &prefix,
+            name: settings.form.logical_name(&settings.system),
+            database: &settings.database,
+            kind: settings.kind,
+            form: &settings.form,
+        };
         let plan = EncodePlan::compile(table, &context)?;
+        let holder = self.known.values().flatten().find(|known| known.topic() == plan.topic() && known.table.name != table.name);
+        if let Some(holder) = holder {
+            let (one, other) = (holder.table.name.to_string(), table.name.to_string());
+            return Err(PublishError::OneTopic { one, other, topic: Arc::clone(plan.topic()) });
+        }
         let leaves_out = settings.keeps_keys && table.columns.iter().any(|column| may_be_absent(&column.kind));
         let keyed = plan.key_schema().is_some();
         let keeps = match (keyed && settings.keeps_keys, leaves_out && settings.complete) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{EncodePlan, Marks, Stamp, TableContext, frame};
+use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::{Directory, Name, Resource, load};
 use guitong_schemas::position::Version;
@@ -70,7 +70,13 @@ impl Source {
         let table =
             Arc::new(Table { name: table.clone(), columns: columns.iter().enumerate().map(column).collect(), key: vec![0] });
         let prefix = format!("raw.{system}");
-        let context = TableContext { prefix: &prefix, name: system, database: "db", kind: SourceKind::Changelog };
+        let context = TableContext {
+            prefix: &prefix,
+            name: system,
+            database: "db",
+            kind: SourceKind::Changelog,
+            form: &EventForm::DEFAULT,
+        };
         let plan = EncodePlan::compile(&table, &context).expect("a table with an Avro form");
         Self { table, plan }
     }

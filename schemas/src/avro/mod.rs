@@ -8,6 +8,7 @@
 pub mod compat;
 pub mod decode;
 pub mod encode;
+pub mod form;
 pub mod frame;
 pub mod names;
 pub mod record;
@@ -18,7 +19,8 @@ mod validators;
 mod varint;
 
 pub use decode::{DecodeError, DecodePlan, Value};
-pub use encode::{EncodeError, EncodePlan, Marks, Stamp};
+pub use encode::{EncodeError, EncodePlan, Marks, NoticePlan, Stamp};
+pub use form::EventForm;
 pub use names::{field_name, topic_name};
 pub use record::RecordEncoder;
 pub use schema::{SchemaError, TableContext};

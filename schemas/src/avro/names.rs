@@ -1,36 +1,87 @@
 //! Names of topics, records and fields.
 //!
-//! Topics and records keep ASCII letters, digits and underscores; every other UTF-16 unit of a schema's or table's name becomes
-//! `_uXXXX`, as does a leading digit and an underscore that would read as such an escape, so two tables never share a name.
+//! By default topics and records keep ASCII letters, digits and underscores; every other UTF-16 unit of a schema's or table's name
+//! becomes `_uXXXX`, as does a leading digit and an underscore that would read as such an escape, so two tables never share a name.
 //! Fields also keep letters of other scripts, as far as Avro's Java implementation takes them (it looks at UTF-16 units, so a
-//! character beyond the basic plane is escaped).
+//! character beyond the basic plane is escaped). [`Names`] has the modes that follow Debezium instead, in which two tables can share a
+//! topic; whoever publishes them refuses that.
 
 use std::borrow::Cow;
 
+use super::form::Names;
 use crate::table::TableName;
 
-/// `<prefix>.<schema>.<table>`, both names escaped.
+/// `<prefix>.<schema>.<table>`.
 #[must_use]
-pub fn topic_name(prefix: &str, table: &TableName) -> String {
-    format!("{prefix}.{}.{}", escape(&table.schema, is_plain), escape(&table.name, is_plain))
+pub fn topic_name(prefix: &str, table: &TableName, names: Names) -> String {
+    let part = |name: &'_ str| match names {
+        Names::Escaped => escape(name, is_plain).into_owned(),
+        Names::Debezium | Names::Avro | Names::AvroUnicode => {
+            replace(name, |c| is_plain(c) || matches!(c, '.' | '-'), underscore)
+        }
+    };
+    format!("{prefix}.{}.{}", part(&table.schema), part(&table.name))
 }
 
 /// The Avro namespace of a topic's records: each part of the topic as a legal Avro name.
 #[must_use]
-pub fn namespace(topic: &str) -> String {
-    let parts: Vec<Cow<'_, str>> =
-        topic.split('.').map(|part| if is_escaped(part) { Cow::Borrowed(part) } else { escape(part, is_plain) }).collect();
+pub fn namespace(topic: &str, names: Names) -> String {
+    let parts: Vec<String> = topic
+        .split('.')
+        .map(|part| match names {
+            Names::Escaped | Names::Debezium => Cow::Borrowed(part),
+            Names::Avro => Cow::Owned(replace(part, is_plain, underscore)),
+            Names::AvroUnicode => Cow::Owned(replace(part, |c| c.is_ascii_alphanumeric(), unicode)),
+        })
+        .map(|part| if is_legal(&part) { part.into_owned() } else { escape(&part, is_plain).into_owned() })
+        .collect();
     parts.join(".")
 }
 
 /// The Avro field of a column: the column's name where Avro takes it.
 #[must_use]
-pub fn field_name(column: &str) -> Cow<'_, str> {
-    escape(column, is_letter_or_digit)
+pub fn field_name(column: &str, names: Names) -> Cow<'_, str> {
+    let replaced = |keeps: fn(char) -> bool, with: fn(u16, &mut String)| {
+        let name = replace(column, keeps, with);
+        match name.strip_prefix(|c: char| c.is_ascii_digit()) {
+            None => name,
+            Some(rest) => {
+                let mut out = String::with_capacity(name.len() + 5);
+                name.encode_utf16().take(1).for_each(|unit| with(unit, &mut out));
+                out + rest
+            }
+        }
+    };
+    match names {
+        Names::Escaped | Names::Debezium => escape(column, is_letter_or_digit),
+        Names::Avro => Cow::Owned(replaced(is_plain, underscore)),
+        Names::AvroUnicode => Cow::Owned(replaced(|c| c.is_ascii_alphanumeric(), unicode)),
+    }
 }
 
-fn is_escaped(part: &str) -> bool {
-    part.chars().enumerate().all(|(at, c)| is_plain(c) && !(at == 0 && c.is_ascii_digit()))
+/// Each UTF-16 unit of the characters that are not kept, as Java sees them.
+fn replace(name: &str, keeps: fn(char) -> bool, with: fn(u16, &mut String)) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if keeps(c) {
+            out.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|&unit| with(unit, &mut out));
+        }
+    }
+    out
+}
+
+fn underscore(_unit: u16, out: &mut String) {
+    out.push('_');
+}
+
+fn unicode(unit: u16, out: &mut String) {
+    out.push_str(&format!("_u{unit:04x}"));
+}
+
+fn is_legal(part: &str) -> bool {
+    !part.is_empty() && part.chars().enumerate().all(|(at, c)| is_plain(c) && !(at == 0 && c.is_ascii_digit()))
 }
 
 fn is_plain(c: char) -> bool {
@@ -55,9 +106,7 @@ fn escape(name: &str, keeps: fn(char) -> bool) -> Cow<'_, str> {
     let mut out = String::with_capacity(name.len() * 2 + 1);
     for (at, c) in name.char_indices() {
         if needs_escape(at, c) {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("_u{unit:04x}"));
-            }
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|&unit| unicode(unit, &mut out));
         } else {
             out.push(c);
         }
@@ -92,21 +141,41 @@ mod tests {
             ("a_u4e2d", "raw.licensing.public.a_u005fu4e2d"),
             ("𠮷", "raw.licensing.public._ud842_udfb7"),
         ] {
-            assert_eq!(topic_name("raw.licensing", &TableName::new("public", table)), topic);
+            assert_eq!(topic_name("raw.licensing", &TableName::new("public", table), Names::Escaped), topic);
         }
     }
 
     #[test]
     fn a_namespace_is_legal_where_the_topic_is_not() {
-        assert_eq!(namespace("raw.licence-office.public._u7edf"), "raw.licence_u002doffice.public._u7edf");
+        assert_eq!(namespace("raw.licence-office.public._u7edf", Names::Escaped), "raw.licence_u002doffice.public._u7edf");
     }
 
     #[test]
     fn chinese_columns_keep_their_names() {
-        assert_eq!(field_name("统一社会信用代码"), "统一社会信用代码");
-        assert_eq!(field_name("a-b"), "a_u002db");
-        assert_eq!(field_name("二〇二六"), "二_u3007二六");
-        assert_eq!(field_name(""), "_");
+        assert_eq!(field_name("统一社会信用代码", Names::Escaped), "统一社会信用代码");
+        assert_eq!(field_name("a-b", Names::Escaped), "a_u002db");
+        assert_eq!(field_name("二〇二六", Names::Escaped), "二_u3007二六");
+        assert_eq!(field_name("", Names::Escaped), "_");
+    }
+
+    #[test]
+    fn debezium_names_are_followed_as_far_as_avro_takes_them() {
+        let topic = |table, names| topic_name("gx", &TableName::new("public", table), names);
+        let record = |table, names| namespace(&topic(table, names), names);
+        for names in [Names::Debezium, Names::Avro, Names::AvroUnicode] {
+            assert_eq!(topic("企业登记", names), "gx.public.____");
+            assert_eq!(topic("odd name-1$", names), "gx.public.odd_name-1_");
+            assert_eq!(topic("𠮷", names), "gx.public.__");
+        }
+        assert_eq!(record("企业登记", Names::Debezium), "gx.public.____");
+        assert_eq!(record("odd name-1$", Names::Debezium), "gx.public.odd_name_u002d1_");
+        assert_eq!(record("odd name-1$", Names::Avro), "gx.public.odd_name_1_");
+        assert_eq!(record("odd name-1$", Names::AvroUnicode), "gx.public.odd_u005fname_u002d1_u005f");
+        assert_eq!(field_name("企业 a", Names::Debezium), "企业_u0020a");
+        assert_eq!(field_name("企业 a", Names::Avro), "___a");
+        assert_eq!(field_name("企_a", Names::AvroUnicode), "_u4f01_u005fa");
+        assert_eq!(field_name("1st", Names::Avro), "_st");
+        assert_eq!(field_name("1st", Names::AvroUnicode), "_u0031st");
     }
 
     proptest! {
@@ -115,7 +184,7 @@ mod tests {
             let mut seen: HashMap<String, &String> = HashMap::new();
             for name in &names {
                 let escaped = escape(name, is_plain).into_owned();
-                prop_assert!(is_escaped(&escaped));
+                prop_assert!(is_legal(&escaped));
                 if let Some(other) = seen.insert(escaped, name) && !other.is_empty() && !name.is_empty() {
                     prop_assert!(other == name || other == "_" || name == "_");
                 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
 use super::encode::encode_default;
+use super::form::{Binary, Decimals, EventForm, Intervals, Times, UnknownTypes};
 use super::names;
 use super::varint::read_long;
 use crate::table::{Column, ColumnType, Table};
@@ -16,6 +17,9 @@ const MAX_TOPIC: usize = 249;
 
 /// `connect.parameters.length` of a bit string without a limit.
 const UNLIMITED_BITS: u32 = i32::MAX as u32;
+
+/// Namespace of what only Debezium's PostgreSQL connector has.
+pub(super) const POSTGRES: &str = "io.debezium.connector.postgresql";
 
 /// Which `source` block the envelope has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +42,14 @@ impl SourceKind {
 /// What the schemas and the `source` block say beside the table.
 #[derive(Debug, Clone, Copy)]
 pub struct TableContext<'a> {
-    /// Topics are `<prefix>.<schema>.<table>`: `raw.<system>`.
+    /// Topics are `<prefix>.<schema>.<table>`.
     pub prefix: &'a str,
-    /// `source.name`: the system.
+    /// `source.name`.
     pub name: &'a str,
     /// `source.db`.
     pub database: &'a str,
     pub kind: SourceKind,
+    pub form: &'a EventForm,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -66,18 +71,19 @@ pub(super) struct TableSchemas {
 }
 
 pub(super) fn of_table(table: &Table, context: &TableContext<'_>) -> Result<TableSchemas, SchemaError> {
-    let topic = names::topic_name(context.prefix, &table.name);
+    let form = context.form;
+    let topic = names::topic_name(context.prefix, &table.name, form.names);
     if topic.len() > MAX_TOPIC {
         return Err(SchemaError::TopicTooLong { table: table.name.to_string(), topic });
     }
-    check(table)?;
-    let namespace = names::namespace(&topic);
+    check(table, form)?;
+    let namespace = names::namespace(&topic, form.names);
     let mut named = Named::default();
     let columns = table.columns.iter().enumerate();
-    let rows: Vec<Json> = columns.map(|(index, column)| field(column, table.key.contains(&index), &mut named)).collect();
+    let rows: Vec<Json> = columns.map(|(index, column)| field(column, table.key.contains(&index), form, &mut named)).collect();
     let value = envelope(&namespace, rows, context.kind).to_string();
     let mut named = Named::default();
-    let key_fields: Vec<Json> = table.key_columns().map(|column| field(column, true, &mut named)).collect();
+    let key_fields: Vec<Json> = table.key_columns().map(|column| field(column, true, form, &mut named)).collect();
     let key = (!key_fields.is_empty()).then(|| {
         json!({"type": "record", "name": "Key", "namespace": namespace, "fields": key_fields, "connect.name": format!("{namespace}.Key")})
             .to_string()
@@ -85,14 +91,14 @@ pub(super) fn of_table(table: &Table, context: &TableContext<'_>) -> Result<Tabl
     Ok(TableSchemas { topic, key, value })
 }
 
-fn check(table: &Table) -> Result<(), SchemaError> {
+fn check(table: &Table, form: &EventForm) -> Result<(), SchemaError> {
     let columns = table.columns.len();
     if let Some(&index) = table.key.iter().find(|&&index| index >= columns) {
         return Err(SchemaError::Key { table: table.name.to_string(), index, columns });
     }
     let mut seen = std::collections::HashMap::new();
     for column in &table.columns {
-        let field = names::field_name(&column.name);
+        let field = names::field_name(&column.name, form.names);
         if let Some(other) = seen.insert(field.clone(), &column.name) {
             let (one, other) = (other.clone(), column.name.clone());
             return Err(SchemaError::Collision { table: table.name.to_string(), one, other, field: field.into_owned() });
@@ -116,10 +122,10 @@ impl Named {
 }
 
 /// A key's columns are NOT NULL whatever the catalogue of the moment says.
-fn field(column: &Column, is_key: bool, named: &mut Named) -> Json {
-    let name = names::field_name(&column.name);
-    let default = default_of(column).map(|(_, json)| json);
-    let kind = with_default(kind(&column.kind, named), default.as_ref());
+fn field(column: &Column, is_key: bool, form: &EventForm, named: &mut Named) -> Json {
+    let name = names::field_name(&column.name, form.names);
+    let default = default_of(column, form).map(|(_, json)| json);
+    let kind = with_default(kind(&column.kind, form, named), default.as_ref());
     match (column.nullable && !is_key, default) {
         (true, None) => json!({"name": name, "type": ["null", kind], "default": null}),
         (true, Some(default)) => json!({"name": name, "type": [kind, "null"], "default": default}),
@@ -149,7 +155,54 @@ fn semantic(physical: &str, name: &str) -> Json {
     json!({"type": physical, "connect.version": 1, "connect.name": name})
 }
 
-fn kind(column: &ColumnType, named: &mut Named) -> Json {
+/// As [`semantic`], of Kafka Connect's own types, which have an Avro counterpart.
+fn logical(physical: &str, name: &str, logical: &str) -> Json {
+    let name = format!("org.apache.kafka.connect.data.{name}");
+    json!({"type": physical, "connect.version": 1, "connect.name": name, "logicalType": logical})
+}
+
+pub(super) fn bytes(form: &EventForm) -> Json {
+    match form.binary {
+        Binary::Bytes => json!("bytes"),
+        Binary::Base64 => json!("string"),
+    }
+}
+
+fn number(precise: impl FnOnce() -> Json, form: &EventForm) -> Json {
+    match form.decimals {
+        Decimals::Precise => precise(),
+        Decimals::Double => json!("double"),
+        Decimals::String => json!("string"),
+    }
+}
+
+fn date(form: &EventForm) -> Json {
+    match form.times {
+        Times::Adaptive => semantic("int", "io.debezium.time.Date"),
+        Times::Connect => logical("int", "Date", "date"),
+        Times::IsoString => semantic("string", "io.debezium.time.IsoDate"),
+    }
+}
+
+fn time(precision: u8, form: &EventForm) -> Json {
+    match form.times {
+        Times::Adaptive if precision <= 3 => semantic("int", "io.debezium.time.Time"),
+        Times::Adaptive => semantic("long", "io.debezium.time.MicroTime"),
+        Times::Connect => logical("int", "Time", "time-millis"),
+        Times::IsoString => semantic("string", "io.debezium.time.IsoTime"),
+    }
+}
+
+fn timestamp(precision: u8, form: &EventForm) -> Json {
+    match form.times {
+        Times::Adaptive if precision <= 3 => semantic("long", "io.debezium.time.Timestamp"),
+        Times::Adaptive => semantic("long", "io.debezium.time.MicroTimestamp"),
+        Times::Connect => logical("long", "Timestamp", "timestamp-millis"),
+        Times::IsoString => semantic("string", "io.debezium.time.IsoTimestamp"),
+    }
+}
+
+fn kind(column: &ColumnType, form: &EventForm, named: &mut Named) -> Json {
     match column {
         ColumnType::Bool | ColumnType::Bit { length: 1, varying: false } => json!("boolean"),
         ColumnType::Int16 => json!({"type": "int", "connect.type": "int16"}),
@@ -157,19 +210,22 @@ fn kind(column: &ColumnType, named: &mut Named) -> Json {
         ColumnType::Int64 | ColumnType::UInt32 => json!("long"),
         ColumnType::Float32 => json!("float"),
         ColumnType::Float64 => json!("double"),
-        ColumnType::Decimal { precision, scale } => decimal(*scale, *precision, true),
-        ColumnType::Money => decimal(2, 64, false),
-        ColumnType::VariableDecimal => named.define("io.debezium.data.VariableScaleDecimal", variable_decimal),
+        ColumnType::Decimal { precision, scale } => number(|| decimal(*scale, *precision, true), form),
+        ColumnType::Money => number(|| decimal(2, 64, false), form),
+        ColumnType::VariableDecimal => number(|| named.define("io.debezium.data.VariableScaleDecimal", variable_decimal), form),
         ColumnType::Text => json!("string"),
-        ColumnType::Bytes => json!("bytes"),
-        ColumnType::Date => semantic("int", "io.debezium.time.Date"),
-        ColumnType::Time { precision } if *precision <= 3 => semantic("int", "io.debezium.time.Time"),
-        ColumnType::Time { .. } => semantic("long", "io.debezium.time.MicroTime"),
-        ColumnType::Timestamp { precision } if *precision <= 3 => semantic("long", "io.debezium.time.Timestamp"),
-        ColumnType::Timestamp { .. } => semantic("long", "io.debezium.time.MicroTimestamp"),
+        ColumnType::Bytes => bytes(form),
+        ColumnType::Other if form.unknown_types == UnknownTypes::Bytes => bytes(form),
+        ColumnType::Other => json!("string"),
+        ColumnType::Date => date(form),
+        ColumnType::Time { precision } => time(*precision, form),
+        ColumnType::Timestamp { precision } => timestamp(*precision, form),
         ColumnType::ZonedTime => semantic("string", "io.debezium.time.ZonedTime"),
         ColumnType::ZonedTimestamp { .. } => semantic("string", "io.debezium.time.ZonedTimestamp"),
-        ColumnType::Interval => semantic("long", "io.debezium.time.MicroDuration"),
+        ColumnType::Interval => match form.intervals {
+            Intervals::Numeric => semantic("long", "io.debezium.time.MicroDuration"),
+            Intervals::String => semantic("string", "io.debezium.time.Interval"),
+        },
         ColumnType::Json | ColumnType::Hstore => semantic("string", "io.debezium.data.Json"),
         ColumnType::Xml => semantic("string", "io.debezium.data.Xml"),
         ColumnType::Uuid => semantic("string", "io.debezium.data.Uuid"),
@@ -187,7 +243,7 @@ fn kind(column: &ColumnType, named: &mut Named) -> Json {
             })
         }
         ColumnType::Point => named.define("io.debezium.data.geometry.Point", point),
-        ColumnType::Array(items) => json!({"type": "array", "items": ["null", kind(items, named)]}),
+        ColumnType::Array(items) => json!({"type": "array", "items": ["null", kind(items, form, named)]}),
     }
 }
 
@@ -233,13 +289,7 @@ fn optional(name: &str, kind: &str) -> Json {
 
 fn envelope(namespace: &str, rows: Vec<Json>, source_kind: SourceKind) -> Json {
     let value = json!({"type": "record", "name": "Value", "fields": rows, "connect.name": format!("{namespace}.Value")});
-    let transaction = json!({
-        "type": "record", "name": "block", "namespace": "event",
-        "fields": [
-            {"name": "id", "type": "string"}, {"name": "total_order", "type": "long"}, {"name": "data_collection_order", "type": "long"}
-        ],
-        "connect.version": 1, "connect.name": "event.block"
-    });
+    let transaction = transaction();
     json!({
         "type": "record", "name": "Envelope", "namespace": namespace,
         "fields": [
@@ -254,7 +304,17 @@ fn envelope(namespace: &str, rows: Vec<Json>, source_kind: SourceKind) -> Json {
     })
 }
 
-fn source(kind: SourceKind) -> Json {
+pub(super) fn transaction() -> Json {
+    json!({
+        "type": "record", "name": "block", "namespace": "event",
+        "fields": [
+            {"name": "id", "type": "string"}, {"name": "total_order", "type": "long"}, {"name": "data_collection_order", "type": "long"}
+        ],
+        "connect.version": 1, "connect.name": "event.block"
+    })
+}
+
+pub(super) fn source(kind: SourceKind) -> Json {
     let snapshot = json!({
         "type": "string", "connect.version": 1,
         "connect.parameters": {"allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},
@@ -278,7 +338,7 @@ fn source(kind: SourceKind) -> Json {
         SourceKind::Postgres => {
             fields.extend(["txId", "lsn", "xmin"].map(|name| optional(name, "long")));
             fields.extend([optional("origin", "string"), optional("origin_lsn", "long")]);
-            "io.debezium.connector.postgresql"
+            POSTGRES
         }
         SourceKind::Changelog => {
             fields.push(optional("change_id", "long"));
@@ -292,47 +352,34 @@ fn source(kind: SourceKind) -> Json {
 }
 
 /// The column's default, encoded and as the JSON of an Avro default; `None` where it has none that a schema can carry.
-pub(super) fn default_of(column: &Column) -> Option<(Vec<u8>, Json)> {
-    let text = column.default.as_deref()?;
-    let encoded = encode_default(column, text)?;
-    let integer = |encoded: &[u8]| read_long(encoded).map(|(value, _)| Json::from(value));
+pub(super) fn default_of(column: &Column, form: &EventForm) -> Option<(Vec<u8>, Json)> {
+    // Debezium gives these none.
+    if matches!(
+        column.kind,
+        ColumnType::Money | ColumnType::Bytes | ColumnType::Other | ColumnType::Point | ColumnType::Hstore | ColumnType::Array(_)
+    ) || column.kind == ColumnType::VariableDecimal && form.decimals == Decimals::Precise
+    {
+        return None;
+    }
+    let encoded = encode_default(column, column.default.as_deref()?, form)?;
     let body = |encoded: &[u8]| read_long(encoded).map(|(_, rest)| rest.to_vec());
-    let json = match &column.kind {
-        ColumnType::Bool | ColumnType::Bit { length: 1, varying: false } => Json::from(encoded.first() == Some(&1)),
-        ColumnType::Int16
-        | ColumnType::Int32
-        | ColumnType::Int64
-        | ColumnType::UInt32
-        | ColumnType::Date
-        | ColumnType::Time { .. }
-        | ColumnType::Timestamp { .. }
-        | ColumnType::Interval => integer(&encoded)?,
+    let schema = kind(&column.kind, form, &mut Named::default());
+    let json = match schema.get("type").unwrap_or(&schema).as_str()? {
+        "boolean" => Json::from(encoded.first() == Some(&1)),
+        "int" | "long" => read_long(&encoded).map(|(value, _)| Json::from(value))?,
         // Finite numbers only: JSON has no other.
-        ColumnType::Float32 => finite(text.parse::<f32>().ok()?.into())?,
-        ColumnType::Float64 => finite(text.parse().ok()?)?,
-        ColumnType::Decimal { .. } | ColumnType::Bit { .. } => {
-            Json::from(body(&encoded)?.into_iter().map(char::from).collect::<String>())
+        "float" => {
+            let value = f32::from_le_bytes(*encoded.first_chunk()?);
+            finite(value.to_string().parse().ok()?)?
         }
-        ColumnType::Text
-        | ColumnType::ZonedTime
-        | ColumnType::ZonedTimestamp { .. }
-        | ColumnType::Json
-        | ColumnType::Xml
-        | ColumnType::Uuid
-        | ColumnType::Enum { .. }
-        | ColumnType::Ltree
-        | ColumnType::TsVector => {
+        "double" => finite(f64::from_le_bytes(*encoded.first_chunk()?))?,
+        "bytes" => Json::from(body(&encoded)?.into_iter().map(char::from).collect::<String>()),
+        "string" => {
             let text = String::from_utf8(body(&encoded)?).ok()?;
             // Registries take such a text for the default of a record or an array, and refuse the schema.
             (!matches!(text.trim(), "{}" | "[]")).then(|| Json::from(text))?
         }
-        // Debezium gives these none.
-        ColumnType::VariableDecimal
-        | ColumnType::Money
-        | ColumnType::Bytes
-        | ColumnType::Point
-        | ColumnType::Hstore
-        | ColumnType::Array(_) => return None,
+        _ => return None,
     };
     Some((encoded, json))
 }

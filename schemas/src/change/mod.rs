@@ -228,8 +228,36 @@ pub struct Origin {
 /// The part of the `source` block that depends on the kind of source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    Postgres { xid: Option<u64>, lsn: u64, last_commit_lsn: Option<u64> },
+    Postgres { xid: Option<u64>, lsn: u64, last_commit_lsn: Option<u64>, order: Option<Order> },
     Changelog { change_id: i64 },
+}
+
+/// Where an event stands in its transaction, counted from 1; only where transaction metadata is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    pub total: u64,
+    /// Among the events of its table.
+    pub in_table: u64,
+}
+
+/// What a source tells beside changes of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A message that an application wrote into the database's log.
+    Message { prefix: String, content: Bytes, version: Version, origin: Origin },
+    /// A transaction begins.
+    Begin(TransactionMark),
+    /// A transaction has ended, with the number of its events, in all and by table.
+    End { mark: TransactionMark, events: u64, tables: Vec<(String, u64)> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionMark {
+    pub xid: u64,
+    /// LSN of the commit record.
+    pub commit: u64,
+    /// Commit time, microseconds since 1970-01-01T00:00:00Z.
+    pub ts_us: i64,
 }
 
 /// One row change with its version.

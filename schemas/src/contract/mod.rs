@@ -4,6 +4,7 @@
 //! is built from it does not check again.
 
 mod exchange;
+mod form;
 pub mod load;
 mod mapping;
 pub mod problem;

@@ -9,6 +9,7 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
+use crate::avro::form::Names;
 use crate::avro::topic_name;
 use crate::standard::{Entity, EntityField, Grade, Obligation};
 use crate::table::TableName;
@@ -21,6 +22,10 @@ pub struct Resource {
     pub title: String,
     pub system: Name,
     pub table: TableName,
+    /// The topic of the table's events.
+    pub raw_topic: String,
+    /// How the table's columns are named in them.
+    pub names: Names,
     /// Name of an entity of the standard.
     pub entity: String,
     pub sharing: Sharing,
@@ -135,7 +140,8 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let resource = (|| {
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
-        Some(Resource { name: name?, code, title, system, table, entity, sharing, map, not_provided, revision })
+        let (raw_topic, names) = raw_topic(&system, &table, world);
+        Some(Resource { name: name?, code, title, system, table, raw_topic, names, entity, sharing, map, not_provided, revision })
     })();
     (outline, resource)
 }
@@ -204,7 +210,7 @@ fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &Worl
     // Kafka's longest name of a topic.
     const LONGEST: usize = 249;
     if let Some(system) = system
-        && topic_name(&format!("raw.{system}"), &table.value).len() > LONGEST
+        && raw_topic(system, &table.value, world).0.len() > LONGEST
     {
         let help =
             "characters outside ASCII take six; let the database show it under a shorter name (a view is no table)".to_owned();
@@ -216,6 +222,12 @@ fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &Worl
         );
     }
     Some(table.value)
+}
+
+/// Where a system's connector publishes a table, and how it names its columns.
+fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> (String, Names) {
+    let form = world.systems.get(system.as_str()).map(|outline| outline.form.clone()).unwrap_or_default();
+    (topic_name(&form.prefix(system.as_str()), table, form.names), form.names)
 }
 
 fn read_entity<'w>(root: &Section<'_>, key: &str, world: &World<'w>) -> Option<&'w Entity> {

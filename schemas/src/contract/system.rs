@@ -11,7 +11,8 @@ use super::load::{Surroundings, World};
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
-use super::{Name, Secret};
+use super::{Name, Secret, form};
+use crate::avro::EventForm;
 use crate::table::TableName;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,8 @@ pub struct System {
     pub limits: Limits,
     /// Complete columns that the source did not send from keyed state; `false` gives Debezium's markers.
     pub complete: bool,
+    /// How rows become events.
+    pub form: EventForm,
 }
 
 /// Which database, and how to reach it.
@@ -181,6 +184,7 @@ pub(super) struct Outline {
     pub(super) exclude_columns: Vec<(TableName, String)>,
     /// Which database it is, as [`database`] or a file's path tells it.
     pub(super) database: Option<String>,
+    pub(super) form: EventForm,
 }
 
 /// Host, port and name of a PostgreSQL database, whoever connects to it.
@@ -228,18 +232,41 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(SourceConfig::Sqlite(_)) => Limits::default(),
         _ => root.own_section("limits").map_or_else(Limits::default, read_limits),
     };
+    let form = form::read(&root);
+    check_prefix(name.as_ref(), &root, &form, world);
     root.finish();
     let database = match &source {
         Some(SourceConfig::Postgres(config)) => database(&config.url),
         Some(SourceConfig::Sqlite(config)) => Some(config.path.to_string_lossy().into_owned()),
         None => None,
     };
-    let outline = Outline { usual_schema: usual, tables: tables.clone(), exclude_columns: exclude_columns.clone(), database };
+    let outline = Outline {
+        usual_schema: usual,
+        tables: tables.clone(),
+        exclude_columns: exclude_columns.clone(),
+        database,
+        form: form.clone(),
+    };
     let system = (|| {
         let (title, department, source, tables) = (title?.value, department?.value, source?, tables?);
-        Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, limits, complete })
+        Some(System { name: name?, title, department, source, tables, exclude_columns, keys, snapshot, limits, complete, form })
     })();
     (outline, system)
+}
+
+/// Topics of two systems never meet: no prefix is the beginning of another.
+fn check_prefix(name: Option<&Name>, root: &Section<'_>, form: &EventForm, world: &World<'_>) {
+    let (Some(name), Some(prefix)) = (name, &form.topic_prefix) else { return };
+    let within =
+        |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let other = world
+        .systems
+        .iter()
+        .find(|(_, other)| other.form.topic_prefix.as_ref().is_some_and(|other| within(prefix, other) || within(other, prefix)));
+    if let Some((other, _)) = other {
+        let message = format_args!("the topics of {name} would stand among those of {other}: both begin with `topic.prefix`");
+        root.problem(&root.key_at("debezium"), "duplicate", message, Some("give each system a prefix of its own".to_owned()));
+    }
 }
 
 fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> Option<PostgresConfig> {

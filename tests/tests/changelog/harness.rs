@@ -11,6 +11,7 @@ use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition};
+use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::Operation;
@@ -47,6 +48,7 @@ impl Department {
             snapshot: SnapshotConfig { enabled: true, chunk: 2 << 10, ..SnapshotConfig::default() },
             limits: Limits::default(),
             complete: false,
+            form: EventForm::DEFAULT,
         };
         Self { dir, system, conn }
     }
@@ -115,6 +117,7 @@ impl Exchange {
             max_record,
             keeps_keys: true,
             complete: false,
+            form: EventForm::DEFAULT,
         }
     }
 

@@ -17,6 +17,7 @@ use guitong_govern::audit::AuditEntry;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
+use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, Value};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
@@ -91,6 +92,8 @@ impl Bench {
             title: "企业登记基本信息".into(),
             system: Name::parse("licensing").unwrap(),
             table: TableName::new("public", "qy_jbxx"),
+            raw_topic: "raw.licensing.public.qy_jbxx".into(),
+            names: Names::Escaped,
             entity: "LegalEntity".into(),
             sharing: Sharing::Unconditional,
             map: BTreeMap::new(),

@@ -15,7 +15,7 @@ use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, ReadBudget, Record, Role, TopicPartition};
 use guitong_normalise::{Metrics, NormaliseContext, NormaliseError, Normaliser, NormaliserHandle, NormaliserStatus, Phase};
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{DecodePlan, EncodePlan, Marks, Stamp, TableContext, Value, frame};
+use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::{Exchange, Name, Resource, load};
 use guitong_schemas::position::Version;
@@ -30,7 +30,7 @@ pub(crate) const STD: &str = "std.enterprise";
 pub(crate) const QUARANTINE: &str = "quarantine.enterprise";
 /// 2026-11-23T00:00:00Z
 pub(crate) const NOW_US: i64 = 1_795_392_000_000_000;
-const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None };
+const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None, order: None };
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Columns of the department's table, the key first.
@@ -236,15 +236,24 @@ impl World {
                 origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
             }
         });
-        let batch = SourceBatch { changes: changes.collect(), position: Some(Bytes::from(self.commit.to_string())) };
+        let batch = SourceBatch {
+            changes: changes.collect(),
+            position: Some(Bytes::from(self.commit.to_string())),
+            ..SourceBatch::default()
+        };
         self.publisher.publish(batch).await.unwrap();
     }
 
     /// A truncate as Debezium writes it: an event without key and row.
     pub(crate) async fn truncate(&mut self) {
         self.commit += 1;
-        let context =
-            TableContext { prefix: "raw.registration", name: "registration", database: "register", kind: SourceKind::Postgres };
+        let context = TableContext {
+            prefix: "raw.registration",
+            name: "registration",
+            database: "register",
+            kind: SourceKind::Postgres,
+            form: &EventForm::DEFAULT,
+        };
         let plan = EncodePlan::compile(&self.table, &context).unwrap();
         let version = Version { epoch: 1, commit: self.commit, change: 1, ..Version::default() };
         let change = Change {
@@ -411,6 +420,7 @@ async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>) -> Publisher {
         max_record: 16 << 20,
         keeps_keys: true,
         complete: false,
+        form: EventForm::DEFAULT,
     };
     let registry: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(registry);
     Publisher::new(owned, Arc::new(log.clone()), registry, settings).await.unwrap()

@@ -14,6 +14,7 @@ use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, Role};
+use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Cell, Change, Operation, RowImage};
 use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
@@ -47,6 +48,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         snapshot: SnapshotConfig { chunk: 64 << 10, workers: 1, ..SnapshotConfig::default() },
         limits: Limits::default(),
         complete: false,
+        form: EventForm::DEFAULT,
     }
 }
 
@@ -125,6 +127,7 @@ impl Exchange {
             max_record: 16 << 20,
             keeps_keys: true,
             complete: false,
+            form: EventForm::DEFAULT,
         };
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);
         let publisher = Publisher::new(owned, Arc::new(self.log.clone()), registry, settings).await.unwrap();

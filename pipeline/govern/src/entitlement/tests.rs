@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use guitong_schemas::avro::form::Names;
 use guitong_schemas::contract::subscription::Approval;
 use guitong_schemas::contract::{Secret, Sharing, SinkConfig};
 use guitong_schemas::standard::{FieldKind, KeySource, Standard, Step};
@@ -35,6 +36,8 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         title: "企业登记基本信息".into(),
         system: name("licensing"),
         table: TableName::new("public", "qy_jbxx"),
+        raw_topic: "raw.licensing.public.qy_jbxx".into(),
+        names: Names::Escaped,
         entity: entity.into(),
         sharing,
         map: BTreeMap::new(),

@@ -11,6 +11,7 @@ mod field;
 use std::sync::Arc;
 
 use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
+use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
 use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
@@ -61,6 +62,8 @@ pub(crate) struct Mapping {
     pub(crate) not_provided: Vec<usize>,
     resource: String,
     table: String,
+    /// How the writer names fields.
+    names: Names,
 }
 
 /// A mapping over one writer's schema.
@@ -100,6 +103,7 @@ impl Mapping {
             zone: zone.clone(),
             resource: resource.name.to_string(),
             table: resource.table.to_string(),
+            names: resource.names,
             columns,
             fields,
             entity,
@@ -115,7 +119,7 @@ impl Mapping {
         let mut slots = Vec::with_capacity(self.columns.len());
         let mut missing = Vec::new();
         for column in &self.columns {
-            let found = plan.field(&field_name(column));
+            let found = plan.field(&field_name(column, self.names));
             match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
                 Some((index, field)) => slots.push(Slot { index, semantic: field.semantic.clone() }),
                 None => missing.push(column.clone()),
@@ -130,7 +134,7 @@ impl Mapping {
 
     /// Highest grade of the fields that read this column; of a column that none reads nothing is known.
     pub(crate) fn grade_of_column(&self, column: &str) -> Option<Grade> {
-        let slot = self.columns.iter().position(|name| *field_name(name) == *column)?;
+        let slot = self.columns.iter().position(|name| *field_name(name, self.names) == *column)?;
         let readers = self.fields.iter().filter(|field| field.reads(slot));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
     }

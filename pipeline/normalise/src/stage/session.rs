@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use guitong_log::registry::Compatibility;
 use guitong_log::{ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
-use guitong_schemas::avro::topic_name;
 use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
@@ -50,7 +49,7 @@ impl Normaliser {
         if shutdown.is_cancelled() {
             return Ok(End::Shutdown);
         }
-        let raw_topic = topic_name(&format!("raw.{}", self.resource.system), &self.resource.table);
+        let raw_topic = self.resource.raw_topic.clone();
         let names = self.register().await?;
         let quarantine = self.ensure_topics().await?;
         if self.context.log.partitions(&raw_topic).await?.is_none() {

@@ -25,6 +25,41 @@ pub(super) fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
     Ok(())
 }
 
+/// As [`bytea`], in base64 with padding.
+pub(super) fn bytea_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+    let Some(digits) = text.strip_prefix(b"\\x") else {
+        return Err(Bad::new("bytes that do not start with \\x (the session needs bytea_output = hex)", 0));
+    };
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(Bad::new("an odd number of hexadecimal digits", text.len()));
+    }
+    if let Some(at) = digits.iter().position(|&digit| nibble(digit) > 0xf) {
+        return Err(Bad::new("not a hexadecimal digit", 2 + at));
+    }
+    base64(pairs.iter().map(|&[high, low]| nibble(high) << 4 | nibble(low)), pairs.len(), out);
+    Ok(())
+}
+
+/// `count` bytes as an Avro string of base64 with padding (RFC 4648, section 4).
+pub(super) fn base64(mut bytes: impl Iterator<Item = u8>, count: usize, out: &mut Vec<u8>) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let length = count.div_ceil(3) * 4;
+    write_long(out, length as i64);
+    out.reserve(length);
+    while let Some(first) = bytes.next() {
+        let (second, third) = (bytes.next(), bytes.next());
+        let group = u32::from(first) << 16 | u32::from(second.unwrap_or(0)) << 8 | u32::from(third.unwrap_or(0));
+        let letter = |shift: u32| ALPHABET[(group >> shift & 63) as usize];
+        out.extend([
+            letter(18),
+            letter(12),
+            if second.is_some() { letter(6) } else { b'=' },
+            if third.is_some() { letter(0) } else { b'=' },
+        ]);
+    }
+}
+
 fn nibble(digit: u8) -> u8 {
     match digit {
         b'0'..=b'9' => digit - b'0',

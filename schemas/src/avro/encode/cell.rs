@@ -1,34 +1,58 @@
 //! One cell: what a column becomes on the wire, compiled once, and written without a value in between.
 
+use super::super::form::{Binary, Decimals, EventForm, Intervals, Times, UnknownTypes};
 use super::super::varint::{write_bytes, write_long};
-use super::{Bad, Fit, array, binary, number, time};
+use super::{Bad, Fit, array, binary, iso, number, time};
 use crate::table::ColumnType;
-
-/// Debezium's text for a value that the source did not send.
-pub(super) const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// How a column's text becomes Avro.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Wire {
     Bool,
-    Int { min: i32, max: i32 },
-    Long { min: i64, max: i64 },
+    Int {
+        min: i32,
+        max: i32,
+    },
+    Long {
+        min: i64,
+        max: i64,
+    },
     Float,
     Double,
-    Decimal { scale: usize },
+    Decimal {
+        scale: usize,
+    },
     VariableDecimal,
     Money,
+    /// `numeric` in binary floating point.
+    DecimalDouble,
+    MoneyDouble,
+    /// `numeric` as the server prints it, digits of the fraction included.
+    DecimalText {
+        scale: usize,
+    },
+    MoneyText,
     Text,
     Uuid,
     Bytes,
+    Base64,
+    /// Text as the bytes that it is.
+    TextBytes,
+    TextBase64,
     Date,
+    IsoDate,
+    IsoTime,
+    IsoTimestamp,
     TimeMillis,
     TimeMicros,
     TimestampMillis,
     TimestampMicros,
     ZonedTime,
-    ZonedTimestamp { precision: u8 },
+    ZonedTimestamp {
+        precision: u8,
+    },
     Interval,
+    IsoInterval,
     Bit,
     Bits,
     Point,
@@ -37,7 +61,7 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    pub(super) fn of(kind: &ColumnType) -> Self {
+    pub(super) fn of(kind: &ColumnType, form: &EventForm) -> Self {
         match kind {
             ColumnType::Bool => Self::Bool,
             ColumnType::Int16 => Self::Int { min: i16::MIN.into(), max: i16::MAX.into() },
@@ -46,30 +70,63 @@ impl Wire {
             ColumnType::UInt32 => Self::Long { min: 0, max: u32::MAX.into() },
             ColumnType::Float32 => Self::Float,
             ColumnType::Float64 => Self::Double,
-            ColumnType::Decimal { scale, .. } => Self::Decimal { scale: usize::from(*scale) },
-            ColumnType::VariableDecimal => Self::VariableDecimal,
-            ColumnType::Money => Self::Money,
-            ColumnType::Bytes => Self::Bytes,
-            ColumnType::Date => Self::Date,
-            ColumnType::Time { precision } if *precision <= 3 => Self::TimeMillis,
-            ColumnType::Time { .. } => Self::TimeMicros,
-            ColumnType::Timestamp { precision } if *precision <= 3 => Self::TimestampMillis,
-            ColumnType::Timestamp { .. } => Self::TimestampMicros,
+            ColumnType::Decimal { .. } | ColumnType::VariableDecimal | ColumnType::Money => Self::of_number(kind, form.decimals),
+            ColumnType::Bytes => match form.binary {
+                Binary::Bytes => Self::Bytes,
+                Binary::Base64 => Self::Base64,
+            },
+            ColumnType::Other => match (form.unknown_types, form.binary) {
+                (UnknownTypes::Text | UnknownTypes::Skip, _) => Self::Text,
+                (UnknownTypes::Bytes, Binary::Bytes) => Self::TextBytes,
+                (UnknownTypes::Bytes, Binary::Base64) => Self::TextBase64,
+            },
+            ColumnType::Date | ColumnType::Time { .. } | ColumnType::Timestamp { .. } => Self::of_time(kind, form.times),
             ColumnType::ZonedTime => Self::ZonedTime,
             ColumnType::ZonedTimestamp { precision } => Self::ZonedTimestamp { precision: *precision },
-            ColumnType::Interval => Self::Interval,
+            ColumnType::Interval => match form.intervals {
+                Intervals::Numeric => Self::Interval,
+                Intervals::String => Self::IsoInterval,
+            },
             ColumnType::Uuid => Self::Uuid,
             ColumnType::Bit { length: 1, varying: false } => Self::Bit,
             ColumnType::Bit { .. } => Self::Bits,
             ColumnType::Point => Self::Point,
             ColumnType::Hstore => Self::Hstore,
-            ColumnType::Array(items) => Self::Array(Box::new(Self::of(items))),
+            ColumnType::Array(items) => Self::Array(Box::new(Self::of(items, form))),
             ColumnType::Text
             | ColumnType::Json
             | ColumnType::Xml
             | ColumnType::Enum { .. }
             | ColumnType::Ltree
             | ColumnType::TsVector => Self::Text,
+        }
+    }
+
+    fn of_number(kind: &ColumnType, decimals: Decimals) -> Self {
+        match (decimals, kind) {
+            (Decimals::Precise, ColumnType::Decimal { scale, .. }) => Self::Decimal { scale: usize::from(*scale) },
+            (Decimals::Precise, ColumnType::Money) => Self::Money,
+            (Decimals::Precise, _) => Self::VariableDecimal,
+            (Decimals::Double, ColumnType::Money) => Self::MoneyDouble,
+            (Decimals::Double, _) => Self::DecimalDouble,
+            (Decimals::String, ColumnType::Money) => Self::MoneyText,
+            (Decimals::String, ColumnType::Decimal { scale, .. }) => Self::DecimalText { scale: usize::from(*scale) },
+            (Decimals::String, _) => Self::DecimalText { scale: 0 },
+        }
+    }
+
+    fn of_time(kind: &ColumnType, times: Times) -> Self {
+        match (times, kind) {
+            (Times::IsoString, ColumnType::Date) => Self::IsoDate,
+            (Times::IsoString, ColumnType::Time { .. }) => Self::IsoTime,
+            (Times::IsoString, _) => Self::IsoTimestamp,
+            (Times::Adaptive | Times::Connect, ColumnType::Date) => Self::Date,
+            (Times::Connect, ColumnType::Time { .. }) | (Times::Adaptive, ColumnType::Time { precision: 0..=3 }) => {
+                Self::TimeMillis
+            }
+            (Times::Adaptive, ColumnType::Time { .. }) => Self::TimeMicros,
+            (Times::Connect, _) | (Times::Adaptive, ColumnType::Timestamp { precision: 0..=3 }) => Self::TimestampMillis,
+            (Times::Adaptive, _) => Self::TimestampMicros,
         }
     }
 
@@ -100,11 +157,22 @@ impl Wire {
             Self::Decimal { scale } => return number::decimal(text, *scale, out),
             Self::VariableDecimal => return number::variable_decimal(text, out),
             Self::Money => return number::money(text, out),
+            Self::DecimalDouble => out.extend_from_slice(&number::float::<f64>(text)?.to_le_bytes()),
+            Self::MoneyDouble => number::money_double(text, out)?,
+            Self::DecimalText { scale } => number::decimal_text(text, *scale, out)?,
+            Self::MoneyText => number::money_text(text, out)?,
             Self::Text | Self::Uuid => {
                 check_utf8(text)?;
                 write_bytes(out, text);
             }
             Self::Bytes => binary::bytea(text, out)?,
+            Self::Base64 => binary::bytea_base64(text, out)?,
+            Self::TextBytes => write_bytes(out, text),
+            Self::TextBase64 => binary::base64(text.iter().copied(), text.len(), out),
+            Self::IsoDate => iso::date(text, out)?,
+            Self::IsoTime => iso::time(text, out)?,
+            Self::IsoTimestamp => return iso::timestamp(text, out),
+            Self::IsoInterval => return iso::interval(text, out),
             Self::Date => write_long(out, time::date(text)?),
             Self::TimeMillis => write_long(out, time::time(text)? / 1000),
             Self::TimeMicros => write_long(out, time::time(text)?),
@@ -156,6 +224,7 @@ impl Wire {
             Self::Double => out.extend(<[u8; 8]>::try_from(value).map_err(|_| wrong)?.iter().rev()),
             Self::Uuid => binary::uuid(value.try_into().map_err(|_| wrong)?, out),
             Self::Bytes => write_bytes(out, value),
+            Self::Base64 => binary::base64(value.iter().copied(), value.len(), out),
             _ => return Err(Bad::new("a type that is read in text form only", 0)),
         }
         Ok(Fit::Exact)
@@ -177,11 +246,23 @@ impl Wire {
             | Self::Text
             | Self::Uuid
             | Self::Bytes
+            | Self::Base64
+            | Self::TextBytes
+            | Self::TextBase64
             | Self::Bits
             | Self::Hstore
             | Self::Array(_) => out.push(0),
+            Self::DecimalText { scale } => {
+                let zeros = if *scale == 0 { "0".to_owned() } else { format!("0.{:0>scale$}", "") };
+                write_bytes(out, zeros.as_bytes());
+            }
+            Self::MoneyText => write_bytes(out, b"0.00"),
+            Self::IsoDate => write_bytes(out, b"1970-01-01Z"),
+            Self::IsoTime => write_bytes(out, b"00:00:00Z"),
+            Self::IsoTimestamp => write_bytes(out, b"1970-01-01T00:00:00Z"),
+            Self::IsoInterval => write_bytes(out, b"P0Y0M0DT0H0M0S"),
             Self::Float => out.extend_from_slice(&[0; 4]),
-            Self::Double => out.extend_from_slice(&[0; 8]),
+            Self::Double | Self::DecimalDouble | Self::MoneyDouble => out.extend_from_slice(&[0; 8]),
             Self::Decimal { .. } | Self::Money => write_bytes(out, &[0]),
             Self::VariableDecimal => {
                 write_long(out, 0);
@@ -194,21 +275,24 @@ impl Wire {
     }
 
     /// Debezium's placeholder for a value that the source did not send; `false` where the type has none.
-    pub(super) fn placeholder(&self, out: &mut Vec<u8>) -> bool {
-        let text = UNAVAILABLE.as_bytes();
+    pub(super) fn placeholder(&self, text: &str, out: &mut Vec<u8>) -> bool {
+        let bytes = text.as_bytes();
         match self {
-            Self::Text | Self::Bytes => write_bytes(out, text),
-            Self::Hstore => write_bytes(out, format!("{{\"{UNAVAILABLE}\":\"{UNAVAILABLE}\"}}").as_bytes()),
+            Self::Text | Self::Bytes | Self::TextBytes | Self::DecimalText { .. } => write_bytes(out, bytes),
+            Self::Hstore => {
+                let quoted = serde_json::Value::from(text).to_string();
+                write_bytes(out, format!("{{{quoted}:{quoted}}}").as_bytes());
+            }
             Self::Array(items) => match **items {
                 Self::Text => {
                     write_long(out, 1);
                     write_long(out, 1);
-                    write_bytes(out, text);
+                    write_bytes(out, bytes);
                     write_long(out, 0);
                 }
                 Self::Int { .. } | Self::Long { .. } | Self::Date => {
-                    write_long(out, text.len() as i64);
-                    for &byte in text {
+                    write_long(out, bytes.len() as i64);
+                    for &byte in bytes {
                         write_long(out, 1);
                         write_long(out, byte.into());
                     }

@@ -6,6 +6,9 @@
 mod array;
 mod binary;
 mod cell;
+mod iso;
+mod key_json;
+mod notice;
 mod number;
 mod source;
 mod time;
@@ -15,7 +18,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use self::cell::Wire;
+pub use self::notice::NoticePlan;
 use self::source::SourceBlock;
+use super::form::EventForm;
 use super::schema::{self, SchemaError, TableContext};
 use super::varint::{write_bytes, write_long};
 use super::{frame, names};
@@ -120,7 +125,12 @@ impl EncodePlan {
     /// [`SchemaError`] where the table has no Avro form: two columns with one field name, a topic name over Kafka's limit.
     pub fn compile(table: &Table, context: &TableContext<'_>) -> Result<Self, SchemaError> {
         let schemas = schema::of_table(table, context)?;
-        let slots = table.columns.iter().enumerate().map(|(index, column)| slot(column, table.key.contains(&index))).collect();
+        let slots = table
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| slot(column, table.key.contains(&index), context.form))
+            .collect();
         Ok(Self {
             source: SourceBlock::compile(table, context),
             topic: schemas.topic.into(),
@@ -217,8 +227,7 @@ impl EncodePlan {
             }
         }
         self.source.write(&change.origin, out);
-        // No transaction block.
-        write_long(out, 0);
+        source::write_transaction(&change.origin.place, change.version.commit, out);
         write_bytes(out, change.operation.code().as_bytes());
         let us = stamp.processed_us;
         for time in [us.div_euclid(1000), us, us.saturating_mul(1000)] {
@@ -274,9 +283,9 @@ impl EncodePlan {
     }
 }
 
-fn slot(column: &Column, is_key: bool) -> Slot {
-    let wire = Wire::of(&column.kind);
-    let default = schema::default_of(column);
+fn slot(column: &Column, is_key: bool, form: &EventForm) -> Slot {
+    let wire = Wire::of(&column.kind, form);
+    let default = schema::default_of(column, form);
     let filler = default.as_ref().map_or_else(
         || {
             let mut zero = vec![];
@@ -286,9 +295,9 @@ fn slot(column: &Column, is_key: bool) -> Slot {
         |(encoded, _)| encoded.clone(),
     );
     let mut placeholder = vec![];
-    let has_placeholder = wire.placeholder(&mut placeholder);
+    let has_placeholder = wire.placeholder(&form.placeholder, &mut placeholder);
     Slot {
-        name: names::field_name(&column.name).into(),
+        name: names::field_name(&column.name, form.names).into(),
         nullable: column.nullable && !is_key,
         branch: u8::from(default.is_none()),
         is_key,
@@ -299,9 +308,9 @@ fn slot(column: &Column, is_key: bool) -> Slot {
 }
 
 /// A column's value in PostgreSQL's text form, encoded; `None` where the type has no form for it.
-pub(super) fn encode_default(column: &Column, text: &str) -> Option<Vec<u8>> {
+pub(super) fn encode_default(column: &Column, text: &str, form: &EventForm) -> Option<Vec<u8>> {
     let mut out = vec![];
-    match Wire::of(&column.kind).text(text.as_bytes(), &mut out) {
+    match Wire::of(&column.kind, form).text(text.as_bytes(), &mut out) {
         Ok(Fit::Exact) => Some(out),
         _ => None,
     }

@@ -120,22 +120,87 @@ pub(super) fn variable_decimal(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Ba
     Ok(Fit::Exact)
 }
 
+/// Debezium's text of a decimal: the server's own with the column's scale, which a default may lack, and words for what is no number.
+pub(super) fn decimal_text(text: &[u8], scale: usize, out: &mut Vec<u8>) -> Result<(), Bad> {
+    match split(text)? {
+        Some(digits) if digits.fraction.len() < scale => {
+            let missing = scale - digits.fraction.len();
+            let point: &[u8] = if text.contains(&b'.') { b"" } else { b"." };
+            write_long(out, (text.len() + point.len() + missing) as i64);
+            out.extend_from_slice(text);
+            out.extend_from_slice(point);
+            out.extend(std::iter::repeat_n(b'0', missing));
+        }
+        Some(_) => write_bytes(out, text),
+        None if text == b"NaN" => write_bytes(out, b"NAN"),
+        None if text == b"-Infinity" => write_bytes(out, b"NEGATIVE_INFINITY"),
+        None => write_bytes(out, b"POSITIVE_INFINITY"),
+    }
+    Ok(())
+}
+
 /// `money` as the server's locale prints it: currency signs and separators are passed over; a last separator with one or two
 /// digits behind it is the point.
-pub(super) fn money(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
-    let negative = text.iter().any(|byte| matches!(byte, b'-' | b'('));
-    let count = text.iter().filter(|byte| byte.is_ascii_digit()).count();
-    if count == 0 {
-        return Err(Bad::new("no digits", text.len()));
+struct Money<'a> {
+    negative: bool,
+    text: &'a [u8],
+    /// Digits in `text`.
+    count: usize,
+    /// Zeros that are missing to hundredths.
+    missing: usize,
+}
+
+impl<'a> Money<'a> {
+    fn parse(text: &'a [u8]) -> Result<Self, Bad> {
+        let count = text.iter().filter(|byte| byte.is_ascii_digit()).count();
+        if count == 0 {
+            return Err(Bad::new("no digits", text.len()));
+        }
+        let fraction = text
+            .iter()
+            .rposition(|byte| matches!(byte, b'.' | b','))
+            .map_or(0, |at| text[at..].iter().filter(|byte| byte.is_ascii_digit()).count());
+        let missing = if fraction <= 2 { 2 - fraction } else { 2 };
+        Ok(Self { negative: text.iter().any(|byte| matches!(byte, b'-' | b'(')), text, count, missing })
     }
-    let fraction = text
-        .iter()
-        .rposition(|byte| matches!(byte, b'.' | b','))
-        .map_or(0, |at| text[at..].iter().filter(|byte| byte.is_ascii_digit()).count());
-    let missing = if fraction <= 2 { 2 - fraction } else { 2 };
-    let digits = text.iter().copied().filter(u8::is_ascii_digit).chain(std::iter::repeat_n(b'0', missing));
-    unscaled(negative, digits, count + missing, out);
+
+    /// Digits of the amount in hundredths.
+    fn digits(&self) -> impl Iterator<Item = u8> {
+        self.text.iter().copied().filter(u8::is_ascii_digit).chain(std::iter::repeat_n(b'0', self.missing))
+    }
+}
+
+pub(super) fn money(text: &[u8], out: &mut Vec<u8>) -> Result<Fit, Bad> {
+    let money = Money::parse(text)?;
+    unscaled(money.negative, money.digits(), money.count + money.missing, out);
     Ok(Fit::Exact)
+}
+
+pub(super) fn money_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+    write_bytes(out, &money_plain(text)?);
+    Ok(())
+}
+
+pub(super) fn money_double(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
+    out.extend_from_slice(&float::<f64>(&money_plain(text)?)?.to_le_bytes());
+    Ok(())
+}
+
+/// `-12.34`.
+fn money_plain(text: &[u8]) -> Result<Vec<u8>, Bad> {
+    let money = Money::parse(text)?;
+    let whole = (money.count + money.missing).saturating_sub(2);
+    let mut plain = Vec::with_capacity(whole + 4);
+    if money.negative {
+        plain.push(b'-');
+    }
+    for (at, digit) in money.digits().enumerate() {
+        if at == whole {
+            plain.push(b'.');
+        }
+        plain.push(digit);
+    }
+    Ok(plain)
 }
 
 /// Writes `value` as an Avro bytes value, in the fewest bytes of big-endian two's complement.

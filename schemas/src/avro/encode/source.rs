@@ -59,6 +59,19 @@ impl SourceBlock {
     }
 }
 
+/// The envelope's `transaction` block: one id for all events of a transaction.
+pub(super) fn write_transaction(place: &Place, commit: u64, out: &mut Vec<u8>) {
+    match place {
+        Place::Postgres { xid: Some(xid), order: Some(order), .. } => {
+            write_long(out, 1);
+            write_bytes(out, format!("{xid}:{commit}").as_bytes());
+            write_long(out, order.total as i64);
+            write_long(out, order.in_table as i64);
+        }
+        _ => write_long(out, 0),
+    }
+}
+
 fn write_optional(value: Option<i64>, out: &mut Vec<u8>) {
     match value {
         None => write_long(out, 0),

@@ -3,8 +3,8 @@
 use super::super::varint::{write_bytes, write_long};
 use super::{Bad, Fit};
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
-const MICROS_PER_SECOND: i64 = 1_000_000;
+pub(super) const MICROS_PER_DAY: i64 = 86_400_000_000;
+pub(super) const MICROS_PER_SECOND: i64 = 1_000_000;
 /// A month is a twelfth of 365.25 days.
 const MICROS_PER_MONTH: i64 = 2_629_800_000_000;
 
@@ -17,10 +17,10 @@ const TIMESTAMP_INFINITY: (i64, i64) = (9_223_372_036_825_200_000, -9_223_372_03
 
 /// A day of the proleptic Gregorian calendar; the year is astronomical: 0 is 1 BC.
 #[derive(Debug, Clone, Copy)]
-struct Civil {
-    year: i32,
-    month: u32,
-    day: u32,
+pub(super) struct Civil {
+    pub(super) year: i32,
+    pub(super) month: u32,
+    pub(super) day: u32,
 }
 
 /// Two digits as a number.
@@ -175,7 +175,7 @@ fn days_from_civil(Civil { year, month, day }: Civil) -> i64 {
 }
 
 /// The inverse, for days of [`YEARS`].
-fn civil_from_days(days: i64) -> Civil {
+pub(super) fn civil_from_days(days: i64) -> Civil {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097) as i32, shifted.rem_euclid(146_097) as u32);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -15,7 +15,8 @@ use crate::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowIma
 use crate::position::Version;
 use crate::table::{Column, ColumnType, Table, TableName};
 
-const CONTEXT: TableContext<'_> = TableContext { prefix: "gx", name: "gx", database: "gx", kind: schema::SourceKind::Postgres };
+const CONTEXT: TableContext<'_> =
+    TableContext { prefix: "gx", name: "gx", database: "gx", kind: schema::SourceKind::Postgres, form: &EventForm::DEFAULT };
 
 fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
     Column { name: name.to_owned(), kind, nullable, default: None }
@@ -56,7 +57,7 @@ fn change(table: &Arc<Table>, operation: Operation, before: Before, after: Optio
         origin: Origin {
             ts_us: 1_795_415_839_442_826,
             snapshot: SnapshotMark::Streamed,
-            place: Place::Postgres { xid: Some(7), lsn: 2_034_520_432, last_commit_lsn: Some(2_034_520_000) },
+            place: Place::Postgres { xid: Some(7), lsn: 2_034_520_432, last_commit_lsn: Some(2_034_520_000), order: None },
         },
     }
 }
