@@ -1,5 +1,7 @@
-//! What the tests and benches share: real servers, the conformance suite of logs, and whole exchanges.
+//! What the tests and benches share: real servers, the conformance suite of logs, the comparison with golden dumps, and whole
+//! exchanges.
 
+pub mod conformance;
 pub mod exchange;
 pub mod log_conformance;
 pub mod servers;
