@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guitong_schemas::avro::EventForm;
+use guitong_schemas::avro::form::{Decimals, Names, Truncates};
 use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
@@ -301,6 +303,50 @@ fn a_topic_has_a_name_that_kafka_takes() {
     let long = "企业".repeat(25);
     let change = [("resources/enterprise.toml", "qy_jbxx", long.as_str()), ("systems/licensing.toml", "\"qy_*\"", "\"*\"")];
     assert_eq!(codes(&change), ["topic-too-long"]);
+}
+
+#[test]
+fn events_have_the_form_that_is_declared() {
+    let with = |options: &str| {
+        changed(&[
+            ("systems/licensing.toml", "complete = false\n", "complete = false\nnames = \"debezium\"\ntruncate = \"event\"\n"),
+            ("systems/licensing.toml", "[snapshot]", &format!("[debezium]\n{options}\n[snapshot]")),
+        ])
+    };
+    let options = "topic.prefix = \"gx\"\ndecimal.handling.mode = \"string\"\ntombstones.on.delete = false\n";
+    let directory =
+        load_with(with(options).path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let form = EventForm {
+        topic_prefix: Some("gx".to_owned()),
+        names: Names::Debezium,
+        truncates: Truncates::Event,
+        decimals: Decimals::String,
+        tombstones: false,
+        ..EventForm::DEFAULT
+    };
+    assert_eq!(directory.systems["licensing"].form, form);
+    let resource = &directory.resources["enterprise"];
+    assert_eq!((resource.raw_topic.as_str(), resource.names), ("gx.public.qy_jbxx", Names::Debezium));
+    assert_eq!(directory.systems["hall"].form, EventForm::DEFAULT);
+
+    let codes = |options: &str| {
+        let problems = load_with(with(options).path(), &[URL], CHECK).unwrap_err();
+        problems.list.iter().map(|problem| (problem.code, problem.message.clone())).collect::<Vec<_>>()
+    };
+    let unknown = codes("decimal.handling.mod = \"string\"");
+    assert_eq!(unknown, [("unknown-key", "unknown key `mod` in `debezium.decimal.handling`".to_owned())]);
+    let wrong = codes("time.precision.mode = \"nanoseconds\"");
+    assert_eq!(wrong, [("bad-value", "`debezium.time.precision.mode` cannot be `nanoseconds`".to_owned())]);
+    for prefix in ["std", "a..b", "企业", ""] {
+        assert_eq!(codes(&format!("topic.prefix = \"{prefix}\""))[0].0, "bad-value", "{prefix}");
+    }
+
+    let shared = with("topic.prefix = \"gx.a\"");
+    let hall = shared.path().join("systems/hall.toml");
+    let text = fs::read_to_string(&hall).unwrap();
+    fs::write(&hall, format!("{text}\n[debezium]\ntopic.prefix = \"gx\"\n")).unwrap();
+    let problems = load_with(shared.path(), &[URL], CHECK).unwrap_err();
+    assert_eq!(problems.list.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["duplicate"]);
 }
 
 #[test]

@@ -42,7 +42,9 @@ impl<'a> Row<'_, 'a> {
     pub(crate) fn text(&self, column: usize) -> Option<&'a str> {
         let slot = self.slots.get(column)?;
         match self.values.get(slot.index)? {
-            Value::Text(text) if !self.absent.contains(&slot.index) && !self.lossy.contains(&slot.index) => Some(text),
+            Value::Text(text) if !self.absent.contains(&slot.index) && !self.lossy.contains(&slot.index) => {
+                Some(own_text(text, &slot.semantic))
+            }
             _ => None,
         }
     }
@@ -75,7 +77,7 @@ impl<'a> Cell<'a> {
     pub(crate) fn of(value: &Value<'a>, semantic: &Semantic) -> Self {
         match (value, semantic) {
             (Value::Null, _) => Self::Null,
-            (Value::Text(text), _) => Self::Direct(Input::Text(text)),
+            (Value::Text(text), semantic) => Self::Direct(Input::Text(own_text(text, semantic))),
             (Value::Bool(truth), _) => Self::Direct(Input::Boolean(*truth)),
             (Value::Int(number), semantic) => integer(*number, semantic),
             (Value::Decimal { unscaled, scale }, _) => decimal(unscaled, *scale),
@@ -85,6 +87,15 @@ impl<'a> Cell<'a> {
             (Value::List(items), _) => Self::Made(joined(items)),
             (Value::Map(_) | Value::Record(_), _) => Self::Made(json(value).to_string()),
         }
+    }
+}
+
+/// The text without what only its form on the wire has.
+#[inline]
+fn own_text<'a>(text: &'a str, semantic: &Semantic) -> &'a str {
+    match semantic {
+        Semantic::LocalText => text.strip_suffix('Z').unwrap_or(text),
+        _ => text,
     }
 }
 
@@ -185,6 +196,8 @@ mod tests {
         let cell = |value: Value<'static>, semantic| Cell::of(&value, &semantic);
         assert_eq!(cell(Value::Int(17_431), Semantic::Date), Cell::Direct(Input::Days(17_431)));
         assert_eq!(cell(Value::Int(5), Semantic::TimestampMillis), Cell::Direct(Input::Local(5_000)));
+        assert_eq!(cell(Value::Text("2017-09-22Z"), Semantic::LocalText), Cell::Direct(Input::Text("2017-09-22")));
+        assert_eq!(cell(Value::Text("2017-09-22Z"), Semantic::Plain), Cell::Direct(Input::Text("2017-09-22Z")));
         assert_eq!(cell(Value::Int(5), Semantic::Plain), Cell::Direct(Input::Integer(5)));
         assert_eq!(cell(Value::Int(3_661_000_000), Semantic::TimeMicros), Cell::Made("01:01:01".to_owned()));
         let number = |unscaled: &'static [u8], scale| cell(Value::Decimal { unscaled, scale }, Semantic::VariableDecimal);

@@ -35,6 +35,8 @@ pub enum Semantic {
     /// ISO 8601 text in UTC.
     ZonedTime,
     ZonedTimestamp,
+    /// A date, time or timestamp without a zone, as ISO 8601 text; its `Z` says nothing.
+    LocalText,
     /// Microseconds.
     Duration,
     Decimal {
@@ -300,6 +302,7 @@ fn semantic(attributes: &Map<String, Json>) -> Semantic {
         "io.debezium.time.NanoTimestamp" => Semantic::TimestampNanos,
         "io.debezium.time.ZonedTime" => Semantic::ZonedTime,
         "io.debezium.time.ZonedTimestamp" => Semantic::ZonedTimestamp,
+        "io.debezium.time.IsoDate" | "io.debezium.time.IsoTime" | "io.debezium.time.IsoTimestamp" => Semantic::LocalText,
         "io.debezium.time.MicroDuration" => Semantic::Duration,
         "io.debezium.data.Json" => Semantic::Json,
         "io.debezium.data.Xml" => Semantic::Xml,

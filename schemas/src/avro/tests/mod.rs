@@ -240,6 +240,33 @@ fn what_is_no_whole_value_is_null_and_lossy() {
 }
 
 #[test]
+fn keys_as_json_are_what_a_json_converter_writes() {
+    let decimal = ColumnType::Decimal { precision: 10, scale: 2 };
+    let columns = [
+        ("编号", ColumnType::Text, "甲\"1"),
+        ("n", ColumnType::Int64, "-7"),
+        ("b", ColumnType::Bool, "t"),
+        ("d", decimal, "1.23"),
+        ("v", ColumnType::VariableDecimal, "1.5"),
+        ("y", ColumnType::Bytes, "\\x0100"),
+        ("t", ColumnType::ZonedTimestamp { precision: 0 }, "2024-01-01 08:00:00+08"),
+    ];
+    let table = Table {
+        name: TableName::new("public", "t"),
+        columns: columns.iter().map(|(name, kind, _)| column(name, kind.clone(), false)).collect(),
+        key: (0..columns.len()).collect(),
+    };
+    let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
+    let mut out = vec![];
+    assert!(plan.key_json(&texts(&columns.each_ref().map(|(_, _, text)| Some(*text))), &mut out));
+    let wanted =
+        r#"{"编号":"甲\"1","n":-7,"b":true,"d":"ew==","v":{"scale":1,"value":"Dw=="},"y":"AQA=","t":"2024-01-01T00:00:00Z"}"#;
+    assert_eq!(String::from_utf8(out).unwrap(), wanted);
+    let mut out = vec![];
+    assert!(!plan.key_json(&texts(&[None; 7]), &mut out) && out.is_empty());
+}
+
+#[test]
 fn change_log_sources_have_a_block_of_their_own() {
     let table = enterprise();
     let context =
