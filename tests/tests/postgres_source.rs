@@ -9,6 +9,7 @@ mod postgres_source {
     pub(crate) mod harness;
     mod load_workers;
     mod read_again;
+    mod notices;
     mod setup;
     mod stream;
     mod tls;

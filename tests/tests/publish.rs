@@ -19,7 +19,7 @@ use guitong_log::{
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
-use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use tempfile::TempDir;
@@ -96,7 +96,11 @@ impl Exchange {
     }
 
     async fn records(&self) -> Vec<Record> {
-        let at = TopicPartition::new(TOPIC, 0);
+        self.records_of(TOPIC).await
+    }
+
+    async fn records_of(&self, topic: &str) -> Vec<Record> {
+        let at = TopicPartition::new(topic, 0);
         let end = self.log.bounds(&at).await.unwrap().end;
         let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
         let mut records: Vec<Record> = vec![];
@@ -278,4 +282,23 @@ async fn a_position_alone_is_stored_and_nothing_is_not() {
     assert!(publisher.publish(SourceBatch::default()).await.unwrap().is_none());
     assert!(publisher.publish(batch(vec![], "idle")).await.unwrap().is_some());
     assert_eq!(exchange.publisher(0).await.position().unwrap(), "idle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_is_published_without_its_content() {
+    let exchange = Exchange::new().await;
+    let message = |at: u64, length: usize| Notice::Message {
+        prefix: "outbox".to_owned(),
+        content: Bytes::from(vec![b'x'; length]),
+        version: Version { epoch: 1, commit: at, change: at, index: 0, revision: 0 },
+        origin: change(&table(), Operation::Create, at, 0, None, None).origin,
+    };
+    let notices = vec![message(1, 17 << 20), message(2, 4)];
+    let batch = SourceBatch { notices, ..batch(vec![], "messages") };
+    exchange.publisher(9).await.publish(batch).await.unwrap().unwrap();
+    let records = exchange.records_of("raw.licensing.message").await;
+    let header = |record: &Record| record.header("guitong-too-large").map(|value| value.to_vec());
+    assert_eq!(records.iter().map(header).collect::<Vec<_>>(), [Some(b"content".to_vec()), None]);
+    assert!(records[0].value.as_ref().unwrap().len() < 1_000);
+    assert!(records[1].value.as_ref().unwrap().ends_with(b"xxxx"));
 }

@@ -39,7 +39,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
 });
 
 /// Bytes that a record has beside key and value: names and values of its headers, the log's own framing.
-const RECORD_OVERHEAD: usize = 1 << 10;
+pub(super) const RECORD_OVERHEAD: usize = 1 << 10;
 
 struct DraftRecord {
     table: Arc<Published>,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use guitong_log::registry::{Compatibility, SchemaRegistry};
-use guitong_log::{ExchangeLog, NewRecord, Retention, TopicSpec};
+use guitong_log::{ExchangeLog, Headers, NewRecord, Retention, TopicSpec};
 use guitong_schemas::avro::{NoticePlan, Stamp, TableContext};
 use guitong_schemas::change::Notice;
 
+use super::draft::RECORD_OVERHEAD;
 use super::{PublishError, PublishSettings};
 
 /// The topics of a system's notices, made when first needed.
@@ -43,18 +44,22 @@ impl Notices {
         let mut records = Vec::with_capacity(notices.len());
         for notice in notices {
             let (topic, (key_id, value_id)) = self.topic(notice, settings).await?;
+            let stamp = Stamp { schema_id: value_id, processed_us: now_us };
             let (mut key, mut value) = (Vec::new(), Vec::new());
             self.plan.key(notice, key_id, &mut key);
-            self.plan.value(notice, Stamp { schema_id: value_id, processed_us: now_us }, &mut value);
-            let headers = match notice {
-                Notice::Message { version, .. } => vec![("guitong-version".into(), Bytes::from(version.to_string()))],
-                Notice::Begin(_) | Notice::End { .. } => Vec::new(),
-            };
-            let (key, value) = (Bytes::from(key), Bytes::from(value));
-            let size = key.len() + value.len();
-            if size > settings.max_record {
-                return Err(PublishError::TooLarge { table: topic.to_string(), size, limit: settings.max_record });
+            self.plan.value(notice, true, stamp, &mut value);
+            let too_large = key.len() + value.len() + RECORD_OVERHEAD > settings.max_record;
+            let mut headers = Headers::new();
+            if let Notice::Message { prefix, version, .. } = notice {
+                headers.push(("guitong-version".into(), Bytes::from(version.to_string())));
+                if too_large {
+                    tracing::warn!(system = %settings.system, prefix, %version, "a message over the limit was left out");
+                    value.clear();
+                    self.plan.value(notice, false, stamp, &mut value);
+                    headers.push(("guitong-too-large".into(), Bytes::from_static(b"content")));
+                }
             }
+            let (key, value) = (Bytes::from(key), Bytes::from(value));
             records.push(NewRecord {
                 topic,
                 partition: Some(0),

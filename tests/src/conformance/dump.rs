@@ -21,6 +21,8 @@ pub struct Dump {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Meta {
+    /// How the peer wrote keys and values.
+    pub converter: String,
     /// The connector's configuration, by Debezium's names.
     pub config: BTreeMap<String, String>,
 }

@@ -31,7 +31,7 @@ const SAME: [&str; 8] = [
 ];
 
 /// Options that say where and under which name Debezium runs, or that have a place of their own in [`lines`].
-const ELSEWHERE: [&str; 22] = [
+const ELSEWHERE: [&str; 18] = [
     "connector.class",
     "tasks.max",
     "plugin.name",
@@ -50,10 +50,6 @@ const ELSEWHERE: [&str; 22] = [
     "skipped.operations",
     "include.unknown.datatypes",
     "hstore.handling.mode",
-    "transforms",
-    "transforms.u.type",
-    "transforms.u.delete.tombstone.handling.mode",
-    "transforms.u.add.fields",
 ];
 
 /// Writes the directory and reads it as a node would.
@@ -75,6 +71,9 @@ pub(super) fn write(root: &Path, dump: &Dump, url: &str) -> Result<(Directory, A
 
 fn system(dump: &Dump, url: &str) -> Result<String, Failure> {
     let unknown = dump.meta.config.keys().find(|name| !SAME.contains(&name.as_str()) && !ELSEWHERE.contains(&name.as_str()));
+    if !dump.meta.converter.starts_with("avro") {
+        return Err(Failure::new(format!("the dump is {}, ours is Avro", dump.meta.converter)));
+    }
     if let Some(name) = unknown {
         return Err(Failure::new(format!("the dump was made with {name}, which has no counterpart here")));
     }

@@ -70,11 +70,12 @@ impl NoticePlan {
         }
     }
 
-    /// Appends the framed value.
-    pub fn value(&self, notice: &Notice, stamp: Stamp, out: &mut Vec<u8>) {
+    /// Appends the framed value; that of a message can do without its content.
+    pub fn value(&self, notice: &Notice, with_content: bool, stamp: Stamp, out: &mut Vec<u8>) {
         frame::write(stamp.schema_id, out);
         match notice {
             Notice::Message { prefix, content, version, origin } => {
+                let content = with_content.then_some(content.as_ref());
                 self.message((prefix, content), (version, origin), stamp.processed_us, out);
             }
             Notice::Begin(mark) => {
@@ -104,7 +105,13 @@ impl NoticePlan {
         }
     }
 
-    fn message(&self, (prefix, content): (&str, &[u8]), (version, origin): (&Version, &Origin), now_us: i64, out: &mut Vec<u8>) {
+    fn message(
+        &self,
+        (prefix, content): (&str, Option<&[u8]>),
+        (version, origin): (&Version, &Origin),
+        now_us: i64,
+        out: &mut Vec<u8>,
+    ) {
         write_bytes(out, b"m");
         write_long(out, 1);
         write_long(out, now_us.div_euclid(1000));
@@ -112,6 +119,7 @@ impl NoticePlan {
         source::write_transaction(&origin.place, version.commit, out);
         write_long(out, 1);
         write_bytes(out, prefix.as_bytes());
+        let Some(content) = content else { return write_long(out, 0) };
         write_long(out, 1);
         match self.binary {
             Binary::Bytes => write_bytes(out, content),

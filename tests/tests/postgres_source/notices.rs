@@ -1,0 +1,78 @@
+//! Logical messages and transaction metadata: each comes once, also where the process ends before its slot is confirmed.
+
+use std::time::{Duration, Instant};
+
+use guitong_connectors::source::{Source, SourceBudget};
+use guitong_schemas::change::{Change, Notice, Order, Place};
+use guitong_tests::servers::postgres::{ADMIN, Postgres};
+
+use super::harness::{Exchange, Session, system};
+
+/// Publishes until there are so many notices; nothing is confirmed.
+async fn take(session: &mut Session, count: usize) -> (Vec<Notice>, Vec<Change>) {
+    let (deadline, budget) =
+        (Instant::now() + Duration::from_secs(60), SourceBudget { bytes: 1, wait: Duration::from_millis(50) });
+    let (mut notices, mut changes) = (Vec::new(), Vec::new());
+    while notices.len() < count {
+        assert!(Instant::now() < deadline, "{notices:?}");
+        let batch = session.source.next_batch(budget).await.unwrap();
+        notices.extend(batch.notices.clone());
+        changes.extend(batch.changes.clone());
+        session.publisher.publish(batch).await.unwrap();
+    }
+    (notices, changes)
+}
+
+fn text(notice: &Notice) -> String {
+    match notice {
+        Notice::Begin(mark) => format!("begin {}", mark.xid > 0),
+        Notice::End { events, tables, .. } => format!("end {events} {tables:?}"),
+        Notice::Message { prefix, content, origin, .. } => {
+            let Place::Postgres { xid, order, .. } = origin.place else { panic!("{origin:?}") };
+            format!("{prefix}: {} {} {:?}", String::from_utf8_lossy(content), xid.is_some(), order.map(|order| order.total))
+        }
+    }
+}
+
+fn order(change: &Change) -> Option<Order> {
+    match change.origin.place {
+        Place::Postgres { order, .. } => order,
+        Place::Changelog { .. } => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_and_transactions_come_once_over_a_crash() {
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").await.unwrap();
+    let mut system = system(&server, ADMIN);
+    system.form.transactions = true;
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    server
+        .execute(
+            "BEGIN; INSERT INTO a VALUES (1); SELECT pg_logical_emit_message(true, 'app', 'inside'); INSERT INTO b VALUES (1); \
+             INSERT INTO a VALUES (2); COMMIT; SELECT pg_logical_emit_message(false, 'app', 'alone')",
+        )
+        .await
+        .unwrap();
+    let (notices, changes) = take(&mut session, 4).await;
+    let wanted = [
+        "begin true",
+        "app: inside true Some(2)",
+        "end 4 [(\"public.a\", 2), (\"message\", 1), (\"public.b\", 1)]",
+        "app: alone false None",
+    ];
+    assert_eq!(notices.iter().map(text).collect::<Vec<_>>(), wanted);
+    let orders = [(1, 1), (3, 1), (4, 2)].map(|(total, in_table)| Some(Order { total, in_table }));
+    assert_eq!(changes.iter().map(order).collect::<Vec<_>>(), orders);
+
+    drop(session);
+    server.execute("SELECT pg_logical_emit_message(true, 'app', 'after')").await.unwrap();
+    let mut session = exchange.reconnect(&system).await;
+    let (notices, changes) = take(&mut session, 3).await;
+    let wanted = ["begin true", "app: after true Some(1)", "end 1 [(\"message\", 1)]"];
+    assert_eq!(notices.iter().map(text).collect::<Vec<_>>(), wanted);
+    assert!(changes.is_empty());
+}
