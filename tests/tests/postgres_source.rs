@@ -8,8 +8,8 @@ mod postgres_source {
     mod first_load;
     pub(crate) mod harness;
     mod load_workers;
-    mod read_again;
     mod notices;
+    mod read_again;
     mod setup;
     mod stream;
     mod tls;

@@ -88,7 +88,8 @@ impl PostgresSource {
             return Err(self.faults.setup(format!("there is no table {table}"), help));
         };
         let one = std::slice::from_ref(&facts);
-        setup::check_tables(&self.system, &self.config, self.session.address().user(), one, &self.faults)?;
+        let published = setup::published_tables(connection, &server, &self.config, &self.faults).await?;
+        setup::check_tables(&self.system, (&self.config, &published), self.session.address().user(), one, &self.faults)?;
         let publication = setup::publication(connection, &server, &self.system, &self.config, one, &self.faults).await?;
         let oids: Vec<u32> = facts.columns.iter().map(|column| column.type_oid).collect();
         catalogue::learn_types(connection, &mut self.relations.types, &oids).await.map_err(failed)?;

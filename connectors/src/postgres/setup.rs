@@ -1,6 +1,6 @@
 //! Is the department's database set up for this connector? What is missing is named with the SQL that mends it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use guitong_schemas::avro::topic_name;
@@ -102,10 +102,11 @@ fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {
     ))
 }
 
-/// Every selected table can be read, and keeps what is excluded out of its key.
+/// Every selected table can be identified row by row, read, and keeps what is excluded out of its key. `published` are the tables that
+/// the publication holds already: what it would break is broken, so a table without identity is only named.
 pub(crate) fn check_tables(
     system: &System,
-    config: &PostgresConfig,
+    (config, published): (&PostgresConfig, &BTreeSet<TableName>),
     role: &str,
     tables: &[TableFacts],
     faults: &Faults,
@@ -120,6 +121,13 @@ pub(crate) fn check_tables(
     }
     check_topics(system, tables, faults)?;
     for table in tables {
+        match check_identity(table, faults) {
+            Err(_) if published.contains(&table.name) => tracing::warn!(
+                system = %system.name, table = %table.name,
+                "the table has no replica identity: its inserts arrive, its updates and deletes are refused by the server"
+            ),
+            checked => checked?,
+        }
         check_declared_key(system, table, faults)?;
         let cut = system.exclude_columns.iter().filter(|(of, _)| *of == table.name);
         for (_, column) in cut {
@@ -215,8 +223,18 @@ impl Publication {
     }
 }
 
-/// Makes the publication where it is missing, and checks that it holds every selected table with all its changes. A table whose rows
-/// cannot be told apart is not published by us; where the department publishes it already, nothing is made worse.
+/// The tables that the publication holds; none where it is missing.
+pub(crate) async fn published_tables(
+    connection: &mut PgConnection,
+    server: &Server,
+    config: &PostgresConfig,
+    faults: &Faults,
+) -> Result<BTreeSet<TableName>, SourceError> {
+    let listed = published(connection, server, &config.publication).await;
+    Ok(listed.map_err(|error| faults.query("reading the publication", &error))?.into_keys().collect())
+}
+
+/// Makes the publication where it is missing, and checks that it holds every selected table with all its changes.
 pub(crate) async fn publication(
     connection: &mut PgConnection,
     server: &Server,
@@ -234,9 +252,6 @@ pub(crate) async fn publication(
     .fetch_optional(&mut *connection)
     .await
     .map_err(failed)?;
-    if facts.is_none() {
-        tables.iter().try_for_each(|table| check_identity(table, faults))?;
-    }
     match facts {
         None => make_publication(connection, server, system, config, tables, faults).await?,
         Some(row) if !row.try_get::<bool, _>("whole").map_err(failed)? => {
@@ -249,13 +264,6 @@ pub(crate) async fn publication(
     }
     let listed = published(connection, server, name).await.map_err(failed)?;
     let absent: Vec<&TableFacts> = tables.iter().filter(|table| !listed.contains_key(&table.name)).collect();
-    absent.iter().try_for_each(|table| check_identity(table, faults))?;
-    for table in tables.iter().filter(|table| check_identity(table, faults).is_err()) {
-        tracing::warn!(
-            system = %system.name, table = %table.name,
-            "the table has no replica identity: its inserts arrive, its updates and deletes are refused by the server"
-        );
-    }
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(|table| table.name.to_string()).collect();
         let add = prepare::add_to_publication(system, config, server.version, &absent);
@@ -341,7 +349,7 @@ mod tests {
 
     fn check(system: &System, table: &TableFacts) -> Result<(), SourceError> {
         let guitong_schemas::contract::SourceConfig::Postgres(config) = &system.source else { panic!("not PostgreSQL") };
-        check_tables(system, config, "reader", std::slice::from_ref(table), &Faults::of(system))
+        check_tables(system, (config, &BTreeSet::new()), "reader", std::slice::from_ref(table), &Faults::of(system))
     }
 
     #[test]
@@ -356,16 +364,23 @@ mod tests {
     fn tables_without_identity_are_refused_before_they_are_published() {
         let system = system();
         let mut table = facts();
-        let faults = Faults::of(&system);
-        let check = |table: &TableFacts| check_identity(table, &faults);
-        assert!(check(&table).is_ok());
+        assert!(check(&system, &table).is_ok());
         table.key.clear();
-        let error = check(&table).unwrap_err().to_string();
+        let error = check(&system, &table).unwrap_err().to_string();
         assert!(error.contains("ALTER TABLE \"public\".\"企业\" REPLICA IDENTITY FULL"), "{error}");
         table.identity = b'f';
-        assert!(check(&table).is_ok());
+        assert!(check(&system, &table).is_ok());
         table.identity = b'n';
-        assert!(check(&table).unwrap_err().to_string().contains("REPLICA IDENTITY NOTHING"));
+        assert!(check(&system, &table).unwrap_err().to_string().contains("REPLICA IDENTITY NOTHING"));
+    }
+
+    #[test]
+    fn a_table_without_identity_that_is_published_already_is_taken() {
+        let system = system();
+        let guitong_schemas::contract::SourceConfig::Postgres(config) = &system.source else { panic!("not PostgreSQL") };
+        let table = TableFacts { key: vec![], ..facts() };
+        let published = BTreeSet::from([table.name.clone()]);
+        assert!(check_tables(&system, (config, &published), "reader", &[table], &Faults::of(&system)).is_ok());
     }
 
     #[test]

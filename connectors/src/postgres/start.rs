@@ -81,7 +81,8 @@ pub(crate) async fn connect(
     server.check(&address.place(), &faults)?;
     let tables = catalogue::selected(&mut connection, &system).await;
     let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
-    setup::check_tables(&system, &config, address.user(), &tables, &faults)?;
+    let published = setup::published_tables(&mut connection, &server, &config, &faults).await?;
+    setup::check_tables(&system, (&config, &published), address.user(), &tables, &faults)?;
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
     let names = (config.slot.as_str(), config.publication.as_str());
