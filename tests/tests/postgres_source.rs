@@ -10,6 +10,7 @@ mod postgres_source {
     mod load_workers;
     mod notices;
     mod read_again;
+    mod session;
     mod setup;
     mod stream;
     mod tls;

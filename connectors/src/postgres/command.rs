@@ -89,7 +89,7 @@ impl PostgresSource {
         };
         let one = std::slice::from_ref(&facts);
         let published = setup::published_tables(connection, &server, &self.config, &self.faults).await?;
-        setup::check_tables(&self.system, (&self.config, &published), self.session.address().user(), one, &self.faults)?;
+        setup::check_tables(&self.system, (&self.config, &published), &self.session.address().user, one, &self.faults)?;
         let publication = setup::publication(connection, &server, &self.system, &self.config, one, &self.faults).await?;
         let oids: Vec<u32> = facts.columns.iter().map(|column| column.type_oid).collect();
         catalogue::learn_types(connection, &mut self.relations.types, &oids).await.map_err(failed)?;

@@ -3,14 +3,13 @@
 //! The snapshot's session and the stream's print values alike because both are opened with [`SESSION`]: same row, same bytes.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use guitong_schemas::contract::Secret;
-use pgwire_replication::{Lsn, ReplicationConfig, SslMode, TlsConfig};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 
 use super::fault::Faults;
+use super::wire::{SslMode, Tls};
 use crate::source::SourceError;
 
 /// Output forms, and no time limit that could end a long read. `row_security = off` makes a hidden row an error instead of a loss;
@@ -33,13 +32,14 @@ pub(crate) const SESSION: [(&str, &str); 12] = [
 /// A connection URL, taken apart: the two clients are configured from the same parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
-    host: String,
-    port: u16,
-    user: String,
-    password: Secret,
+    /// A name, an IP address, or the folder of a Unix socket.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
+    pub(crate) password: Secret,
     pub(crate) database: String,
-    tls: TlsConfig,
-    application: String,
+    pub(crate) tls: Tls,
+    pub(crate) application: String,
 }
 
 impl Address {
@@ -72,20 +72,18 @@ impl Address {
             database.clone_from(&user);
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        // The name that the certificate has to have: without it the replication client refuses addresses, for which there are
-        // certificates too.
-        let mut tls = TlsConfig { mode: SslMode::Prefer, sni_hostname: Some(host.clone()), ..TlsConfig::default() };
+        let mut tls = Tls { mode: SslMode::Prefer, authorities: None, certificate: None, key: None };
         for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| pair.split_once('=')) {
             let value = decode(value)?;
             match name {
                 "sslmode" => tls.mode = ssl_mode(&value).ok_or_else(|| bad("an unknown sslmode"))?,
-                "sslrootcert" => tls.ca_pem_path = Some(PathBuf::from(value)),
-                "sslcert" => tls.client_cert_pem_path = Some(PathBuf::from(value)),
-                "sslkey" => tls.client_key_pem_path = Some(PathBuf::from(value)),
+                "sslrootcert" => tls.authorities = Some(PathBuf::from(value)),
+                "sslcert" => tls.certificate = Some(PathBuf::from(value)),
+                "sslkey" => tls.key = Some(PathBuf::from(value)),
                 _ => return Err(bad(&format!("the unknown parameter `{name}`"))),
             }
         }
-        if tls.client_cert_pem_path.is_some() != tls.client_key_pem_path.is_some() {
+        if tls.certificate.is_some() != tls.key.is_some() {
             return Err(bad("only one of sslcert and sslkey: they are given together"));
         }
         Ok(Self { host, port, user, password: Secret::new(decode(password)?), database, tls, application })
@@ -93,8 +91,8 @@ impl Address {
 
     /// Every file that the URL names can be read.
     fn check_files(&self, faults: &Faults) -> Result<(), SourceError> {
-        let TlsConfig { ca_pem_path, client_cert_pem_path, client_key_pem_path, .. } = &self.tls;
-        let named = [("sslrootcert", ca_pem_path), ("sslcert", client_cert_pem_path), ("sslkey", client_key_pem_path)];
+        let Tls { authorities, certificate, key, .. } = &self.tls;
+        let named = [("sslrootcert", authorities), ("sslcert", certificate), ("sslkey", key)];
         for (parameter, path) in named {
             if let Some(path) = path
                 && let Err(error) = std::fs::File::open(path)
@@ -137,40 +135,13 @@ impl Address {
             })
             .options(SESSION);
         options = if self.host.starts_with('/') { options.socket(&self.host) } else { options.host(&self.host) };
-        if let Some(path) = &self.tls.ca_pem_path {
+        if let Some(path) = &self.tls.authorities {
             options = options.ssl_root_cert(path);
         }
-        if let (Some(cert), Some(key)) = (&self.tls.client_cert_pem_path, &self.tls.client_key_pem_path) {
+        if let (Some(cert), Some(key)) = (&self.tls.certificate, &self.tls.key) {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
         options.disable_statement_logging().connect().await
-    }
-
-    /// The replication session. `durable` is all that is confirmed to the server until the log says more.
-    pub(crate) fn replication(
-        &self,
-        slot: &str,
-        publication: &str,
-        durable: u64,
-        timeout: Option<Duration>,
-    ) -> ReplicationConfig {
-        let options: Vec<String> = SESSION.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
-        // A quarter of the server's patience, so that one late answer does not end the connection.
-        let interval = timeout.map_or(STATUS_INTERVAL, |timeout| (timeout / 4).min(STATUS_INTERVAL));
-        ReplicationConfig::new(&self.host, &self.user, self.password.reveal(), &self.database, slot, publication)
-            .with_port(self.port)
-            .with_tls(self.tls.clone())
-            .with_start_lsn(Lsn::from_u64(durable))
-            .with_ack_lsn(Lsn::from_u64(durable))
-            .with_status_interval(interval)
-            .with_wakeup_interval(interval)
-            .with_buffer_size(BUFFERED_EVENTS)
-            .with_options(options.join(" "))
-            .with_application_name(&self.application)
-    }
-
-    pub(crate) fn user(&self) -> &str {
-        &self.user
     }
 
     /// `host:port`, for messages.
@@ -178,11 +149,6 @@ impl Address {
         format!("{}:{}", self.host, self.port)
     }
 }
-
-/// How soon a confirmed position reaches the server.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// Rows between the wire and the decoder: enough to keep both busy, few enough that rows of 100 kB stay within 25 MB.
-const BUFFERED_EVENTS: usize = 256;
 
 fn ssl_mode(text: &str) -> Option<SslMode> {
     Some(match text {

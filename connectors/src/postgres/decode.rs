@@ -1,7 +1,7 @@
 //! Messages of the `pgoutput` plugin, protocol version 1 (PostgreSQL documentation, "Logical Replication Message Formats").
 //!
 //! Row images are slices of the message's own bytes. Every length and kind is checked, so whatever a server sends gives a
-//! message or an error. Begin, Commit and logical messages are read by the wire client and do not come here.
+//! message or an error.
 
 use bytes::Bytes;
 use guitong_schemas::change::RowImage;
@@ -25,6 +25,24 @@ pub enum DecodeError {
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
+    Begin {
+        /// LSN of the commit record.
+        commit: u64,
+        /// Microseconds since 2000-01-01.
+        commit_time: i64,
+        xid: u32,
+    },
+    Commit {
+        /// Where the next transaction can begin.
+        end: u64,
+    },
+    /// What `pg_logical_emit_message` wrote.
+    Logical {
+        lsn: u64,
+        transactional: bool,
+        prefix: Bytes,
+        content: Bytes,
+    },
     Relation(RelationMessage),
     Insert {
         relation: u32,
@@ -89,6 +107,26 @@ pub enum Old {
 pub fn decode(data: &Bytes) -> Result<Message, DecodeError> {
     let mut input = Input { data, at: 0 };
     let message = match input.u8("kind")? {
+        b'B' => Message::Begin {
+            commit: input.u64("commit position")?,
+            commit_time: input.u64("commit time")?.cast_signed(),
+            xid: input.u32("transaction")?,
+        },
+        b'C' => {
+            input.take(1 + 8, "commit position")?;
+            let end = input.u64("end of transaction")?;
+            input.take(8, "commit time")?;
+            Message::Commit { end }
+        }
+        b'M' => {
+            let transactional = input.u8("flags")? & 1 == 1;
+            let lsn = input.u64("position")?;
+            let prefix = input.until_zero("prefix")?;
+            let prefix = data.slice_ref(prefix);
+            let length = input.u32("content length")?;
+            let content = input.take(usize::try_from(length).map_err(|_| DecodeError::Truncated("content"))?, "content")?;
+            Message::Logical { lsn, transactional, prefix, content: data.slice_ref(content) }
+        }
         b'R' => Message::Relation(relation(&mut input)?),
         b'I' => {
             let relation = input.u32("relation")?;
@@ -180,13 +218,21 @@ impl<'a> Input<'a> {
         Ok(u32::from_be_bytes(bytes))
     }
 
-    /// Text up to a zero byte.
-    fn text(&mut self, what: &'static str) -> Result<String, DecodeError> {
+    fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        let bytes = self.take(8, what)?.try_into().map_err(|_| DecodeError::Truncated(what))?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn until_zero(&mut self, what: &'static str) -> Result<&'a [u8], DecodeError> {
         let rest = self.data.get(self.at..).unwrap_or_default();
         let length = rest.iter().position(|&byte| byte == 0).ok_or(DecodeError::Truncated(what))?;
-        let text = self.take(length, what)?;
+        let taken = self.take(length, what)?;
         self.at += 1;
-        std::str::from_utf8(text).map(str::to_owned).map_err(|_| DecodeError::Text)
+        Ok(taken)
+    }
+
+    fn text(&mut self, what: &'static str) -> Result<String, DecodeError> {
+        std::str::from_utf8(self.until_zero(what)?).map(str::to_owned).map_err(|_| DecodeError::Text)
     }
 
     fn tuple(&mut self) -> Result<Tuple, DecodeError> {
@@ -243,7 +289,7 @@ mod tests {
 
         #[test]
         fn damaged_messages_never_panic(
-            values in proptest::collection::vec(value(), 0..6), kind in prop::sample::select(b"IUDTRYO".to_vec()),
+            values in proptest::collection::vec(value(), 0..6), kind in prop::sample::select(b"IUDTRYOBCM".to_vec()),
             at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
         ) {
             let mut data = vec![kind, 0, 0, 0, 9, if kind == b'D' { b'K' } else { b'N' }];
@@ -286,6 +332,25 @@ mod tests {
         let wanted =
             RelationMessage { oid: 7, schema: "登记".into(), name: "企业".into(), identity: b'd', columns: vec![column] };
         assert_eq!(decode(&Bytes::from(data)), Ok(Message::Relation(wanted)));
+    }
+
+    #[test]
+    fn boundaries_and_logical_messages() {
+        let mut begin = vec![b'B'];
+        begin.extend([7_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat());
+        begin.extend(5_u32.to_be_bytes());
+        assert_eq!(decode(&Bytes::from(begin)), Ok(Message::Begin { commit: 7, commit_time: 9, xid: 5 }));
+        let mut commit = vec![b'C', 0];
+        commit.extend([7_u64.to_be_bytes(), 8_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat());
+        assert_eq!(decode(&Bytes::from(commit)), Ok(Message::Commit { end: 8 }));
+        let logical = b"M\x01\0\0\0\0\0\0\0\x07guitong\0\0\0\0\x03abc";
+        let wanted = Message::Logical {
+            lsn: 7,
+            transactional: true,
+            prefix: Bytes::from_static(b"guitong"),
+            content: Bytes::from_static(b"abc"),
+        };
+        assert_eq!(decode(&Bytes::from_static(logical)), Ok(wanted));
     }
 
     #[test]

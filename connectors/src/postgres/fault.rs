@@ -1,9 +1,11 @@
 //! One table from what a server answers to what has to be done: try again, change something, or repair a gap.
 
+use std::error::Error;
+
 use guitong_log::tls::Refusal;
 use guitong_schemas::contract::system::System;
-use pgwire_replication::PgWireError;
 
+use super::wire::WireError;
 use crate::source::SourceError;
 
 const CHECK_TLS: &str = "check sslmode, sslrootcert, sslcert and sslkey of the connection URL, and `ssl` of the server";
@@ -50,30 +52,29 @@ impl Faults {
                 let code = database.code().unwrap_or_default();
                 self.answer(doing, &code, database.message())
             }
-            _ => match Refusal::of(error) {
-                // The server's to mend: it is tried again until then.
-                Some(refusal @ Refusal::Date) => self.unavailable(format!("{doing}: {error}; {}", refusal.advice())),
-                Some(refusal) => self.setup(format!("{doing}: {error}"), refusal.advice()),
-                None if matches!(error, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => {
-                    self.setup(format!("{doing}: {error}"), CHECK_TLS)
-                }
-                None => self.unavailable(format!("{doing}: {error}")),
-            },
+            _ => self.refused(doing, error, matches!(error, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))),
+        }
+    }
+
+    /// A connection that was not made or that broke; `is_setup` where the error says itself that the settings are at fault.
+    fn refused(&self, doing: &str, error: &(dyn Error + 'static), is_setup: bool) -> SourceError {
+        match Refusal::of(error) {
+            // The server's to mend: it is tried again until then.
+            Some(refusal @ Refusal::Date) => self.unavailable(format!("{doing}: {error}; {}", refusal.advice())),
+            Some(refusal) => self.setup(format!("{doing}: {error}"), refusal.advice()),
+            None if is_setup => self.setup(format!("{doing}: {error}"), CHECK_TLS),
+            None => self.unavailable(format!("{doing}: {error}")),
         }
     }
 
     /// What the end of the replication session means.
-    pub(crate) fn wire(&self, doing: &str, error: &PgWireError) -> SourceError {
+    pub(crate) fn wire(&self, doing: &str, error: &WireError) -> SourceError {
         match error {
-            PgWireError::Server(text) => {
-                let code = text.rsplit_once("(SQLSTATE ").and_then(|(_, code)| code.strip_suffix(')')).unwrap_or_default();
-                self.answer(doing, code, text)
-            }
-            PgWireError::Auth(text) => self.answer(doing, "28P01", text),
-            PgWireError::Tls(text) => self.setup(format!("{doing}: {text}"), CHECK_TLS),
-            PgWireError::Protocol(text) => self.protocol(format!("{doing}: {text}")),
-            PgWireError::MessageTooLarge { .. } => self.protocol(format!("{doing}: {error}")),
-            _ => self.unavailable(format!("{doing}: {error}")),
+            WireError::Server(error) => self.answer(doing, &error.code, &error.to_string()),
+            WireError::Login(text) => self.answer(doing, "28P01", text),
+            WireError::Tls(_) => self.setup(format!("{doing}: {error}"), CHECK_TLS),
+            WireError::Protocol(text) => self.protocol(format!("{doing}: {text}")),
+            WireError::Io(error) => self.refused(doing, error, false),
         }
     }
 
@@ -107,17 +108,21 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::ServerError;
     use super::*;
 
     #[test]
     fn the_code_decides_what_is_to_be_done() {
         let faults = Faults::new("register");
-        let of = |text: &str| faults.wire("streaming", &PgWireError::Server(text.into()));
-        assert!(matches!(of("password authentication failed (SQLSTATE 28P01)"), SourceError::Setup { .. }));
-        assert!(matches!(of("terminating connection (SQLSTATE 57P01)"), SourceError::Unavailable { .. }));
-        assert!(matches!(of("publication \"p\" does not exist (SQLSTATE 42704)"), SourceError::Gap { .. }));
-        assert!(matches!(of("slot is active for PID 7 (SQLSTATE 55006)"), SourceError::Unavailable { .. }));
-        let gone = of("can no longer get changes from replication slot \"s\" (SQLSTATE 55000)");
+        let of = |code: &str, message: &str| {
+            let error = ServerError { code: code.into(), message: message.into(), ..ServerError::default() };
+            faults.wire("streaming", &WireError::Server(error))
+        };
+        assert!(matches!(of("28P01", "password authentication failed"), SourceError::Setup { .. }));
+        assert!(matches!(of("57P01", "terminating connection"), SourceError::Unavailable { .. }));
+        assert!(matches!(of("42704", "publication \"p\" does not exist"), SourceError::Gap { .. }));
+        assert!(matches!(of("55006", "slot is active for PID 7"), SourceError::Unavailable { .. }));
+        let gone = of("55000", "can no longer get changes from replication slot \"s\"");
         assert!(gone.to_string().contains("repair: set on_gap"), "{gone}");
     }
 }

@@ -6,8 +6,8 @@
 //! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, another timeline, a server
 //! that went back. With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and is read again.
 //!
-//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and 256 messages between the wire and
-//! the decoder. A batch may end inside a transaction; the position then says how much of it is published.
+//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message) that
+//! is being received. A batch may end inside a transaction; the position then says how much of it is published.
 //!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
 //!
@@ -61,7 +61,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::position::Lsn;
-use pgwire_replication::ReplicationEvent;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
@@ -76,7 +75,7 @@ use self::session::Session;
 use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
-use self::wire::Wire;
+use self::wire::{Event, Wire};
 use crate::source::{Durable, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
 /// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.
@@ -120,36 +119,41 @@ impl PostgresSource {
         start::connect(system, position, metrics).await
     }
 
-    async fn handle(&mut self, event: ReplicationEvent) -> Result<(), SourceError> {
+    async fn handle(&mut self, event: Event) -> Result<(), SourceError> {
         match event {
-            ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
-                self.assembly.begin(final_lsn.as_u64(), xid, commit_time_micros);
-            }
-            ReplicationEvent::XLogData { wal_start, wal_end, data, .. } => {
-                self.server_end = self.server_end.max(Lsn(wal_end.as_u64()));
+            Event::Data { lsn, data, block } => {
+                self.server_end = self.server_end.max(lsn);
                 self.metrics.received.inc_by(data.len() as u64);
-                self.data(wal_start.as_u64(), &data).await?;
+                self.assembly.inside(block);
+                self.data(lsn.0, &data).await
             }
-            ReplicationEvent::Commit { end_lsn, .. } => self.commit(end_lsn.as_u64()).await?,
-            ReplicationEvent::KeepAlive { wal_end, .. } => {
-                self.server_end = self.server_end.max(Lsn(wal_end.as_u64()));
-                self.assembly.idle(wal_end.as_u64());
+            Event::KeepAlive { end } => {
+                self.server_end = self.server_end.max(end);
+                self.assembly.idle(end.0);
+                Ok(())
             }
-            ReplicationEvent::Message { transactional: true, prefix, content, .. } if prefix == session::PREFIX => {
-                self.load.message(&content);
-            }
-            ReplicationEvent::Message { transactional, lsn, prefix, content } if prefix != session::PREFIX => {
-                self.assembly.message((lsn.as_u64(), transactional), prefix, content);
-            }
-            ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => {}
         }
-        Ok(())
     }
 
     async fn data(&mut self, lsn: u64, data: &Bytes) -> Result<(), SourceError> {
         let message = decode(data).map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))?;
-        self.assembly.touch();
+        if !matches!(message, Message::Begin { .. } | Message::Commit { .. } | Message::Logical { .. }) {
+            self.assembly.touch();
+        }
         let shaped = match message {
+            Message::Begin { commit, commit_time, xid } => {
+                self.assembly.begin(commit, xid, commit_time);
+                Ok(())
+            }
+            Message::Commit { end } => return self.commit(end).await,
+            Message::Logical { lsn, transactional, prefix, content } => {
+                if prefix != session::PREFIX {
+                    self.assembly.message((lsn, transactional), &prefix, &content);
+                } else if transactional {
+                    self.load.message(&content);
+                }
+                Ok(())
+            }
             Message::Relation(message) => return self.learn(message).await,
             Message::Insert { relation, new } => {
                 let Some(relation) = self.relation_for(relation, Some(&new)).await? else { return Ok(()) };
@@ -272,9 +276,8 @@ impl PostgresSource {
         } else {
             None
         };
-        self.assembly.bytes = 0;
         let notices = std::mem::take(&mut self.assembly.notices);
-        Ok(SourceBatch { changes: std::mem::take(&mut self.assembly.changes), notices, position })
+        Ok(SourceBatch { changes: self.assembly.take(), notices, position })
     }
 }
 
@@ -287,7 +290,7 @@ impl Source for PostgresSource {
             self.ask_retained().await;
         }
         loop {
-            if self.assembly.bytes >= budget.bytes {
+            if self.assembly.bytes() >= budget.bytes {
                 return self.hand_out(heartbeat);
             }
             if self.load.reads_whole() {

@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SourceConfig, System};
-use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
 
@@ -21,7 +20,7 @@ use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
 use super::snapshot::FirstLoad;
 use super::stream::Assembly;
-use super::wire::{Identity, Wire};
+use super::wire::{Identity, Login};
 use super::{PostgresSource, SURVEY};
 use crate::source::SourceError;
 
@@ -49,7 +48,7 @@ pub async fn survey(system: &System) -> Result<Survey, SourceError> {
         Ok::<_, sqlx::Error>((server.version, catalogue::selected(&mut connection, system).await?))
     };
     let (server_version, tables) = asked.await.map_err(|error| faults.query("reading the catalogue", &error))?;
-    Ok(Survey { role: address.user().to_owned(), server_version, tables })
+    Ok(Survey { role: address.user.clone(), server_version, tables })
 }
 
 fn config_of(system: &System, faults: &Faults) -> Result<PostgresConfig, SourceError> {
@@ -82,18 +81,14 @@ pub(crate) async fn connect(
     let tables = catalogue::selected(&mut connection, &system).await;
     let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
     let published = setup::published_tables(&mut connection, &server, &config, &faults).await?;
-    setup::check_tables(&system, (&config, &published), address.user(), &tables, &faults)?;
+    setup::check_tables(&system, (&config, &published), &address.user, &tables, &faults)?;
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
     let names = (config.slot.as_str(), config.publication.as_str());
-    let durable = position.as_ref().map_or(Lsn(0), |position| position.lsn);
-    let mut wire = Wire::open(&address, names, durable, server.sender_timeout, &faults).await?;
-    let identity = wire.identify().await?;
+    let mut login = Login::open(&address, &faults).await?;
+    let identity = login.identify().await?;
     let begin = begin(&mut connection, &config, &address.database, position, &identity, &faults).await?;
-    if begin.position.lsn != durable {
-        wire = Wire::open(&address, names, begin.position.lsn, server.sender_timeout, &faults).await?;
-    }
-    wire.start().await?;
+    let wire = login.start(names, begin.position.lsn, server.sender_timeout).await?;
 
     let metrics = metrics.of(system.name.as_str());
     let mut relations = Relations::default();

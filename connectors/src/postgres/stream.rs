@@ -18,6 +18,7 @@ use super::metrics::SystemMetrics;
 use super::position::{Inside, Position};
 use super::relation::Relation;
 use super::snapshot::{FirstLoad, Verdict};
+use super::wire::Block;
 
 /// A tuple that is not of its relation's shape.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,8 @@ pub(crate) struct Assembly {
     pub(crate) notices: Vec<Notice>,
     /// Numbers events within their transactions, where that is wanted.
     metadata: Option<Metadata>,
-    pub(crate) bytes: usize,
+    held: Held,
+    block: Block,
     pub(crate) newest_commit_us: Option<i64>,
     metrics: SystemMetrics,
 }
@@ -53,8 +55,34 @@ pub(crate) struct Assembly {
 /// What the metadata of a transaction calls its messages.
 const MESSAGES: &str = "message";
 
+/// Bytes that the gathered changes keep from being freed.
+#[derive(Debug, Default)]
+struct Held {
+    /// The changes without their rows.
+    changes: usize,
+    rows: usize,
+    /// Blocks of the wire that rows are slices of: more than the rows where most of a block is of tables that are not wanted.
+    blocks: usize,
+    /// The first of these blocks, which is there also without the rows: it is being received.
+    first: usize,
+    /// The last block that was counted.
+    counted: u64,
+}
+
+impl Held {
+    fn block(&mut self, block: Block) {
+        if self.counted != block.number {
+            if self.counted == 0 {
+                self.first = block.bytes;
+            }
+            self.counted = block.number;
+            self.blocks += block.bytes;
+        }
+    }
+}
+
 /// Microseconds between 1970-01-01, which we count from, and 2000-01-01, which PostgreSQL counts from.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 impl Assembly {
     pub(crate) fn new(position: Position, with_metadata: bool, metrics: SystemMetrics) -> Self {
@@ -64,10 +92,26 @@ impl Assembly {
             changes: Vec::new(),
             notices: Vec::new(),
             metadata: with_metadata.then(Metadata::default),
-            bytes: 0,
+            held: Held::default(),
+            block: Block::default(),
             newest_commit_us: None,
             metrics,
         }
+    }
+
+    /// What the gathered changes take, for the batch's budget.
+    pub(crate) fn bytes(&self) -> usize {
+        self.held.changes + self.held.rows.max(self.held.blocks - self.held.first)
+    }
+
+    /// Hands the gathered changes over. They take little more memory than their size says.
+    pub(crate) fn take(&mut self) -> Vec<Change> {
+        let held = std::mem::take(&mut self.held);
+        let mut changes = std::mem::take(&mut self.changes);
+        if held.blocks > 2 * held.rows {
+            changes.iter_mut().for_each(leave_block);
+        }
+        changes
     }
 
     pub(crate) fn begin(&mut self, commit: u64, xid: u32, commit_time: i64) {
@@ -107,7 +151,7 @@ impl Assembly {
     }
 
     /// A message that an application wrote, in a transaction or by itself.
-    pub(crate) fn message(&mut self, (lsn, transactional): (u64, bool), prefix: String, content: Bytes) {
+    pub(crate) fn message(&mut self, (lsn, transactional): (u64, bool), prefix: &[u8], content: &[u8]) {
         let order = if transactional { self.metadata.as_mut().map(|metadata| metadata.count(MESSAGES)) } else { None };
         let (version, xid, ts_us) = if transactional {
             let Some(version) = self.version(lsn) else { return };
@@ -124,7 +168,9 @@ impl Assembly {
         let last_commit_lsn = self.position.last_commit.map(|lsn| lsn.0);
         let origin =
             Origin { ts_us, snapshot: SnapshotMark::Streamed, place: Place::Postgres { xid, lsn, last_commit_lsn, order } };
-        self.bytes += prefix.len() + content.len() + size_of::<Notice>();
+        self.held.changes += prefix.len() + content.len() + size_of::<Notice>();
+        // Copied, so that it does not keep its block.
+        let (prefix, content) = (String::from_utf8_lossy(prefix).into_owned(), Bytes::copy_from_slice(content));
         self.notices.push(Notice::Message { prefix, content, version, origin });
     }
 
@@ -155,6 +201,11 @@ impl Assembly {
             metadata.open(&mut self.notices);
         }
         Some(Version { epoch: self.position.epoch, commit: here.commit, change: here.change, index: here.index, revision: 0 })
+    }
+
+    /// The changes that follow, until this is called again, are slices of this block.
+    pub(crate) fn inside(&mut self, block: Block) {
+        self.block = block;
     }
 
     pub(crate) fn insert(&mut self, relation: &Relation, new: Tuple, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
@@ -254,6 +305,7 @@ impl Assembly {
             },
         };
         self.newest_commit_us = Some(transaction.ts_us);
+        self.held.block(self.block);
         self.push(Change { table: Arc::clone(table), operation, version, before, after, origin });
     }
 
@@ -311,11 +363,75 @@ impl Assembly {
     }
 
     fn push(&mut self, change: Change) {
-        self.bytes += change.size();
+        self.held.changes += size_of::<Change>();
+        self.held.rows += change.size() - size_of::<Change>();
         self.changes.push(change);
+    }
+}
+
+/// Copies the rows of a change, so that it does not keep their block.
+fn leave_block(change: &mut Change) {
+    let copied = |image: &mut RowImage| image.0 = Bytes::copy_from_slice(&image.0);
+    if let Some(row) = &mut change.after {
+        copied(row);
+    }
+    if let Before::Key(row) | Before::Full(row) = &mut change.before {
+        copied(row);
     }
 }
 
 fn image_of(relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
     relation.image(tuple).ok_or_else(|| WrongShape(relation.table.name.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_schemas::contract::system::{Limits, SnapshotConfig};
+
+    use super::super::metrics::Metrics;
+    use super::super::relation::message_of;
+    use super::super::relation::tests::{facts, system};
+    use super::super::types::Types;
+    use super::*;
+
+    const BLOCK: usize = 64 << 10;
+
+    /// Rows of `size` bytes, `rows` of them in each of `blocks` blocks.
+    fn gathered(blocks: u64, rows: usize, size: usize) -> (Assembly, Vec<Bytes>) {
+        let (facts, system) = (facts(), system());
+        let relation = Relation::new(message_of(&facts, None), Some(&facts), &Types::default(), &system);
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap().of("register");
+        let mut assembly = Assembly::new(Position::new("7".into(), 1, 1, Lsn(0)), false, metrics);
+        let mut load = FirstLoad::new(&SnapshotConfig::default(), Limits::default(), 0);
+        assembly.begin(100, 5, 0);
+        let mut all = Vec::new();
+        for number in 1..=blocks {
+            let block = Bytes::from(vec![b'n'; BLOCK]);
+            assembly.inside(Block { number, bytes: BLOCK });
+            for row in 0..rows {
+                let image = RowImage(block.slice(row * size..(row + 1) * size));
+                assembly.insert(&relation, Tuple { columns: 3, image }, 1, &mut load).unwrap();
+            }
+            all.push(block);
+        }
+        (assembly, all)
+    }
+
+    #[test]
+    fn rows_that_fill_their_blocks_are_not_copied() {
+        let (mut assembly, blocks) = gathered(10, 100, BLOCK / 128);
+        assert!(assembly.bytes() >= 9 * BLOCK && assembly.bytes() <= 10 * BLOCK + 1000 * size_of::<Change>());
+        let first = assembly.take().into_iter().next().and_then(|change| change.after).unwrap();
+        assert!(blocks[0].as_ptr_range().contains(&first.0.as_ptr()));
+    }
+
+    #[test]
+    fn a_few_rows_count_for_the_blocks_they_keep_and_then_leave_them() {
+        let (mut assembly, blocks) = gathered(10, 1, 300);
+        assert!(assembly.bytes() >= 9 * BLOCK, "{}", assembly.bytes());
+        let changes = assembly.take();
+        assert_eq!((changes.len(), assembly.bytes()), (10, 0));
+        assert!(blocks.iter().all(Bytes::is_unique), "a block is kept");
+        assert!(changes.iter().all(|change| change.after.as_ref().is_some_and(|row| row.0.len() == 300)));
+    }
 }

@@ -1,0 +1,270 @@
+//! A session before it streams: authentication, which server this is, and the start of replication.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use guitong_schemas::position::Lsn;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::message::backend::{DataRowBody, Header, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::config::{Address, SESSION, quote_name};
+use super::super::fault::Faults;
+use super::Wire;
+use super::error::{ServerError, WireError, unreadable};
+use super::frames::Frames;
+use super::status::Status;
+use super::transport::Transport;
+use crate::source::SourceError;
+
+/// A server that has not let us in by then hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Nothing that comes before the stream is longer.
+const LONGEST: i32 = 1 << 20;
+/// CopyBothResponse: the stream begins.
+const COPY_BOTH: u8 = b'W';
+
+/// Which server the session is on.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) system_id: String,
+    pub(crate) timeline: u32,
+    /// End of the server's flushed log.
+    pub(crate) end: Lsn,
+}
+
+/// A session that does not stream yet.
+#[derive(Debug)]
+pub(crate) struct Login {
+    transport: Transport,
+    read: BytesMut,
+    faults: Faults,
+}
+
+impl Login {
+    pub(crate) async fn open(address: &Address, faults: &Faults) -> Result<Self, SourceError> {
+        let doing = "opening the replication session";
+        let opened = tokio::time::timeout(PATIENCE, async {
+            let transport = Transport::connect(address).await?;
+            let mut login = Self { transport, read: BytesMut::new(), faults: faults.clone() };
+            login.start_up(address).await?;
+            login.authenticate(address).await?;
+            Ok(login)
+        });
+        match opened.await {
+            Ok(opened) => opened.map_err(|error| faults.wire(doing, &error)),
+            Err(_) => Err(faults.unavailable(format!("{doing}: no answer in {PATIENCE:?}"))),
+        }
+    }
+
+    pub(crate) async fn identify(&mut self) -> Result<Identity, SourceError> {
+        let identified = async {
+            let row = self.row("IDENTIFY_SYSTEM").await?;
+            let [Some(system_id), Some(timeline), Some(end), ..] = row.as_slice() else {
+                return Err(WireError::Protocol("IDENTIFY_SYSTEM answered without its columns".to_owned()));
+            };
+            let unread = |what: &str| WireError::Protocol(format!("IDENTIFY_SYSTEM answered with a {what} that does not read"));
+            let timeline = timeline.parse().map_err(|_| unread("timeline"))?;
+            Ok(Identity { system_id: system_id.clone(), timeline, end: end.parse().map_err(|_| unread("position"))? })
+        };
+        let identified = identified.await;
+        identified.map_err(|error| self.faults.wire("opening the replication session", &error))
+    }
+
+    /// Begins to stream after `durable`, which is all that the server may forget until more is confirmed. `patience` is the server's
+    /// `wal_sender_timeout`.
+    pub(crate) async fn start(
+        mut self,
+        (slot, publication): (&str, &str),
+        durable: Lsn,
+        patience: Option<Duration>,
+    ) -> Result<Wire, SourceError> {
+        // Literals of replication commands know no escapes but the doubled quote.
+        let publication = quote_name(publication).replace('\'', "''");
+        let command = format!(
+            "START_REPLICATION SLOT {} LOGICAL {durable} (proto_version '1', publication_names '{publication}', messages 'true')",
+            quote_name(slot)
+        );
+        let started = async {
+            self.send(|out| frontend::query(&command, out)).await?;
+            self.copy_both().await
+        };
+        if let Err(error) = started.await {
+            return Err(self.faults.wire("starting to stream", &error));
+        }
+        let (reader, writer) = tokio::io::split(self.transport);
+        let status = Status::report(writer, durable, patience);
+        Ok(Wire::new(reader, Frames::after(self.read), status, self.faults))
+    }
+
+    async fn start_up(&mut self, address: &Address) -> Result<(), WireError> {
+        let options: Vec<String> = SESSION.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+        let options = options.join(" ");
+        let parameters = [
+            ("user", address.user.as_str()),
+            ("database", &address.database),
+            ("replication", "database"),
+            ("client_encoding", "UTF8"),
+            ("application_name", &address.application),
+            ("options", &options),
+        ];
+        self.send(|out| frontend::startup_message(parameters, out)).await
+    }
+
+    async fn authenticate(&mut self, address: &Address) -> Result<(), WireError> {
+        let password = address.password.reveal().as_bytes();
+        loop {
+            match self.message().await? {
+                Message::AuthenticationOk => break,
+                Message::AuthenticationCleartextPassword if self.transport.is_private() => {
+                    self.send(|out| frontend::password_message(password, out)).await?;
+                }
+                Message::AuthenticationCleartextPassword => {
+                    return Err(WireError::Tls(
+                        "the server wants the password in clear text, and the connection is not encrypted; use sslmode=verify-full, \
+                         or scram-sha-256 in pg_hba.conf"
+                            .to_owned(),
+                    ));
+                }
+                Message::AuthenticationMd5Password(body) => {
+                    let hash = md5_hash(address.user.as_bytes(), password, body.salt());
+                    self.send(|out| frontend::password_message(hash.as_bytes(), out)).await?;
+                }
+                Message::AuthenticationSasl(body) => {
+                    let offered: Vec<String> =
+                        body.mechanisms().map(|name| Ok(name.to_owned())).collect().map_err(|error| unreadable(&error))?;
+                    self.scram(&offered, password).await?;
+                }
+                Message::ErrorResponse(body) => return Err(WireError::Server(ServerError::read(&body))),
+                Message::NoticeResponse(_) => {}
+                _ => {
+                    return Err(WireError::Login(
+                        "the server wants a way of authentication other than SCRAM, MD5, password or certificate".to_owned(),
+                    ));
+                }
+            }
+        }
+        self.until_ready().await.map(drop)
+    }
+
+    /// SCRAM-SHA-256, tied to the TLS session where both sides can, so that nobody in between can pass it on.
+    async fn scram(&mut self, offered: &[String], password: &[u8]) -> Result<(), WireError> {
+        let offers = |name: &str| offered.iter().any(|offered| offered == name);
+        let (mechanism, binding) = match (self.transport.end_point(), offers(SCRAM_SHA_256_PLUS)) {
+            (Some(end_point), true) => (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point)),
+            // The server notices where its offer was taken out on the way.
+            (Some(_), false) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            (None, _) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        if !offers(mechanism) {
+            return Err(WireError::Login(format!("the server offers {} and not SCRAM-SHA-256", offered.join(", "))));
+        }
+        let failed = |error: io::Error| WireError::Login(format!("SCRAM: {error}"));
+        let mut scram = ScramSha256::new(password, binding);
+        self.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
+        match self.answer().await? {
+            Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(failed)?,
+            _ => return Err(WireError::Protocol("SCRAM was not gone on with".to_owned())),
+        }
+        self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
+        match self.answer().await? {
+            // Proves that the server knows the password too.
+            Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(failed),
+            _ => Err(WireError::Protocol("SCRAM was not brought to its end".to_owned())),
+        }
+    }
+
+    /// The first row of a command's answer, as text.
+    async fn row(&mut self, command: &str) -> Result<Vec<Option<String>>, WireError> {
+        self.send(|out| frontend::query(command, out)).await?;
+        let row = self.until_ready().await?;
+        let row = row.ok_or_else(|| WireError::Protocol(format!("{command} gave no row")))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let ranges = row.ranges().map(|range| Ok(range.map(|range| row.buffer().get(range).map(text).unwrap_or_default())));
+        ranges.collect().map_err(|error| unreadable(&error))
+    }
+
+    /// Reads on until the server waits for a command, or to the error that it ended the last one with.
+    async fn until_ready(&mut self) -> Result<Option<DataRowBody>, WireError> {
+        let (mut row, mut error) = (None, None);
+        loop {
+            match self.message().await? {
+                Message::DataRow(body) => row = row.or(Some(body)),
+                Message::ErrorResponse(body) => {
+                    let found = ServerError::read(&body);
+                    if found.fatal {
+                        return Err(WireError::Server(found));
+                    }
+                    error = Some(found);
+                }
+                Message::ReadyForQuery(_) => return error.map_or(Ok(row), |error| Err(WireError::Server(error))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the stream to begin; what follows stays where it is.
+    async fn copy_both(&mut self) -> Result<(), WireError> {
+        loop {
+            let header = self.whole().await?;
+            if header.tag() == COPY_BOTH {
+                let length = usize::try_from(header.len()).unwrap_or(0) + 1;
+                self.read.advance(length.min(self.read.len()));
+                return Ok(());
+            }
+            match self.parse()? {
+                Message::ErrorResponse(body) => return Err(WireError::Server(ServerError::read(&body))),
+                Message::NoticeResponse(_) | Message::ParameterStatus(_) => {}
+                _ => return Err(WireError::Protocol("START_REPLICATION was not answered with a stream".to_owned())),
+            }
+        }
+    }
+
+    /// The next message, where an error is none.
+    async fn answer(&mut self) -> Result<Message, WireError> {
+        match self.message().await? {
+            Message::ErrorResponse(body) => Err(WireError::Server(ServerError::read(&body))),
+            message => Ok(message),
+        }
+    }
+
+    async fn message(&mut self) -> Result<Message, WireError> {
+        self.whole().await?;
+        self.parse()
+    }
+
+    fn parse(&mut self) -> Result<Message, WireError> {
+        let parsed = Message::parse(&mut self.read).map_err(|error| unreadable(&error))?;
+        parsed.ok_or_else(|| WireError::Protocol("a message ends early".to_owned()))
+    }
+
+    /// Reads until a whole message is here.
+    async fn whole(&mut self) -> Result<Header, WireError> {
+        loop {
+            if let Some(header) = Header::parse(&self.read).map_err(|error| unreadable(&error))? {
+                if header.len() > LONGEST {
+                    return Err(WireError::Protocol(format!("a message of {} bytes before the stream", header.len())));
+                }
+                if usize::try_from(header.len()).is_ok_and(|length| length < self.read.len()) {
+                    return Ok(header);
+                }
+            }
+            self.read.reserve(4 << 10);
+            if self.transport.read_buf(&mut self.read).await.map_err(WireError::Io)? == 0 {
+                return Err(WireError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    async fn send(&mut self, message: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), WireError> {
+        let mut out = BytesMut::new();
+        message(&mut out).map_err(|error| WireError::Login(format!("the connection URL cannot be sent: {error}")))?;
+        let out: Bytes = out.freeze();
+        self.transport.write_all(&out).await.map_err(WireError::Io)?;
+        self.transport.flush().await.map_err(WireError::Io)
+    }
+}

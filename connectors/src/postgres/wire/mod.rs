@@ -1,0 +1,224 @@
+//! The replication session: one reader over the socket, and a task that reports what is durable.
+//!
+//! Nothing is read ahead of the caller: what waits is in the kernel's buffers, and here one block at most ([`frames`]). The server ends
+//! sessions that are silent, so reports do not depend on the caller ([`status`]).
+
+mod error;
+mod frames;
+mod login;
+mod status;
+mod tls;
+mod transport;
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::FutureExt;
+use guitong_schemas::position::Lsn;
+use postgres_protocol::message::backend::{self, Message};
+use tokio::io::{AsyncReadExt, ReadHalf};
+use tokio::task::unconstrained;
+
+pub(crate) use self::error::{ServerError, WireError};
+pub(crate) use self::frames::Block;
+use self::frames::{Frame, Frames};
+pub(crate) use self::login::{Identity, Login};
+use self::status::Status;
+pub(crate) use self::tls::{SslMode, Tls};
+use self::transport::Transport;
+use super::fault::Faults;
+use crate::source::SourceError;
+
+/// A session that streams.
+pub(crate) struct Wire {
+    socket: ReadHalf<Transport>,
+    frames: Frames,
+    pace: Pace,
+    status: Status,
+    faults: Faults,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
+    }
+}
+
+/// What the server says while it streams.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A message of the plugin, at this place of the log.
+    Data { lsn: Lsn, data: Bytes, block: Block },
+    /// There is nothing for us before this place.
+    KeepAlive { end: Lsn },
+}
+
+impl Wire {
+    fn new(socket: ReadHalf<Transport>, frames: Frames, status: Status, faults: Faults) -> Self {
+        Self { socket, frames, pace: Pace::new(), status, faults }
+    }
+
+    /// An event that is here already.
+    pub(crate) fn ready(&mut self) -> Option<Result<Event, SourceError>> {
+        loop {
+            match self.event() {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(Ok(event)),
+                Err(error) => return Some(Err(self.fault(&error))),
+            }
+            if self.pace.pause().is_some() {
+                return None;
+            }
+            // The runtime's cooperative budget would answer "nothing here" after 128 reads in a row.
+            if let Err(error) = unconstrained(self.fill()).now_or_never()? {
+                return Some(Err(self.fault(&error)));
+            }
+        }
+    }
+
+    /// The next event. Dropped before it comes, nothing is lost.
+    pub(crate) async fn next(&mut self) -> Result<Event, SourceError> {
+        loop {
+            match self.event() {
+                Ok(None) => {}
+                Ok(Some(event)) => return Ok(event),
+                Err(error) => return Err(self.fault(&error)),
+            }
+            if let Some(until) = self.pace.pause() {
+                tokio::time::sleep_until(until.into()).await;
+                self.pace.resume();
+            }
+            if let Err(error) = self.fill().await {
+                return Err(self.fault(&error));
+            }
+        }
+    }
+
+    /// Everything before `lsn` is durable here: the server may forget it.
+    pub(crate) fn confirm(&self, lsn: Lsn) {
+        self.status.confirm(lsn);
+    }
+
+    fn fault(&self, error: &WireError) -> SourceError {
+        self.faults.wire("streaming", error)
+    }
+
+    async fn fill(&mut self) -> Result<(), WireError> {
+        let room = self.frames.room()?;
+        let free = room.capacity() - room.len();
+        let count = self.socket.read_buf(room).await.map_err(WireError::Io)?;
+        if count == 0 {
+            return Err(WireError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the stream")));
+        }
+        self.pace.note(count, count < free);
+        Ok(())
+    }
+
+    /// The next event of what was read.
+    fn event(&mut self) -> Result<Option<Event>, WireError> {
+        while let Some(frame) = self.frames.next()? {
+            if let Some(event) = event(frame, &self.status)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn event(frame: Frame, status: &Status) -> Result<Option<Event>, WireError> {
+    let Frame { kind, mut body, block } = frame;
+    match kind {
+        backend::COPY_DATA_TAG => {}
+        backend::ERROR_RESPONSE_TAG => return Err(server_error(kind, &body)),
+        backend::COPY_DONE_TAG => {
+            return Err(WireError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the stream")));
+        }
+        // Notices and changed parameters.
+        _ => return Ok(None),
+    }
+    match body.first() {
+        // Start and end of the data in the log, the server's clock, the data. The end tells nothing: it is the start again.
+        Some(b'w') if body.len() > 25 => {
+            let lsn = place(&body);
+            body.advance(25);
+            Ok(Some(Event::Data { lsn, data: body, block }))
+        }
+        // End of the log, the server's clock, whether it waits for an answer.
+        Some(b'k') if body.len() == 18 => {
+            if body.last() == Some(&1) {
+                status.answer();
+            }
+            Ok(Some(Event::KeepAlive { end: place(&body) }))
+        }
+        _ => Err(WireError::Protocol("a message of the stream is neither data nor a keepalive".to_owned())),
+    }
+}
+
+/// The log position after the kind byte.
+fn place(body: &[u8]) -> Lsn {
+    let bytes = body.get(1..9).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+    Lsn(u64::from_be_bytes(bytes))
+}
+
+fn server_error(kind: u8, body: &Bytes) -> WireError {
+    let mut whole = BytesMut::with_capacity(body.len() + 5);
+    whole.extend_from_slice(&[kind]);
+    whole.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or(0).to_be_bytes());
+    whole.extend_from_slice(body);
+    match Message::parse(&mut whole) {
+        Ok(Some(Message::ErrorResponse(body))) => WireError::Server(ServerError::read(&body)),
+        _ => WireError::Protocol("an error of the server does not read".to_owned()),
+    }
+}
+
+/// When to read. The server sends a message at a time, so that a reader which is faster wakes up for each row, and that costs more than
+/// all else together. Where much is coming, it reads what gathers in a millisecond instead.
+#[derive(Debug)]
+struct Pace {
+    began: Instant,
+    bytes: usize,
+    until: Option<Instant>,
+}
+
+impl Pace {
+    /// The timer's own grain.
+    const PAUSE: Duration = Duration::from_millis(1);
+    /// As much as comes in one pause from a server that sends 5 MB/s or more.
+    const MUCH: usize = 8 << 10;
+
+    fn new() -> Self {
+        Self { began: Instant::now(), bytes: 0, until: None }
+    }
+
+    /// Notes what was read, and whether that was all there was.
+    fn note(&mut self, count: usize, is_all: bool) {
+        self.bytes += count;
+        if !is_all {
+            return;
+        }
+        let now = Instant::now();
+        let recent = now.saturating_duration_since(self.began) < 2 * Self::PAUSE;
+        if recent && self.bytes >= Self::MUCH {
+            self.until = Some(now + Self::PAUSE);
+        }
+        if !recent || self.until.is_some() {
+            (self.began, self.bytes) = (now, 0);
+        }
+    }
+
+    /// Until when nothing is to be read.
+    fn pause(&mut self) -> Option<Instant> {
+        let until = self.until?;
+        if until > Instant::now() {
+            return Some(until);
+        }
+        self.resume();
+        None
+    }
+
+    fn resume(&mut self) {
+        *self = Self::new();
+    }
+}
