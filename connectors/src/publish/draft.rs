@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Write;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -11,6 +10,7 @@ use guitong_log::{Batch, Headers, NewRecord, StateChange};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodeError, Marks, Stamp};
 use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
+use guitong_schemas::position::Version;
 
 use super::state::KeptRow;
 use super::tables::Published;
@@ -42,7 +42,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
 pub(super) const RECORD_OVERHEAD: usize = 1 << 10;
 
 struct DraftRecord {
-    table: Arc<Published>,
+    /// Place in the draft's list of tables.
+    table: usize,
     key: Option<Range<usize>>,
     value: Range<usize>,
     version: Range<usize>,
@@ -56,15 +57,28 @@ struct DraftRecord {
     tombstone: bool,
 }
 
+/// What becomes of a key of a table of which only keys are kept.
+struct KeyChange {
+    table: usize,
+    /// Place in the draft's state keys.
+    key: Range<usize>,
+    held: bool,
+}
+
 pub(super) struct Draft {
     now_us: i64,
     buffer: Vec<u8>,
     records: Vec<DraftRecord>,
+    /// Tables of the records, one entry for each run of a table's records.
+    tables: Vec<Arc<Published>>,
     marks: Marks,
     /// Kept rows as of the last commit, of the keys that this batch asks for.
     fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
-    /// Keyed state as this batch leaves it.
+    /// Keyed state as this batch leaves it, of tables of which columns are kept.
     state: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
+    /// Keyed state of the others, in the order of the changes; it counts after `state`.
+    keys: Vec<KeyChange>,
+    state_keys: Vec<u8>,
     /// The row that was deleted last, for a create that follows as the other half of a key change.
     removed: Option<((Arc<str>, Bytes), KeptRow)>,
     totals: Totals,
@@ -82,9 +96,12 @@ impl Draft {
             now_us,
             buffer: vec![],
             records: vec![],
+            tables: vec![],
             marks: Marks::default(),
             fetched,
             state: HashMap::new(),
+            keys: vec![],
+            state_keys: vec![],
             removed: None,
             totals: Totals::default(),
         }
@@ -120,7 +137,8 @@ impl Draft {
         settings: &PublishSettings,
     ) -> Result<(), PublishError> {
         let max_record = settings.max_record;
-        self.keep(&change, table)?;
+        let place = self.place(table);
+        self.keep(&change, table, place)?;
         let start = self.buffer.len();
         let key = match table.key_id {
             None => None,
@@ -191,17 +209,31 @@ impl Draft {
             other_key: other_half.and_then(|row| self.key_json(row, table)),
             deletes: change.operation == Operation::Delete,
             tombstone: change.operation == Operation::Delete && table.is_keyed() && settings.form.tombstones,
-            table: Arc::clone(table),
+            table: place,
         };
         (self.marks.absent, self.marks.lossy) = (absent, lossy);
         self.records.push(record);
         Ok(())
     }
 
+    /// Place of a table in the list; it is mostly that of the record before.
+    fn place(&mut self, table: &Arc<Published>) -> usize {
+        if !self.tables.last().is_some_and(|last| Arc::ptr_eq(last, table)) {
+            self.tables.push(Arc::clone(table));
+        }
+        self.tables.len() - 1
+    }
+
+    /// The version as its `Display` writes it, without the cost of formatting.
     fn version(&mut self, change: &Change) -> Range<usize> {
         let start = self.buffer.len();
-        // Writing into a vector does not fail.
-        let _ = write!(self.buffer, "{}", change.version);
+        let Version { epoch, commit, change, index, revision } = change.version;
+        for (at, part) in [u64::from(epoch), commit, change, u64::from(index), u64::from(revision)].into_iter().enumerate() {
+            if at > 0 {
+                self.buffer.push(b'/');
+            }
+            hexadecimal(part, &mut self.buffer);
+        }
         start..self.buffer.len()
     }
 
@@ -226,20 +258,25 @@ impl Draft {
     }
 
     /// Notes what keyed state holds of the row after this change. An update of a table of which only keys are kept changes nothing.
-    fn keep(&mut self, change: &Change, table: &Arc<Published>) -> Result<(), PublishError> {
+    fn keep(&mut self, change: &Change, table: &Arc<Published>, place: usize) -> Result<(), PublishError> {
         if !table.keeps_keys() || change.operation == Operation::Update && !table.keeps_cells() {
             return Ok(());
         }
         let Some(row) = row_of(change) else { return Ok(()) };
+        if !table.keeps_cells() {
+            let start = self.state_keys.len();
+            rows::write_state_key(row, &change.table, &mut self.state_keys).map_err(|error| image(change, error))?;
+            let key = start..self.state_keys.len();
+            self.keys.push(KeyChange { table: place, key, held: change.after.is_some() });
+            return Ok(());
+        }
+        self.order_keys();
         let key = rows::state_key(row, &change.table).map_err(|error| image(change, error))?;
         let kept = match &change.after {
             None => None,
-            Some(after) if table.keeps_cells() => {
-                Some(rows::to_keep(after, &change.table).map_err(|error| image(change, error))?)
-            }
-            Some(_) => Some(KeptRow::default()),
+            Some(after) => Some(rows::to_keep(after, &change.table).map_err(|error| image(change, error))?),
         };
-        if kept.is_none() && table.keeps_cells() {
+        if kept.is_none() {
             let removed = self.kept(table.topic(), &key).cloned();
             self.removed = removed.map(|removed| ((Arc::clone(table.topic()), key.clone()), removed));
         }
@@ -247,36 +284,57 @@ impl Draft {
         Ok(())
     }
 
+    /// A table can come to be of the other kind within a batch, so what was noted of keys alone has to count before what follows.
+    fn order_keys(&mut self) {
+        for KeyChange { table, key, held } in self.keys.drain(..) {
+            let (Some(table), Some(key)) = (self.tables.get(table), self.state_keys.get(key)) else { continue };
+            let place = (Arc::clone(table.topic()), Bytes::copy_from_slice(key));
+            self.state.insert(place, held.then(KeptRow::default));
+        }
+        self.state_keys.clear();
+    }
+
     pub(super) fn finish(mut self) -> Finished {
         self.totals.bytes += self.buffer.len() as u64;
         let buffer = Bytes::from(self.buffer);
         let timestamp_ms = self.now_us.div_euclid(1000);
         let mut records = Vec::with_capacity(self.records.len());
-        for draft in self.records {
-            let headers = headers(&draft, &buffer);
-            let key = draft.key.map(|range| buffer.slice(range));
-            let record = |value, headers| NewRecord {
-                topic: Arc::clone(draft.table.topic()),
+        for draft in &self.records {
+            let Some(table) = self.tables.get(draft.table) else { continue };
+            let record = NewRecord {
+                topic: Arc::clone(table.topic()),
                 partition: Some(0),
-                key: key.clone(),
-                value,
-                headers,
+                key: draft.key.clone().map(|range| buffer.slice(range)),
+                value: Some(buffer.slice(draft.value.clone())),
+                headers: headers(draft, &buffer),
                 timestamp_ms,
             };
             if draft.tombstone {
-                records.push(record(Some(buffer.slice(draft.value.clone())), headers.clone()));
-                records.push(record(None, headers));
+                let tombstone = NewRecord { value: None, ..record.clone() };
+                records.extend([record, tombstone]);
             } else {
-                records.push(record(Some(buffer.slice(draft.value.clone())), headers));
+                records.push(record);
             }
         }
-        let state = self
-            .state
-            .into_iter()
-            .map(|((map, key), kept)| StateChange { map, key, value: kept.map(|kept| kept.encode()) })
-            .collect();
+        let state_keys = Bytes::from(self.state_keys);
+        let mut state = Vec::with_capacity(self.state.len() + self.keys.len());
+        for ((map, key), kept) in self.state {
+            state.push(StateChange { map, key, value: kept.map(|kept| kept.encode()) });
+        }
+        for change in self.keys {
+            let Some(table) = self.tables.get(change.table) else { continue };
+            let value = change.held.then_some(KeptRow::NO_CELLS);
+            state.push(StateChange { map: Arc::clone(table.topic()), key: state_keys.slice(change.key), value });
+        }
         Finished { batch: Batch { records, state, ..Batch::default() }, totals: self.totals }
     }
+}
+
+/// Upper-case digits without leading zeros.
+fn hexadecimal(value: u64, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digits = (16 - value.leading_zeros() / 4).max(1);
+    out.extend((0..digits).rev().map(|digit| DIGITS[(value >> (4 * digit)) as usize & 15]));
 }
 
 /// The row that holds the key.
@@ -312,4 +370,18 @@ fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
         headers.push((Arc::clone(name), buffer.slice(range.clone())));
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_is_as_formatted() {
+        for value in [0, 1, 0xF, 0x10, 0xABC, 0x16_B374_D848, u64::MAX] {
+            let mut out = Vec::new();
+            hexadecimal(value, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{value:X}"));
+        }
+    }
 }

@@ -159,7 +159,7 @@ impl Publisher {
         let kept = self.fetch(&changes, &tables).await?;
         let mut draft = Draft::new(now_us, kept);
         let mut done = None;
-        for (index, (change, table)) in changes.iter().zip(&tables).enumerate() {
+        for (index, (change, table)) in changes.iter().zip(runs(&tables)).enumerate() {
             if change.operation == Operation::Truncate && table.is_keyed() && (whole_truncates || ends_epoch(change)) {
                 draft = self.truncate(change, table, done, draft).await?;
             } else {
@@ -167,6 +167,8 @@ impl Publisher {
             }
             done = Some(change.version);
         }
+        // The source's rows are of no more use, and while this batch is written the next one is read.
+        drop(changes);
         let mut out = draft.finish();
         self.count(&out.totals);
         if !notices.is_empty() {
@@ -197,10 +199,12 @@ impl Publisher {
         Ok(self.owned.append(batch).await?)
     }
 
-    async fn resolve(&mut self, changes: &[Change]) -> Result<Vec<Arc<Published>>, PublishError> {
-        let mut tables = Vec::with_capacity(changes.len());
-        for change in changes {
-            tables.push(self.tables.resolve(&change.table, &self.settings).await?);
+    /// The tables of the changes, in runs.
+    async fn resolve(&mut self, changes: &[Change]) -> Result<Vec<Run>, PublishError> {
+        let mut tables = Vec::new();
+        for run in changes.chunk_by(|a, b| Arc::ptr_eq(&a.table, &b.table)) {
+            let Some(first) = run.first() else { continue };
+            tables.push((run.len(), self.tables.resolve(&first.table, &self.settings).await?));
         }
         Ok(tables)
     }
@@ -209,10 +213,10 @@ impl Publisher {
     async fn fetch(
         &self,
         changes: &[Change],
-        tables: &[Arc<Published>],
+        tables: &[Run],
     ) -> Result<HashMap<(Arc<str>, Bytes), Option<KeptRow>>, PublishError> {
         let mut wanted: HashMap<&Arc<str>, Vec<Bytes>> = HashMap::new();
-        for (index, (change, table)) in changes.iter().zip(tables).enumerate() {
+        for (index, (change, table)) in changes.iter().zip(runs(tables)).enumerate() {
             let Some(after) = change.after.as_ref().filter(|after| table.keeps_cells() && rows::has_absent(after)) else {
                 continue;
             };
@@ -298,6 +302,13 @@ impl Publisher {
 /// A truncate that no transaction made: what was published of the table in an earlier epoch holds no longer.
 fn ends_epoch(change: &Change) -> bool {
     !matches!(change.origin.place, Place::Postgres { xid: Some(_), .. })
+}
+
+/// Changes of one table that follow each other: how many, and what they are published by.
+type Run = (usize, Arc<Published>);
+
+fn runs(tables: &[Run]) -> impl Iterator<Item = &Arc<Published>> {
+    tables.iter().flat_map(|(count, table)| std::iter::repeat_n(table, *count))
 }
 
 fn image(change: &Change, BadImage(problem): BadImage) -> PublishError {

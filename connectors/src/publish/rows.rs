@@ -1,6 +1,6 @@
 //! Work on row images: keys, absent columns and their completion, columns that are too large.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use guitong_schemas::change::{BadImage, Cell, Change, Operation, RowBuilder, RowImage};
 use guitong_schemas::table::Table;
 
@@ -36,7 +36,12 @@ pub(super) fn other_half(changes: &[Change], index: usize) -> Option<&RowImage> 
 
 /// The key's cells one after the other, in the key's order: the row's key in keyed state.
 pub(super) fn state_key(row: &RowImage, table: &Table) -> Result<Bytes, BadImage> {
-    let mut out = BytesMut::with_capacity(24);
+    let mut out = Vec::with_capacity(24);
+    write_state_key(row, table, &mut out)?;
+    Ok(Bytes::from(out))
+}
+
+pub(super) fn write_state_key(row: &RowImage, table: &Table, out: &mut Vec<u8>) -> Result<(), BadImage> {
     for &wanted in &table.key {
         match row.cells().nth(wanted).ok_or(BadImage("has fewer columns than the table"))?? {
             Cell::Text(value) => {
@@ -48,7 +53,7 @@ pub(super) fn state_key(row: &RowImage, table: &Table) -> Result<Bytes, BadImage
             Cell::Absent => return Err(BadImage("has a key that was not sent")),
         }
     }
-    Ok(out.freeze())
+    Ok(())
 }
 
 /// The row image that holds only what [`state_key`] holds.

@@ -23,6 +23,9 @@ pub(super) struct KeptRow {
 }
 
 impl KeptRow {
+    /// What a row without kept columns is encoded as.
+    pub(super) const NO_CELLS: Bytes = Bytes::from_static(&[FORMAT]);
+
     pub(super) fn encode(&self) -> Bytes {
         let mut out =
             BytesMut::with_capacity(1 + self.cells.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>());
@@ -108,6 +111,7 @@ mod tests {
         assert_eq!(KeptRow::decode(&row.encode()).unwrap(), row);
         assert!(KeptRow::decode(&row.encode()[..5]).is_err());
         assert!(KeptRow::decode(b"").is_err());
+        assert_eq!(KeptRow::default().encode(), KeptRow::NO_CELLS);
         let progress = Progress { done: Version { commit: 7, ..Version::default() }, truncated: 9 };
         assert_eq!(Progress::decode(&progress.change().value.unwrap()).unwrap(), progress);
     }
