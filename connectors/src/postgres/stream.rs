@@ -133,7 +133,9 @@ impl Assembly {
         self.position.last_commit = Some(Lsn(end));
         self.position.inside = None;
         if let Some(metadata) = &mut self.metadata {
+            let before = self.notices.len();
             metadata.end(&mut self.notices);
+            self.bytes += (self.notices.len() - before) * size_of::<Notice>();
         }
         self.transaction.take()
     }

@@ -191,8 +191,8 @@ mod tests {
         assert_eq!(read(exact(date), "0001-12-31 BC"), "0000-12-31Z");
         assert_eq!(read(exact(time), "24:00:00"), "00:00:00Z");
         assert_eq!(read(exact(time), "01:02:03.100"), "01:02:03.1Z");
-        for text in ["", "1", "1 eon", "1:2", "x:00:00", "00:00:00.1234567"] {
-            assert!(text == "1:2" || interval(text.as_bytes(), &mut vec![]).is_err(), "{text}");
+        for text in ["", "1", "1 eon", "x:00:00", "00:00:00.1234567"] {
+            assert!(interval(text.as_bytes(), &mut vec![]).is_err(), "{text}");
         }
     }
 }
