@@ -129,7 +129,7 @@ async fn the_departments_limits_are_kept_and_told() {
         .await
         .unwrap();
     let mut system = prepared(&server).await;
-    (system.snapshot.rows_per_second, system.snapshot.workers) = (Some(200), 3);
+    (system.snapshot.rows_per_second, system.snapshot.workers) = (Some(100), 3);
     let zone = jiff::tz::TimeZone::UTC;
     let now = jiff::Timestamp::now().to_zoned(zone.clone());
     let hours = |hours: i64| now.checked_add(jiff::Span::new().hours(hours)).unwrap().time();
@@ -150,6 +150,6 @@ async fn the_departments_limits_are_kept_and_told() {
     let rows = session.load().await;
     assert_eq!(lines(&rows)[0], "r t [101,n101]");
     assert_eq!(rows.len(), 200, "those that the filter leaves");
-    // What is read last is not waited for.
-    assert!(began.elapsed() > Duration::from_millis(500), "200 rows at 200 a second took {:?}", began.elapsed());
+    // A second's rows may come at once.
+    assert!(began.elapsed() > Duration::from_millis(990), "200 rows at 100 a second took {:?}", began.elapsed());
 }
