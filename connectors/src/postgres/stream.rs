@@ -135,7 +135,7 @@ impl Assembly {
         if let Some(metadata) = &mut self.metadata {
             let before = self.notices.len();
             metadata.end(&mut self.notices);
-            self.bytes += (self.notices.len() - before) * size_of::<Notice>();
+            self.held.changes += (self.notices.len() - before) * size_of::<Notice>();
         }
         self.transaction.take()
     }
