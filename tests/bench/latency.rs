@@ -18,8 +18,8 @@ use crate::rounds::{Verdict, median};
 use crate::{Failure, Outcome, load};
 
 const RATE: u32 = 1000;
-/// Not counted: connections and plans are made.
-const WARM: u32 = 3;
+/// Not counted, in seconds: connections and plans are made, and a young broker's JVM compiles what it runs.
+const WARM: u32 = 8;
 const SECONDS: u32 = 10;
 /// Sessions of clerks. One alone is bounded by the disk's sync.
 const CLERKS: u32 = 8;

@@ -28,6 +28,10 @@ const OWN_PROPERTIES: [&str; 10] = [
     "transactional.id",
 ];
 
+/// One task delivers a subscription from all partitions, so more of them serve only consumers from outside; and on Kafka each costs
+/// every transaction that touches it a request, its verification and a marker.
+const STD_PARTITIONS: u32 = 1;
+
 pub(super) fn read_exchange(root: Section<'_>, surroundings: &Surroundings<'_>) -> Option<Exchange> {
     let name = root.required("name", |root, key| {
         root.parsed(key, |text| Name::parse(text).ok_or_else(|| "must be lower-case letters, digits and dashes".to_owned()))
@@ -38,7 +42,7 @@ pub(super) fn read_exchange(root: Section<'_>, surroundings: &Surroundings<'_>) 
     };
     let time_zone = if root.has("time_zone") { root.parsed("time_zone", zone).map(|zone| zone.value) } else { read_zone(&root) };
     let listen = read_listen(&root);
-    let std_partitions = root.number("std_partitions", 1..1001).map_or(4, |found| found.value);
+    let std_partitions = root.number("std_partitions", 1..1001).map_or(STD_PARTITIONS, |found| found.value);
     let trace_days = root.number("trace_days", 1..36_501).map_or(30, |found| found.value);
     let (kind, log) = root.section("log").map_or((None, None), |section| read_log(section, surroundings));
     let registry = root.section("registry").filter(Section::is_declared).map(|section| read_registry(section, surroundings));

@@ -90,8 +90,10 @@ impl Normaliser {
         let exchange = &self.context.exchange;
         let quarantine: Arc<str> = format!("quarantine.{}", self.resource.name).into();
         let retention = Retention::Compact { after: exchange.trace, tombstones: exchange.trace };
-        let std = format!("std.{}", self.resource.name);
-        for (name, partitions) in [(std.into(), exchange.std_partitions), (Arc::clone(&quarantine), 1)] {
+        let std: Arc<str> = format!("std.{}", self.resource.name).into();
+        // Keys stay where they are: a topic that is there keeps its number.
+        let partitions = self.context.log.partitions(&std).await?.unwrap_or(exchange.std_partitions);
+        for (name, partitions) in [(std, partitions), (Arc::clone(&quarantine), 1)] {
             self.context.log.ensure_topic(&TopicSpec { name, partitions, retention: retention.clone() }).await?;
         }
         Ok(quarantine)
