@@ -52,7 +52,8 @@ async fn tables_are_read_in_chunks_of_their_keys_and_marked() {
     let counts: Vec<(&str, usize)> = of.iter().map(|(name, changes)| (*name, changes.len())).collect();
     assert_eq!(counts, [("a 企业", 3000), ("c", 2), ("parts", 2)]);
     let watermarks: std::collections::BTreeSet<u64> = of["a 企业"].iter().map(|change| change.version.commit).collect();
-    assert!(watermarks.len() >= 4, "chunks: {}", watermarks.len());
+    // Chunks that are ready together share a watermark, and only so many may be ready.
+    assert!(watermarks.len() >= 2, "watermarks: {}", watermarks.len());
     let marks: Vec<SnapshotMark> = changes.iter().map(|change| change.origin.snapshot).collect();
     assert_eq!(marks[0], SnapshotMark::First);
     assert_eq!(marks[1..2999], vec![SnapshotMark::Inside; 2998]);
