@@ -78,6 +78,12 @@ async fn a_server_is_verified_by_its_authority_and_its_name() {
     let server = encrypted(&authority, "DNS:db.example").await;
     let elsewhere = with(&server, "reader", "localhost", &trusting);
     refused(&exchange, &elsewhere, &["db.example", "write the host as the server's certificate names it"]).await;
+    let nameless = |authority: &Authority| {
+        let parameters = format!("sslmode=verify-ca&sslrootcert={}", authority.certificate().display());
+        with(&server, "reader", "localhost", &parameters)
+    };
+    is_read(&server, &Exchange::new().await, &nameless(&authority), "reader").await;
+    refused(&exchange, &nameless(&stranger), &["the authority that signed the server's certificate", "sslrootcert"]).await;
 
     let plain = Postgres::start().await.unwrap();
     refused(&exchange, &with(&plain, ADMIN, "localhost", &trusting), &["does not support TLS", "`ssl` of the server"]).await;

@@ -43,12 +43,12 @@ pub(crate) fn client(tls: &Tls) -> Result<ClientConfig, WireError> {
     let builder = match tls.mode {
         SslMode::VerifyFull => builder.with_root_certificates(authorities(tls)?),
         SslMode::VerifyCa => {
-            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(tls)?), provider).build();
-            let chain = chain.map_err(|error| WireError::Tls(format!("setting TLS up: {error}")))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(chain)))
+            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(tls)?), Arc::clone(&provider)).build();
+            let chain = Some(chain.map_err(|error| WireError::Tls(format!("setting TLS up: {error}")))?);
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Nameless { provider, chain }))
         }
         SslMode::Disable | SslMode::Prefer | SslMode::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Nameless { provider, chain: None }))
         }
     };
     match (&tls.certificate, &tls.key) {
@@ -85,50 +85,15 @@ fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> WireError {
     WireError::Tls(format!("{}: {error}", path.display()))
 }
 
-/// Checks that the server has the key of its certificate, and not whose it is.
+/// Checks less than everything: that the server has the key of its certificate, and, where there are authorities, that one of them
+/// vouches for it; never the name.
 #[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct Nameless {
+    provider: Arc<CryptoProvider>,
+    chain: Option<Arc<WebPkiServerVerifier>>,
 }
 
-/// Checks everything but the name.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Nameless {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -137,7 +102,8 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last, when the chain is found good.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -152,7 +118,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -161,11 +127,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
