@@ -50,8 +50,6 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         kind,
         trace: exchange.trace,
         max_record,
-        // Truncates come from PostgreSQL itself, and from any source that reads everything again after a gap.
-        keeps_keys: true,
         complete: system.complete,
         form: system.form.clone(),
     };

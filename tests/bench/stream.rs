@@ -146,7 +146,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         keys: Vec::new(),
         snapshot: SnapshotConfig { enabled: false, chunk: BATCH, ..SnapshotConfig::default() },
         limits: Limits::default(),
-        complete: false,
+        complete: true,
         form: EventForm::DEFAULT,
     })
 }
@@ -217,7 +217,6 @@ pub(crate) async fn into(
         kind: SourceKind::Postgres,
         trace: Duration::from_secs(30 * 86_400),
         max_record: 16 << 20,
-        keeps_keys: true,
         complete: system.complete,
         form: system.form.clone(),
     };

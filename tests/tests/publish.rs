@@ -79,6 +79,10 @@ impl Exchange {
     }
 
     async fn publisher(&self, appends: usize) -> Publisher {
+        self.publisher_in(appends, EventForm::DEFAULT).await
+    }
+
+    async fn publisher_in(&self, appends: usize, form: EventForm) -> Publisher {
         let inner = self.log.open(&OwnerId::new(Role::Connect, "licensing")).await.unwrap();
         let settings = PublishSettings {
             system: "licensing".into(),
@@ -86,9 +90,8 @@ impl Exchange {
             kind: SourceKind::Postgres,
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
-            keeps_keys: true,
             complete: true,
-            form: EventForm::DEFAULT,
+            form,
         };
         let log: Arc<dyn ExchangeLog> = Arc::<EmbeddedLog>::clone(&self.log);
         let registry: Arc<dyn SchemaRegistry> = Arc::<BuiltinRegistry>::clone(&self.registry);
@@ -222,6 +225,120 @@ async fn a_truncate_that_is_cut_off_is_finished_and_doubles_nothing() {
     assert_eq!(held.len(), 1);
     // The progress is gone with the batch: an older version counts again in another epoch's batch.
     assert!(exchange.publisher(1).await.publish(batch(vec![create(8, ROWS + 4)], "next")).await.unwrap().is_some());
+}
+
+/// The keys that are held by what the topic says, and how many records it has.
+async fn held(exchange: &Exchange) -> (BTreeSet<Bytes>, usize) {
+    let mut held = BTreeSet::new();
+    let records = exchange.records().await;
+    for record in &records {
+        let Some(value) = &record.value else {
+            held.remove(record.key.as_ref().unwrap());
+            continue;
+        };
+        let (id, body) = frame::read(value).unwrap();
+        let plan = DecodePlan::compile(&exchange.registry.schema(id).await.unwrap()).unwrap();
+        match plan.envelope(body).unwrap() {
+            envelope if envelope.operation == Operation::Delete => {
+                assert_eq!((envelope.after, record.header("guitong-before").unwrap().as_ref()), (None, &b"key"[..]));
+                let key = record.key.as_ref().unwrap();
+                let before = envelope.before.unwrap();
+                let (_, body) = frame::read(key).unwrap();
+                assert_eq!(DecodePlan::compile(LONG_KEY).unwrap().record(body).unwrap(), before[..1], "the key in `before`");
+                assert_eq!(before[1..], [Value::Null, Value::Null]);
+                held.remove(key);
+            }
+            _ => {
+                held.insert(record.key.clone().unwrap());
+            }
+        }
+    }
+    (held, records.len())
+}
+
+/// Any record with one field of type long: as the keys of [`table`].
+const LONG_KEY: &str = r#"{"type": "record", "name": "Key", "fields": [{"name": "id", "type": "long"}]}"#;
+
+fn rows_of(table: &Arc<Table>, ids: std::ops::Range<u64>, at: u64) -> Vec<Change> {
+    let create = |id: u64| change(table, Operation::Create, at + id, 0, None, Some(row(&[Some(&id.to_string()), None, None])));
+    ids.map(create).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_deletes_what_is_held_also_where_deletes_leave_no_tombstones() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let form = EventForm { tombstones: false, ..EventForm::DEFAULT };
+    let mut publisher = exchange.publisher_in(99, form).await;
+    let mut changes = rows_of(&table, 0..10, 1);
+    changes.push(change(&table, Operation::Delete, 20, 0, Some(row(&[Some("3"), None, None])), None));
+    changes.push(change(&table, Operation::Truncate, 21, 0, None, None));
+    changes.extend(rows_of(&table, 4..6, 30));
+    publisher.publish(batch(changes, "a")).await.unwrap();
+    let (keys, count) = held(&exchange).await;
+    assert_eq!((keys.len(), count), (2, 10 + 1 + 9 + 2));
+    publisher.publish(batch(vec![change(&table, Operation::Truncate, 50, 0, None, None)], "b")).await.unwrap();
+    let (keys, count) = held(&exchange).await;
+    assert_eq!((keys.len(), count), (0, 22 + 2), "only what was there again is deleted again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_ends_keys_of_an_older_schema() {
+    let exchange = Exchange::new().await;
+    let narrow = {
+        let mut table = (*table()).clone();
+        table.columns[0].kind = ColumnType::Text;
+        Arc::new(table)
+    };
+    let mut publisher = exchange.publisher(99).await;
+    publisher.publish(batch(rows_of(&narrow, 0..3, 1), "a")).await.unwrap();
+    let mut changes = rows_of(&table(), 7..9, 10);
+    changes.push(change(&table(), Operation::Truncate, 30, 0, None, None));
+    publisher.publish(batch(changes, "b")).await.unwrap();
+    let records = exchange.records().await;
+    // Those of the present schema have an event each, too.
+    assert_eq!(records.len(), 3 + 2 + 3 + 2 * 2);
+    assert_eq!(records.iter().filter(|record| record.value.is_none()).count(), 5);
+    assert!(records.iter().rev().take(7).all(|record| record.header("guitong-version").is_some()));
+    assert_eq!(held(&exchange).await.0.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_rows_keep_nothing_and_a_truncate_forgets_what_long_ones_keep() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let long = "长".repeat(400);
+    let create =
+        |id: &str, at, note: &str| change(&table, Operation::Create, at, 0, None, Some(row(&[Some(id), None, Some(note)])));
+    let update =
+        |id: &str, at, note: &str| change(&table, Operation::Update, at, 0, None, Some(row(&[Some(id), None, Some(note)])));
+    let kept = async || {
+        let owned = exchange.log.open(&OwnerId::new(Role::Connect, "licensing")).await.unwrap();
+        owned.scan(TOPIC, &[], None, 99).await.unwrap().len()
+    };
+    let mut publisher = exchange.publisher(99).await;
+    let removed = change(&table, Operation::Delete, 4, 0, Some(row(&[Some("1"), None, None])), None);
+    publisher.publish(batch(vec![create("1", 1, "短"), create("2", 2, "短"), update("2", 3, "短"), removed], "a")).await.unwrap();
+    assert_eq!(kept().await, 0);
+    let mut publisher = exchange.publisher(99).await;
+    publisher.publish(batch(vec![create("3", 5, &long), create("4", 6, &long), create("5", 7, &long)], "b")).await.unwrap();
+    assert_eq!(kept().await, 3);
+    // Known again after a restart: what a row kept goes with its length or with the row.
+    let mut publisher = exchange.publisher(99).await;
+    let removed = change(&table, Operation::Delete, 9, 0, Some(row(&[Some("4"), None, None])), None);
+    publisher.publish(batch(vec![update("3", 8, "短"), removed], "c")).await.unwrap();
+    assert_eq!(kept().await, 1);
+    let mut publisher = exchange.publisher(99).await;
+    let again = change(&table, Operation::Update, 11, 0, None, Some(row(&[Some("5"), None, Some("?")])));
+    publisher.publish(batch(vec![change(&table, Operation::Truncate, 10, 0, None, None), again], "d")).await.unwrap();
+    assert_eq!(kept().await, 0);
+    let (values, headers) = exchange.last().await;
+    assert_eq!(
+        values[2].as_deref(),
+        Some("__debezium_unavailable_value"),
+        "what was there before the truncate is no longer known"
+    );
+    assert_eq!(headers["guitong-absent"], "note");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use guitong_log::{Batch, Headers, NewRecord, StateChange};
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{EncodeError, Marks, Stamp};
+use guitong_schemas::avro::{EncodeError, Marks, Stamp, frame};
 use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
 use guitong_schemas::position::Version;
 
@@ -45,7 +45,8 @@ struct DraftRecord {
     /// Place in the draft's list of tables.
     table: usize,
     key: Option<Range<usize>>,
-    value: Range<usize>,
+    /// `None` for a tombstone alone.
+    value: Option<Range<usize>>,
     version: Range<usize>,
     before: &'static str,
     absent: Option<Range<usize>>,
@@ -57,14 +58,6 @@ struct DraftRecord {
     tombstone: bool,
 }
 
-/// What becomes of a key of a table of which only keys are kept.
-struct KeyChange {
-    table: usize,
-    /// Place in the draft's state keys.
-    key: Range<usize>,
-    held: bool,
-}
-
 pub(super) struct Draft {
     now_us: i64,
     buffer: Vec<u8>,
@@ -74,13 +67,12 @@ pub(super) struct Draft {
     marks: Marks,
     /// Kept rows as of the last commit, of the keys that this batch asks for.
     fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
-    /// Keyed state as this batch leaves it, of tables of which columns are kept.
+    /// Kept rows as this batch leaves them.
     state: HashMap<(Arc<str>, Bytes), Option<KeptRow>>,
-    /// Keyed state of the others, in the order of the changes; it counts after `state`.
-    keys: Vec<KeyChange>,
-    state_keys: Vec<u8>,
     /// The row that was deleted last, for a create that follows as the other half of a key change.
     removed: Option<((Arc<str>, Bytes), KeptRow)>,
+    /// Scratch: where the fields of a key are.
+    spans: Vec<Range<usize>>,
     totals: Totals,
 }
 
@@ -100,9 +92,8 @@ impl Draft {
             marks: Marks::default(),
             fetched,
             state: HashMap::new(),
-            keys: vec![],
-            state_keys: vec![],
             removed: None,
+            spans: vec![],
             totals: Totals::default(),
         }
     }
@@ -138,7 +129,7 @@ impl Draft {
     ) -> Result<(), PublishError> {
         let max_record = settings.max_record;
         let place = self.place(table);
-        self.keep(&change, table, place)?;
+        self.keep(&change, table)?;
         let start = self.buffer.len();
         let key = match table.key_id {
             None => None,
@@ -187,7 +178,7 @@ impl Draft {
             too_large.push(index);
             leave_out(&mut change, index)?;
         }
-        let value = value_start..self.buffer.len();
+        let value = Some(value_start..self.buffer.len());
         // A trigger writes whole rows: what it left out was over the limit.
         if settings.kind == SourceKind::Changelog && change.after.is_some() {
             let left_out = self.marks.absent.iter().filter(|column| !too_large.contains(column) && !unreadable.contains(column));
@@ -201,7 +192,7 @@ impl Draft {
         let record = DraftRecord {
             key,
             value,
-            version: self.version(&change),
+            version: self.version(change.version),
             before: change.before.code(),
             absent: self.names(&absent, table),
             lossy: self.names(&lossy, table),
@@ -216,6 +207,45 @@ impl Draft {
         Ok(())
     }
 
+    /// Adds the delete of a key that the topic holds, by a truncate: `version` is the delete's. A key of another schema than the table's
+    /// present one gets its tombstone alone, since the envelope cannot say it.
+    pub(super) fn delete(
+        &mut self,
+        key: &[u8],
+        change: &Change,
+        table: &Arc<Published>,
+        settings: &PublishSettings,
+    ) -> Result<(), PublishError> {
+        let place = self.place(table);
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(key);
+        let value_start = self.buffer.len();
+        let fields = self.key_fields(key, table)?;
+        if let Some(fields) = &fields {
+            let stamp = Stamp { schema_id: table.value_id, processed_us: self.now_us };
+            table.plan.delete(fields, change, stamp, &mut self.buffer, &mut self.marks);
+        }
+        let value = fields.map(|_| value_start..self.buffer.len());
+        self.totals.events += 1;
+        let absent = std::mem::take(&mut self.marks.absent);
+        let record = DraftRecord {
+            key: Some(start..value_start),
+            tombstone: value.is_some() && settings.form.tombstones,
+            value,
+            version: self.version(change.version),
+            before: "key",
+            absent: self.names(&absent, table),
+            lossy: None,
+            too_large: None,
+            other_key: None,
+            deletes: true,
+            table: place,
+        };
+        self.marks.absent = absent;
+        self.records.push(record);
+        Ok(())
+    }
+
     /// Place of a table in the list; it is mostly that of the record before.
     fn place(&mut self, table: &Arc<Published>) -> usize {
         if !self.tables.last().is_some_and(|last| Arc::ptr_eq(last, table)) {
@@ -225,9 +255,9 @@ impl Draft {
     }
 
     /// The version as its `Display` writes it, without the cost of formatting.
-    fn version(&mut self, change: &Change) -> Range<usize> {
+    fn version(&mut self, version: Version) -> Range<usize> {
         let start = self.buffer.len();
-        let Version { epoch, commit, change, index, revision } = change.version;
+        let Version { epoch, commit, change, index, revision } = version;
         for (at, part) in [u64::from(epoch), commit, change, u64::from(index), u64::from(revision)].into_iter().enumerate() {
             if at > 0 {
                 self.buffer.push(b'/');
@@ -257,26 +287,19 @@ impl Draft {
         Some(start..self.buffer.len())
     }
 
-    /// Notes what keyed state holds of the row after this change. An update of a table of which only keys are kept changes nothing.
-    fn keep(&mut self, change: &Change, table: &Arc<Published>, place: usize) -> Result<(), PublishError> {
-        if !table.keeps_keys() || change.operation == Operation::Update && !table.keeps_cells() {
+    /// Notes what keyed state holds of the row after this change.
+    fn keep(&mut self, change: &Change, table: &Arc<Published>) -> Result<(), PublishError> {
+        let Some(row) = row_of(change).filter(|_| table.keeps_cells()) else { return Ok(()) };
+        let of_image = |error| image(change, error);
+        let after = change.after.as_ref();
+        let kept = after.map(|after| rows::to_keep(after, &change.table)).transpose().map_err(of_image)?.flatten();
+        // Of a row that was not there before nothing is kept that would have to go.
+        if kept.is_none() && (!table.has_cells() || change.operation == Operation::Create) {
             return Ok(());
         }
-        let Some(row) = row_of(change) else { return Ok(()) };
-        if !table.keeps_cells() {
-            let start = self.state_keys.len();
-            rows::write_state_key(row, &change.table, &mut self.state_keys).map_err(|error| image(change, error))?;
-            let key = start..self.state_keys.len();
-            self.keys.push(KeyChange { table: place, key, held: change.after.is_some() });
-            return Ok(());
-        }
-        self.order_keys();
-        let key = rows::state_key(row, &change.table).map_err(|error| image(change, error))?;
-        let kept = match &change.after {
-            None => None,
-            Some(after) => Some(rows::to_keep(after, &change.table).map_err(|error| image(change, error))?),
-        };
-        if kept.is_none() {
+        table.note_cells();
+        let key = rows::state_key(row, &change.table).map_err(of_image)?;
+        if after.is_none() {
             let removed = self.kept(table.topic(), &key).cloned();
             self.removed = removed.map(|removed| ((Arc::clone(table.topic()), key.clone()), removed));
         }
@@ -284,14 +307,19 @@ impl Draft {
         Ok(())
     }
 
-    /// A table can come to be of the other kind within a batch, so what was noted of keys alone has to count before what follows.
-    fn order_keys(&mut self) {
-        for KeyChange { table, key, held } in self.keys.drain(..) {
-            let (Some(table), Some(key)) = (self.tables.get(table), self.state_keys.get(key)) else { continue };
-            let place = (Arc::clone(table.topic()), Bytes::copy_from_slice(key));
-            self.state.insert(place, held.then(KeptRow::default));
+    /// The fields of a key as the topic holds it, in Avro; `None` where it is of another schema than the table's key.
+    fn key_fields<'k>(&mut self, key: &'k [u8], table: &Published) -> Result<Option<Vec<&'k [u8]>>, PublishError> {
+        let (Some(plan), Ok((id, avro))) = (&table.key_plan, frame::read(key)) else { return Ok(None) };
+        if table.key_id != Some(id) {
+            return Ok(None);
         }
-        self.state_keys.clear();
+        plan.spans(avro, &mut self.spans).map_err(|_| PublishError::State("a key of the topic does not read"))?;
+        Ok(Some(self.spans.iter().filter_map(|span| avro.get(span.clone())).collect()))
+    }
+
+    /// Forgets the rows of a table that a truncate emptied.
+    pub(super) fn forget(&mut self, topic: &Arc<str>, keys: impl Iterator<Item = Bytes>) {
+        self.state.extend(keys.map(|key| ((Arc::clone(topic), key), None)));
     }
 
     pub(super) fn finish(mut self) -> Finished {
@@ -305,7 +333,7 @@ impl Draft {
                 topic: Arc::clone(table.topic()),
                 partition: Some(0),
                 key: draft.key.clone().map(|range| buffer.slice(range)),
-                value: Some(buffer.slice(draft.value.clone())),
+                value: draft.value.clone().map(|range| buffer.slice(range)),
                 headers: headers(draft, &buffer),
                 timestamp_ms,
             };
@@ -316,16 +344,8 @@ impl Draft {
                 records.push(record);
             }
         }
-        let state_keys = Bytes::from(self.state_keys);
-        let mut state = Vec::with_capacity(self.state.len() + self.keys.len());
-        for ((map, key), kept) in self.state {
-            state.push(StateChange { map, key, value: kept.map(|kept| kept.encode()) });
-        }
-        for change in self.keys {
-            let Some(table) = self.tables.get(change.table) else { continue };
-            let value = change.held.then_some(KeptRow::NO_CELLS);
-            state.push(StateChange { map: Arc::clone(table.topic()), key: state_keys.slice(change.key), value });
-        }
+        let state = self.state.into_iter();
+        let state = state.map(|((map, key), kept)| StateChange { map, key, value: kept.map(|kept| kept.encode()) }).collect();
         Finished { batch: Batch { records, state, ..Batch::default() }, totals: self.totals }
     }
 }

@@ -6,6 +6,7 @@
 //! made for one batch only by a truncate, and only the last of them holds the position.
 
 mod draft;
+mod held;
 mod notices;
 mod rows;
 mod state;
@@ -19,10 +20,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_log::{AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog};
+use guitong_schemas::avro::decode::PlanError;
 use guitong_schemas::avro::form::Truncates;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodeError, EventForm, SchemaError};
-use guitong_schemas::change::{BadImage, Before, Change, Operation, Place};
+use guitong_schemas::change::{BadImage, Change, Operation, Place};
+use guitong_schemas::position::Version;
 use thiserror::Error;
 
 use self::draft::Draft;
@@ -46,8 +49,6 @@ pub struct PublishSettings {
     pub trace: Duration,
     /// Largest record, key and headers included.
     pub max_record: usize,
-    /// Whether the source truncates tables or leaves out unchanged values: then the keys of keyed tables are kept as keyed state.
-    pub keeps_keys: bool,
     /// Columns that the source did not send are completed from keyed state.
     pub complete: bool,
     pub form: EventForm,
@@ -65,6 +66,8 @@ pub enum PublishError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    #[error("a key's schema does not read: {0}")]
+    KeySchema(#[source] PlanError),
     #[error(transparent)]
     Encode(#[from] EncodeError),
     #[error("{table}: {problem}")]
@@ -151,7 +154,6 @@ impl Publisher {
         if let Some(progress) = &self.progress {
             changes.retain(|change| change.version > progress.done);
         }
-        let whole_truncates = self.settings.form.truncates == Truncates::Deletes;
         if self.settings.form.truncates == Truncates::Skip {
             changes.retain(|change| change.operation != Operation::Truncate || ends_epoch(change));
         }
@@ -160,7 +162,7 @@ impl Publisher {
         let mut draft = Draft::new(now_us, kept);
         let mut done = None;
         for (index, (change, table)) in changes.iter().zip(runs(&tables)).enumerate() {
-            if change.operation == Operation::Truncate && table.is_keyed() && (whole_truncates || ends_epoch(change)) {
+            if change.operation == Operation::Truncate && table.is_compacted() {
                 draft = self.truncate(change, table, done, draft).await?;
             } else {
                 self.add(&mut draft, index, &changes, table)?;
@@ -204,7 +206,8 @@ impl Publisher {
         let mut tables = Vec::new();
         for run in changes.chunk_by(|a, b| Arc::ptr_eq(&a.table, &b.table)) {
             let Some(first) = run.first() else { continue };
-            tables.push((run.len(), self.tables.resolve(&first.table, &self.settings).await?));
+            let table = self.tables.resolve(&first.table, &self.settings, &*self.owned).await?;
+            tables.push((run.len(), table));
         }
         Ok(tables)
     }
@@ -252,50 +255,55 @@ impl Publisher {
         draft.add(change, table, rows::other_half(changes, index), &self.settings)
     }
 
-    /// Deletes every key held, some at a time: first what came before the truncate, then chunk after chunk, each a commit that
-    /// notes how far it went.
+    /// Deletes every key that the topic holds, some at a time: first what came before the truncate, then chunk after chunk, each a commit
+    /// that notes how far it went. Where it is cut off, what is deleted already is no longer held.
     async fn truncate(
         &mut self,
         change: &Change,
         table: &Arc<Published>,
-        done: Option<guitong_schemas::position::Version>,
-        mut draft: Draft,
+        done: Option<Version>,
+        draft: Draft,
     ) -> Result<Draft, PublishError> {
-        if !table.keeps_keys() {
-            let problem = "a truncate came from a source that is declared never to truncate";
-            return Err(PublishError::Image { table: change.table.name.to_string(), problem });
-        }
         let mut progress = self.progress.take().unwrap_or_default();
         if let Some(done) = done {
             progress = Progress { done, truncated: 0 };
         }
         let (now_us, kept) = (draft.now_us(), draft.kept_beside(table.topic()));
-        loop {
-            let mut out = draft.finish();
-            if !out.batch.is_empty() {
-                out.batch.state.push(progress.change());
-                self.count(&out.totals);
-                self.append(out.batch).await?;
-            }
-            self.progress = Some(progress);
-            draft = Draft::new(now_us, kept.clone());
-            let held = self.owned.scan(table.topic(), &[], None, TRUNCATE_CHUNK).await?;
-            if held.is_empty() {
-                return Ok(draft);
-            }
-            for (key, _) in held {
-                progress.truncated += 1;
-                let delete = Change {
-                    table: Arc::clone(&change.table),
-                    operation: Operation::Delete,
-                    version: state::truncate_version(change.version, progress.truncated),
-                    before: Before::Key(rows::key_only_row(&key, &change.table).map_err(|error| image(change, error))?),
-                    after: None,
-                    origin: change.origin.clone(),
-                };
-                draft.add(Cow::Owned(delete), table, None, &self.settings)?;
+        self.step(draft, progress).await?;
+        let mut held = self.tables.held(table, &self.settings);
+        while let Some(keys) = held.next().await? {
+            for chunk in keys.chunks(TRUNCATE_CHUNK) {
+                let mut draft = Draft::new(now_us, HashMap::new());
+                for key in chunk {
+                    progress.truncated += 1;
+                    let version = state::truncate_version(change.version, progress.truncated);
+                    let delete = Change { operation: Operation::Delete, version, ..change.clone() };
+                    draft.delete(key, &delete, table, &self.settings)?;
+                }
+                self.step(draft, progress).await?;
             }
         }
+        loop {
+            let rows = self.owned.scan(table.topic(), &[], None, TRUNCATE_CHUNK).await?;
+            if rows.is_empty() {
+                return Ok(Draft::new(now_us, kept));
+            }
+            let mut draft = Draft::new(now_us, HashMap::new());
+            draft.forget(table.topic(), rows.into_iter().map(|(key, _)| key));
+            self.step(draft, progress).await?;
+        }
+    }
+
+    /// A commit on the way to the batch's end.
+    async fn step(&mut self, draft: Draft, progress: Progress) -> Result<(), PublishError> {
+        let mut out = draft.finish();
+        if !out.batch.is_empty() {
+            out.batch.state.push(progress.change());
+            self.count(&out.totals);
+            self.append(out.batch).await?;
+        }
+        self.progress = Some(progress);
+        Ok(())
     }
 }
 

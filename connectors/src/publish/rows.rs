@@ -37,11 +37,6 @@ pub(super) fn other_half(changes: &[Change], index: usize) -> Option<&RowImage> 
 /// The key's cells one after the other, in the key's order: the row's key in keyed state.
 pub(super) fn state_key(row: &RowImage, table: &Table) -> Result<Bytes, BadImage> {
     let mut out = Vec::with_capacity(24);
-    write_state_key(row, table, &mut out)?;
-    Ok(Bytes::from(out))
-}
-
-pub(super) fn write_state_key(row: &RowImage, table: &Table, out: &mut Vec<u8>) -> Result<(), BadImage> {
     for &wanted in &table.key {
         match row.cells().nth(wanted).ok_or(BadImage("has fewer columns than the table"))?? {
             Cell::Text(value) => {
@@ -53,21 +48,7 @@ pub(super) fn write_state_key(row: &RowImage, table: &Table, out: &mut Vec<u8>) 
             Cell::Absent => return Err(BadImage("has a key that was not sent")),
         }
     }
-    Ok(())
-}
-
-/// The row image that holds only what [`state_key`] holds.
-pub(super) fn key_only_row(state_key: &[u8], table: &Table) -> Result<RowImage, BadImage> {
-    const DAMAGED: BadImage = BadImage("has a damaged key in keyed state");
-    let mut values: Vec<Option<&[u8]>> = vec![None; table.columns.len()];
-    let mut rest = state_key;
-    for &column in &table.key {
-        let (length, after) = rest.split_first_chunk::<4>().ok_or(DAMAGED)?;
-        let (value, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(DAMAGED)?;
-        *values.get_mut(column).ok_or(DAMAGED)? = Some(value);
-        rest = after;
-    }
-    build(values.into_iter().map(|value| value.map_or(Cell::Null, Cell::Text)))
+    Ok(Bytes::from(out))
 }
 
 fn build<'a>(cells: impl Iterator<Item = Cell<'a>>) -> Result<RowImage, BadImage> {
@@ -78,12 +59,12 @@ fn build<'a>(cells: impl Iterator<Item = Cell<'a>>) -> Result<RowImage, BadImage
     Ok(builder.finish())
 }
 
-/// What is to be kept of a row in case that a later change leaves it out.
-pub(super) fn to_keep(row: &RowImage, table: &Table) -> Result<KeptRow, BadImage> {
-    let mut kept = KeptRow::default();
+/// What is to be kept of a row in case that a later change leaves it out; `None` where that is nothing.
+pub(super) fn to_keep(row: &RowImage, table: &Table) -> Result<Option<KeptRow>, BadImage> {
     if row.0.len() < KEPT_ROW {
-        return Ok(kept);
+        return Ok(None);
     }
+    let mut kept = KeptRow::default();
     for (cell, column) in row.cells().zip(&table.columns) {
         if let Cell::Text(value) = cell?
             && may_be_absent(&column.kind)
@@ -92,7 +73,7 @@ pub(super) fn to_keep(row: &RowImage, table: &Table) -> Result<KeptRow, BadImage
             kept.cells.push((column.name.clone(), row.0.slice_ref(value)));
         }
     }
-    Ok(kept)
+    Ok(Some(kept).filter(|kept| !kept.cells.is_empty()))
 }
 
 /// The row with its absent columns as they were kept, as far as they were.

@@ -1,5 +1,5 @@
-//! What the publisher keeps as keyed state: for each key of a keyed table the columns that a later change may leave out, and how
-//! far a batch went that a truncate made several commits.
+//! What the publisher keeps as keyed state: of rows that have them the columns that a later change may leave out, and how far a batch
+//! went that a truncate made several commits.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use guitong_log::{OwnedLog, StateChange};
@@ -23,9 +23,6 @@ pub(super) struct KeptRow {
 }
 
 impl KeptRow {
-    /// What a row without kept columns is encoded as.
-    pub(super) const NO_CELLS: Bytes = Bytes::from_static(&[FORMAT]);
-
     pub(super) fn encode(&self) -> Bytes {
         let mut out =
             BytesMut::with_capacity(1 + self.cells.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>());
@@ -111,7 +108,6 @@ mod tests {
         assert_eq!(KeptRow::decode(&row.encode()).unwrap(), row);
         assert!(KeptRow::decode(&row.encode()[..5]).is_err());
         assert!(KeptRow::decode(b"").is_err());
-        assert_eq!(KeptRow::default().encode(), KeptRow::NO_CELLS);
         let progress = Progress { done: Version { commit: 7, ..Version::default() }, truncated: 9 };
         assert_eq!(Progress::decode(&progress.change().value.unwrap()).unwrap(), progress);
     }

@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use guitong_log::OwnedLog;
 use guitong_log::registry::{Compatibility, SchemaRegistry};
 use guitong_log::{ExchangeLog, Retention, TopicSpec};
-use guitong_schemas::avro::{EncodePlan, TableContext};
+use guitong_schemas::avro::form::Truncates;
+use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::avro::{DecodePlan, EncodePlan, TableContext};
 use guitong_schemas::table::{ColumnType, Table, TableName};
 
+use super::held::HeldKeys;
 use super::{PublishError, PublishSettings};
 
 /// Versions of one table that are held ready: while its columns change, a snapshot and the stream can be of different versions.
@@ -20,16 +25,18 @@ pub(super) struct Published {
     pub(super) plan: EncodePlan,
     pub(super) key_id: Option<u32>,
     pub(super) value_id: u32,
-    keeps: Keeps,
+    /// Reads the keys that the topic holds.
+    pub(super) key_plan: Option<DecodePlan>,
+    /// Whether the topic keeps the last value of each key for ever.
+    compacted: bool,
+    cells: Option<Cells>,
 }
 
-/// What keyed state holds of the table's rows. The map is named as the topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeps {
-    Nothing,
-    Keys,
-    /// Keys, and the columns that a change may leave out.
-    Cells,
+/// Keyed state of the table's rows, in a map named as the topic: the columns that a change may leave out.
+#[derive(Debug, Clone)]
+struct Cells {
+    /// Whether the map has an entry. Most tables have only short rows, of which nothing need be kept.
+    any: Arc<AtomicBool>,
 }
 
 impl Published {
@@ -41,12 +48,23 @@ impl Published {
         self.key_id.is_some()
     }
 
-    pub(super) fn keeps_keys(&self) -> bool {
-        self.keeps != Keeps::Nothing
+    pub(super) fn is_compacted(&self) -> bool {
+        self.compacted
     }
 
     pub(super) fn keeps_cells(&self) -> bool {
-        self.keeps == Keeps::Cells
+        self.cells.is_some()
+    }
+
+    /// Whether columns of any row may be kept.
+    pub(super) fn has_cells(&self) -> bool {
+        self.cells.as_ref().is_some_and(|cells| cells.any.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note_cells(&self) {
+        if let Some(cells) = &self.cells {
+            cells.any.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -87,6 +105,7 @@ impl Tables {
         &mut self,
         table: &Arc<Table>,
         settings: &PublishSettings,
+        owned: &dyn OwnedLog,
     ) -> Result<Arc<Published>, PublishError> {
         if let Some((of, published)) = &self.last
             && Arc::ptr_eq(of, table)
@@ -97,7 +116,7 @@ impl Tables {
         let published = match versions.iter().find(|known| Arc::ptr_eq(&known.table, table) || known.table == *table) {
             Some(known) => Arc::clone(known),
             None => {
-                let published = Arc::new(self.prepare(table, settings).await?);
+                let published = Arc::new(self.prepare(table, settings, owned).await?);
                 let versions = self.known.entry(table.name.clone()).or_default();
                 if versions.len() == VERSIONS {
                     versions.remove(0);
@@ -110,7 +129,12 @@ impl Tables {
         Ok(published)
     }
 
-    async fn prepare(&self, table: &Arc<Table>, settings: &PublishSettings) -> Result<Published, PublishError> {
+    async fn prepare(
+        &self,
+        table: &Arc<Table>,
+        settings: &PublishSettings,
+        owned: &dyn OwnedLog,
+    ) -> Result<Published, PublishError> {
         let prefix = settings.form.prefix(&settings.system);
         let context = TableContext {
             prefix: &prefix,
@@ -125,15 +149,15 @@ impl Tables {
             let (one, other) = (holder.table.name.to_string(), table.name.to_string());
             return Err(PublishError::OneTopic { one, other, topic: Arc::clone(plan.topic()) });
         }
-        let leaves_out = settings.keeps_keys && table.columns.iter().any(|column| may_be_absent(&column.kind));
+        // A trigger writes whole rows.
+        let leaves_out = settings.kind == SourceKind::Postgres && table.columns.iter().any(|column| may_be_absent(&column.kind));
         let keyed = plan.key_schema().is_some();
-        let keeps = match (keyed && settings.keeps_keys, leaves_out && settings.complete) {
-            (false, _) => Keeps::Nothing,
-            (true, false) => Keeps::Keys,
-            (true, true) => Keeps::Cells,
-        };
         let whole = !leaves_out || settings.complete;
-        let retention = if keyed && whole {
+        // A truncate that is one event has no key, which a compacted topic cannot hold.
+        let compacted = keyed && whole && settings.form.truncates != Truncates::Event;
+        let cells =
+            if keyed && leaves_out && settings.complete { Some(self.cells(table, plan.topic(), owned).await?) } else { None };
+        let retention = if compacted {
             Retention::Compact { after: settings.trace, tombstones: settings.trace }
         } else {
             Retention::Expire { age: Some(settings.trace), bytes: None }
@@ -151,7 +175,24 @@ impl Tables {
             None => None,
         };
         let value_id = self.register(&format!("{}-value", plan.topic()), plan.value_schema()).await?;
-        Ok(Published { table: Arc::clone(table), plan, key_id, value_id, keeps })
+        let key_plan = plan.key_schema().map(DecodePlan::compile).transpose().map_err(PublishError::KeySchema)?;
+        Ok(Published { table: Arc::clone(table), plan, key_id, value_id, key_plan, compacted, cells })
+    }
+
+    /// The versions of a table share what is known of its map.
+    async fn cells(&self, table: &Table, topic: &Arc<str>, owned: &dyn OwnedLog) -> Result<Cells, PublishError> {
+        let versions = self.known.get(&table.name).map(Vec::as_slice).unwrap_or_default();
+        if let Some(cells) = versions.iter().find_map(|version| version.cells.clone()) {
+            return Ok(cells);
+        }
+        let any = !owned.scan(topic, &[], None, 1).await?.is_empty();
+        Ok(Cells { any: Arc::new(any.into()) })
+    }
+
+    /// The keys that the table's topic holds.
+    pub(super) fn held(&self, table: &Published, settings: &PublishSettings) -> HeldKeys {
+        let registry = (!settings.form.tombstones).then(|| Arc::clone(&self.registry));
+        HeldKeys::new(Arc::clone(&self.log), Arc::clone(table.topic()), registry)
     }
 
     /// Raw subjects follow the source, whatever it does to its columns.

@@ -326,6 +326,10 @@ pub trait ExchangeLog: fmt::Debug + Send + Sync {
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError>;
 
+    /// Offset after the last record written, committed or not. A reader that has come so far has seen every commit that was answered
+    /// before, also by other nodes.
+    async fn written(&self, at: &TopicPartition) -> Result<u64, LogError>;
+
     /// Offset of the first record whose timestamp is at or after `timestamp_ms`; the end where there is none.
     async fn offset_at(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<u64, LogError>;
 

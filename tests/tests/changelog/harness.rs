@@ -115,7 +115,6 @@ impl Exchange {
             kind: SourceKind::Changelog,
             trace: Duration::from_secs(86_400),
             max_record,
-            keeps_keys: true,
             complete: false,
             form: EventForm::DEFAULT,
         }

@@ -116,6 +116,10 @@ impl ExchangeLog for LosingLog {
         self.inner.bounds(at).await
     }
 
+    async fn written(&self, at: &TopicPartition) -> Result<u64, LogError> {
+        self.inner.written(at).await
+    }
+
     async fn offset_at(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<u64, LogError> {
         self.inner.offset_at(at, timestamp_ms).await
     }

@@ -418,7 +418,6 @@ async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>) -> Publisher {
         kind: SourceKind::Postgres,
         trace: Duration::from_secs(86_400),
         max_record: 16 << 20,
-        keeps_keys: true,
         complete: false,
         form: EventForm::DEFAULT,
     };

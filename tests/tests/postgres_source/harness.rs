@@ -125,7 +125,6 @@ impl Exchange {
             kind: SourceKind::Postgres,
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
-            keeps_keys: true,
             complete: false,
             form: EventForm::DEFAULT,
         };

@@ -368,6 +368,10 @@ impl ExchangeLog for EmbeddedLog {
         Ok(self.inner.topics.partition(at)?.bounds())
     }
 
+    async fn written(&self, at: &TopicPartition) -> Result<u64, LogError> {
+        Ok(self.inner.topics.partition(at)?.bounds().end)
+    }
+
     async fn offset_at(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<u64, LogError> {
         let partition = self.inner.topics.partition(at)?;
         reader::offset_at(&self.inner, &partition, timestamp_ms).await

@@ -340,6 +340,10 @@ impl ExchangeLog for KafkaLog {
         self.topics.bounds_from(at, self.ends.of(at)).await
     }
 
+    async fn written(&self, at: &TopicPartition) -> Result<u64, LogError> {
+        Ok(self.topics.high_watermark(at.clone()).await?.end)
+    }
+
     async fn offset_at(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<u64, LogError> {
         let end = self.bounds(at).await?.end;
         let next = self.topics.offset_before(at.clone(), timestamp_ms).await?;

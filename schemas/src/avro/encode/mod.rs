@@ -226,6 +226,33 @@ impl EncodePlan {
                 marks.lossy.insert(at, column);
             }
         }
+        debug_assert!(change.operation != Operation::Truncate || change.after.is_none());
+        self.write_rest(change, stamp, out);
+        Ok(())
+    }
+
+    /// Appends the framed envelope of a delete of which only the key is known, as it was published: `key` holds the key's fields in Avro,
+    /// in the key's order, written under this plan's key schema.
+    pub fn delete(&self, key: &[&[u8]], change: &Change, stamp: Stamp, out: &mut Vec<u8>, marks: &mut Marks) {
+        marks.clear();
+        frame::write(stamp.schema_id, out);
+        write_long(out, 1);
+        for (index, slot) in self.slots.iter().enumerate() {
+            match self.key.iter().position(|column| *column == index).and_then(|place| key.get(place)) {
+                Some(field) => out.extend_from_slice(field),
+                None => {
+                    if !slot.write_null(out) {
+                        marks.absent.push(index);
+                    }
+                }
+            }
+        }
+        write_long(out, 0);
+        self.write_rest(change, stamp, out);
+    }
+
+    /// What follows the rows.
+    fn write_rest(&self, change: &Change, stamp: Stamp, out: &mut Vec<u8>) {
         self.source.write(&change.origin, out);
         source::write_transaction(&change.origin.place, change.version.commit, out);
         write_bytes(out, change.operation.code().as_bytes());
@@ -234,8 +261,6 @@ impl EncodePlan {
             write_long(out, 1);
             write_long(out, time);
         }
-        debug_assert!(change.operation != Operation::Truncate || change.after.is_none());
-        Ok(())
     }
 
     fn write_row(&self, row: &RowImage, sent: Sent, out: &mut Vec<u8>, marks: &mut Marks) -> Result<(), EncodeError> {
