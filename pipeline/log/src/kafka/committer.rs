@@ -2,10 +2,10 @@
 //!
 //! Openings pass through here too, between transactions: when an opening is answered, no batch of an older holder is under way in
 //! this process and none will be begun. What a transaction changed in the assignment topic is applied to the local copy in the
-//! order of the transactions, after their owners were answered: who reads state waits until its own last transaction is there.
+//! order of the transactions, after their owners were answered: until then it is found in [`Ahead`].
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,14 +73,17 @@ pub(crate) struct Commands {
     pub(crate) sender: mpsc::Sender<Command>,
     /// Number of the last transaction whose changes the local copy holds, or whose slots are to be read again.
     pub(crate) copied: watch::Receiver<u64>,
+    pub(crate) ahead: Arc<Ahead>,
 }
 
 /// What waits for the local copy, in the order of the transactions.
 enum Applied {
-    /// Changes of a committed transaction, with the epochs under which their slots were held.
-    Committed { number: u64, changes: Vec<(u64, SlotChanges)> },
+    Committed(Arc<Written>),
     /// Everything that older holders wrote is in the copy.
-    Opened { ticket: Option<Ticket>, reply: oneshot::Sender<Option<Ticket>> },
+    Opened {
+        ticket: Option<Ticket>,
+        reply: oneshot::Sender<Option<Ticket>>,
+    },
 }
 
 pub(crate) struct Committer {
@@ -94,10 +97,44 @@ pub(crate) struct Committer {
     turn: usize,
     openings: HashMap<Arc<OwnerId>, u64>,
     applier: mpsc::Sender<Applied>,
+    ahead: Arc<Ahead>,
     /// Transactions committed.
     number: u64,
     ends: Arc<Ends>,
     metrics: Metrics,
+}
+
+/// A committed transaction.
+#[derive(Debug)]
+struct Written {
+    number: u64,
+    /// What it changed, with the epochs under which the slots were held.
+    changes: Vec<(u64, SlotChanges)>,
+}
+
+/// Committed transactions that the local copy does not hold yet, oldest first; no more than wait to be applied.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead(Mutex<VecDeque<Arc<Written>>>);
+
+impl Ahead {
+    fn all(&self) -> MutexGuard<'_, VecDeque<Arc<Written>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of each key of the ticket's slot, as far as it was changed. To be asked before the copy: what goes from here in between
+    /// is there.
+    pub(crate) fn changed(&self, ticket: &Ticket, keys: &[Bytes]) -> Vec<Option<Option<Bytes>>> {
+        let waiting: Vec<_> = self.all().iter().cloned().collect();
+        if waiting.is_empty() {
+            return vec![None; keys.len()];
+        }
+        let wanted: HashSet<&Bytes> = keys.iter().collect();
+        let of_slot = waiting.iter().flat_map(|written| &written.changes);
+        let of_slot = of_slot.filter(|(epoch, of)| *epoch == ticket.slot_epoch && of.slot == ticket.slot);
+        let changes = of_slot.flat_map(|(_, of)| &of.changes).filter(|(key, _)| wanted.contains(key));
+        let last: HashMap<&Bytes, &Option<Bytes>> = changes.map(|(key, value)| (key, value)).collect();
+        keys.iter().map(|key| last.get(key).map(|value| (*value).clone())).collect()
+    }
 }
 
 /// Offsets after the last committed record of this process in each partition that it wrote to.
@@ -139,14 +176,27 @@ impl Committer {
         let (commands, waiting) = mpsc::channel(WAITING);
         let (applier, applying) = mpsc::channel(APPLYING);
         let (copied, copying) = watch::channel(0);
-        tokio::spawn(apply(applying, store, Arc::clone(&assignments), copied));
+        let ahead = Arc::<Ahead>::default();
+        tokio::spawn(apply(applying, store, Arc::clone(&assignments), copied, Arc::clone(&ahead)));
         let openings = HashMap::new();
         let lanes = std::array::from_fn(|_| None);
         let (turn, number) = (0, 0);
-        let committer =
-            Self { cluster, topic, transactional_id, assignments, lanes, turn, openings, applier, number, ends, metrics };
+        let committer = Self {
+            cluster,
+            topic,
+            transactional_id,
+            assignments,
+            lanes,
+            turn,
+            openings,
+            applier,
+            ahead: Arc::clone(&ahead),
+            number,
+            ends,
+            metrics,
+        };
         let thread = spawn("kafka-commit", move || committer.run(waiting))?;
-        Ok((Commands { sender: commands, copied: copying }, thread))
+        Ok((Commands { sender: commands, copied: copying, ahead }, thread))
     }
 
     fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
@@ -340,12 +390,13 @@ impl Committer {
         let next = |slot: u32| own(slot).map_or(0, |(_, end)| *end);
         let changes =
             by_slot.into_iter().map(|((slot, epoch), changes)| (epoch, SlotChanges { next: next(slot), slot, changes }));
-        let changes = changes.collect();
         self.number += 1;
+        let written = Arc::new(Written { number: self.number, changes: changes.collect() });
+        self.ahead.all().push_back(Arc::clone(&written));
         for batch in batches {
             let _ = batch.reply.send(Ok(self.number));
         }
-        self.then(Applied::Committed { number: self.number, changes });
+        self.then(Applied::Committed(written));
     }
 }
 
@@ -413,18 +464,19 @@ async fn apply(
     store: Arc<Store>,
     assignments: Arc<Assignments>,
     copied: watch::Sender<u64>,
+    ahead: Arc<Ahead>,
 ) {
     while let Some(applied) = applying.recv().await {
-        let (number, changes) = match applied {
-            Applied::Committed { number, changes } => (number, changes),
+        let written = match applied {
+            Applied::Committed(written) => written,
             Applied::Opened { ticket, reply } => {
                 // Whoever asked may have given up; the older holder is fenced all the same.
                 let _ = reply.send(ticket);
                 continue;
             }
         };
-        let held = changes.into_iter().filter(|(epoch, of)| assignments.holds(of.slot, *epoch));
-        let held: Vec<SlotChanges> = held.map(|(_, of)| of).collect();
+        let held = written.changes.iter().filter(|(epoch, of)| assignments.holds(of.slot, *epoch));
+        let held: Vec<&SlotChanges> = held.map(|(_, of)| of).collect();
         if !held.is_empty()
             && let Err(error) = store.apply(&held).await
         {
@@ -432,7 +484,8 @@ async fn apply(
             tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
             assignments.invalidate(held.iter().map(|of| of.slot));
         }
-        copied.send_replace(number);
+        ahead.all().pop_front();
+        copied.send_replace(written.number);
     }
     store.close().await;
 }

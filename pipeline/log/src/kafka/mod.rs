@@ -270,7 +270,7 @@ impl KafkaLog {
                 return Err(self.cluster.unavailable(format!("slot {slot} cannot be read up to {end}, only to {next}")));
             }
             let changes = batch.records.into_iter().filter_map(|record| Some((record.key?, record.value))).collect();
-            role.store.apply(&[SlotChanges { slot, next, changes }]).await?;
+            role.store.apply(&[&SlotChanges { slot, next, changes }]).await?;
         }
         Ok(())
     }

@@ -162,11 +162,14 @@ impl OwnedLog for KafkaOwned {
 
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
         let keys: Result<Vec<_>, _> = keys.iter().map(|key| changelog::state_key(self.name(), map, key)).collect();
-        self.settled().await?;
-        let values = self.store.get(self.ticket.slot, &keys?).await?;
+        let keys = keys?;
+        let ahead = self.commands.ahead.changed(&self.ticket, &keys);
+        let missing: Vec<Bytes> =
+            keys.iter().zip(&ahead).filter(|(_, found)| found.is_none()).map(|(key, _)| key.clone()).collect();
+        let mut copied = self.store.get(self.ticket.slot, &missing).await?.into_iter();
         // Afterwards: a hold that ended while the copy was read may have read another's.
         self.check_hold()?;
-        Ok(values)
+        Ok(ahead.into_iter().map(|found| found.or_else(|| copied.next()).flatten()).collect())
     }
 
     async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {

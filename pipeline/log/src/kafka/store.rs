@@ -98,7 +98,11 @@ impl Store {
         if of.as_deref() != Some(&*log.0) {
             return Ok(None);
         }
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(options.read_only(true));
+        // A file needs no ping before each use.
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.read_only(true));
         Ok(Some(Self { path: path.to_owned(), writer: Mutex::new(writer), readers }))
     }
 
@@ -132,7 +136,7 @@ impl Store {
     }
 
     /// Applies changes, those of a slot in the order given; such as the copy holds already are passed over.
-    pub(crate) async fn apply(&self, all: &[SlotChanges]) -> Result<(), LogError> {
+    pub(crate) async fn apply(&self, all: &[&SlotChanges]) -> Result<(), LogError> {
         let mut writer = self.writer.lock().await;
         apply(&mut writer, all).await.map_err(|error| self.fault(&error))
     }
@@ -199,7 +203,7 @@ async fn create(writer: &mut SqliteConnection, log: &LogId) -> Result<(), sqlx::
     change.commit().await
 }
 
-async fn apply(writer: &mut SqliteConnection, all: &[SlotChanges]) -> Result<(), sqlx::Error> {
+async fn apply(writer: &mut SqliteConnection, all: &[&SlotChanges]) -> Result<(), sqlx::Error> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
     for of in all {
         let next = i64::try_from(of.next).unwrap_or(i64::MAX);
@@ -268,10 +272,10 @@ mod tests {
         assert_eq!(store.next(3).await.unwrap(), 0);
         let first =
             vec![entry("a", Some("1")), entry("b", Some("1")), entry("a", Some("2")), entry("b", None), entry("c", Some(""))];
-        store.apply(&[SlotChanges { slot: 3, next: 10, changes: first }]).await.unwrap();
+        store.apply(&[&SlotChanges { slot: 3, next: 10, changes: first }]).await.unwrap();
         // Read again after a later change was applied: passed over.
-        store.apply(&[SlotChanges { slot: 3, next: 9, changes: vec![entry("a", Some("old"))] }]).await.unwrap();
-        store.apply(&[SlotChanges { slot: 4, next: 9, changes: vec![entry("a", Some("other"))] }]).await.unwrap();
+        store.apply(&[&SlotChanges { slot: 3, next: 9, changes: vec![entry("a", Some("old"))] }]).await.unwrap();
+        store.apply(&[&SlotChanges { slot: 4, next: 9, changes: vec![entry("a", Some("other"))] }]).await.unwrap();
         let expected = [(Bytes::from("a"), Bytes::from("2")), (Bytes::from("c"), Bytes::new())];
         assert_eq!(all(&store, 3).await, expected);
         let asked = [Bytes::from("c"), Bytes::from("b"), Bytes::from("a")];
