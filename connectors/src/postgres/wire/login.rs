@@ -17,6 +17,7 @@ use super::super::fault::Faults;
 use super::Wire;
 use super::error::{ServerError, WireError, unreadable};
 use super::frames::Frames;
+use super::pace::Pace;
 use super::status::Status;
 use super::transport::Transport;
 use crate::source::SourceError;
@@ -96,9 +97,10 @@ impl Login {
         if let Err(error) = started.await {
             return Err(self.faults.wire("starting to stream", &error));
         }
+        let pace = Pace::of(&self.transport);
         let (reader, writer) = tokio::io::split(self.transport);
         let status = Status::report(writer, durable, patience);
-        Ok(Wire::new(reader, Frames::after(self.read), status, self.faults))
+        Ok(Wire::new(reader, Frames::after(self.read), pace, status, self.faults))
     }
 
     async fn start_up(&mut self, address: &Address) -> Result<(), WireError> {

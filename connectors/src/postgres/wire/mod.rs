@@ -6,13 +6,13 @@
 mod error;
 mod frames;
 mod login;
+mod pace;
 mod status;
 mod tls;
 mod transport;
 
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
@@ -25,6 +25,7 @@ pub(crate) use self::error::{ServerError, WireError};
 pub(crate) use self::frames::Block;
 use self::frames::{Frame, Frames};
 pub(crate) use self::login::{Identity, Login};
+use self::pace::Pace;
 use self::status::Status;
 pub(crate) use self::tls::{SslMode, Tls};
 use self::transport::Transport;
@@ -56,8 +57,8 @@ pub(crate) enum Event {
 }
 
 impl Wire {
-    fn new(socket: ReadHalf<Transport>, frames: Frames, status: Status, faults: Faults) -> Self {
-        Self { socket, frames, pace: Pace::new(), status, faults }
+    fn new(socket: ReadHalf<Transport>, frames: Frames, pace: Pace, status: Status, faults: Faults) -> Self {
+        Self { socket, frames, pace, status, faults }
     }
 
     /// An event that is here already.
@@ -170,55 +171,5 @@ fn server_error(kind: u8, body: &Bytes) -> WireError {
     match Message::parse(&mut whole) {
         Ok(Some(Message::ErrorResponse(body))) => WireError::Server(ServerError::read(&body)),
         _ => WireError::Protocol("an error of the server does not read".to_owned()),
-    }
-}
-
-/// When to read. The server sends a message at a time, so that a reader which is faster wakes up for each row, and that costs more than
-/// all else together. Where much is coming, it reads what gathers in a millisecond instead.
-#[derive(Debug)]
-struct Pace {
-    began: Instant,
-    bytes: usize,
-    until: Option<Instant>,
-}
-
-impl Pace {
-    /// The timer's own grain.
-    const PAUSE: Duration = Duration::from_millis(1);
-    /// As much as comes in one pause from a server that sends 5 MB/s or more.
-    const MUCH: usize = 8 << 10;
-
-    fn new() -> Self {
-        Self { began: Instant::now(), bytes: 0, until: None }
-    }
-
-    /// Notes what was read, and whether that was all there was.
-    fn note(&mut self, count: usize, is_all: bool) {
-        self.bytes += count;
-        if !is_all {
-            return;
-        }
-        let now = Instant::now();
-        let recent = now.saturating_duration_since(self.began) < 2 * Self::PAUSE;
-        if recent && self.bytes >= Self::MUCH {
-            self.until = Some(now + Self::PAUSE);
-        }
-        if !recent || self.until.is_some() {
-            (self.began, self.bytes) = (now, 0);
-        }
-    }
-
-    /// Until when nothing is to be read.
-    fn pause(&mut self) -> Option<Instant> {
-        let until = self.until?;
-        if until > Instant::now() {
-            return Some(until);
-        }
-        self.resume();
-        None
-    }
-
-    fn resume(&mut self) {
-        *self = Self::new();
     }
 }

@@ -1,6 +1,7 @@
 //! The connection under the session: TCP with or without TLS, or a Unix socket.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +43,16 @@ impl Transport {
     /// Whether nobody between here and the server can read what is sent.
     pub(crate) fn is_private(&self) -> bool {
         !matches!(self, Self::Tcp(_))
+    }
+
+    /// Another handle of the TCP socket; none of a Unix one.
+    pub(crate) fn socket(&self) -> io::Result<Option<OwnedFd>> {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) => return Ok(None),
+        };
+        stream.as_fd().try_clone_to_owned().map(Some)
     }
 
     /// What ties a password exchange to this TLS session (RFC 5929, `tls-server-end-point`).
