@@ -252,11 +252,12 @@ pub fn binary() -> Result<PathBuf, ServerError> {
         .ok_or_else(|| ServerError::new("guitong", "the binary is not built: run `cargo build` first"))
 }
 
-/// A valid credit code in the range that is allotted to nobody (GB 32100-2015).
+/// A valid credit code in the range that is allotted to nobody (GB 32100-2015). There are 310,000.
 #[must_use]
 pub fn credit_code(number: u32) -> String {
     const ALPHABET: &str = "0123456789ABCDEFGHJKLMNPQRTUWXY";
-    let body = format!("PDY{number:05}");
+    let leading = ALPHABET.chars().nth(number as usize / 10_000).unwrap_or('0');
+    let body = format!("PDY{leading}{:04}", number % 10_000);
     let weights = [3, 7, 9, 10, 5, 8, 4, 2];
     let sum: u32 = body.chars().filter_map(|c| c.to_digit(36)).zip(weights).map(|(value, weight)| value * weight).sum();
     let check = match 11 - sum % 11 {
