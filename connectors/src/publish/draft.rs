@@ -79,14 +79,17 @@ pub(super) struct Draft {
 /// A finished draft.
 pub(super) struct Finished {
     pub(super) batch: Batch,
+    /// Bytes of the records.
+    pub(super) bytes: usize,
     pub(super) totals: Totals,
 }
 
 impl Draft {
-    pub(super) fn new(now_us: i64, fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>) -> Self {
+    /// `room` is about what the records will come to, in bytes: a buffer that has to grow is twice what it needs to be.
+    pub(super) fn new(now_us: i64, fetched: HashMap<(Arc<str>, Bytes), Option<KeptRow>>, room: usize) -> Self {
         Self {
             now_us,
-            buffer: vec![],
+            buffer: Vec::with_capacity(room),
             records: vec![],
             tables: vec![],
             marks: Marks::default(),
@@ -323,7 +326,8 @@ impl Draft {
     }
 
     pub(super) fn finish(mut self) -> Finished {
-        self.totals.bytes += self.buffer.len() as u64;
+        let bytes = self.buffer.len();
+        self.totals.bytes += bytes as u64;
         let buffer = Bytes::from(self.buffer);
         let timestamp_ms = self.now_us.div_euclid(1000);
         let mut records = Vec::with_capacity(self.records.len());
@@ -346,7 +350,7 @@ impl Draft {
         }
         let state = self.state.into_iter();
         let state = state.map(|((map, key), kept)| StateChange { map, key, value: kept.map(|kept| kept.encode()) }).collect();
-        Finished { batch: Batch { records, state, ..Batch::default() }, totals: self.totals }
+        Finished { batch: Batch { records, state, ..Batch::default() }, bytes, totals: self.totals }
     }
 }
 

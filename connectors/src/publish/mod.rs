@@ -103,6 +103,8 @@ pub struct Publisher {
     notices: Notices,
     settings: PublishSettings,
     progress: Option<Progress>,
+    /// Room for the records of a batch like the last one, in bytes.
+    room: usize,
     totals: Totals,
 }
 
@@ -130,7 +132,7 @@ impl Publisher {
     ) -> Result<Self, PublishError> {
         let progress = Progress::load(&*owned).await?;
         let notices = Notices::new(Arc::clone(&log), Arc::clone(&registry), &settings);
-        Ok(Self { tables: Tables::new(log, registry), notices, owned, settings, progress, totals: Totals::default() })
+        Ok(Self { tables: Tables::new(log, registry), notices, owned, settings, progress, room: 0, totals: Totals::default() })
     }
 
     /// Where the source stood at the last commit.
@@ -159,7 +161,7 @@ impl Publisher {
         }
         let tables = self.resolve(&changes).await?;
         let kept = self.fetch(&changes, &tables).await?;
-        let mut draft = Draft::new(now_us, kept);
+        let mut draft = Draft::new(now_us, kept, self.room);
         let mut done = None;
         for (index, (change, table)) in changes.iter().zip(runs(&tables)).enumerate() {
             if change.operation == Operation::Truncate && table.is_compacted() {
@@ -173,6 +175,7 @@ impl Publisher {
         drop(changes);
         let mut out = draft.finish();
         self.count(&out.totals);
+        self.room = out.bytes + out.bytes / 8;
         if !notices.is_empty() {
             out.batch.records.extend(self.notices.records(&notices, now_us, &self.settings).await?);
         }
@@ -273,7 +276,7 @@ impl Publisher {
         let mut held = self.tables.held(table, &self.settings);
         while let Some(keys) = held.next().await? {
             for chunk in keys.chunks(TRUNCATE_CHUNK) {
-                let mut draft = Draft::new(now_us, HashMap::new());
+                let mut draft = Draft::new(now_us, HashMap::new(), 0);
                 for key in chunk {
                     progress.truncated += 1;
                     let version = state::truncate_version(change.version, progress.truncated);
@@ -286,9 +289,9 @@ impl Publisher {
         loop {
             let rows = self.owned.scan(table.topic(), &[], None, TRUNCATE_CHUNK).await?;
             if rows.is_empty() {
-                return Ok(Draft::new(now_us, kept));
+                return Ok(Draft::new(now_us, kept, 0));
             }
-            let mut draft = Draft::new(now_us, HashMap::new());
+            let mut draft = Draft::new(now_us, HashMap::new(), 0);
             draft.forget(table.topic(), rows.into_iter().map(|(key, _)| key));
             self.step(draft, progress).await?;
         }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 #[allow(unsafe_code)]
 fn bound_allocator() {
     /// Buffers of this many bytes are mapped by themselves and unmapped when they are freed, and as much may stay free at an arena's end.
-    const LARGE: libc::c_int = 8 << 20;
+    const LARGE: libc::c_int = 1 << 20;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let arenas = libc::c_int::try_from(cores).unwrap_or(libc::c_int::MAX);
     for (option, value) in [(libc::M_ARENA_MAX, arenas), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE)] {

@@ -5,14 +5,14 @@
 //! order of the transactions, after their owners were answered: until then it is found in [`Ahead`].
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changelog::Change;
-use super::client::{Cluster, spawn};
+use super::client::{Cluster, SERVE, spawn};
 use super::group::Assignments;
 use super::producer::{Failed, Outgoing, Producer, slot_list};
 use super::store::{SlotChanges, Store};
@@ -23,8 +23,9 @@ use crate::metrics::Metrics;
 const TRANSACTION: usize = 8 << 20;
 /// Batches and openings that wait; more wait at their senders.
 const WAITING: usize = 256;
-/// Transactions whose changes wait to be applied to the local copy.
-const APPLYING: usize = 8;
+/// Transactions whose changes wait to be applied to the local copy, and the bytes after which the next transaction waits for them.
+const APPLYING: usize = 32;
+const AHEAD: usize = 8 << 20;
 /// Producers that take turns. One alone would stand still between its transactions: the brokers answer a commit before they have
 /// written its markers, refuse the producer's next transaction until then, and librdkafka waits 20 ms before it asks again.
 const LANES: usize = 2;
@@ -110,21 +111,37 @@ struct Written {
     number: u64,
     /// What it changed, with the epochs under which the slots were held.
     changes: Vec<(u64, SlotChanges)>,
+    bytes: usize,
 }
 
-/// Committed transactions that the local copy does not hold yet, oldest first; no more than wait to be applied.
+/// Committed transactions that the local copy does not hold yet, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead(Mutex<VecDeque<Arc<Written>>>);
+pub(crate) struct Ahead {
+    waiting: Mutex<VecDeque<Arc<Written>>>,
+    applied: Condvar,
+}
 
 impl Ahead {
     fn all(&self) -> MutexGuard<'_, VecDeque<Arc<Written>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn applied(&self) {
+        self.all().pop_front();
+        self.applied.notify_all();
+    }
+
+    /// Waits until little enough is ahead, or for `limit`.
+    fn wait(&self, limit: Duration) -> bool {
+        let is_much = |all: &mut VecDeque<Arc<Written>>| all.iter().map(|written| written.bytes).sum::<usize>() > AHEAD;
+        let waited = self.applied.wait_timeout_while(self.all(), limit, is_much);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// What became of each key of the ticket's slot, as far as it was changed. To be asked before the copy: what goes from here in between
     /// is there.
     pub(crate) fn changed(&self, ticket: &Ticket, keys: &[Bytes]) -> Vec<Option<Option<Bytes>>> {
-        let waiting: Vec<_> = self.all().iter().cloned().collect();
+        let waiting: Vec<_> = self.all().iter().map(Arc::clone).collect();
         if waiting.is_empty() {
             return vec![None; keys.len()];
         }
@@ -391,12 +408,14 @@ impl Committer {
         let changes =
             by_slot.into_iter().map(|((slot, epoch), changes)| (epoch, SlotChanges { next: next(slot), slot, changes }));
         self.number += 1;
-        let written = Arc::new(Written { number: self.number, changes: changes.collect() });
+        let bytes = batches.iter().flat_map(|batch| &batch.changes).map(size).sum();
+        let written = Arc::new(Written { number: self.number, changes: changes.collect(), bytes });
         self.ahead.all().push_back(Arc::clone(&written));
         for batch in batches {
             let _ = batch.reply.send(Ok(self.number));
         }
         self.then(Applied::Committed(written));
+        while !self.applier.is_closed() && !self.ahead.wait(SERVE) {}
     }
 }
 
@@ -422,6 +441,10 @@ impl Marks {
         };
         record
     }
+}
+
+fn size((key, value): &Change) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
 /// A record yet to be marked, with its topic.
@@ -484,7 +507,7 @@ async fn apply(
             tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
             assignments.invalidate(held.iter().map(|of| of.slot));
         }
-        ahead.all().pop_front();
+        ahead.applied();
         copied.send_replace(written.number);
     }
     store.close().await;
