@@ -30,11 +30,17 @@ impl Sign {
     }
 }
 
+fn signs(paths: &[PathBuf; 2]) -> [Option<Sign>; 2] {
+    paths.each_ref().map(|path| Sign::of(path))
+}
+
 #[derive(Debug)]
 pub(super) struct Watch {
     paths: [PathBuf; 2],
     seen: [Option<Sign>; 2],
-    changed: Instant,
+    /// When the last change was noticed; a watch that has seen none yet looks as seldom as one of a quiet database, since a node
+    /// begins with a hundred of them at once.
+    changed: Option<Instant>,
     longest: Duration,
     looked: Instant,
 }
@@ -43,16 +49,17 @@ impl Watch {
     pub(super) fn new(database: &Path, longest: Duration) -> Self {
         let mut wal = database.as_os_str().to_owned();
         wal.push("-wal");
-        let now = Instant::now();
-        Self { paths: [database.to_owned(), wal.into()], seen: [None, None], changed: now, longest, looked: now }
+        let paths = [database.to_owned(), wal.into()];
+        let seen = signs(&paths);
+        Self { paths, seen, changed: None, longest, looked: Instant::now() }
     }
 
     /// To be called right before the database is read: what changes from now on will be noticed.
     pub(super) fn note(&mut self) {
         self.looked = Instant::now();
-        let now = self.paths.each_ref().map(|path| Sign::of(path));
+        let now = signs(&self.paths);
         if now != self.seen {
-            self.changed = self.looked;
+            self.changed = Some(self.looked);
         }
         self.seen = now;
     }
@@ -61,13 +68,14 @@ impl Watch {
     pub(super) async fn wait(&self, limit: Duration) {
         let until = Instant::now() + limit.min(self.longest.saturating_sub(self.looked.elapsed()));
         loop {
-            let tick = if self.changed.elapsed() < AWAKE { TICKS.0 } else { TICKS.1 };
+            let awake = self.changed.is_some_and(|at| at.elapsed() < AWAKE);
+            let tick = if awake { TICKS.0 } else { TICKS.1 };
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return;
             }
             tokio::time::sleep(tick.min(rest)).await;
-            let now = self.paths.each_ref().map(|path| Sign::of(path));
+            let now = signs(&self.paths);
             if now != self.seen || now.iter().flatten().any(Sign::is_fresh) {
                 return;
             }
