@@ -81,6 +81,8 @@ impl Pools {
                 .max_connections(1)
                 .acquire_timeout(4 * PATIENCE)
                 .idle_timeout(IDLE)
+                // A round trip to SQLite's thread for nothing: it has no connection to lose.
+                .test_before_acquire(false)
                 .connect_lazy_with(options)
         });
         pool.clone()

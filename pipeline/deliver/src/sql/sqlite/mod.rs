@@ -1,4 +1,5 @@
-//! SQLite sink: multi-row upserts, one transaction for each batch.
+//! SQLite sink: multi-row upserts, one transaction for each batch. A node opens a thousand of these when it starts, and each
+//! statement costs a round trip to SQLite's thread: what opens one is as few as can be.
 
 mod errors;
 mod table;
@@ -7,7 +8,7 @@ mod write;
 use std::path::Path;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{AssertSqlSafe, FromRow as _, Row as _, Sqlite, SqlitePool, Transaction};
 
 use self::errors::sink_error;
 use self::write::{Statements, Writer};
@@ -16,15 +17,22 @@ use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
 use super::{EPOCH, Pools};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
-const STORED: &str = "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
-    FROM guitong_subscriptions WHERE subscription = $1";
+/// Gives the stored offsets to a new holder, or forgets them.
+const KEEP_OFFSETS: &str = "UPDATE guitong_offsets SET epoch = $6 WHERE subscription = $1";
+const FORGET_OFFSETS: &str = "DELETE FROM guitong_offsets WHERE subscription = $1";
 
+/// One of the two above goes before it, with the same arguments.
 const STORE: &str = "INSERT INTO guitong_subscriptions
         (subscription, table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (subscription) DO UPDATE SET table_name = excluded.table_name, made = excluded.made, log_id = excluded.log_id,
         topic = excluded.topic, epoch = excluded.epoch, sweep_epoch = excluded.sweep_epoch,
         grant_fingerprint = excluded.grant_fingerprint, shape = excluded.shape";
+
+/// Offsets by partition, each with whether versions of deleted keys are kept; a row without a partition where there are none.
+const PARTITIONS: &str = "SELECT partition, next_offset, refill_to,
+        EXISTS (SELECT 1 FROM guitong_deleted WHERE guitong_deleted.subscription = $1)
+    FROM (SELECT 1) LEFT JOIN guitong_offsets ON subscription = $1 AND topic = $2 ORDER BY partition";
 
 const SET_SWEEP: &str = "UPDATE guitong_subscriptions SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2";
 
@@ -62,26 +70,34 @@ impl SqliteSink {
 
     /// Makes the table fit, and says what is to happen with offsets and whether the exchange made the table.
     async fn prepare(&self, transaction: &mut Tx, stored: Option<&Stored>) -> Result<(Takeover, bool), SinkError> {
-        let mut exists = table::exists(transaction, &self.name).await?;
-        let takeover = Takeover::of(stored, &self.plan, &self.layout, exists)?;
+        let mut found = table::found(transaction, &self.name).await?;
+        let takeover = Takeover::of(stored, &self.plan, &self.layout, !found.is_empty())?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         if let Takeover::Regrant(reshape) = &takeover {
             let (statements, stays) = reshape.statements(&self.layout, made);
             for statement in statements {
                 table::run(transaction, statement).await?;
             }
-            exists = stays;
+            found = if stays { table::found(transaction, &self.name).await? } else { Vec::new() };
         }
+        let exists = !found.is_empty();
         if exists {
-            table::fit(transaction, &self.name, &self.layout, &self.plan, made).await?;
+            table::fit(transaction, &self.name, &found, &self.layout, &self.plan, made).await?;
         } else {
             table::create(transaction, &self.layout).await?;
         }
         Ok((takeover, made || !exists))
     }
 
-    async fn store(&self, transaction: &mut Tx, made: bool, epoch: i64, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
-        let store = sqlx::query(STORE)
+    async fn store(
+        &self,
+        transaction: &mut Tx,
+        offsets: &str,
+        made: bool,
+        epoch: i64,
+        sweep_epoch: Option<i64>,
+    ) -> Result<(), SinkError> {
+        let store = sqlx::query(AssertSqlSafe(format!("{offsets}; {STORE}")))
             .bind(self.subscription())
             .bind(self.layout.table.clone())
             .bind(made)
@@ -130,12 +146,18 @@ impl SqliteSink {
         }
     }
 
-    async fn partitions(&self, transaction: &mut Tx) -> Result<Vec<PartitionStand>, SinkError> {
-        let sql = "SELECT partition, next_offset, refill_to FROM guitong_offsets
-            WHERE subscription = $1 AND topic = $2 ORDER BY partition";
-        let rows = sqlx::query_as::<_, StoredOffset>(sql).bind(self.subscription()).bind(self.plan.topic.to_string());
+    /// Where each partition stands, and whether versions of deleted keys are kept.
+    async fn partitions(&self, transaction: &mut Tx) -> Result<(Vec<PartitionStand>, bool), SinkError> {
+        let rows = sqlx::query(PARTITIONS).bind(self.subscription()).bind(self.plan.topic.to_string());
         let rows = rows.fetch_all(&mut **transaction).await.map_err(sink_error)?;
-        Ok(rows.into_iter().map(PartitionStand::from).collect())
+        let (mut stands, mut remembers) = (Vec::with_capacity(rows.len()), false);
+        for row in rows {
+            remembers = row.try_get(3).map_err(sink_error)?;
+            if row.try_get::<Option<i64>, _>(0).map_err(sink_error)?.is_some() {
+                stands.push(StoredOffset::from_row(&row).map_err(sink_error)?.into());
+            }
+        }
+        Ok((stands, remembers))
     }
 }
 
@@ -143,8 +165,7 @@ impl SqliteSink {
 impl Sink for SqliteSink {
     async fn open(&mut self) -> Result<Stand, SinkError> {
         let mut transaction = self.begin().await?;
-        sqlx::raw_sql(table::OWN_TABLES).execute(&mut *transaction).await.map_err(sink_error)?;
-        let stored = sqlx::query_as::<_, Stored>(STORED).bind(self.subscription());
+        let stored = sqlx::query_as::<_, Stored>(table::STORED).bind(self.subscription());
         let stored = stored.fetch_optional(&mut *transaction).await.map_err(sink_error)?;
         let (takeover, made) = match self.prepare(&mut transaction, stored.as_ref()).await {
             Ok(prepared) => prepared,
@@ -156,19 +177,11 @@ impl Sink for SqliteSink {
         };
         let epoch = stored.as_ref().map_or(0, |stored| stored.epoch) + 1;
         let (offsets, sweep_epoch) = match takeover {
-            Takeover::Resume => {
-                let sweep_epoch = stored.as_ref().and_then(|stored| stored.sweep_epoch);
-                ("UPDATE guitong_offsets SET epoch = $2 WHERE subscription = $1", sweep_epoch)
-            }
-            Takeover::Refill | Takeover::Regrant(_) => {
-                ("DELETE FROM guitong_offsets WHERE subscription = $1 AND $2 > 0", Some(epoch))
-            }
+            Takeover::Resume => (KEEP_OFFSETS, stored.as_ref().and_then(|stored| stored.sweep_epoch)),
+            Takeover::Refill | Takeover::Regrant(_) => (FORGET_OFFSETS, Some(epoch)),
         };
-        sqlx::query(offsets).bind(self.subscription()).bind(epoch).execute(&mut *transaction).await.map_err(sink_error)?;
-        self.store(&mut transaction, made, epoch, sweep_epoch).await?;
-        let partitions = self.partitions(&mut transaction).await?;
-        let remembers = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT 1 FROM guitong_deleted WHERE subscription = $1)");
-        let remembers = remembers.bind(self.subscription()).fetch_one(&mut *transaction).await.map_err(sink_error)?;
+        self.store(&mut transaction, offsets, made, epoch, sweep_epoch).await?;
+        let (partitions, remembers) = self.partitions(&mut transaction).await?;
         let entries = stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default();
         transaction.commit().await.map_err(sink_error)?;
         (self.epoch, self.sweep_epoch, self.remembers) = (epoch, sweep_epoch, remembers);
@@ -227,6 +240,9 @@ impl Sink for SqliteSink {
     }
 
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
+        if !self.remembers {
+            return Ok(());
+        }
         let sql = "DELETE FROM guitong_deleted WHERE subscription = $1 AND deleted_us < $2";
         let forget = sqlx::query(sql).bind(self.subscription()).bind(before_us);
         forget.execute(&self.pool).await.map_err(sink_error)?;

@@ -8,8 +8,9 @@ use crate::sink::{SinkError, SinkPlan};
 use crate::sql::layout::{Layout, join, misfit, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
-/// The exchange's own tables. `deleted_us`: microseconds since 1970-01-01T00:00Z.
-pub(crate) const OWN_TABLES: &str = "
+/// Makes the exchange's own tables where there are none, and reads the subscription's row. `deleted_us`: microseconds since
+/// 1970-01-01T00:00Z.
+pub(crate) const STORED: &str = "
 CREATE TABLE IF NOT EXISTS guitong_subscriptions (
     subscription TEXT PRIMARY KEY, table_name TEXT NOT NULL, made INTEGER NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL,
     epoch INTEGER NOT NULL, sweep_epoch INTEGER, grant_fingerprint BLOB NOT NULL, shape TEXT NOT NULL, entries TEXT);
@@ -20,16 +21,13 @@ CREATE TABLE IF NOT EXISTS guitong_offsets (
 CREATE TABLE IF NOT EXISTS guitong_deleted (
     subscription TEXT NOT NULL, row_key BLOB NOT NULL, version BLOB NOT NULL, epoch INTEGER NOT NULL,
     deleted_us INTEGER NOT NULL, PRIMARY KEY (subscription, row_key)) WITHOUT ROWID;
+SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
+    FROM guitong_subscriptions WHERE subscription = $1;
 ";
 
 pub(crate) async fn run(connection: &mut SqliteConnection, sql: String) -> Result<u64, SinkError> {
     let done = sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map_err(sink_error)?;
     Ok(done.rows_affected())
-}
-
-pub(crate) async fn exists(connection: &mut SqliteConnection, name: &str) -> Result<bool, SinkError> {
-    let found = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sqlite_schema WHERE type IN ('table', 'view') AND name = $1");
-    Ok(found.bind(name.to_owned()).fetch_one(connection).await.map_err(sink_error)? > 0)
 }
 
 pub(crate) async fn create(connection: &mut SqliteConnection, layout: &Layout) -> Result<(), SinkError> {
@@ -88,31 +86,40 @@ fn affinity_of(declared: &str) -> &'static str {
 }
 
 /// A column of the table as it is.
-struct Found {
+pub(crate) struct Found {
     name: String,
     declared: String,
     not_null: bool,
     has_default: bool,
+    in_primary_key: bool,
 }
 
-async fn found(connection: &mut SqliteConnection, name: &str) -> Result<Vec<Found>, SinkError> {
-    let rows = sqlx::query("SELECT name, type, \"notnull\", dflt_value IS NOT NULL FROM pragma_table_info($1)");
+/// The columns of the table or view; none where there is none.
+pub(crate) async fn found(connection: &mut SqliteConnection, name: &str) -> Result<Vec<Found>, SinkError> {
+    let rows = sqlx::query("SELECT name, type, \"notnull\", dflt_value IS NOT NULL, pk > 0 FROM pragma_table_info($1)");
     let rows = rows.bind(name.to_owned()).fetch_all(connection).await.map_err(sink_error)?;
     let found = rows.iter().map(|row| {
-        Ok(Found { name: row.try_get(0)?, declared: row.try_get(1)?, not_null: row.try_get(2)?, has_default: row.try_get(3)? })
+        Ok(Found {
+            name: row.try_get(0)?,
+            declared: row.try_get(1)?,
+            not_null: row.try_get(2)?,
+            has_default: row.try_get(3)?,
+            in_primary_key: row.try_get(4)?,
+        })
     });
     found.collect::<Result<_, _>>().map_err(sink_error)
 }
 
-/// Checks that the table takes what will be written; adds missing columns to a table that the exchange made.
+/// Checks that the table, whose columns were `found`, takes what will be written; adds missing columns to a table that the
+/// exchange made.
 pub(crate) async fn fit(
     connection: &mut SqliteConnection,
     name: &str,
+    found: &[Found],
     layout: &Layout,
     plan: &SinkPlan,
     made: bool,
 ) -> Result<(), SinkError> {
-    let found = found(connection, name).await?;
     let needed = needed(layout);
     let (mut problems, mut additions) = (Vec::new(), Vec::new());
     for column in &needed {
@@ -130,7 +137,7 @@ pub(crate) async fn fit(
     for other in found.iter().filter(|other| !ours(other) && other.not_null && !other.has_default) {
         problems.push(format!("column {} is NOT NULL without a default, and the subscription does not fill it", other.name));
     }
-    if !is_keyed(connection, name, layout).await? {
+    if !is_keyed(connection, name, found, layout).await? {
         problems.push(format!("it has no primary key or unique index of just ({})", layout.key.join(", ")));
     }
     if !problems.is_empty() {
@@ -146,20 +153,29 @@ pub(crate) async fn fit(
 }
 
 /// Whether a primary key or an unconditional unique index has just the key's columns.
-async fn is_keyed(connection: &mut SqliteConnection, name: &str, layout: &Layout) -> Result<bool, SinkError> {
-    let primary = sqlx::query_scalar::<_, String>("SELECT name FROM pragma_table_info($1) WHERE pk > 0");
-    let mut indexes = vec![primary.bind(name.to_owned()).fetch_all(&mut *connection).await.map_err(sink_error)?];
+async fn is_keyed(
+    connection: &mut SqliteConnection,
+    name: &str,
+    found: &[Found],
+    layout: &Layout,
+) -> Result<bool, SinkError> {
+    let sorted = |names: &mut dyn Iterator<Item = &str>| {
+        let mut names: Vec<_> = names.map(str::to_ascii_lowercase).collect();
+        names.sort();
+        names
+    };
+    let key = sorted(&mut layout.key.iter().map(String::as_str));
+    if sorted(&mut found.iter().filter(|column| column.in_primary_key).map(|column| &*column.name)) == key {
+        return Ok(true);
+    }
     let unique = sqlx::query_scalar::<_, String>("SELECT name FROM pragma_index_list($1) WHERE \"unique\" = 1 AND partial = 0");
     for index in unique.bind(name.to_owned()).fetch_all(&mut *connection).await.map_err(sink_error)? {
         let columns = sqlx::query_scalar::<_, Option<String>>("SELECT name FROM pragma_index_info($1)");
         let columns = columns.bind(index).fetch_all(&mut *connection).await.map_err(sink_error)?;
-        indexes.push(columns.into_iter().map(Option::unwrap_or_default).collect());
+        // A column without a name is an expression.
+        if sorted(&mut columns.iter().map(|column| column.as_deref().unwrap_or_default())) == key {
+            return Ok(true);
+        }
     }
-    let sorted = |names: &[String]| {
-        let mut names: Vec<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-        names.sort();
-        names
-    };
-    let key = sorted(&layout.key);
-    Ok(indexes.iter().any(|columns| sorted(columns) == key))
+    Ok(false)
 }
