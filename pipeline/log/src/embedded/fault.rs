@@ -51,6 +51,11 @@ impl From<sqlx::Error> for Fault {
 }
 
 impl Fault {
+    /// No connection could be made.
+    pub(crate) fn unavailable(error: &LogError) -> Self {
+        Self { kind: Kind::Gone, detail: error.to_string() }
+    }
+
     /// Whether a COMMIT that ended with this has certainly written nothing. SQLite says FULL only when a write of the
     /// write-ahead log itself fell short, so the frame that commits is not whole; after any other I/O error (a failed sync, no
     /// room for the shared index) that frame may lie in the file and come to life at the next recovery.

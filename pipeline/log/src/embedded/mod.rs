@@ -12,6 +12,7 @@ mod maintain;
 mod owned;
 mod reader;
 mod rows;
+mod stand;
 mod state;
 mod topics;
 mod writer;

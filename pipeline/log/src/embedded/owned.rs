@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::Row;
 
 use super::Inner;
 use super::block::{BLOCK_BYTES, Block, BlockBuilder};
-use super::rows::{Shape, signed, stamped, unsigned, unstamped};
+use super::rows::{Shape, signed, stamped, unstamped};
 use super::state::{self, Change, GetError, State};
 use super::topics::{Extent, Partition, Topic, pick};
-use super::writer::{Tx, Work, WorkError};
+use super::writer::{Taken, Tx, Work, WorkError};
 use crate::contract::{
     AppendError, Batch, Committed, LogError, NewRecord, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition,
 };
@@ -34,27 +33,9 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) async fn open(inner: Arc<Inner>, owner: &OwnerId) -> Result<Self, LogError> {
-        let epoch = inner.queue.fence(owner).await?;
-        let key = owner.to_string();
-        let stored: Option<Vec<u8>> = sqlx::query_scalar("SELECT value FROM position WHERE owner = ?")
-            .bind(&key)
-            .fetch_optional(&inner.readers)
-            .await
-            .map_err(|error| inner.file.error(error))?;
-        let position = stored.map(unstamped).transpose()?;
-        let rows = sqlx::query(
-            "SELECT topic.name, partition.number, consumed.next FROM consumed
-             JOIN partition ON partition.id = consumed.partition JOIN topic ON topic.id = partition.topic WHERE owner = ?",
-        )
-        .bind(&key)
-        .fetch_all(&inner.readers)
-        .await
-        .map_err(|error| inner.file.error(error))?;
-        let offset = |row: &sqlx::sqlite::SqliteRow| {
-            Ok((TopicPartition::new(row.try_get::<String, _>(0)?, row.try_get(1)?), unsigned(row.try_get(2)?)))
-        };
-        let offsets = rows.iter().map(offset).collect::<Result<_, _>>().map_err(|error| inner.file.error(error))?;
-        Ok(Self { inner, owner: owner.clone(), epoch, position, offsets, in_doubt: false })
+        let Taken { epoch, stand } = inner.queue.fence(owner).await?;
+        let position = stand.position.map(unstamped).transpose()?;
+        Ok(Self { inner, owner: owner.clone(), epoch, position, offsets: stand.offsets, in_doubt: false })
     }
 
     /// The batch as the writer takes it.

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fault::Fault;
 use super::file::{FileLock, LogFile, WAL_BYTES};
 use super::rows::{self, Statements};
+use super::stand::{self, Stand};
 use super::state::State;
 use super::topics::{Extent, Partition, Topics};
 use crate::contract::{AppendError, LogError, OwnerId};
@@ -88,8 +89,21 @@ type Answer = oneshot::Sender<Result<(), AppendError>>;
 
 enum Message {
     Work { work: Box<dyn Work>, holder: Option<(OwnerId, u64)>, answer: Answer },
-    Fence { owner: OwnerId, answer: oneshot::Sender<u64> },
+    Fence { owner: OwnerId, answer: oneshot::Sender<Result<Taken, LogError>> },
     Close { answer: oneshot::Sender<()> },
+}
+
+/// An owner that a new holder has taken over.
+pub(crate) struct Taken {
+    pub(crate) epoch: u64,
+    pub(crate) stand: Stand,
+}
+
+/// A holder that waits for its owner.
+struct Fence {
+    owner: OwnerId,
+    epoch: u64,
+    answer: oneshot::Sender<Result<Taken, LogError>>,
 }
 
 /// Where work is sent.
@@ -119,11 +133,11 @@ impl Queue {
         self.submit(work, None).await.map_err(|(AppendError::Refused(error) | AppendError::Unknown(error))| error)
     }
 
-    /// Refuses every append of older holders from here on; returns when those sent before have ended.
-    pub(crate) async fn fence(&self, owner: &OwnerId) -> Result<u64, LogError> {
+    /// Refuses every append of older holders from here on, and tells where those sent before have left the owner.
+    pub(crate) async fn fence(&self, owner: &OwnerId) -> Result<Taken, LogError> {
         let (answer, told) = oneshot::channel();
         self.0.send(Message::Fence { owner: owner.clone(), answer }).await.map_err(|_| stopped())?;
-        told.await.map_err(|_| stopped())
+        told.await.map_err(|_| stopped())?
     }
 
     /// Ends the writer after what was sent before; the file can be opened again then.
@@ -157,7 +171,7 @@ struct Piece {
 #[derive(Default)]
 struct Group {
     pieces: Vec<Piece>,
-    fenced: Vec<(oneshot::Sender<u64>, u64)>,
+    fences: Vec<Fence>,
     closed: Option<oneshot::Sender<()>>,
     bytes: usize,
 }
@@ -217,10 +231,7 @@ impl Writer {
                 }
             }
             self.write(std::mem::take(&mut group.pieces)).await;
-            for (answer, epoch) in group.fenced {
-                // Nobody waits any more: the fence stands all the same.
-                answer.send(epoch).ok();
-            }
+            self.tell(group.fences).await;
             closed = group.closed;
             merging = self.merge().await;
         }
@@ -257,12 +268,36 @@ impl Writer {
                 group.pieces.push(Piece { work, answer });
             }
             Message::Fence { owner, answer } => {
-                let epoch = self.epochs.entry(owner).or_default();
+                let epoch = self.epochs.entry(owner.clone()).or_default();
                 *epoch += 1;
-                group.fenced.push((answer, *epoch));
+                group.fences.push(Fence { owner, epoch: *epoch, answer });
             }
             Message::Close { answer } => group.closed = Some(answer),
         }
+    }
+
+    /// Tells new holders where their owners stand, all by one look into the file: a node opens a thousand at once when it starts.
+    async fn tell(&mut self, fences: Vec<Fence>) {
+        if fences.is_empty() {
+            return;
+        }
+        let owners: Vec<String> = fences.iter().map(|fence| fence.owner.to_string()).collect();
+        let stands = self.stands(&owners).await;
+        for (Fence { epoch, answer, .. }, owner) in fences.into_iter().zip(owners) {
+            let taken = match &stands {
+                Ok(stands) => Ok(Taken { epoch, stand: stands.get(&owner).cloned().unwrap_or_default() }),
+                Err(fault) => Err(fault.error(&self.file.path)),
+            };
+            // Nobody waits any more: the fence stands all the same.
+            answer.send(taken).ok();
+        }
+    }
+
+    async fn stands(&mut self, owners: &[String]) -> Result<HashMap<String, Stand>, Fault> {
+        let mut conn = self.connection().await.map_err(|error| Fault::unavailable(&error))?;
+        let stands = stand::read(&mut conn, owners).await;
+        self.conn = Some(conn);
+        stands
     }
 
     /// Writes `pieces` in one transaction, or each in its own where that is lost for one of them, and tells each how it ended.

@@ -169,6 +169,23 @@ impl BuiltinRegistry {
             .map_err(|error| self.fault(error))
     }
 
+    /// The id under which `subject` has the schema already and keeps `level`, found by one look: a node asks for a thousand when it
+    /// starts. What is stored was valid when it came, so only its form is compared.
+    async fn kept(&self, subject: &str, schema: &str, level: Compatibility) -> Result<Option<u32>, RegistryError> {
+        let Ok(text) = compact(schema) else { return Ok(None) };
+        sqlx::query_scalar(
+            "SELECT schema_text.id FROM schema_text
+             JOIN schema_version ON schema_version.schema = schema_text.id AND subject = ?1 AND deleted = 0
+             JOIN schema_config USING (subject) WHERE hash = ?2 AND compatibility = ?3",
+        )
+        .bind(subject)
+        .bind(hash(&text))
+        .bind(level.as_str())
+        .fetch_optional(self.pool())
+        .await
+        .map_err(|error| self.fault(error))
+    }
+
     async fn level(&self, subject: &str) -> Result<Option<Compatibility>, RegistryError> {
         let word: Option<String> = sqlx::query_scalar("SELECT compatibility FROM schema_config WHERE subject = ?")
             .bind(subject)
@@ -324,6 +341,14 @@ impl SchemaRegistry for BuiltinRegistry {
     async fn set_compatibility(&self, subject: &str, level: Compatibility) -> Result<(), RegistryError> {
         self.set_level(Some(subject), Some(level)).await
     }
+
+    async fn register_with(&self, subject: &str, schema: &str, level: Compatibility) -> Result<u32, RegistryError> {
+        if let Some(id) = self.kept(subject, schema, level).await? {
+            return Ok(id);
+        }
+        self.set_compatibility(subject, level).await?;
+        self.register(subject, schema).await
+    }
 }
 
 fn hash(text: &str) -> Vec<u8> {
@@ -334,8 +359,11 @@ fn hash(text: &str) -> Vec<u8> {
 fn normal(subject: &str, schema: &str) -> Result<String, RegistryError> {
     let invalid = |detail: String| RegistryError::Invalid { subject: subject.to_owned(), detail };
     compat::validate(schema).map_err(|error| invalid(error.to_string()))?;
-    let json: serde_json::Value = serde_json::from_str(schema).map_err(|error| invalid(error.to_string()))?;
-    Ok(json.to_string())
+    compact(schema).map_err(|error| invalid(error.to_string()))
+}
+
+fn compact(json: &str) -> Result<String, serde_json::Error> {
+    Ok(serde_json::from_str::<serde_json::Value>(json)?.to_string())
 }
 
 enum Change {
