@@ -126,7 +126,7 @@ pub trait Sink: fmt::Debug + Send + Sync {
 }
 
 /// Why a sink did not do it. Details name tables, columns and conditions; they hold no data but what the subscriber may have.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("{detail}")]
 pub struct SinkError {
     pub kind: SinkErrorKind,

@@ -9,8 +9,9 @@ use std::time::Duration;
 use guitong_schemas::contract::Secret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor as _, PgPool, SqlitePool};
+use sqlx::{Executor as _, PgPool};
 
+use super::sqlite::SqliteFile;
 use crate::sink::{SinkError, SinkErrorKind};
 
 /// Connections to one PostgreSQL database.
@@ -35,7 +36,7 @@ pub struct Pools {
 #[derive(Default)]
 struct Inner {
     postgres: Mutex<HashMap<String, PgPool>>,
-    sqlite: Mutex<HashMap<PathBuf, SqlitePool>>,
+    sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -67,9 +68,9 @@ impl Pools {
     }
 
     /// One connection: SQLite has one writer, and subscriptions that share a file take turns here instead of meeting its lock.
-    pub(crate) fn sqlite(&self, path: &Path) -> SqlitePool {
+    pub(crate) fn sqlite(&self, path: &Path) -> Arc<SqliteFile> {
         let mut pools = self.inner.sqlite.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.entry(path.to_owned()).or_insert_with(|| {
+        let file = pools.entry(path.to_owned()).or_insert_with(|| {
             let options = SqliteConnectOptions::new()
                 .filename(path)
                 .create_if_missing(true)
@@ -77,14 +78,15 @@ impl Pools {
                 .synchronous(SqliteSynchronous::Full);
             // A file that exists keeps its journal mode: it is the subscriber's.
             let options = if path.exists() { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-            SqlitePoolOptions::new()
+            let pool = SqlitePoolOptions::new()
                 .max_connections(1)
                 .acquire_timeout(4 * PATIENCE)
                 .idle_timeout(IDLE)
                 // A round trip to SQLite's thread for nothing: it has no connection to lose.
                 .test_before_acquire(false)
-                .connect_lazy_with(options)
+                .connect_lazy_with(options);
+            Arc::new(SqliteFile::new(pool))
         });
-        pool.clone()
+        Arc::clone(file)
     }
 }

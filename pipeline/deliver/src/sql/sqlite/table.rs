@@ -153,12 +153,7 @@ pub(crate) async fn fit(
 }
 
 /// Whether a primary key or an unconditional unique index has just the key's columns.
-async fn is_keyed(
-    connection: &mut SqliteConnection,
-    name: &str,
-    found: &[Found],
-    layout: &Layout,
-) -> Result<bool, SinkError> {
+async fn is_keyed(connection: &mut SqliteConnection, name: &str, found: &[Found], layout: &Layout) -> Result<bool, SinkError> {
     let sorted = |names: &mut dyn Iterator<Item = &str>| {
         let mut names: Vec<_> = names.map(str::to_ascii_lowercase).collect();
         names.sort();
