@@ -191,7 +191,11 @@ impl Connector {
             opened = self.open() => opened?,
         };
         let (mut publisher, mut source) = opened;
-        self.status.send_modify(|status| status.state = ConnectorState::Running);
+        // The first batch of a quiet system comes only after `wait`; that the source is open is known now.
+        self.status.send_modify(|status| {
+            status.state = ConnectorState::Running;
+            status.source = source.status();
+        });
         let mut session = Session { connector: self, counted: Totals::default() };
         let mut requests = self.received.lock().await;
         let mut answers = Answers::default();

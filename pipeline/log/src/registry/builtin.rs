@@ -169,17 +169,16 @@ impl BuiltinRegistry {
             .map_err(|error| self.fault(error))
     }
 
-    /// The id under which `subject` has the schema already and keeps `level`, found by one look: a node asks for a thousand when it
-    /// starts. What is stored was valid when it came, so only its form is compared.
+    /// The id under which `subject` has the schema already and keeps `level`, found by one look and without reading the schema: a node
+    /// asks for a thousand when it starts. Only a text that was valid is stored, so one that is equal needs no check.
     async fn kept(&self, subject: &str, schema: &str, level: Compatibility) -> Result<Option<u32>, RegistryError> {
-        let Ok(text) = compact(schema) else { return Ok(None) };
         sqlx::query_scalar(
             "SELECT schema_text.id FROM schema_text
              JOIN schema_version ON schema_version.schema = schema_text.id AND subject = ?1 AND deleted = 0
              JOIN schema_config USING (subject) WHERE hash = ?2 AND compatibility = ?3",
         )
         .bind(subject)
-        .bind(hash(&text))
+        .bind(hash(&unspaced(schema)))
         .bind(level.as_str())
         .fetch_optional(self.pool())
         .await
@@ -359,11 +358,19 @@ fn hash(text: &str) -> Vec<u8> {
 fn normal(subject: &str, schema: &str) -> Result<String, RegistryError> {
     let invalid = |detail: String| RegistryError::Invalid { subject: subject.to_owned(), detail };
     compat::validate(schema).map_err(|error| invalid(error.to_string()))?;
-    compact(schema).map_err(|error| invalid(error.to_string()))
+    let json: serde_json::Value = serde_json::from_str(schema).map_err(|error| invalid(error.to_string()))?;
+    Ok(json.to_string())
 }
 
-fn compact(json: &str) -> Result<String, serde_json::Error> {
-    Ok(serde_json::from_str::<serde_json::Value>(json)?.to_string())
+/// JSON without white space between its parts: what [`normal`] gives, but for unusual forms of numbers and escapes.
+fn unspaced(json: &str) -> String {
+    let (mut in_text, mut escaped) = (false, false);
+    let keeps = |letter: &char| {
+        in_text ^= *letter == '"' && !escaped;
+        escaped = in_text && *letter == '\\' && !escaped;
+        in_text || !letter.is_ascii_whitespace()
+    };
+    json.chars().filter(keeps).collect()
 }
 
 enum Change {

@@ -20,7 +20,8 @@ pub(super) async fn supervise(shared: Arc<Shared>, shutdown: CancellationToken) 
     let mut seen = stamp(&root);
     let mut settled = seen.clone();
     let mut placement = shared.opened.log.placement();
-    let mut look = tokio::time::interval(LOOK);
+    // The first look was just taken.
+    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
     let mut upkeep = tokio::time::interval(MAINTENANCE);
     loop {
         tokio::select! {
