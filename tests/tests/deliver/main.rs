@@ -44,6 +44,7 @@ on_both_sinks! {
     a_batch_is_taken_only_where_the_sink_stands_and_from_its_holder
     an_audit_entry_that_did_not_reach_the_log_is_completed
     a_table_of_the_wrong_shape_stops_only_its_subscription
+    of_many_that_open_one_database_each_is_taken_over_for_itself
     a_row_follows_the_condition
     nothing_is_delivered_after_the_approval_ends
     a_changed_grant_takes_away_before_anything_new

@@ -232,6 +232,27 @@ pub(crate) async fn a_table_of_the_wrong_shape_stops_only_its_subscription(mut b
     running.stop().await.unwrap();
 }
 
+pub(crate) async fn of_many_that_open_one_database_each_is_taken_over_for_itself(bench: Bench, target: &Target) {
+    target.execute(&format!("CREATE TABLE {} (uscc INTEGER)", target.named("t3"))).await;
+    let named = |n: u64| bench.subscription(&format!("s{n}"), target.config(&format!("t{n}")), &["uscc", "name"]);
+    let mut sinks: Vec<_> = (0..12).map(|n| target.sink(&bench, &named(n))).collect();
+    for round in 1..=2 {
+        let opened = futures::future::join_all(sinks.iter_mut().map(|sink| sink.open())).await;
+        for (n, stand) in (0_u64..).zip(&opened) {
+            match stand {
+                Ok(stand) => {
+                    assert_eq!((n == 3, stand.epoch), (false, round), "s{n}");
+                    assert_eq!(stand.partitions.first().map(|at| at.next), (round == 2).then_some(n), "s{n}");
+                }
+                Err(error) => assert_eq!((n, error.kind), (3, SinkErrorKind::Shape), "{error}"),
+            }
+        }
+        for (n, sink) in (0_u64..).zip(&mut sinks).filter(|(n, _)| round == 1 && *n != 3) {
+            sink.begin_refill(&[PartitionStand { partition: 0, next: n, refill_to: n }]).await.unwrap();
+        }
+    }
+}
+
 pub(crate) async fn a_row_follows_the_condition(mut bench: Bench, target: &Target) {
     let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
     subscription.condition = Some("reg_address_division.startsWith('4501')".into());

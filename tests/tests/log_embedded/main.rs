@@ -5,6 +5,7 @@
 mod disk;
 mod file;
 mod housekeeping;
+mod opening;
 mod state;
 
 use std::sync::{Arc, Mutex};

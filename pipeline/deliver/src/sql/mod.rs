@@ -1,6 +1,6 @@
 //! SQL sinks. The table, the offsets, the versions of deleted keys and the last audit entries live in the subscriber's database
 //! and change in one transaction. One folder for each database, all of one shape: `mod` (the sink), `table` (making and checking
-//! it), `write` (a batch), `errors`.
+//! it), `write` (a batch), `errors`; and SQLite's `opening`, where subscriptions are taken over together.
 //!
 //! Beside the table, `guitong_subscriptions` has one row for each subscription (the fence: its epoch), `guitong_offsets` one for
 //! each partition, `guitong_deleted` one for each deleted key that is still remembered.

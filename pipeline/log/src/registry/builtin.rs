@@ -428,3 +428,15 @@ async fn register(conn: &mut SqliteConnection, subject: &str, version: u32, text
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_without_white_space_is_the_normal_form() {
+        let schema = r#" { "type" : "record", "name": "a",
+            "doc": "甲 \" {\\", "fields": [ {"name": "b", "type": "long"} ] } "#;
+        assert_eq!(unspaced(schema), normal("a", schema).unwrap());
+    }
+}
