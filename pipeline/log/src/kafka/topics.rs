@@ -15,6 +15,9 @@ use rdkafka::types::RDKafkaRespErr;
 use super::client::{Cluster, Context, MAX_MESSAGE, REQUEST, Served, blocking};
 use crate::contract::{Bounds, LogError, Retention, TopicPartition, TopicSpec};
 
+/// Between two questions to a partition without a leader.
+const LEADERLESS: Duration = Duration::from_millis(20);
+
 /// Tombstones of offsets, positions and state stay this long; a local copy that was away for longer is made anew.
 pub(crate) const INTERNAL_TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -214,7 +217,13 @@ impl Topics {
         let (cluster, consumer) = (self.cluster.clone(), Arc::clone(&by.consumer));
         blocking(move || {
             let number = i32::try_from(at.partition).unwrap_or(i32::MAX);
-            let found = consumer.fetch_watermarks(&at.topic, number, REQUEST);
+            let deadline = Instant::now() + REQUEST;
+            let found = loop {
+                match consumer.fetch_watermarks(&at.topic, number, REQUEST) {
+                    Err(error) if is_moving(&error) && Instant::now() < deadline => std::thread::sleep(LEADERLESS),
+                    found => break found,
+                }
+            };
             let (low, high) = found.map_err(|error| missing(&cluster, &at, &error))?;
             Ok(Bounds { earliest: u64::try_from(low).unwrap_or(0), end: u64::try_from(high).unwrap_or(0) })
         })
@@ -245,6 +254,12 @@ impl Topics {
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST))
+}
+
+/// A partition that was just made, or whose broker goes, has no leader for a moment.
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable))
 }
 
 fn missing(cluster: &Cluster, at: &TopicPartition, error: &KafkaError) -> LogError {
