@@ -6,6 +6,7 @@ mod disk;
 mod file;
 mod housekeeping;
 mod opening;
+mod running;
 mod state;
 
 use std::sync::{Arc, Mutex};

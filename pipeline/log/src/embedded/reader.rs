@@ -143,6 +143,8 @@ async fn read_partition(
     if part.next < earliest || part.next > end {
         return Err(part.gap(&Extent { earliest, next: end, ..Extent::default() }));
     }
+    // A commit is in the file a moment before it is announced. Who read it then would stand beyond the end that everybody is told.
+    let end = end.min(part.extent.borrow().next);
     let Some(chosen) = choose(&mut tx, part, end, budget).await.map_err(fault)? else { return Ok(end) };
     let mut rows = sqlx::query("SELECT id, data FROM block WHERE id BETWEEN ? AND ? ORDER BY id")
         .bind(chosen.first)
