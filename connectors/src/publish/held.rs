@@ -6,11 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, ReadBudget, Record, TopicPartition};
+use guitong_log::{ExchangeLog, LogError, ReadBudget, Record, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
 use guitong_schemas::change::Operation;
 
@@ -20,6 +20,8 @@ use super::PublishError;
 const HELD: usize = 16 << 20;
 /// What a key in the set costs beside its bytes.
 const OVERHEAD: usize = 64;
+/// A log that gives nothing for so long is away.
+const PATIENCE: Duration = Duration::from_secs(30);
 const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(1) };
 
 pub(super) struct HeldKeys {
@@ -46,6 +48,7 @@ impl HeldKeys {
         let end = self.log.written(&self.at).await?;
         let mut next = self.log.bounds(&self.at).await?.earliest;
         let mut reader = self.log.reader(vec![(self.at.clone(), next)]).await?;
+        let mut moved = Instant::now();
         while next < end {
             let batch = reader.read(BUDGET).await?;
             for record in &batch.records {
@@ -56,7 +59,14 @@ impl HeldKeys {
                     range.insert(key);
                 }
             }
-            next = batch.next.iter().find(|(at, _)| *at == self.at).map_or(next, |(_, at)| *at);
+            match batch.next.iter().find(|(at, _)| *at == self.at) {
+                Some((_, further)) => (next, moved) = (*further, Instant::now()),
+                None if moved.elapsed() < PATIENCE => {}
+                None => {
+                    let detail = format!("{} gives nothing from {next} on, and was written up to {end}", self.at);
+                    return Err(LogError::Unavailable { detail }.into());
+                }
+            }
         }
         self.from = range.last.checked_add(1);
         Ok(Some(range.keys.into_iter().collect()))

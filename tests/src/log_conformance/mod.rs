@@ -102,6 +102,7 @@ macro_rules! log_conformance {
             keys_land_where_java_puts_them,
             readers_never_see_an_uncommitted_record,
             keyed_state_is_that_of_the_committed_batches,
+            state_is_there_with_the_answer_to_its_commit,
             records_leave_by_age,
             records_leave_by_bytes,
             compaction_keeps_the_last_value_of_each_key,

@@ -50,6 +50,32 @@ pub async fn keyed_state_is_that_of_the_committed_batches(fixture: &impl LogUnde
     fixture.close().await;
 }
 
+/// Nothing else is asked between a commit's answer and the look: what is answered is read, however far a local copy has come.
+pub async fn state_is_there_with_the_answer_to_its_commit(fixture: &impl LogUnderTest) {
+    const MANY: usize = 300;
+    let log = fixture.open().await;
+    let mut hold = log.open(&owner("prompt")).await.unwrap();
+    let key = |number: usize| Bytes::from(format!("k{number}"));
+    let change = |number, value| StateChange { map: MAPS[0].into(), key: key(number), value };
+    let kept = vec![change(MANY, Some("first".into())), change(MANY + 1, Some("gone soon".into()))];
+    hold.append(Batch { state: kept, ..Batch::default() }).await.unwrap();
+    for round in 0..60_usize {
+        let value = Bytes::from(format!("{round} {}", "x".repeat(400)));
+        let mut state: Vec<_> = (0..MANY).map(|number| change(number, Some(value.clone()))).collect();
+        state.push(change(MANY + 1, None));
+        // One of the keys comes and goes.
+        state.push(change(0, (round % 2 == 0).then(|| value.clone())));
+        hold.append(Batch { state, ..Batch::default() }).await.unwrap();
+        let asked = [key(MANY - 1), key(0), key(MANY), key(MANY + 1), key(MANY - 1)];
+        let found = hold.get(MAPS[0], &asked).await.unwrap();
+        let some = Some(value.clone());
+        let expected = [some.clone(), some.clone().filter(|_| round % 2 == 0), Some("first".into()), None, some];
+        assert_eq!(found, expected, "round {round}");
+    }
+    drop((hold, log));
+    fixture.close().await;
+}
+
 fn key(random: &mut StdRng) -> Vec<u8> {
     let length = random.random_range(1..4);
     (0..length).map(|_| [0, b'a', b'b', 255][random.random_range(0..4)]).collect()

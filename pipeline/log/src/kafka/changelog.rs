@@ -63,6 +63,11 @@ pub(crate) fn map_prefix(owner: &str, map: &str, room: usize) -> Result<BytesMut
     Ok(key)
 }
 
+/// Bytes of an entry.
+pub(crate) fn size((key, value): &Change) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
+}
+
 pub(crate) fn state_key(owner: &str, map: &str, of: &[u8]) -> Result<Bytes, LogError> {
     let mut key = map_prefix(owner, map, of.len())?;
     key.put_slice(of);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::changelog::Change;
+use super::changelog::{self, Change};
 use super::client::{Cluster, SERVE, spawn};
 use super::group::Assignments;
 use super::producer::{Failed, Outgoing, Producer, slot_list};
@@ -408,7 +408,7 @@ impl Committer {
         let changes =
             by_slot.into_iter().map(|((slot, epoch), changes)| (epoch, SlotChanges { next: next(slot), slot, changes }));
         self.number += 1;
-        let bytes = batches.iter().flat_map(|batch| &batch.changes).map(size).sum();
+        let bytes = batches.iter().flat_map(|batch| &batch.changes).map(changelog::size).sum();
         let written = Arc::new(Written { number: self.number, changes: changes.collect(), bytes });
         self.ahead.all().push_back(Arc::clone(&written));
         for batch in batches {
@@ -441,10 +441,6 @@ impl Marks {
         };
         record
     }
-}
-
-fn size((key, value): &Change) -> usize {
-    key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
 /// A record yet to be marked, with its topic.

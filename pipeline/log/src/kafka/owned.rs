@@ -85,8 +85,7 @@ impl KafkaOwned {
         for change in batch.state.drain(..) {
             changes.push((changelog::state_key(self.name(), &change.map, &change.key)?, change.value));
         }
-        for (key, value) in &changes {
-            let size = key.len() + value.as_ref().map_or(0, Bytes::len);
+        for size in changes.iter().map(changelog::size) {
             if size > MAX_RECORD {
                 return Err(LogError::TooLarge { topic: "keyed state".into(), size, limit: MAX_RECORD });
             }
@@ -97,7 +96,7 @@ impl KafkaOwned {
     async fn prepare(&self, batch: &mut Batch) -> Result<(Vec<(u32, NewRecord)>, Vec<Change>, usize), LogError> {
         let changes = self.changes(batch)?;
         let mut records = Vec::with_capacity(batch.records.len());
-        let mut bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        let mut bytes: usize = changes.iter().map(changelog::size).sum();
         for record in batch.records.drain(..) {
             let partition = self.place(&record).await?;
             bytes += record.size();
