@@ -373,6 +373,9 @@ async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_change
     let committing = tokio::spawn(async move { older.append(numbered(1)).await.map(|_| older) });
     cluster.proxy.reached(Mode::Hold).await;
     let b = cluster.direct().await;
+    let at = TopicPartition::new(TOPIC, 0);
+    let (written, readable) = (b.written(&at).await.unwrap(), b.bounds(&at).await.unwrap().end);
+    assert!(written > readable, "what is written counts {written} and not only the {readable} that can be read");
     wait_for_slot(&b).await;
     let owner = owner();
     let mut opening = pin!(b.open(&owner));

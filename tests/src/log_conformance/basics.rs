@@ -27,6 +27,7 @@ pub async fn a_batch_is_read_as_it_was_appended(fixture: &impl LogUnderTest) {
     assert_eq!(hold.append(records(written.clone())).await.unwrap().records, 3);
 
     let at = TopicPartition::new(topic, 0);
+    assert!(log.written(&at).await.unwrap() >= 3);
     let read = everything(&*log, &at).await;
     assert_eq!(read.len(), 3);
     for (read, written) in read.iter().zip(&written) {

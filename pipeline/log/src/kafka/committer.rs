@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::changelog::{self, Change};
 use super::client::{Cluster, SERVE, spawn};
 use super::group::Assignments;
 use super::producer::{Failed, Outgoing, Producer, slot_list};
 use super::store::{SlotChanges, Store};
-use crate::contract::{AppendError, LogError, NewRecord, OwnerId, TopicPartition};
+use crate::contract::{AppendError, Headers, LogError, NewRecord, OwnerId, TopicPartition};
 use crate::metrics::Metrics;
 
 /// Bytes of records after which a transaction takes no further batch.
@@ -26,9 +27,13 @@ const WAITING: usize = 256;
 /// Transactions whose changes wait to be applied to the local copy, and the bytes after which the next transaction waits for them.
 const APPLYING: usize = 32;
 const AHEAD: usize = 8 << 20;
+/// How long changes gather before they go to the local copy together: a commit for each transaction would cost as much as the rest.
+const GATHER: Duration = Duration::from_millis(50);
 /// Producers that take turns. One alone would stand still between its transactions: the brokers answer a commit before they have
 /// written its markers, refuse the producer's next transaction until then, and librdkafka waits 20 ms before it asks again.
 const LANES: usize = 2;
+/// How often a committer is reminded of its producers.
+const REMIND: Duration = Duration::from_secs(1);
 /// After the brokers said that a generation is over: how long until this node is told of the next one.
 const REBALANCE: Duration = Duration::from_secs(3);
 
@@ -65,6 +70,8 @@ pub(crate) struct Prepared {
 pub(crate) enum Command {
     Open { owner: Arc<OwnerId>, slot: u32, reply: oneshot::Sender<Option<Ticket>> },
     Append(Prepared),
+    /// What the producers tell of themselves is not to pile up.
+    Serve,
     Stop,
 }
 
@@ -119,6 +126,8 @@ struct Written {
 pub(crate) struct Ahead {
     waiting: Mutex<VecDeque<Arc<Written>>>,
     applied: Condvar,
+    /// Number of the last transaction that somebody wants in the local copy.
+    wanted: watch::Sender<u64>,
 }
 
 impl Ahead {
@@ -126,9 +135,14 @@ impl Ahead {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn applied(&self) {
-        self.all().pop_front();
+    fn applied(&self, count: usize) {
+        self.all().drain(..count);
         self.applied.notify_all();
+    }
+
+    /// Asks for the local copy to hold the transaction `number` soon.
+    pub(crate) fn want(&self, number: u64) {
+        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, number.max(*wanted)) < number);
     }
 
     /// Waits until little enough is ahead, or for `limit`.
@@ -212,6 +226,7 @@ impl Committer {
             ends,
             metrics,
         };
+        tokio::spawn(remind(commands.downgrade()));
         let thread = spawn("kafka-commit", move || committer.run(waiting))?;
         Ok((Commands { sender: commands, copied: copying, ahead }, thread))
     }
@@ -221,6 +236,10 @@ impl Committer {
         while let Some(command) = next.take().or_else(|| waiting.blocking_recv()) {
             let first = match command {
                 Command::Stop => return,
+                Command::Serve => {
+                    self.lanes.iter_mut().flatten().for_each(Producer::serve);
+                    continue;
+                }
                 Command::Open { owner, slot, reply } => {
                     let ticket = self.open(owner, slot);
                     self.then(Applied::Opened { ticket, reply });
@@ -386,12 +405,11 @@ impl Committer {
         let timer = self.metrics.commit_seconds.start_timer();
         let topic = Arc::clone(&self.topic);
         let producer = self.producer(lane).map_err(Failed::Refused)?;
-        let mut marks = Marks::default();
         let records = batches.iter().flat_map(|batch| batch.records.iter().map(outgoing).chain(changes(&topic, batch)));
-        let ends = producer.transact(records.map(|to| marks.mark(to)), &slots, metadata)?;
+        let ends = producer.transact(records, &slots, metadata)?;
         timer.observe_duration();
         self.metrics.transactions.inc();
-        Ok(marks.partitions.into_iter().zip(ends).collect())
+        Ok(ends)
     }
 
     fn done(&mut self, batches: Vec<Prepared>, ends: &[(TopicPartition, u64)]) {
@@ -419,62 +437,33 @@ impl Committer {
     }
 }
 
-/// Numbers the partitions of a transaction as its records name them.
-#[derive(Default)]
-struct Marks {
-    partitions: Vec<TopicPartition>,
-    by_topic: HashMap<Arc<str>, HashMap<u32, usize>>,
-}
-
-impl Marks {
-    fn mark<'a>(&mut self, to: To<'a>) -> Outgoing<'a> {
-        let To { topic, mut record } = to;
-        let known = self.by_topic.get(topic).and_then(|of| of.get(&record.partition));
-        record.mark = match known {
-            Some(mark) => *mark,
-            None => {
-                let mark = self.partitions.len();
-                self.partitions.push(TopicPartition::new(Arc::clone(topic), record.partition));
-                self.by_topic.entry(Arc::clone(topic)).or_default().insert(record.partition, mark);
-                mark
-            }
-        };
-        record
+async fn remind(committer: mpsc::WeakSender<Command>) {
+    loop {
+        tokio::time::sleep(REMIND).await;
+        let Some(committer) = committer.upgrade() else { return };
+        // Where there is no room, transactions do the same.
+        let _ = committer.try_send(Command::Serve);
     }
 }
 
-/// A record yet to be marked, with its topic.
-struct To<'a> {
-    topic: &'a Arc<str>,
-    record: Outgoing<'a>,
+fn outgoing((partition, record): &(u32, NewRecord)) -> Outgoing<'_> {
+    let NewRecord { topic, key, value, headers, timestamp_ms, .. } = record;
+    let (key, value, timestamp_ms) = (key.as_ref(), value.as_ref(), Some(*timestamp_ms));
+    Outgoing { topic, partition: *partition, key, value, headers, timestamp_ms }
 }
 
-const NO_HEADERS: &crate::contract::Headers = &Vec::new();
+const NO_HEADERS: &Headers = &Vec::new();
 
-fn outgoing((partition, record): &(u32, NewRecord)) -> To<'_> {
-    let topic = &record.topic;
-    let record = Outgoing {
-        topic,
-        partition: *partition,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &record.headers,
-        timestamp_ms: Some(record.timestamp_ms),
-        mark: 0,
+fn changes<'a>(topic: &'a Arc<str>, batch: &'a Prepared) -> impl Iterator<Item = Outgoing<'a>> {
+    let (partition, headers, timestamp_ms) = (batch.ticket.slot, NO_HEADERS, None);
+    let outgoing = move |(key, value): &'a Change| {
+        let (key, value) = (Some(key), value.as_ref());
+        Outgoing { topic, partition, key, value, headers, timestamp_ms }
     };
-    To { topic, record }
+    batch.changes.iter().map(outgoing)
 }
 
-fn changes<'a>(topic: &'a Arc<str>, batch: &'a Prepared) -> impl Iterator<Item = To<'a>> {
-    let partition = batch.ticket.slot;
-    batch.changes.iter().map(move |(key, value): &(Bytes, Option<Bytes>)| {
-        let (key, value) = (Some(&key[..]), value.as_deref());
-        let record = Outgoing { topic, partition, key, value, headers: NO_HEADERS, timestamp_ms: None, mark: 0 };
-        To { topic, record }
-    })
-}
-
-/// Brings committed changes into the local copy.
+/// Brings committed changes into the local copy, those that gathered together.
 ///
 /// Changes of a slot whose epoch is over are left out: whoever opens an owner of it reads them from the log, and what lay between
 /// them and the copy may be missing here.
@@ -485,26 +474,57 @@ async fn apply(
     copied: watch::Sender<u64>,
     ahead: Arc<Ahead>,
 ) {
-    while let Some(applied) = applying.recv().await {
-        let written = match applied {
-            Applied::Committed(written) => written,
-            Applied::Opened { ticket, reply } => {
-                // Whoever asked may have given up; the older holder is fenced all the same.
-                let _ = reply.send(ticket);
-                continue;
+    while let Some(first) = applying.recv().await {
+        let (gathered, opened) = gather(first, &mut applying, &ahead).await;
+        if let Some(last) = gathered.last() {
+            let changes = gathered.iter().flat_map(|written| &written.changes);
+            let held: Vec<_> = changes.filter(|(epoch, of)| assignments.holds(of.slot, *epoch)).map(|(_, of)| of).collect();
+            if !held.is_empty()
+                && let Err(error) = store.apply(&held).await
+            {
+                // The log has them, so they are committed; the copy is read again from the log when the owners are opened.
+                tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
+                assignments.invalidate(held.iter().map(|of| of.slot));
             }
-        };
-        let held = written.changes.iter().filter(|(epoch, of)| assignments.holds(of.slot, *epoch));
-        let held: Vec<&SlotChanges> = held.map(|(_, of)| of).collect();
-        if !held.is_empty()
-            && let Err(error) = store.apply(&held).await
-        {
-            // The log has them, so they are committed; the copy is read again from the log when the owners are opened.
-            tracing::error!(%error, "the local copy of the state fell behind; its owners are to be opened again");
-            assignments.invalidate(held.iter().map(|of| of.slot));
+            ahead.applied(gathered.len());
+            copied.send_replace(last.number);
         }
-        ahead.applied();
-        copied.send_replace(written.number);
+        if let Some((ticket, reply)) = opened {
+            // Whoever asked may have given up; the older holder is fenced all the same.
+            let _ = reply.send(ticket);
+        }
     }
     store.close().await;
+}
+
+type Opened = (Option<Ticket>, oneshot::Sender<Option<Ticket>>);
+
+/// Transactions until there are enough of them, somebody waits for the last of them, or an opening comes, which is to follow them.
+async fn gather(
+    first: Applied,
+    applying: &mut mpsc::Receiver<Applied>,
+    ahead: &Ahead,
+) -> (Vec<Arc<Written>>, Option<Opened>) {
+    let due = Instant::now() + GATHER;
+    let mut wanted = ahead.wanted.subscribe();
+    let (mut gathered, mut bytes, mut next) = (Vec::<Arc<Written>>::new(), 0, Some(first));
+    loop {
+        match next {
+            Some(Applied::Opened { ticket, reply }) => return (gathered, Some((ticket, reply))),
+            Some(Applied::Committed(written)) => {
+                bytes += written.bytes;
+                gathered.push(written);
+            }
+            None => return (gathered, None),
+        }
+        let numbers = gathered.first().zip(gathered.last()).map(|(first, last)| first.number..=last.number);
+        let is_wanted = |wanted: &u64| numbers.as_ref().is_some_and(|numbers| numbers.contains(wanted));
+        if bytes > AHEAD / 4 || gathered.len() >= APPLYING {
+            return (gathered, None);
+        }
+        next = tokio::select! {
+            next = timeout_at(due, applying.recv()) => next.ok().flatten(),
+            _ = wanted.wait_for(is_wanted) => None,
+        };
+    }
 }

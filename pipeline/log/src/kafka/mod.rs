@@ -389,7 +389,7 @@ async fn name(cluster: &Cluster, topics: &Topics, readers: &Readers, limit: Dura
     {
         let (cluster, topic) = (cluster.clone(), Arc::clone(&at.topic));
         let candidate = hex::encode(rand::rng().random::<[u8; 16]>());
-        blocking(move || producer::write_one(&cluster, &topic, candidate.as_bytes())).await?;
+        blocking(move || producer::write_one(&cluster, &topic, candidate.into())).await?;
     }
     // Two nodes may write at once: the first record counts.
     match first_name(topics, readers, &at).await? {

@@ -52,6 +52,7 @@ impl KafkaOwned {
     /// Waits until the local copy holds what was committed; what it says counts only while the hold lasts.
     async fn settled(&self) -> Result<(), LogError> {
         let mut copied = self.commands.copied.clone();
+        self.commands.ahead.want(self.written);
         copied.wait_for(|copied| *copied >= self.written).await.map_err(|_| closed())?;
         Ok(())
     }

@@ -6,30 +6,28 @@
 //! outcome is not known.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use bytes::Bytes;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Cluster, Context, MAX_MESSAGE, REQUEST};
-use crate::contract::{Headers, LogError};
+use super::client::{Cluster, MAX_MESSAGE, REQUEST, SERVE};
+use super::native::{Sender, Sent};
+use crate::contract::{Headers, LogError, TopicPartition};
 
 /// A record on its way, its partition decided.
 pub(crate) struct Outgoing<'a> {
-    pub(crate) topic: &'a str,
+    pub(crate) topic: &'a Arc<str>,
     pub(crate) partition: u32,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) key: Option<&'a Bytes>,
+    pub(crate) value: Option<&'a Bytes>,
     pub(crate) headers: &'a Headers,
+    /// `None`: the time of sending.
     pub(crate) timestamp_ms: Option<i64>,
-    /// Which of the transaction's partitions it goes to, as the caller counts them.
-    pub(crate) mark: usize,
 }
 
 /// How a transaction failed.
@@ -43,11 +41,12 @@ pub(crate) enum Failed {
     Unknown(LogError),
 }
 
-/// Offset after the last record that the transaction wrote to each partition, by [`Outgoing::mark`].
-pub(crate) type Ends = Vec<u64>;
+/// Offset after the last record that the transaction wrote to each partition.
+pub(crate) type Ends = Vec<(TopicPartition, u64)>;
 
 pub(crate) struct Producer {
-    inner: ThreadedProducer<Deliveries>,
+    sender: Sender,
+    underway: Underway,
     cluster: Cluster,
     /// Whether it is between transactions, as far as it knows, and its sequence numbers are the brokers'.
     clean: bool,
@@ -75,10 +74,13 @@ impl Producer {
             ("queue.buffering.max.kbytes", "32768"),
             ("queue.buffering.max.messages", "100000"),
         ]);
-        let inner = ThreadedProducer::from_config_and_context(&config, Deliveries::new(cluster))
-            .map_err(|error| cluster.error(&error))?;
-        inner.init_transactions(limit).map_err(|error| cluster.error(&error))?;
-        Ok(Self { inner, cluster: cluster.clone(), clean: true })
+        let sender = Sender::new(&config, cluster.context()).map_err(|error| cluster.error(&error))?;
+        let mut made = Self { sender, underway: Underway::default(), cluster: cluster.clone(), clean: true };
+        let ready = made.sender.producer().init_transactions(limit);
+        // What went wrong on the way is told by events.
+        made.serve();
+        ready.map_err(|error| cluster.error(&error))?;
+        Ok(made)
     }
 
     /// Writes `records` in one transaction that also commits `slots` of the group; blocks until it ended.
@@ -89,15 +91,16 @@ impl Producer {
         metadata: &ConsumerGroupMetadata,
     ) -> Result<Ends, Failed> {
         let deadline = Instant::now() + self.cluster.transaction_limit();
-        self.deliveries().begin();
-        self.inner.begin_transaction().map_err(|error| self.refused(&error))?;
+        self.serve();
+        self.underway = Underway::default();
+        self.sender.producer().begin_transaction().map_err(|error| self.refused(&error))?;
         let written = self.write(records, deadline);
         // A record that was sent and not acknowledged may be in the log, and librdkafka gives its sequence number to the next
         // transaction's first record. The broker would take that for the same one sent again: acknowledge it and write nothing.
         // The next producer has an epoch of its own.
         self.clean &= written.is_ok();
-        match written.and_then(|ends| self.fence(slots, metadata, deadline).map(|()| ends)) {
-            Ok(ends) => self.commit(deadline).map(|()| ends),
+        match written.and_then(|()| self.fence(slots, metadata, deadline)) {
+            Ok(()) => self.commit(deadline).map(|()| self.underway.ends()),
             Err(failed) => {
                 self.abort();
                 Err(failed)
@@ -106,17 +109,38 @@ impl Producer {
     }
 
     /// Returns when every record is acknowledged.
-    fn write<'a>(&self, records: impl Iterator<Item = Outgoing<'a>>, deadline: Instant) -> Result<Ends, Failed> {
+    fn write<'a>(&mut self, records: impl Iterator<Item = Outgoing<'a>>, deadline: Instant) -> Result<(), Failed> {
         for record in records {
-            self.send(&record, deadline)?;
+            self.send(&record, deadline).map_err(|error| self.refused(&error))?;
         }
-        self.deliveries().finished(deadline).map_err(|error| self.refused(&error))
+        self.underway.finish(&self.sender, deadline).map_err(|error| self.refused(&error))
+    }
+
+    fn send(&mut self, record: &Outgoing<'_>, deadline: Instant) -> Result<(), KafkaError> {
+        let mark = self.underway.mark(record, &mut self.sender)?;
+        while let Err(error) = self.underway.send(&self.sender, record, mark) {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) || Instant::now() > deadline {
+                return Err(error);
+            }
+            self.underway.serve(&self.sender, SERVE);
+        }
+        // Those that are acknowledged are given back while they are still in the processor's cache.
+        if self.underway.pending.is_multiple_of(SERVED) {
+            self.serve();
+        }
+        Ok(())
+    }
+
+    /// Handles what has happened.
+    pub(crate) fn serve(&mut self) {
+        while self.underway.serve(&self.sender, Duration::ZERO) {}
     }
 
     /// Makes the transaction one of the group's generation.
     fn fence(&self, slots: &TopicPartitionList, metadata: &ConsumerGroupMetadata, deadline: Instant) -> Result<(), Failed> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.inner.send_offsets_to_transaction(slots, metadata, left).map_err(|error| match error.rdkafka_error_code() {
+        let fenced = self.sender.producer().send_offsets_to_transaction(slots, metadata, left);
+        fenced.map_err(|error| match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::IllegalGeneration
                 | RDKafkaErrorCode::UnknownMemberId
@@ -127,39 +151,11 @@ impl Producer {
         })
     }
 
-    fn send(&self, record: &Outgoing<'_>, deadline: Instant) -> Result<(), Failed> {
-        let mut base = BaseRecord::with_opaque_to(record.topic, record.mark);
-        base.partition = i32::try_from(record.partition).ok();
-        (base.key, base.payload, base.timestamp) = (record.key, record.value, record.timestamp_ms);
-        if !record.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            let insert = |headers: OwnedHeaders, (key, value): &(Arc<str>, bytes::Bytes)| {
-                headers.insert(Header { key, value: Some(&value[..]) })
-            };
-            base.headers = Some(record.headers.iter().fold(headers, insert));
-        }
-        self.deliveries().expect_one();
-        loop {
-            match self.inner.send(base) {
-                Ok(()) => return Ok(()),
-                Err((error, back)) => {
-                    let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-                    if !full || Instant::now() > deadline {
-                        self.deliveries().never_sent();
-                        return Err(self.refused(&error));
-                    }
-                    base = back;
-                    self.deliveries().some_done(deadline);
-                }
-            }
-        }
-    }
-
     /// The outcome is known only if the answer comes: librdkafka repeats the request until the deadline.
     fn commit(&mut self, deadline: Instant) -> Result<(), Failed> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match self.inner.commit_transaction(left) {
+            match self.sender.producer().commit_transaction(left) {
                 Ok(()) => return Ok(()),
                 // Before the request: everything was acknowledged, so there is nothing to flush.
                 Err(error @ KafkaError::Flush(_)) => {
@@ -177,19 +173,24 @@ impl Producer {
 
     /// Where the abort itself fails, the brokers end the transaction after its timeout.
     fn abort(&mut self) {
-        if let Err(error) = self.inner.abort_transaction(self.cluster.transaction_limit()) {
-            tracing::debug!(%error, "a transaction is left to its timeout");
-            self.clean = false;
+        let deadline = Instant::now() + self.cluster.transaction_limit();
+        loop {
+            match self.sender.producer().abort_transaction(SERVE) {
+                Ok(()) => return,
+                // It waits for what is still under way, which nobody but this thread takes back, and goes on when it is asked again.
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => self.serve(),
+                Err(error) => {
+                    tracing::debug!(%error, "a transaction is left to its timeout");
+                    self.clean = false;
+                    return;
+                }
+            }
         }
     }
 
     /// Whether it can begin another transaction.
     pub(crate) fn is_usable(&self) -> bool {
-        self.clean && self.inner.client().fatal_error().is_none()
-    }
-
-    fn deliveries(&self) -> &Deliveries {
-        self.inner.context()
+        self.clean && self.sender.producer().client().fatal_error().is_none()
     }
 
     /// Where only this producer is at its end, the next one goes on.
@@ -210,107 +211,104 @@ impl Producer {
     }
 }
 
-/// Counts what is under way, so that no record needs a future of its own.
-struct Deliveries {
-    inner: Context,
-    state: Mutex<Underway>,
-    changed: Condvar,
-}
+/// Records sent after which those that are acknowledged are taken back.
+const SERVED: usize = 512;
 
+/// The records of a transaction that are with librdkafka.
 #[derive(Debug, Default)]
 struct Underway {
     pending: usize,
     failed: Option<KafkaError>,
-    ends: Ends,
+    /// Where the records go, numbered by their marks.
+    targets: Vec<Target>,
+    /// Mark of the record before.
+    last: usize,
 }
 
-impl Deliveries {
-    fn new(cluster: &Cluster) -> Self {
-        Self { inner: cluster.context(), state: Mutex::default(), changed: Condvar::new() }
+#[derive(Debug)]
+struct Target {
+    at: TopicPartition,
+    /// The sender's number of its topic.
+    topic: usize,
+    /// Offset after the last record written there.
+    end: u64,
+}
+
+impl Target {
+    fn is_of(&self, record: &Outgoing<'_>) -> bool {
+        self.at.partition == record.partition && (Arc::ptr_eq(&self.at.topic, record.topic) || self.at.topic == *record.topic)
+    }
+}
+
+impl Underway {
+    fn mark(&mut self, record: &Outgoing<'_>, sender: &mut Sender) -> Result<usize, KafkaError> {
+        if self.targets.get(self.last).is_some_and(|target| target.is_of(record)) {
+            return Ok(self.last);
+        }
+        self.last = match self.targets.iter().position(|target| target.is_of(record)) {
+            Some(known) => known,
+            None => {
+                let topic = sender.topic(record.topic)?;
+                let at = TopicPartition::new(Arc::clone(record.topic), record.partition);
+                self.targets.push(Target { at, topic, end: 0 });
+                self.targets.len() - 1
+            }
+        };
+        Ok(self.last)
     }
 
-    fn state(&self) -> MutexGuard<'_, Underway> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn send(&mut self, sender: &Sender, record: &Outgoing<'_>, mark: usize) -> Result<(), KafkaError> {
+        let topic = self.targets.get(mark).map_or(usize::MAX, |target| target.topic);
+        sender.send(topic, record, mark)?;
+        self.pending += 1;
+        Ok(())
     }
 
-    /// What an aborted transaction left is answered before its abort returns.
-    fn begin(&self) {
-        *self.state() = Underway::default();
+    /// Handles one event, waiting for it for at most `wait`; whether one came.
+    fn serve(&mut self, sender: &Sender, wait: Duration) -> bool {
+        sender.serve(wait, |sent, done| self.told(&sent, done))
     }
 
-    fn expect_one(&self) {
-        self.state().pending += 1;
-    }
-
-    fn never_sent(&self) {
-        let mut state = self.state();
-        state.pending = state.pending.saturating_sub(1);
-    }
-
-    fn some_done(&self, deadline: Instant) {
-        let state = self.state();
-        let before = state.pending;
-        let left = deadline.saturating_duration_since(Instant::now());
-        drop(self.changed.wait_timeout_while(state, left, |now| now.pending == before && now.failed.is_none()));
+    fn told(&mut self, sent: &Sent, done: Result<i64, RDKafkaErrorCode>) {
+        self.pending = self.pending.saturating_sub(1);
+        match done {
+            Ok(offset) => {
+                if let (Some(target), Ok(offset)) = (self.targets.get_mut(sent.mark), u64::try_from(offset)) {
+                    target.end = target.end.max(offset + 1);
+                }
+            }
+            Err(code) => self.failed = self.failed.take().or(Some(KafkaError::MessageProduction(code))),
+        }
     }
 
     /// Waits until everything is acknowledged.
-    fn finished(&self, deadline: Instant) -> Result<Ends, KafkaError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout_while(self.state(), left, |now| now.pending > 0 && now.failed.is_none());
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match state.failed.take() {
-            Some(error) => Err(error),
-            None if state.pending > 0 => Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)),
-            None => Ok(std::mem::take(&mut state.ends)),
-        }
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.inner.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.inner.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    /// [`Outgoing::mark`].
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
-        let mut state = self.state();
-        state.pending = state.pending.saturating_sub(1);
-        match result {
-            Ok(message) => {
-                if state.ends.len() <= mark {
-                    state.ends.resize(mark + 1, 0);
-                }
-                if let Some(end) = state.ends.get_mut(mark) {
-                    *end = u64::try_from(message.offset()).map_or(*end, |offset| (*end).max(offset + 1));
-                }
+    fn finish(&mut self, sender: &Sender, deadline: Instant) -> Result<(), KafkaError> {
+        while self.pending > 0 && self.failed.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
             }
-            Err((error, _)) => state.failed = state.failed.take().or_else(|| Some(error.clone())),
+            self.serve(sender, left);
         }
-        if state.pending == 0 || state.failed.is_some() || state.pending.is_multiple_of(256) {
-            self.changed.notify_all();
-        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn ends(&mut self) -> Ends {
+        std::mem::take(&mut self.targets).into_iter().map(|target| (target.at, target.end)).collect()
     }
 }
 
 /// Writes one record outside of any transaction; blocks until it is acknowledged.
-pub(crate) fn write_one(cluster: &Cluster, topic: &str, value: &[u8]) -> Result<(), LogError> {
+pub(crate) fn write_one(cluster: &Cluster, topic: &Arc<str>, value: Bytes) -> Result<(), LogError> {
     let config = cluster.client(&[("enable.idempotence", "true"), ("linger.ms", "0")]);
-    let made = ThreadedProducer::from_config_and_context(&config, Deliveries::new(cluster));
-    let producer: ThreadedProducer<Deliveries> = made.map_err(|error| cluster.error(&error))?;
-    producer.context().expect_one();
-    let record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, 0).partition(0).payload(value);
-    producer.send(record).map_err(|(error, _)| cluster.error(&error))?;
-    let acknowledged = producer.context().finished(Instant::now() + REQUEST);
-    acknowledged.map(|_| ()).map_err(|error| cluster.error(&error))
+    let (mut underway, headers) = (Underway::default(), Headers::new());
+    let written = Sender::new(&config, cluster.context()).and_then(|mut sender| {
+        let record = Outgoing { topic, partition: 0, key: None, value: Some(&value), headers: &headers, timestamp_ms: None };
+        let mark = underway.mark(&record, &mut sender)?;
+        underway.send(&sender, &record, mark)?;
+        underway.finish(&sender, Instant::now() + REQUEST)
+    });
+    written.map_err(|error| cluster.error(&error))
 }
 
 /// The slots of a transaction, for [`Producer::transact`].

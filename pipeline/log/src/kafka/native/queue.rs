@@ -1,8 +1,4 @@
-//! The three things of librdkafka that the safe bindings leave out: the generation in a group's metadata, a queue of one's own
-//! that several partitions feed and that is read in batches, and the position of a partition behind control records.
-//!
-//! Everything unsafe of this crate is here.
-#![allow(unsafe_code)]
+//! A queue of fetched records of some partitions of one consumer.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_void};
@@ -12,30 +8,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rdkafka::bindings as rd;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use super::client::Context;
 use crate::contract::{Headers, Record, TopicPartition};
+use crate::kafka::client::Context;
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 512;
-
-/// Generation under which the consumer is a member of its group now; `None` where it is none.
-pub(crate) fn generation<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<i32> {
-    let client = consumer.client().native_ptr();
-    // SAFETY: `client` is a live consumer as long as `consumer` is borrowed; the metadata is ours until it is destroyed below and
-    // is not used afterwards.
-    let generation = unsafe {
-        let metadata = NonNull::new(rd::rd_kafka_consumer_group_metadata(client))?;
-        let generation = rd::rd_kafka_consumer_group_metadata_generation_id(metadata.as_ptr());
-        rd::rd_kafka_consumer_group_metadata_destroy(metadata.as_ptr());
-        generation
-    };
-    (generation >= 0).then_some(generation)
-}
 
 /// What came for a partition.
 pub(crate) enum Fetched {
