@@ -394,6 +394,45 @@ async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_change
     b.close().await;
 }
 
+/// The brokers let a node's commit pass before its records have come, and its slot changes hands meanwhile. The new holder waits for
+/// it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_holder_waits_for_records_that_are_still_to_come() {
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        let cluster = Cluster::start().await;
+        let a = cluster.behind_proxy(20_000).await;
+        make_topic(&a).await;
+        let mut older = a.open(&owner()).await.unwrap();
+        older.append(numbered(0)).await.unwrap();
+        cluster.proxy.set(Mode::HoldRequest { api_key: PRODUCE });
+        let committing = tokio::spawn(async move { older.append(numbered(1)).await });
+        cluster.proxy.reached(Mode::Hold).await;
+        let b = cluster.direct().await;
+        wait_for_slot(&b).await;
+        let owner = owner();
+        let mut opening = pin!(b.open(&owner));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
+        let waits = early.is_err();
+        cluster.proxy.set(Mode::Pass);
+        let passed = committing.await.unwrap().is_ok();
+        let newer = match early {
+            Ok(opened) => opened.unwrap(),
+            Err(_) => opening.await.unwrap(),
+        };
+        let expected = if passed { Some(1) } else { Some(0) };
+        assert_eq!((stands(&*newer), held_state(&*newer).await), (expected, expected));
+        a.close().await;
+        b.close().await;
+        // Where the records were on their way before the brokers were asked to let the commit pass, they refuse it.
+        if passed {
+            assert!(waits, "opened over a transaction that is not decided");
+            return;
+        }
+    }
+    panic!("the records came first in {TRIES} tries");
+}
+
 /// A node stops before its records are written; its slot is another's by the time it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_slot_while_it_stood_still_writes_nothing() {

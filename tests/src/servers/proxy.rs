@@ -34,7 +34,7 @@ pub const PRODUCE: i16 = 0;
 /// Kafka's EndTxn, which commits or aborts a transaction.
 pub const END_TXN: i16 = 26;
 
-/// Kafka's AddOffsetsToTxn, which comes after a transaction's records and before its commit.
+/// Kafka's AddOffsetsToTxn, which comes before a transaction's commit.
 pub const ADD_OFFSETS_TO_TXN: i16 = 25;
 
 /// A running proxy; dropped, it stops.

@@ -279,23 +279,19 @@ impl Sink for PostgresSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        // The temporary table in the round trip that begins the transaction; a batch without changes needs none.
-        let begin = if batch.changes.is_empty() { "BEGIN" } else { self.statements.begin.as_str() };
-        let mut transaction = self.pool.begin_with(AssertSqlSafe(begin)).await.map_err(sink_error)?;
+        let writer = Writer {
+            statements: &self.statements,
+            subscription: &self.plan.subscription,
+            epoch: self.epoch,
+            hashed: self.layout.hashed,
+            merges: self.merges,
+            remembers: self.remembers,
+            now_us: batch.entry.at_us,
+        };
+        let begin = AssertSqlSafe(writer.begin(batch.changes));
+        let mut transaction = self.pool.begin_with(begin).await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
-        let mut remembered = false;
-        if !batch.changes.is_empty() {
-            let writer = Writer {
-                statements: &self.statements,
-                subscription: &self.plan.subscription,
-                epoch: self.epoch,
-                hashed: self.layout.hashed,
-                merges: self.merges,
-                remembers: self.remembers,
-                now_us: batch.entry.at_us,
-            };
-            remembered = writer.apply(&mut transaction, &mut self.buffer, batch.changes).await?;
-        }
+        let remembered = writer.apply(&mut transaction, &mut self.buffer, batch.changes).await?;
         transaction.commit().await.map_err(sink_error)?;
         self.remembers |= remembered;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })

@@ -1,7 +1,8 @@
 //! A batch's changes, in the transaction that is open: into a temporary table, then one MERGE.
 //!
 //! Many rows go by COPY. Few go as arrays, a column each, in one statement: the client library leaves Nagle's algorithm on, so the
-//! message that ends a COPY waits for the server's delayed acknowledgement of its data, 40 ms, whatever the number of rows.
+//! message that ends a COPY waits for the server's delayed acknowledgement of its data, 40 ms, whatever the number of rows. Where
+//! nothing is deleted nor was, the arrays go into the MERGE itself, without the temporary table.
 //!
 //! MERGE needs PostgreSQL 15; version 14 takes `INSERT … ON CONFLICT` and a DELETE.
 
@@ -36,15 +37,53 @@ pub(crate) struct Statements {
     pub(crate) begin: String,
     copy: String,
     /// The same rows from arrays; `None` where a column is an array itself, of which there are no arrays.
-    unnest: Option<String>,
+    few: Option<Few>,
     leave_out: String,
     forget: String,
     remember: String,
-    merge: String,
-    upsert: String,
+    write: Write,
     delete: String,
     /// Kind of each written column, and for a key column its place in the key.
     columns: Vec<(Kind, Option<usize>)>,
+}
+
+/// Rows that come as arrays.
+#[derive(Debug)]
+struct Few {
+    /// Into the temporary table.
+    stage: String,
+    /// Into the subscriber's table.
+    write: Write,
+}
+
+/// From a source of rows into the subscriber's table.
+#[derive(Debug)]
+struct Write {
+    merge: String,
+    upsert: String,
+}
+
+impl Write {
+    fn new(source: &str, layout: &Layout, values: &str, held: &str) -> Self {
+        let (table, written, same_key) = (&layout.table, layout.quoted_written(), layout.same_key("t", "s"));
+        Self {
+            merge: format!(
+                "MERGE INTO {table} t USING {source} s ON {same_key}
+                 WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE
+                 WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
+                 WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
+                older("t", "s"),
+                layout.assignments("s"),
+            ),
+            upsert: format!(
+                "INSERT INTO {table} AS t ({written}) SELECT {values} FROM {source} s WHERE NOT s.{DELETE}
+                 ON CONFLICT ({}) DO UPDATE SET {} WHERE {}",
+                layout.quoted_key(),
+                layout.assignments("excluded"),
+                older("t", "excluded"),
+            ),
+        }
+    }
 }
 
 impl Statements {
@@ -57,17 +96,22 @@ impl Statements {
         let stage = format!("pg_temp.guitong_{}", hex::encode(&name.finalize()[..12]));
         let columns = join(needed.iter().map(|column| format!("{} {}", quote(column.name), column.kind.sql())), ", ");
         let (table, deleted) = (&layout.table, place.qualified("guitong_deleted"));
-        let (written, same_key) = (layout.quoted_written(), layout.same_key("t", "s"));
+        let same_key = layout.same_key("t", "s");
         let held = format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})");
         let values = join(needed.iter().map(|column| format!("s.{}", quote(column.name))), ", ");
         let deletion = format!("d.subscription = $1 AND d.row_key = s.{ROW} AND NOT s.{DELETE}");
         let kinds = [Kind::Bytes.sql(), "boolean".to_owned()].into_iter().chain(needed.iter().map(|column| column.kind.sql()));
         let arrays = join(kinds.enumerate().map(|(index, kind)| format!("${}::{kind}[]", index + 1)), ", ");
+        let names = [ROW.to_owned(), DELETE.to_owned()].into_iter().chain(needed.iter().map(|column| quote(column.name)));
+        let rows = format!("(SELECT * FROM unnest({arrays}) AS r({}))", join(names, ", "));
         let nested = needed.iter().any(|column| column.kind == Kind::Granted(ColumnKind::TextList));
         let key_place = |name: &str| (name != KEY).then(|| layout.key.iter().position(|key| key == name)).flatten();
         Self {
             copy: format!("COPY {stage} FROM STDIN (FORMAT binary)"),
-            unnest: (!nested).then(|| format!("INSERT INTO {stage} SELECT * FROM unnest({arrays})")),
+            few: (!nested).then(|| Few {
+                stage: format!("INSERT INTO {stage} SELECT * FROM unnest({arrays})"),
+                write: Write::new(&rows, layout, &values, &held),
+            }),
             leave_out: format!(
                 "DELETE FROM {stage} s USING {deleted} d WHERE {deletion} AND (d.version, d.epoch) >= (s.{VERSION}, s.{EPOCH})"
             ),
@@ -78,21 +122,7 @@ impl Statements {
                  ON CONFLICT (subscription, row_key) DO UPDATE
                  SET version = excluded.version, epoch = excluded.epoch, deleted_us = excluded.deleted_us"
             ),
-            merge: format!(
-                "MERGE INTO {table} t USING {stage} s ON {same_key}
-                 WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE
-                 WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
-                 WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
-                older("t", "s"),
-                layout.assignments("s"),
-            ),
-            upsert: format!(
-                "INSERT INTO {table} AS t ({written}) SELECT {values} FROM {stage} s WHERE NOT s.{DELETE}
-                 ON CONFLICT ({}) DO UPDATE SET {} WHERE {}",
-                layout.quoted_key(),
-                layout.assignments("excluded"),
-                older("t", "excluded"),
-            ),
+            write: Write::new(&stage, layout, &values, &held),
             delete: format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}"),
             columns: needed.iter().map(|column| (column.kind, key_place(column.name))).collect(),
             begin: format!(
@@ -131,6 +161,10 @@ impl Statements {
     }
 }
 
+fn deletes(changes: &[&Change<'_>]) -> bool {
+    changes.iter().any(|change| matches!(change.what, What::Delete(_)))
+}
+
 fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardValue<'a> {
     place.and_then(|place| key.clear.get(place)).unwrap_or(&StandardValue::Null)
 }
@@ -148,31 +182,51 @@ pub(crate) struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    /// Applies the changes; says whether it deleted, and so remembers, a key. The temporary table is there already.
+    /// Statement for rows as arrays that needs no temporary table.
+    fn direct(&self, changes: &[&Change<'_>]) -> Option<&str> {
+        let few = self.statements.few.as_ref().filter(|_| changes.len() <= FEW && !self.remembers && !deletes(changes))?;
+        Some(self.write(&few.write))
+    }
+
+    fn write<'s>(&self, write: &'s Write) -> &'s str {
+        if self.merges { &write.merge } else { &write.upsert }
+    }
+
+    /// Begins a transaction for the changes; their temporary table comes in the same round trip.
+    pub(crate) fn begin(&self, changes: &[&Change<'_>]) -> &str {
+        let needs_no_table = changes.is_empty() || self.direct(changes).is_some();
+        if needs_no_table { "BEGIN" } else { &self.statements.begin }
+    }
+
+    /// Applies the changes; says whether it deleted, and so remembers, a key. What [`Writer::begin`] says was done before.
     pub(crate) async fn apply(
         &self,
         connection: &mut PgConnection,
         buffer: &mut Copy,
         changes: &[&Change<'_>],
     ) -> Result<bool, SinkError> {
-        match &self.statements.unnest {
-            Some(unnest) if changes.len() <= FEW => self.unnest(connection, unnest, buffer, changes).await?,
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        if let Some(direct) = self.direct(changes) {
+            self.arrays(connection, direct, buffer, changes).await?;
+            return Ok(false);
+        }
+        let statements = self.statements;
+        match &statements.few {
+            Some(few) if changes.len() <= FEW => self.arrays(connection, &few.stage, buffer, changes).await?,
             _ => self.copy(connection, buffer, changes).await?,
         }
-        let deletes = changes.iter().any(|change| matches!(change.what, What::Delete(_)));
-        let statements = self.statements;
         if self.remembers {
             self.execute(connection, &statements.leave_out, false).await?;
             self.execute(connection, &statements.forget, false).await?;
         }
+        let deletes = deletes(changes);
         let remembered = deletes && self.execute(connection, &statements.remember, true).await? > 0;
-        if self.merges {
-            sqlx::query(AssertSqlSafe(statements.merge.as_str())).execute(connection).await.map_err(sink_error)?;
-        } else {
-            sqlx::query(AssertSqlSafe(statements.upsert.as_str())).execute(&mut *connection).await.map_err(sink_error)?;
-            if deletes {
-                sqlx::query(AssertSqlSafe(statements.delete.as_str())).execute(connection).await.map_err(sink_error)?;
-            }
+        let write = sqlx::query(AssertSqlSafe(self.write(&statements.write)));
+        write.execute(&mut *connection).await.map_err(sink_error)?;
+        if deletes && !self.merges {
+            sqlx::query(AssertSqlSafe(statements.delete.as_str())).execute(connection).await.map_err(sink_error)?;
         }
         Ok(remembered)
     }
@@ -183,7 +237,8 @@ impl Writer<'_> {
         Ok(query.execute(connection).await.map_err(sink_error)?.rows_affected())
     }
 
-    async fn unnest(
+    /// Executes a statement on the changes as arrays.
+    async fn arrays(
         &self,
         connection: &mut PgConnection,
         sql: &str,
