@@ -22,6 +22,11 @@ use crate::metrics::Metrics;
 
 /// Bytes of records after which a transaction takes no further batch.
 const TRANSACTION: usize = 8 << 20;
+/// After a transaction of fewer bytes the committer rests for half the time that it took, up to `REST`, and what comes meanwhile goes
+/// together. What a transaction costs the brokers hardly depends on its size; one after the other, the stages would take from the brokers
+/// all that these can give, and each transaction twice the time.
+const SMALL: usize = 256 << 10;
+const REST: Duration = Duration::from_millis(10);
 /// Batches and openings that wait; more wait at their senders.
 const WAITING: usize = 256;
 /// Transactions whose changes wait to be applied to the local copy, and the bytes after which the next transaction waits for them.
@@ -262,7 +267,11 @@ impl Committer {
                     Err(_) => break,
                 }
             }
+            let begun = Instant::now();
             self.commit(batches);
+            if bytes < SMALL {
+                std::thread::sleep((begun.elapsed() / 2).min(REST));
+            }
         }
     }
 
