@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{Node, credit_code};
+use guitong_tests::servers::postgres::Postgres;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Mutex;
 
@@ -47,16 +48,18 @@ struct Contestant {
     rate: Vec<f64>,
     _node: Node,
     _directory: guitong_tests::exchange::Exchange,
+    /// A server of its own: another's would decode this one's commits, too.
+    _server: Postgres,
 }
 
 pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
-    let server = load::database().await?;
-    department::role(&server).await?;
     let cluster = if with_kafka { Some(Cluster::start().await?) } else { None };
     let mut kinds = vec![("embedded log", "embedded", String::new(), (20.0, 100.0))];
     kinds.extend(cluster.as_ref().map(|cluster| ("Kafka", "kafka", cluster.sections(), (30.0, 120.0))));
     let mut contestants = Vec::new();
     for (name, database, log, bars) in kinds {
+        let server = load::database().await?;
+        department::role(&server).await?;
         let department = Department::make(&server, database, "").await?;
         let directory = department.exchange(&server, &log)?;
         let node = directory.start()?;
@@ -79,6 +82,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
             rate,
             _node: node,
             _directory: directory,
+            _server: server,
         });
     }
     for _ in 0..runs {
@@ -129,6 +133,7 @@ impl Contestant {
         }
         times.sort_by(f64::total_cmp);
         let quantile = |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+        println!("{}: p50 {:.1} ms, p99 {:.1} ms", self.name, quantile(0.5), quantile(0.99));
         self.p50.push(quantile(0.5));
         self.p99.push(quantile(0.99));
         self.rate.push(rate);

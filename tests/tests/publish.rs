@@ -21,8 +21,8 @@ use guitong_log::{
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
-use guitong_schemas::contract::KafkaConfig;
 use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::contract::KafkaConfig;
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use guitong_tests::servers::kafka::Kafka;

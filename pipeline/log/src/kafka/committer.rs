@@ -73,7 +73,11 @@ pub(crate) struct Prepared {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { owner: Arc<OwnerId>, slot: u32, reply: oneshot::Sender<Option<Ticket>> },
+    Open {
+        owner: Arc<OwnerId>,
+        slot: u32,
+        reply: oneshot::Sender<Option<Ticket>>,
+    },
     Append(Prepared),
     /// What the producers tell of themselves is not to pile up.
     Serve,
@@ -509,11 +513,7 @@ async fn apply(
 type Opened = (Option<Ticket>, oneshot::Sender<Option<Ticket>>);
 
 /// Transactions until there are enough of them, somebody waits for the last of them, or an opening comes, which is to follow them.
-async fn gather(
-    first: Applied,
-    applying: &mut mpsc::Receiver<Applied>,
-    ahead: &Ahead,
-) -> (Vec<Arc<Written>>, Option<Opened>) {
+async fn gather(first: Applied, applying: &mut mpsc::Receiver<Applied>, ahead: &Ahead) -> (Vec<Arc<Written>>, Option<Opened>) {
     let due = Instant::now() + GATHER;
     let mut wanted = ahead.wanted.subscribe();
     let (mut gathered, mut bytes, mut next) = (Vec::<Arc<Written>>::new(), 0, Some(first));

@@ -87,7 +87,14 @@ pub(crate) struct Fencing {
 impl Assignments {
     pub(crate) fn new(role: Role, placement: watch::Sender<Placement>) -> Self {
         let held = Held { serial: 0, metadata: None, slots: [Slot::default(); SLOTS] };
-        Self { role, held: Mutex::new(held), changed: Condvar::new(), watched: watch::Sender::new(0), placement, member: Mutex::default() }
+        Self {
+            role,
+            held: Mutex::new(held),
+            changed: Condvar::new(),
+            watched: watch::Sender::new(0),
+            placement,
+            member: Mutex::default(),
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
