@@ -360,12 +360,23 @@ async fn what_follows_a_lost_acknowledgement_is_written() {
     log.close().await;
 }
 
+/// Ends a node's membership while its commit is held up, so that it does not come back for its slots as soon as it can go on.
+async fn leave(log: &Arc<KafkaLog>) -> tokio::task::JoinHandle<()> {
+    let mut placement = log.placement();
+    let closed = Arc::clone(log);
+    let closing = tokio::spawn(async move { closed.close().await });
+    let holds_none =
+        |placement: &Placement| matches!(placement, Placement::Slots(roles) if roles.iter().all(|(_, slots)| slots.is_empty()));
+    tokio::time::timeout(Duration::from_secs(30), placement.wait_for(holds_none)).await.unwrap().unwrap();
+    closing
+}
+
 /// A node stops between the brokers' fencing and its commit, and loses its slot meanwhile. The new holder waits for that commit:
 /// had it gone on without, it would have done the same work again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_changed_hands() {
     let cluster = Cluster::start().await;
-    let a = cluster.behind_proxy(20_000).await;
+    let a = Arc::new(cluster.behind_proxy(20_000).await);
     make_topic(&a).await;
     let mut older = a.open(&owner()).await.unwrap();
     older.append(numbered(0)).await.unwrap();
@@ -381,6 +392,7 @@ async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_change
     let mut opening = pin!(b.open(&owner));
     let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
     assert!(early.is_err(), "opened over a transaction that is not decided");
+    let closing = leave(&a).await;
     cluster.proxy.set(Mode::Pass);
     let mut newer = opening.await.unwrap();
     assert_eq!((stands(&*newer), held_state(&*newer).await), (Some(1), Some(1)));
@@ -390,7 +402,7 @@ async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_change
         assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
     }
     assert_eq!(read_numbers(&b).await, [0, 1, 2]);
-    a.close().await;
+    closing.await.unwrap();
     b.close().await;
 }
 
@@ -401,7 +413,7 @@ async fn a_new_holder_waits_for_records_that_are_still_to_come() {
     const TRIES: usize = 8;
     for _ in 0..TRIES {
         let cluster = Cluster::start().await;
-        let a = cluster.behind_proxy(20_000).await;
+        let a = Arc::new(cluster.behind_proxy(20_000).await);
         make_topic(&a).await;
         let mut older = a.open(&owner()).await.unwrap();
         older.append(numbered(0)).await.unwrap();
@@ -414,6 +426,7 @@ async fn a_new_holder_waits_for_records_that_are_still_to_come() {
         let mut opening = pin!(b.open(&owner));
         let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
         let waits = early.is_err();
+        let closing = leave(&a).await;
         cluster.proxy.set(Mode::Pass);
         let passed = committing.await.unwrap().is_ok();
         let newer = match early {
@@ -422,7 +435,7 @@ async fn a_new_holder_waits_for_records_that_are_still_to_come() {
         };
         let expected = if passed { Some(1) } else { Some(0) };
         assert_eq!((stands(&*newer), held_state(&*newer).await), (expected, expected));
-        a.close().await;
+        closing.await.unwrap();
         b.close().await;
         // Where the records were on their way before the brokers were asked to let the commit pass, they refuse it.
         if passed {

@@ -279,6 +279,9 @@ impl Member {
             ("heartbeat.interval.ms", "500"),
             ("allow.auto.create.topics", "false"),
             ("topic.metadata.refresh.interval.ms", "10000"),
+            // An offset that is pending is asked for again in these times.
+            ("retry.backoff.ms", "20"),
+            ("retry.backoff.max.ms", "100"),
         ]);
         config.set("group.id", self.group()).set("group.instance.id", &*self.node).set("enable.auto.commit", "false");
         // An offset that is pending is to be told apart.
