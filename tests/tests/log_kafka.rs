@@ -275,8 +275,12 @@ async fn read_numbers(log: &KafkaLog) -> Vec<u64> {
 }
 
 async fn held_state(hold: &dyn OwnedLog) -> Option<u64> {
-    let held = hold.get("m", &["last".into()]).await.unwrap().pop().unwrap();
-    held.map(|value| std::str::from_utf8(&value).unwrap().parse().unwrap())
+    try_held_state(hold).await.unwrap()
+}
+
+async fn try_held_state(hold: &dyn OwnedLog) -> Result<Option<u64>, LogError> {
+    let value = hold.get("m", &["last".into()]).await?.pop().flatten();
+    Ok(value.map(|value| std::str::from_utf8(&value).unwrap().parse().unwrap()))
 }
 
 /// Appends as a stage does: opens again where it must, tries again where it may, until `n` is committed. Gives how often an
@@ -290,7 +294,10 @@ async fn append_until(log: &KafkaLog, last: u64, progress: &watch::Sender<u64>) 
             Err(error) => panic!("{error}"),
         };
         let mut next = stands(&*hold).map_or(0, |stands| stands + 1);
-        assert_eq!(held_state(&*hold).await, next.checked_sub(1));
+        match try_held_state(&*hold).await {
+            Err(LogError::Fenced { .. }) => continue,
+            held => assert_eq!(held.unwrap(), next.checked_sub(1)),
+        }
         loop {
             progress.send_replace(next);
             if next > last {
@@ -394,9 +401,9 @@ async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_change
     assert!(early.is_err(), "opened over a transaction that is not decided");
     let closing = leave(&a).await;
     cluster.proxy.set(Mode::Pass);
-    let mut newer = opening.await.unwrap();
-    assert_eq!((stands(&*newer), held_state(&*newer).await), (Some(1), Some(1)));
-    newer.append(numbered(2)).await.unwrap();
+    assert_eq!(stands(&*opening.await.unwrap()), Some(1));
+    // What the former holder asked of the group before it ended may bring about another rebalance, in which a hold ends.
+    append_until(&b, 2, &watch::Sender::new(0)).await;
     if let Ok(mut older) = committing.await.unwrap() {
         let late = older.append(numbered(9)).await.unwrap_err();
         assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
@@ -433,8 +440,7 @@ async fn a_new_holder_waits_for_records_that_are_still_to_come() {
             Ok(opened) => opened.unwrap(),
             Err(_) => opening.await.unwrap(),
         };
-        let expected = if passed { Some(1) } else { Some(0) };
-        assert_eq!((stands(&*newer), held_state(&*newer).await), (expected, expected));
+        assert_eq!(stands(&*newer), Some(u64::from(passed)));
         closing.await.unwrap();
         b.close().await;
         // Where the records were on their way before the brokers were asked to let the commit pass, they refuse it.

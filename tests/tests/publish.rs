@@ -105,11 +105,15 @@ impl Exchange {
     }
 
     async fn publisher_in(&self, appends: usize, form: EventForm) -> Publisher {
+        self.publisher_of(appends, form, SourceKind::Postgres).await
+    }
+
+    async fn publisher_of(&self, appends: usize, form: EventForm, kind: SourceKind) -> Publisher {
         let inner = self.log.open(&OwnerId::new(Role::Connect, "licensing")).await.unwrap();
         let settings = PublishSettings {
             system: "licensing".into(),
             database: "djk".into(),
-            kind: SourceKind::Postgres,
+            kind,
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
             complete: true,
@@ -408,6 +412,23 @@ async fn absent_columns_are_completed_from_what_was_published() {
     assert_eq!(values[2], note("__debezium_unavailable_value"));
     assert_eq!(headers["guitong-absent"], "note");
     assert_eq!((headers["guitong-version"].as_str(), headers["guitong-before"].as_str()), ("1/6/6/0/0", "none"));
+}
+
+/// A trigger writes whole rows: what is not there was over the limit, and an older value would be a wrong one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_left_out_is_too_large_and_no_older_value() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let long = "长".repeat(400);
+    let mut publisher = exchange.publisher_of(9, EventForm::DEFAULT, SourceKind::Changelog).await;
+    for (change_id, operation, note) in [(1, Operation::Create, long.as_str()), (2, Operation::Update, "?")] {
+        let mut change = change(&table, operation, change_id, 0, None, Some(row(&[Some("1"), None, Some(note)])));
+        change.origin.place = Place::Changelog { change_id: change_id.cast_signed() };
+        publisher.publish(batch(vec![change], "a")).await.unwrap();
+    }
+    let (values, headers) = exchange.last().await;
+    assert_eq!(values[2].as_deref(), Some("__debezium_unavailable_value"));
+    assert_eq!((headers["guitong-absent"].as_str(), headers["guitong-too-large"].as_str()), ("note", "note"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

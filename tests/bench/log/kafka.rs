@@ -1,5 +1,5 @@
-//! The log on Kafka beside plain librdkafka: an idempotent producer with delivery callbacks, and a consumer that polls. Both
-//! compress as the log does.
+//! The log on Kafka beside plain librdkafka: an idempotent producer with delivery callbacks, and a consumer that polls; without
+//! compression and with the log's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,9 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
-use super::{Content, KAFKA_BATCH, KAFKA_READ, KAFKA_WRITE, RECORDS, finish, read, write};
+use super::{
+    Content, KAFKA_BATCH, KAFKA_READ, KAFKA_READ_ALIKE, KAFKA_TIMES, KAFKA_WRITE, KAFKA_WRITE_ALIKE, RECORDS, finish, read, write,
+};
 use crate::rounds::Rounds;
 use crate::{Failure, Outcome, load};
 
@@ -30,14 +32,25 @@ pub(super) async fn compare(content: &Content, runs: usize) -> Outcome {
     let mut reading = Rounds::new("log on Kafka, read_committed: read", "records");
     let state = TempDir::new()?;
     let log = open(&bootstrap, "bench", &state).await?;
-    for number in 0..runs {
+    // The first round is not counted: the broker is young.
+    for number in 0..=runs {
         let name = format!("bench{number}");
-        writing.add("log on Kafka", RECORDS as u64, write(&log, content, &name, KAFKA_BATCH).await?);
-        reading.add("log on Kafka", RECORDS as u64, read(&log, &name).await?);
-        let topic = format!("plain{number}");
-        make_topic(&bootstrap, &topic).await?;
-        writing.add(KAFKA_WRITE.name, RECORDS as u64, tokio::task::block_in_place(|| produce(&bootstrap, &topic, content))?);
-        reading.add(KAFKA_READ.name, RECORDS as u64, tokio::task::block_in_place(|| consume(&bootstrap, &topic))?);
+        let mut times = vec![
+            (false, "log on Kafka", write(&log, content, &name, KAFKA_BATCH, KAFKA_TIMES).await?),
+            (true, "log on Kafka", read(&log, &name, KAFKA_TIMES).await?),
+        ];
+        for (compression, wrote, has_read) in
+            [("lz4", KAFKA_WRITE_ALIKE, KAFKA_READ_ALIKE), ("none", KAFKA_WRITE.name, KAFKA_READ.name)]
+        {
+            let topic = format!("{compression}{number}");
+            make_topic(&bootstrap, &topic).await?;
+            times.push((false, wrote, tokio::task::block_in_place(|| produce(&bootstrap, &topic, content, compression))?));
+            times.push((true, has_read, tokio::task::block_in_place(|| consume(&bootstrap, &topic))?));
+        }
+        for (is_read, name, took) in times.into_iter().filter(|_| number > 0) {
+            let rounds = if is_read { &mut reading } else { &mut writing };
+            rounds.add(name, (RECORDS * KAFKA_TIMES) as u64, took);
+        }
     }
     log.close().await;
     Ok(finish(writing, reading))
@@ -94,15 +107,15 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn produce(bootstrap: &str, topic: &str, content: &Content) -> Result<Duration, Failure> {
+fn produce(bootstrap: &str, topic: &str, content: &Content, compression: &str) -> Result<Duration, Failure> {
     let deliveries = Deliveries::default();
     let producer: ThreadedProducer<Deliveries> = client(bootstrap)
         .set("enable.idempotence", "true")
-        .set("compression.type", "lz4")
+        .set("compression.type", compression)
         .set("queue.buffering.max.messages", "1000000")
         .create_with_context(deliveries.clone())?;
     let begun = Instant::now();
-    for (key, value) in &content.records {
+    for (key, value) in std::iter::repeat_n(&content.records, KAFKA_TIMES).flatten() {
         let mut record = BaseRecord::to(topic).key(&key[..]).payload(&value[..]).partition(0);
         while let Err((error, back)) = producer.send(record) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
@@ -115,8 +128,9 @@ fn produce(bootstrap: &str, topic: &str, content: &Content) -> Result<Duration, 
     producer.flush(PATIENCE)?;
     let took = begun.elapsed();
     let (done, failed) = (deliveries.done.load(Ordering::Relaxed), deliveries.failed.load(Ordering::Relaxed));
-    if (done, failed) != (RECORDS as u64, 0) {
-        return Err(format!("{done} records were acknowledged and {failed} refused of {RECORDS}").into());
+    let sent = (RECORDS * KAFKA_TIMES) as u64;
+    if (done, failed) != (sent, 0) {
+        return Err(format!("{done} records were acknowledged and {failed} refused of {sent}").into());
     }
     Ok(took)
 }
@@ -128,10 +142,11 @@ fn consume(bootstrap: &str, topic: &str) -> Result<Duration, Failure> {
     let begun = Instant::now();
     consumer.assign(&from)?;
     let mut seen = 0;
-    while seen < RECORDS {
+    let sent = RECORDS * KAFKA_TIMES;
+    while seen < sent {
         match consumer.poll(PATIENCE) {
             Some(message) => drop(std::hint::black_box(message?)),
-            None => return Err(format!("{seen} records came of {RECORDS}").into()),
+            None => return Err(format!("{seen} records came of {sent}").into()),
         }
         seen += 1;
     }

@@ -22,6 +22,8 @@ const RECORD: usize = 200;
 const TRANSACTION: usize = 1000;
 /// Records of one batch on Kafka: what a connector's 4 MiB hold of these, roughly.
 const KAFKA_BATCH: usize = 20_000;
+/// How often the records are written on Kafka: to connect is a part of each time there, and must be a small one.
+const KAFKA_TIMES: usize = 4;
 /// What the stages of the pipeline read at once.
 const READ: ReadBudget = ReadBudget { bytes: 4 << 20, wait: Duration::from_secs(10) };
 
@@ -30,6 +32,9 @@ const SQLITE_WRITE: Reference = Reference { name: "SQLite, 100 rows a statement 
 const SQLITE_READ: Reference = Reference { name: "SQLite, SELECT (reference)", measured: 349_000.0 };
 const KAFKA_WRITE: Reference = Reference { name: "librdkafka, idempotent (reference)", measured: 717_000.0 };
 const KAFKA_READ: Reference = Reference { name: "librdkafka, poll (reference)", measured: 1_400_000.0 };
+/// The same, compressed as the log compresses.
+const KAFKA_WRITE_ALIKE: &str = "librdkafka, idempotent, lz4";
+const KAFKA_READ_ALIKE: &str = "librdkafka, poll, lz4";
 
 /// Keys and values, cut out of encoded register rows so that they compress as real ones do.
 pub(super) struct Content {
@@ -62,8 +67,8 @@ async fn embedded(content: &Content, runs: usize) -> Outcome {
     for _ in 0..runs {
         let home = tempfile::tempdir()?;
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await?;
-        writing.add("embedded log", RECORDS as u64, write(&log, content, "bench", TRANSACTION).await?);
-        reading.add("embedded log", RECORDS as u64, read(&log, "bench").await?);
+        writing.add("embedded log", RECORDS as u64, write(&log, content, "bench", TRANSACTION, 1).await?);
+        reading.add("embedded log", RECORDS as u64, read(&log, "bench", 1).await?);
         log.close().await;
         let (wrote, read) = sqlite::run(content, home.path()).await?;
         writing.add(SQLITE_WRITE.name, RECORDS as u64, wrote);
@@ -72,14 +77,14 @@ async fn embedded(content: &Content, runs: usize) -> Outcome {
     Ok(writing.finish(SQLITE_WRITE, &[]).and(reading.finish(SQLITE_READ, &[])))
 }
 
-/// Appends everything, one batch after the other.
-async fn write(log: &dyn ExchangeLog, content: &Content, name: &str, batch: usize) -> Result<Duration, Failure> {
+/// Appends everything `times` over, one batch after the other.
+async fn write(log: &dyn ExchangeLog, content: &Content, name: &str, batch: usize, times: usize) -> Result<Duration, Failure> {
     let topic: Arc<str> = format!("raw.{name}").into();
     let retention = Retention::Expire { age: None, bytes: None };
     log.ensure_topic(&TopicSpec { name: Arc::clone(&topic), partitions: 1, retention }).await?;
     let mut owned = log.open(&OwnerId::new(Role::Connect, name)).await?;
     let begun = Instant::now();
-    for chunk in content.records.chunks(batch) {
+    for chunk in std::iter::repeat_n(content.records.chunks(batch), times).flatten() {
         let records = chunk.iter().map(|(key, value)| NewRecord {
             topic: Arc::clone(&topic),
             partition: Some(0),
@@ -94,14 +99,14 @@ async fn write(log: &dyn ExchangeLog, content: &Content, name: &str, batch: usiz
     Ok(begun.elapsed())
 }
 
-async fn read(log: &dyn ExchangeLog, name: &str) -> Result<Duration, Failure> {
+async fn read(log: &dyn ExchangeLog, name: &str, times: usize) -> Result<Duration, Failure> {
     let begun = Instant::now();
     let mut reader = log.reader(vec![(TopicPartition::new(format!("raw.{name}"), 0), 0)]).await?;
     let mut seen = 0;
-    while seen < RECORDS {
+    while seen < RECORDS * times {
         let batch = reader.read(READ).await?;
         if batch.records.is_empty() {
-            return Err(format!("{seen} records came of {RECORDS}").into());
+            return Err(format!("{seen} records came of {}", RECORDS * times).into());
         }
         seen += std::hint::black_box(batch.records).len();
     }

@@ -157,8 +157,8 @@ impl Assignments {
     /// Waits until every transaction is decided that the brokers let pass with an offset of the slot; blocks, for at most `limit`.
     pub(crate) fn decided(&self, topic: &str, slot: u32, limit: Duration) -> Result<(), KafkaError> {
         let deadline = Instant::now() + limit;
-        // Without a member no slot is held, which the caller sees next.
-        let Some(member) = self.member.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(()) };
+        let no_member = KafkaError::OffsetFetch(RDKafkaErrorCode::State);
+        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(no_member)?;
         let mut slots = TopicPartitionList::new();
         slots.add_partition(topic, i32::try_from(slot).unwrap_or(i32::MAX));
         loop {
@@ -175,7 +175,9 @@ impl Assignments {
     }
 
     fn set_member(&self, member: Option<Arc<BaseConsumer<GroupContext>>>) {
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = member;
+        // What was there ends without the lock.
+        let before = std::mem::replace(&mut *self.member.lock().unwrap_or_else(PoisonError::into_inner), member);
+        drop(before);
     }
 
     fn assign(&self, slots: &[u32], metadata: Option<ConsumerGroupMetadata>) {
@@ -256,8 +258,9 @@ impl Member {
     pub(crate) fn run(self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let ended = self.join(stop);
-            self.assignments.revoke_all();
+            // The consumer ends here; until then it may be given slots.
             self.assignments.set_member(None);
+            self.assignments.revoke_all();
             let Err(error) = ended else { continue };
             tracing::warn!(group = self.group(), %error, "the group cannot be followed; it is joined again");
             let again = Instant::now() + AGAIN;

@@ -8,6 +8,7 @@
 //! Up to the commit request nothing of a transaction that fails is ever seen. After it was sent librdkafka repeats it by itself, and no
 //! later error tells whether an earlier try got through: then the outcome is not known.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,7 +107,11 @@ impl Producer {
                 // transaction's first record. The broker would take that for the same one sent again: acknowledge it and write
                 // nothing. The next producer has an epoch of its own.
                 self.clean &= self.underway.is_acknowledged();
-                Err(failed)
+                Err(match (failed, self.underway.cause()) {
+                    // What became of a record is why the rest was refused.
+                    (Failed::Refused(_), Some(cause)) => self.refused(&cause),
+                    (failed, _) => failed,
+                })
             }
         }
     }
@@ -224,9 +229,12 @@ const SERVED: usize = 512;
 #[derive(Debug, Default)]
 struct Underway {
     pending: usize,
-    failed: Option<KafkaError>,
+    /// Why a record was not written.
+    failed: Option<RDKafkaErrorCode>,
     /// Where the records go, numbered by their marks.
     targets: Vec<Target>,
+    /// By the sender's number of the topic and the partition.
+    marks: HashMap<(usize, u32), usize>,
     /// Mark of the record before.
     last: usize,
 }
@@ -240,26 +248,18 @@ struct Target {
     end: u64,
 }
 
-impl Target {
-    fn is_of(&self, record: &Outgoing<'_>) -> bool {
-        self.at.partition == record.partition && (Arc::ptr_eq(&self.at.topic, record.topic) || self.at.topic == *record.topic)
-    }
-}
-
 impl Underway {
     fn mark(&mut self, record: &Outgoing<'_>, sender: &mut Sender) -> Result<usize, KafkaError> {
-        if self.targets.get(self.last).is_some_and(|target| target.is_of(record)) {
+        let is_of = |target: &Target| target.at.partition == record.partition && Arc::ptr_eq(&target.at.topic, record.topic);
+        if self.targets.get(self.last).is_some_and(is_of) {
             return Ok(self.last);
         }
-        self.last = match self.targets.iter().position(|target| target.is_of(record)) {
-            Some(known) => known,
-            None => {
-                let topic = sender.topic(record.topic)?;
-                let at = TopicPartition::new(Arc::clone(record.topic), record.partition);
-                self.targets.push(Target { at, topic, end: 0 });
-                self.targets.len() - 1
-            }
-        };
+        let topic = sender.topic(record.topic)?;
+        self.last = *self.marks.entry((topic, record.partition)).or_insert_with(|| {
+            let at = TopicPartition::new(Arc::clone(record.topic), record.partition);
+            self.targets.push(Target { at, topic, end: 0 });
+            self.targets.len() - 1
+        });
         Ok(self.last)
     }
 
@@ -283,7 +283,8 @@ impl Underway {
                     target.end = target.end.max(offset + 1);
                 }
             }
-            Err(code) => self.failed = self.failed.take().or(Some(KafkaError::MessageProduction(code))),
+            Err(code) if self.failed.is_none_or(is_given_up) => self.failed = Some(code),
+            Err(_) => {}
         }
     }
 
@@ -296,16 +297,25 @@ impl Underway {
             }
             self.serve(sender, left);
         }
-        self.failed.clone().map_or(Ok(()), Err)
+        self.failed.map_or(Ok(()), |code| Err(KafkaError::MessageProduction(code)))
     }
 
     fn is_acknowledged(&self) -> bool {
         self.pending == 0 && self.failed.is_none()
     }
 
+    /// Why a record was not written, other than that the transaction was given up.
+    fn cause(&self) -> Option<KafkaError> {
+        self.failed.filter(|code| !is_given_up(*code)).map(KafkaError::MessageProduction)
+    }
+
     fn ends(&mut self) -> Ends {
         std::mem::take(&mut self.targets).into_iter().map(|target| (target.at, target.end)).collect()
     }
+}
+
+fn is_given_up(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
 }
 
 /// Writes one record outside of any transaction; blocks until it is acknowledged.

@@ -1,6 +1,7 @@
 //! Sends records by the thread that waits for them to be acknowledged, so that none is handed between threads, and without a copy of
 //! their values: a record keeps a count of its value's bytes until librdkafka has told what became of it.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -53,7 +54,8 @@ impl ProducerContext for Events {
 
 /// A producer that nobody but its user serves.
 pub(crate) struct Sender {
-    topics: Vec<(Arc<str>, NonNull<rd::rd_kafka_topic_t>)>,
+    topics: Vec<NonNull<rd::rd_kafka_topic_t>>,
+    numbers: HashMap<Arc<str>, usize>,
     queue: NonNull<rd::rd_kafka_queue_t>,
     /// Last: it outlives the others.
     producer: BaseProducer<Events>,
@@ -68,7 +70,7 @@ impl Sender {
         // SAFETY: the producer is live, and every producer has a main queue; the reference is given back by `drop`.
         let queue = NonNull::new(unsafe { rd::rd_kafka_queue_get_main(producer.client().native_ptr()) });
         let queue = queue.ok_or(KafkaError::ClientCreation("a producer without a queue".to_owned()))?;
-        Ok(Self { topics: Vec::new(), queue, producer })
+        Ok(Self { topics: Vec::new(), numbers: HashMap::new(), queue, producer })
     }
 
     /// For everything but records.
@@ -78,22 +80,23 @@ impl Sender {
 
     /// Number of a topic for [`Sender::send`].
     pub(crate) fn topic(&mut self, name: &Arc<str>) -> Result<usize, KafkaError> {
-        if let Some(known) = self.topics.iter().position(|(topic, _)| topic == name) {
-            return Ok(known);
+        if let Some(known) = self.numbers.get(name) {
+            return Ok(*known);
         }
         let c_name = CString::new(&**name)?;
         let client = self.producer.client().native_ptr();
         // SAFETY: both are live; the topic is ours until `drop`.
         let topic = NonNull::new(unsafe { rd::rd_kafka_topic_new(client, c_name.as_ptr(), ptr::null_mut()) });
         let topic = topic.ok_or(KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic))?;
-        self.topics.push((Arc::clone(name), topic));
+        self.topics.push(topic);
+        self.numbers.insert(Arc::clone(name), self.topics.len() - 1);
         Ok(self.topics.len() - 1)
     }
 
     /// Hands a record over to the topic of that number; what becomes of it is told by [`Sender::serve`].
     pub(crate) fn send(&self, topic: usize, record: &Outgoing<'_>, mark: usize) -> Result<(), KafkaError> {
         use rd::rd_kafka_vtype_t as Type;
-        let Some((_, topic)) = self.topics.get(topic) else {
+        let Some(topic) = self.topics.get(topic) else {
             return Err(KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic));
         };
         let headers = OwnHeaders::new(record.headers)?;
@@ -171,7 +174,7 @@ impl Drop for Sender {
     fn drop(&mut self) {
         // SAFETY: both kinds are ours, and the producer that they belong to is still there.
         unsafe {
-            for (_, topic) in &self.topics {
+            for topic in &self.topics {
                 rd::rd_kafka_topic_destroy(topic.as_ptr());
             }
             rd::rd_kafka_queue_destroy(self.queue.as_ptr());
