@@ -145,7 +145,9 @@ impl Ahead {
     }
 
     fn applied(&self, count: usize) {
-        self.all().drain(..count);
+        let mut all = self.all();
+        let count = count.min(all.len());
+        all.drain(..count);
         self.applied.notify_all();
     }
 
