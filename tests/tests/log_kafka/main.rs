@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
+mod takeover;
+
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use guitong_log::{
 use guitong_schemas::contract::{KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
 use guitong_tests::servers::kafka::{Kafka, Options};
-use guitong_tests::servers::proxy::{ADD_OFFSETS_TO_TXN, END_TXN, Mode, PRODUCE, Proxy};
+use guitong_tests::servers::proxy::{END_TXN, Mode, PRODUCE, Proxy};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use tempfile::TempDir;
@@ -365,117 +366,6 @@ async fn what_follows_a_lost_acknowledgement_is_written() {
     append_until(&log, 8, &watch::Sender::new(0)).await;
     assert_eq!(read_numbers(&log).await, (0..=8).collect::<Vec<_>>());
     log.close().await;
-}
-
-/// Ends a node's membership while its commit is held up, so that it does not come back for its slots as soon as it can go on.
-async fn leave(log: &Arc<KafkaLog>) -> tokio::task::JoinHandle<()> {
-    let mut placement = log.placement();
-    let closed = Arc::clone(log);
-    let closing = tokio::spawn(async move { closed.close().await });
-    let holds_none =
-        |placement: &Placement| matches!(placement, Placement::Slots(roles) if roles.iter().all(|(_, slots)| slots.is_empty()));
-    tokio::time::timeout(Duration::from_secs(30), placement.wait_for(holds_none)).await.unwrap().unwrap();
-    closing
-}
-
-/// A node stops between the brokers' fencing and its commit, and loses its slot meanwhile. The new holder waits for that commit:
-/// had it gone on without, it would have done the same work again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_holder_waits_for_a_commit_that_was_under_way_when_the_slot_changed_hands() {
-    let cluster = Cluster::start().await;
-    let a = Arc::new(cluster.behind_proxy(20_000).await);
-    make_topic(&a).await;
-    let mut older = a.open(&owner()).await.unwrap();
-    older.append(numbered(0)).await.unwrap();
-    cluster.proxy.set(Mode::HoldRequest { api_key: END_TXN });
-    let committing = tokio::spawn(async move { older.append(numbered(1)).await.map(|_| older) });
-    cluster.proxy.reached(Mode::Hold).await;
-    let b = cluster.direct().await;
-    let at = TopicPartition::new(TOPIC, 0);
-    let (written, readable) = (b.written(&at).await.unwrap(), b.bounds(&at).await.unwrap().end);
-    assert!(written > readable, "what is written counts {written} and not only the {readable} that can be read");
-    wait_for_slot(&b).await;
-    let owner = owner();
-    let mut opening = pin!(b.open(&owner));
-    let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
-    assert!(early.is_err(), "opened over a transaction that is not decided");
-    let closing = leave(&a).await;
-    cluster.proxy.set(Mode::Pass);
-    assert_eq!(stands(&*opening.await.unwrap()), Some(1));
-    // What the former holder asked of the group before it ended may bring about another rebalance, in which a hold ends.
-    append_until(&b, 2, &watch::Sender::new(0)).await;
-    if let Ok(mut older) = committing.await.unwrap() {
-        let late = older.append(numbered(9)).await.unwrap_err();
-        assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
-    }
-    assert_eq!(read_numbers(&b).await, [0, 1, 2]);
-    closing.await.unwrap();
-    b.close().await;
-}
-
-/// The brokers let a node's commit pass before its records have come, and its slot changes hands meanwhile. The new holder waits for
-/// it all the same.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_holder_waits_for_records_that_are_still_to_come() {
-    const TRIES: usize = 8;
-    for _ in 0..TRIES {
-        let cluster = Cluster::start().await;
-        let a = Arc::new(cluster.behind_proxy(20_000).await);
-        make_topic(&a).await;
-        let mut older = a.open(&owner()).await.unwrap();
-        older.append(numbered(0)).await.unwrap();
-        cluster.proxy.set(Mode::HoldRequest { api_key: PRODUCE });
-        let committing = tokio::spawn(async move { older.append(numbered(1)).await });
-        cluster.proxy.reached(Mode::Hold).await;
-        let b = cluster.direct().await;
-        wait_for_slot(&b).await;
-        let owner = owner();
-        let mut opening = pin!(b.open(&owner));
-        let early = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
-        let waits = early.is_err();
-        let closing = leave(&a).await;
-        cluster.proxy.set(Mode::Pass);
-        let passed = committing.await.unwrap().is_ok();
-        let newer = match early {
-            Ok(opened) => opened.unwrap(),
-            Err(_) => opening.await.unwrap(),
-        };
-        assert_eq!(stands(&*newer), Some(u64::from(passed)));
-        closing.await.unwrap();
-        b.close().await;
-        // Where the records were on their way before the brokers were asked to let the commit pass, they refuse it.
-        if passed {
-            assert!(waits, "opened over a transaction that is not decided");
-            return;
-        }
-    }
-    panic!("the records came first in {TRIES} tries");
-}
-
-/// A node stops before its records are written; its slot is another's by the time it goes on.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lost_its_slot_while_it_stood_still_writes_nothing() {
-    let cluster = Cluster::start().await;
-    let a = cluster.behind_proxy(20_000).await;
-    make_topic(&a).await;
-    let mut older = a.open(&owner()).await.unwrap();
-    older.append(numbered(0)).await.unwrap();
-    cluster.proxy.set(Mode::HoldRequest { api_key: ADD_OFFSETS_TO_TXN });
-    let late = tokio::spawn(async move { older.append(numbered(9)).await });
-    // Without the request that fences, nothing would ever be held.
-    tokio::time::timeout(Duration::from_secs(30), cluster.proxy.reached(Mode::Hold)).await.unwrap();
-    let b = cluster.direct().await;
-    wait_for_slot(&b).await;
-    cluster.proxy.set(Mode::Pass);
-    let late = late.await.unwrap().unwrap_err();
-    assert!(matches!(late, AppendError::Refused(LogError::Fenced { .. })), "{late:?}");
-    // Back in the group, it may have been given the slot again.
-    a.close().await;
-    let mut newer = b.open(&owner()).await.unwrap();
-    assert_eq!((stands(&*newer), held_state(&*newer).await), (Some(0), Some(0)));
-    newer.append(numbered(1)).await.unwrap();
-    assert_eq!(read_numbers(&b).await, [0, 1]);
-    b.close().await;
 }
 
 async fn wait_for_slot(log: &KafkaLog) {
