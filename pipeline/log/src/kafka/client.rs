@@ -134,10 +134,6 @@ pub(crate) fn passes(code: RDKafkaErrorCode) -> bool {
             | Code::CoordinatorLoadInProgress
             | Code::CoordinatorNotAvailable
             | Code::NotCoordinator
-            | Code::UnstableOffsetCommit
-            | Code::RebalanceInProgress
-            | Code::IllegalGeneration
-            | Code::UnknownMemberId
             | Code::NotEnoughReplicas
             | Code::NotEnoughReplicasAfterAppend
             | Code::UnknownTopicOrPartition

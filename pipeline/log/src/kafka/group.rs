@@ -10,9 +10,6 @@
 //! metadata and slots change together, in the rebalance callback and under one lock, and each slot has an epoch that changes when
 //! it is lost: a batch is committed only while the epoch of its opening is the slot's, and then under the metadata kept here. A
 //! slot whose epoch is unchanged was held through every generation in between.
-//!
-//! A transaction whose metadata passed before the slot changed hands may be undecided still. Its offset of the slot is pending until
-//! then, and whoever takes the slot over waits for that first ([`Assignments::decided`]).
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +19,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::watch;
@@ -32,12 +29,11 @@ use super::native;
 use crate::contract::{LogError, OwnerId, Placement, Role};
 
 const SLOTS: usize = OwnerId::SLOTS as usize;
-/// Between two looks at an offset that is pending.
-const PENDING: Duration = Duration::from_millis(20);
 /// Pause before a consumer that ended for good is made anew.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What this node holds of one role.
+#[derive(Debug)]
 pub(crate) struct Assignments {
     role: Role,
     held: Mutex<Held>,
@@ -46,14 +42,6 @@ pub(crate) struct Assignments {
     /// Told on every change, for those who open.
     watched: watch::Sender<u64>,
     placement: watch::Sender<Placement>,
-    /// The member, while there is one.
-    member: Mutex<Option<Arc<BaseConsumer<GroupContext>>>>,
-}
-
-impl fmt::Debug for Assignments {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Assignments").field("role", &self.role).field("held", &self.held).finish_non_exhaustive()
-    }
 }
 
 struct Held {
@@ -87,14 +75,7 @@ pub(crate) struct Fencing {
 impl Assignments {
     pub(crate) fn new(role: Role, placement: watch::Sender<Placement>) -> Self {
         let held = Held { serial: 0, metadata: None, slots: [Slot::default(); SLOTS] };
-        Self {
-            role,
-            held: Mutex::new(held),
-            changed: Condvar::new(),
-            watched: watch::Sender::new(0),
-            placement,
-            member: Mutex::default(),
-        }
+        Self { role, held: Mutex::new(held), changed: Condvar::new(), watched: watch::Sender::new(0), placement }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -154,32 +135,6 @@ impl Assignments {
         self.watched.subscribe()
     }
 
-    /// Waits until every transaction is decided that the brokers let pass with an offset of the slot; blocks, for at most `limit`.
-    pub(crate) fn decided(&self, topic: &str, slot: u32, limit: Duration) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + limit;
-        let no_member = KafkaError::OffsetFetch(RDKafkaErrorCode::State);
-        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(no_member)?;
-        let mut slots = TopicPartitionList::new();
-        slots.add_partition(topic, i32::try_from(slot).unwrap_or(i32::MAX));
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(SERVE);
-            let stable = member.committed_offsets(slots.clone(), left).and_then(|found| match found.elements().first() {
-                Some(slot) => slot.error(),
-                None => Ok(()),
-            });
-            match stable {
-                Err(error) if is_pending(&error) && Instant::now() < deadline => std::thread::sleep(PENDING),
-                ended => return ended,
-            }
-        }
-    }
-
-    fn set_member(&self, member: Option<Arc<BaseConsumer<GroupContext>>>) {
-        // What was there ends without the lock.
-        let before = std::mem::replace(&mut *self.member.lock().unwrap_or_else(PoisonError::into_inner), member);
-        drop(before);
-    }
-
     fn assign(&self, slots: &[u32], metadata: Option<ConsumerGroupMetadata>) {
         self.change(|held| {
             held.metadata = metadata.map(Arc::new);
@@ -222,10 +177,6 @@ impl Assignments {
     }
 }
 
-fn is_pending(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnstableOffsetCommit)
-}
-
 /// Enters a role's slots; whether that changed anything.
 fn place(placement: &mut Placement, role: Role, slots: Vec<u32>) -> bool {
     let Placement::Slots(roles) = placement else { return false };
@@ -258,8 +209,6 @@ impl Member {
     pub(crate) fn run(self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let ended = self.join(stop);
-            // The consumer ends here; until then it may be given slots.
-            self.assignments.set_member(None);
             self.assignments.revoke_all();
             let Err(error) = ended else { continue };
             tracing::warn!(group = self.group(), %error, "the group cannot be followed; it is joined again");
@@ -282,17 +231,11 @@ impl Member {
             ("heartbeat.interval.ms", "500"),
             ("allow.auto.create.topics", "false"),
             ("topic.metadata.refresh.interval.ms", "10000"),
-            // An offset that is pending is asked for again in these times.
-            ("retry.backoff.ms", "20"),
-            ("retry.backoff.max.ms", "100"),
         ]);
         config.set("group.id", self.group()).set("group.instance.id", &*self.node).set("enable.auto.commit", "false");
-        // An offset that is pending is to be told apart.
-        config.set("isolation.level", "read_committed");
         let context = GroupContext { inner: self.cluster.context(), assignments: Arc::clone(&self.assignments) };
         let made = BaseConsumer::from_config_and_context(&config, context);
-        let consumer = Arc::new(made.map_err(|error| self.cluster.error(&error))?);
-        self.assignments.set_member(Some(Arc::clone(&consumer)));
+        let consumer = made.map_err(|error| self.cluster.error(&error))?;
         consumer.subscribe(&[&*self.topic]).map_err(|error| self.cluster.error(&error))?;
         while !stop.load(Ordering::Relaxed) {
             match consumer.poll(SERVE) {

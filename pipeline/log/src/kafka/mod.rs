@@ -6,9 +6,9 @@
 //!   nodes ([`group`]). A node keeps a local copy of the slots it holds ([`store`]).
 //! - Every role of a node has one committer; the batches that wait share a transaction ([`committer`], [`producer`]).
 //!
-//! **Opening** an owner waits until its slot is held, ends older holders in this process, waits until every transaction is decided that
-//! passed the brokers' fencing before the slot changed hands, notes the end of the slot's partition, uncommitted records counted, and
-//! reads committed records up to there: what those transactions wrote lies before that end.
+//! **Opening** an owner waits until its slot is held, ends older holders in this process, notes the end of the slot's partition,
+//! uncommitted records counted, and reads committed records up to there: a transaction of the slot's former holder that passed
+//! the brokers' fencing before the slot changed hands lies before that end, and holds the read back until it is committed or aborted.
 
 mod changelog;
 mod client;
@@ -237,7 +237,6 @@ impl KafkaLog {
             return Ok(());
         }
         let at = TopicPartition::new(Arc::clone(&role.topic), ticket.slot);
-        self.decided(role, &at).await?;
         let bounds = self.topics.high_watermark(at.clone()).await?;
         let mut next = role.store.next(ticket.slot).await?;
         if next < bounds.earliest || next > bounds.end {
@@ -256,20 +255,11 @@ impl KafkaLog {
         Err(LogError::Fenced { owner: (*ticket.owner).clone() })
     }
 
-    /// Waits until former holders' transactions are decided that passed the brokers' fencing.
-    async fn decided(&self, role: &RoleLog, slot: &TopicPartition) -> Result<(), LogError> {
-        let (assignments, slot, cluster) = (Arc::clone(&role.assignments), slot.clone(), self.cluster.clone());
-        blocking(move || {
-            let limit = decision_limit(&cluster);
-            assignments.decided(&slot.topic, slot.partition, limit).map_err(|error| cluster.error(&error))
-        })
-        .await
-    }
-
     async fn load_from(&self, role: &RoleLog, at: TopicPartition, mut next: u64, end: u64) -> Result<(), LogError> {
         let slot = at.partition;
         let mut reader = self.readers.reader(vec![From { at, next, end }])?;
-        let limit = decision_limit(&self.cluster);
+        // A transaction that its holder left is aborted after its timeout; then the end can be reached.
+        let limit = self.cluster.transaction_limit() * 2 + REQUEST;
         let mut moved = Instant::now();
         while next < end {
             let batch = reader.read(ReadBudget { bytes: LOAD, wait: Duration::from_secs(1) }).await?;
@@ -385,11 +375,6 @@ impl ExchangeLog for KafkaLog {
     async fn size(&self) -> Result<Option<u64>, LogError> {
         Ok(None)
     }
-}
-
-/// A transaction that its holder left is aborted after its timeout; then it is decided.
-fn decision_limit(cluster: &Cluster) -> Duration {
-    cluster.transaction_limit() * 2 + REQUEST
 }
 
 /// The log's id: the cluster's and what the first record of the naming topic says, which is written where there is none.

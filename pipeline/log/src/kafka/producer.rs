@@ -1,9 +1,8 @@
 //! A transactional producer: one transaction at a time, begun only when everything it is to hold is there.
 //!
-//! Records are sent first; then the group's metadata, which the brokers refuse if its generation is over; then, once every record is
-//! acknowledged, the commit. From when the brokers let the metadata pass until the transaction is decided, the slots' offsets are
-//! pending, and a new holder waits for that ([`super::group::Assignments::decided`]); so the metadata need not wait for the
-//! acknowledgements, which would be a third of the time.
+//! The order is what fencing rests on: records first, all of them acknowledged; then the group's metadata, which the brokers
+//! refuse if its generation is over; then the commit. What passes the fencing is therefore in the log before its slot can change
+//! hands, and a new holder sees it by the end of the slot's partition.
 //!
 //! Up to the commit request nothing of a transaction that fails is ever seen. After it was sent librdkafka repeats it by itself, and no
 //! later error tells whether an earlier try got through: then the outcome is not known.
@@ -98,8 +97,8 @@ impl Producer {
         self.serve();
         self.underway = Underway::default();
         self.sender.producer().begin_transaction().map_err(|error| self.refused(&error))?;
-        let sent = self.send_all(records, deadline).and_then(|()| self.fence(slots, metadata, deadline));
-        match sent.and_then(|()| self.acknowledged(deadline)) {
+        let written = self.write(records, deadline);
+        match written.and_then(|()| self.fence(slots, metadata, deadline)) {
             Ok(()) => self.commit(deadline).map(|()| self.underway.ends()),
             Err(failed) => {
                 self.abort();
@@ -116,14 +115,11 @@ impl Producer {
         }
     }
 
-    fn send_all<'a>(&mut self, records: impl Iterator<Item = Outgoing<'a>>, deadline: Instant) -> Result<(), Failed> {
+    /// Returns when every record is acknowledged.
+    fn write<'a>(&mut self, records: impl Iterator<Item = Outgoing<'a>>, deadline: Instant) -> Result<(), Failed> {
         for record in records {
             self.send(&record, deadline).map_err(|error| self.refused(&error))?;
         }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, deadline: Instant) -> Result<(), Failed> {
         self.underway.finish(&self.sender, deadline).map_err(|error| self.refused(&error))
     }
 
