@@ -1,12 +1,14 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | pg-snapshot | latency | memory | start`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | pg-snapshot | connector | latency | memory | start`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
 //! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod allocations;
+mod clerks;
 mod codec;
+mod connector;
 mod department;
 mod latency;
 mod load;
@@ -54,6 +56,8 @@ enum What {
     PgStream,
     /// A first load: `COPY` in binary to /dev/null; ours dropped after encoding by one worker and by two, into the embedded log, into Kafka
     PgSnapshot,
+    /// Commit to readable record at 1,000 commits a second, the connector alone, on both logs
+    Connector,
     /// Commit to subscriber's row at 1,000 commits a second, on both logs
     Latency,
     /// Peak memory in a transaction of 1 GB: one process on the embedded log, one per role on Kafka
@@ -78,6 +82,7 @@ fn main() -> Result<ExitCode, Failure> {
         What::Log => runtime.block_on(log::run(runs, !without_kafka)),
         What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),
         What::PgSnapshot => runtime.block_on(snapshot::run(runs, rows, !without_kafka)),
+        What::Connector => runtime.block_on(connector::run(runs, !without_kafka)),
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
         What::Start => runtime.block_on(start::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),

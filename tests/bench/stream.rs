@@ -202,13 +202,8 @@ pub(crate) async fn dropped(system: System, wanted: u64) -> Result<Duration, Fai
     Ok(begun.elapsed())
 }
 
-/// The connector of a node, until it has published every row; schemas go to the registry in `schemas`.
-pub(crate) async fn into(
-    log: Arc<dyn ExchangeLog>,
-    schemas: &EmbeddedLog,
-    system: System,
-    wanted: u64,
-) -> Result<Duration, Failure> {
+/// The connector of a node; schemas go to the registry in `schemas`.
+pub(crate) async fn connector(log: Arc<dyn ExchangeLog>, schemas: &EmbeddedLog, system: System) -> Result<Connector, Failure> {
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let registry = Arc::new(BuiltinRegistry::open(schemas).await?);
     let publish = PublishSettings {
@@ -226,9 +221,19 @@ pub(crate) async fn into(
         let (system, metrics) = (Arc::clone(&system), of_source.clone());
         Box::pin(async move { Ok(Box::new(PostgresSource::connect(system, position, &metrics).await?) as Box<dyn Source>) })
     });
+    Ok(Connector::new(settings, log, registry, source, metrics.of("licensing")))
+}
+
+/// Runs the connector until it has published every row.
+pub(crate) async fn into(
+    log: Arc<dyn ExchangeLog>,
+    schemas: &EmbeddedLog,
+    system: System,
+    wanted: u64,
+) -> Result<Duration, Failure> {
+    let connector = connector(log, schemas, system).await?;
     let shutdown = CancellationToken::new();
     let begun = Instant::now();
-    let connector = Connector::new(settings, log, registry, source, metrics.of("licensing"));
     let mut status = connector.status();
     let running = tokio::spawn(connector.run(shutdown.clone()));
     let published =

@@ -9,6 +9,7 @@ mod postgres_source {
     pub(crate) mod harness;
     mod load_workers;
     mod notices;
+    mod random_rows;
     mod read_again;
     mod session;
     mod setup;

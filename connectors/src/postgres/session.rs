@@ -1,15 +1,13 @@
 //! The session beside the stream: catalogue, watermarks, snapshots. Made when first needed, and again after a fault.
 
-use bytes::Bytes;
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
 use guitong_schemas::position::Lsn;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::config::{Address, quote_literal};
 use super::fault::Faults;
 use super::visibility::Visibility;
+use super::wire::{Login, Purpose, Reader};
 use crate::source::SourceError;
 
 /// Prefix of the logical messages that are this program's.
@@ -93,69 +91,29 @@ impl Session {
         Ok(bytes.flatten().map(|bytes| u64::try_from(bytes).unwrap_or(0)))
     }
 
-    /// Opens a transaction whose reads all see one moment, on a connection that is the reader's alone.
-    pub(crate) async fn read(&mut self) -> Result<Reading, SourceError> {
-        let mut connection = self.take().await?;
-        let opened = async {
-            sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut connection).await?;
-            let row = sqlx::query(
-                "SELECT pg_current_snapshot()::text AS snapshot, (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8 AS lsn",
+    /// Opens a transaction whose reads all see one moment, on a connection of its own.
+    pub(crate) async fn read(&self) -> Result<Reading, SourceError> {
+        let mut reader = Login::open(&self.address, Purpose::Read, &self.faults).await?.reader();
+        let values = reader
+            .run(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                 SELECT pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::int8",
             )
-            .fetch_one(&mut connection)
             .await?;
-            Ok::<_, sqlx::Error>((row.try_get::<String, _>("snapshot")?, row.try_get::<i64, _>("lsn")?))
+        let [snapshot, end] = values.as_slice() else {
+            return Err(self.faults.protocol("a snapshot was not told"));
         };
-        let (snapshot, lsn) = opened.await.map_err(|error| self.faults.query("opening a snapshot", &error))?;
         let snapshot = snapshot.parse().map_err(|error: String| self.faults.protocol(error))?;
-        Ok(Reading { connection, snapshot, end: Lsn(lsn.cast_unsigned()), faults: self.faults.clone() })
-    }
-
-    /// Ends a reader's transaction and keeps its connection.
-    pub(crate) async fn end(&mut self, reading: Reading) -> Result<(), SourceError> {
-        let mut connection = reading.connection;
-        let done = sqlx::raw_sql("COMMIT").execute(&mut connection).await;
-        done.map_err(|error| self.faults.query("ending a snapshot", &error))?;
-        if self.idle.is_some() {
-            connection.close().await.ok();
-        } else {
-            self.idle = Some(connection);
-        }
-        Ok(())
+        let end = end.parse().map_err(|_| self.faults.protocol(format!("`{end}` is no place of the log")))?;
+        Ok(Reading { reader, snapshot, end: Lsn(end) })
     }
 }
 
 /// A transaction that sees one moment.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    pub(crate) connection: PgConnection,
+    pub(crate) reader: Reader,
     pub(crate) snapshot: Visibility,
     /// Whatever this snapshot sees was committed before this place of the log.
     pub(crate) end: Lsn,
-    faults: Faults,
-}
-
-impl Reading {
-    /// The rows of a query, as lines of `COPY`'s text format.
-    pub(crate) async fn lines(&mut self, query: &str) -> Result<Lines<'_>, SourceError> {
-        Lines::of(&mut self.connection, query, &self.faults).await
-    }
-}
-
-/// Lines of a running `COPY`; it has to be read to its end before its connection does anything else.
-pub(crate) struct Lines<'a> {
-    stream: BoxStream<'a, Result<Bytes, sqlx::Error>>,
-    faults: &'a Faults,
-}
-
-impl<'a> Lines<'a> {
-    pub(crate) async fn of(connection: &'a mut PgConnection, query: &str, faults: &'a Faults) -> Result<Self, SourceError> {
-        match connection.copy_out_raw(&format!("COPY ({query}) TO STDOUT")).await {
-            Ok(stream) => Ok(Self { stream, faults }),
-            Err(error) => Err(faults.query("reading a table", &error)),
-        }
-    }
-
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
-        self.stream.try_next().await.map_err(|error| self.faults.query("reading a table", &error))
-    }
 }

@@ -20,7 +20,7 @@ use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
 use super::snapshot::FirstLoad;
 use super::stream::Assembly;
-use super::wire::{Identity, Login};
+use super::wire::{Identity, Login, Purpose};
 use super::{PostgresSource, SURVEY};
 use crate::source::SourceError;
 
@@ -51,14 +51,14 @@ pub async fn survey(system: &System) -> Result<Survey, SourceError> {
     Ok(Survey { role: address.user.clone(), server_version, tables })
 }
 
-fn config_of(system: &System, faults: &Faults) -> Result<PostgresConfig, SourceError> {
+pub(crate) fn config_of(system: &System, faults: &Faults) -> Result<PostgresConfig, SourceError> {
     match &system.source {
         SourceConfig::Postgres(config) => Ok(config.clone()),
         _ => Err(faults.setup("this system is no PostgreSQL database", "set kind = \"postgres\"")),
     }
 }
 
-fn address(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
+pub(crate) fn address(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
     Address::parse(&config.url, format!("guitong {}", system.name), faults)
 }
 
@@ -85,7 +85,7 @@ pub(crate) async fn connect(
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
     let names = (config.slot.as_str(), config.publication.as_str());
-    let mut login = Login::open(&address, &faults).await?;
+    let mut login = Login::open(&address, Purpose::Replicate, &faults).await?;
     let identity = login.identify().await?;
     let begin = begin(&mut connection, &config, &address.database, position, &identity, &faults).await?;
     let wire = login.start(names, begin.position.lsn, server.sender_timeout).await?;

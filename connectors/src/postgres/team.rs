@@ -60,7 +60,7 @@ impl Team {
                 reports: report.clone(),
                 marks: mark.clone(),
                 open: opened.clone(),
-                connection: None,
+                reader: None,
             };
             tasks.spawn(worker.run(taken));
             hands.push(Hand { orders, busy: None, begun: 0 });

@@ -134,7 +134,6 @@ impl FirstLoad {
         let reading = session.read().await?;
         if !self.sees_all_noted(&reading.snapshot) {
             retaken.inc();
-            session.end(reading).await?;
             self.due = Instant::now() + RETAKE;
             return Ok(());
         }
@@ -202,10 +201,10 @@ async fn read_whole(
     send: &mpsc::Sender<Result<Block, SourceError>>,
     faults: &Faults,
 ) -> Result<(), SourceError> {
-    let mut stream = reading.lines(query).await?;
+    reading.reader.copy(&format!("COPY ({query}) TO STDOUT")).await?;
     let mut lines = CopyRows::default();
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(line) = stream.next().await? {
+    while let Some(line) = reading.reader.line().await? {
         let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
         bytes += row.0.len();
         rows.push(row);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use guitong_schemas::change::RowImage;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,8 @@ use super::limits::Pace;
 use super::position::Range;
 use super::ranges::{Plan, end_of_pages};
 use super::relation::Relation;
-use super::session::{Lines, mark};
+use super::session::mark;
+use super::wire::{Login, Purpose, Reader};
 use crate::source::SourceError;
 
 /// Rows of the first chunk of a table of which the server has no estimate.
@@ -32,7 +33,7 @@ const FIRST_ROWS: usize = 1_000;
 const PAGE: usize = 8 << 10;
 /// Readers only. A chunk must come from the key's index: sorting a table for each would never end.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off; \
-                     SET LOCAL enable_bitmapscan = off; SELECT pg_current_snapshot()::text AS snapshot";
+                     SET LOCAL enable_bitmapscan = off; SELECT pg_current_snapshot()::text";
 
 /// Something to be read.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub(crate) struct Worker {
     pub(crate) marks: mpsc::UnboundedSender<u64>,
     /// Whether reading is allowed now.
     pub(crate) open: watch::Receiver<bool>,
-    pub(crate) connection: Option<PgConnection>,
+    pub(crate) reader: Option<Reader>,
 }
 
 impl Worker {
@@ -143,24 +144,21 @@ impl Worker {
         });
         let limit = common.pace.cap(estimate);
         common.pace.take(limit);
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => common.address.connect(faults).await?,
+        // Taken while it reads, so that one that is cancelled or fails is not used again.
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => Login::open(&common.address, Purpose::Read, faults).await?.reader(),
         };
-        let row = sqlx::raw_sql(BEGIN).fetch_one(&mut connection).await;
-        let snapshot: Result<String, _> = row.and_then(|row| row.try_get("snapshot"));
-        let snapshot = snapshot.map_err(|error| faults.query("opening a snapshot", &error))?;
         let pages = (common.chunk_bytes / PAGE) as u64;
         let query = match &order.place {
             Place::Again(keys) => order.plan.keys(keys),
             Place::Range(_) => order.plan.next(span, limit + 1, pages),
         };
-        let lines = Lines::of(&mut connection, &query, faults).await?;
+        let snapshot = reader.copy(&format!("{BEGIN}; COPY ({query}) TO STDOUT; COMMIT")).await?.pop();
+        let snapshot = snapshot.ok_or_else(|| faults.protocol("a snapshot was not told"))?;
         let limit_rows = if order.plan.by_pages || matches!(order.place, Place::Again(_)) { usize::MAX } else { limit };
-        let part = gather(lines, &order.plan, (common.chunk_bytes, limit_rows), faults).await?;
-        let done = sqlx::raw_sql("COMMIT").execute(&mut connection).await;
-        done.map_err(|error| faults.query("ending a snapshot", &error))?;
-        self.connection = Some(connection);
+        let part = gather(&mut reader, &order.plan, (common.chunk_bytes, limit_rows), faults).await?;
+        self.reader = Some(reader);
         common.pace.settle(limit, part.rows.len() as u64);
         let next = self.next(order, span, &part, pages)?;
         let mut place = order.place.clone();
@@ -222,11 +220,11 @@ struct Part {
 }
 
 /// Keeps rows up to the limits; the estimate can be far off, so bytes decide. The rest is read past.
-async fn gather(mut lines: Lines<'_>, plan: &Plan, (bytes, limit): (usize, usize), faults: &Faults) -> Result<Part, SourceError> {
+async fn gather(reader: &mut Reader, plan: &Plan, (bytes, limit): (usize, usize), faults: &Faults) -> Result<Part, SourceError> {
     let mut part = Part::default();
     let mut rows = CopyRows::default();
     let damaged = |error| faults.protocol(format!("a row of COPY: {error}"));
-    while let Some(line) = lines.next().await? {
+    while let Some(line) = reader.line().await? {
         if part.more || part.rows.len() == limit || (part.bytes >= bytes as u64 && !part.rows.is_empty()) {
             part.more = true;
             continue;

@@ -46,7 +46,7 @@ fn system<'a>(directory: &'a Directory, name: &str) -> Result<&'a System, Failur
     })
 }
 
-fn failure(error: SourceError) -> Failure {
+pub(crate) fn failure(error: SourceError) -> Failure {
     match error {
         SourceError::Setup { .. } => Failure { code: USAGE, message: error.to_string(), help: None },
         SourceError::Gap { .. } => Failure::gap(error.to_string()),

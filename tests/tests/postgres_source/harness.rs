@@ -13,7 +13,7 @@ use guitong_connectors::registration;
 use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
-use guitong_log::{ExchangeLog, OwnerId, Role};
+use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition};
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Cell, Change, Operation, RowImage};
@@ -27,6 +27,13 @@ use tempfile::TempDir;
 pub(crate) const SLOT: &str = "exchange_register";
 /// The role of [`prepared`] systems.
 pub(crate) const READER: &str = "reader";
+
+/// Defaults of sessions that would change how values are written.
+pub(crate) const STRANGE_DEFAULTS: &str = "ALTER DATABASE postgres SET timezone = 'Asia/Shanghai';
+    ALTER DATABASE postgres SET datestyle = 'German';
+    ALTER DATABASE postgres SET intervalstyle = 'iso_8601';
+    ALTER DATABASE postgres SET bytea_output = 'escape';
+    ALTER DATABASE postgres SET extra_float_digits = -5;";
 
 /// A system that reads every table of `public` as `user`.
 pub(crate) fn system(server: &Postgres, user: &str) -> System {
@@ -146,6 +153,24 @@ impl Exchange {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Everything that a topic holds.
+    pub(crate) async fn records(&self, topic: &str) -> Vec<Record> {
+        let at = TopicPartition::new(topic, 0);
+        let end = self.log.bounds(&at).await.unwrap().end;
+        let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
+        let (mut records, mut next) = (vec![], 0);
+        while next < end {
+            let read = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(5) }).await.unwrap();
+            records.extend(read.records);
+            next = read.next.first().expect("a log that gives what it has").1;
+        }
+        records
+    }
+
+    pub(crate) fn schema(&self, id: u32) -> Arc<str> {
+        Arc::clone(&self.registry.0.lock().unwrap()[id as usize])
     }
 
     pub(crate) fn metric(&self, name: &str) -> u64 {

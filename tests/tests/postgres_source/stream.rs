@@ -83,7 +83,7 @@ async fn unchanged_toast_is_absent_unless_the_identity_sends_it() {
     assert_eq!(line(&changes[5]), format!("u f [1,{full},2] <-full [1,{full},1]"));
 }
 
-/// Every type that has a form of its own, with session defaults that would change those forms.
+/// Every type that has a form of its own.
 const TYPES: &str = "
     CREATE TYPE state AS ENUM ('在营', '注销, 迁出');
     CREATE DOMAIN amount AS numeric(12, 2);
@@ -99,17 +99,13 @@ const TYPES: &str = "
        '{{1,2},{3,NULL}}', '{在营,NULL}', '(1.5,-2)', '[2026-01-01 00:00+08,)', '10110', '192.168.0.1/24', '(1,\"x y\")', 'a:1 b:2',
        'z', 'name', 4294967295, 'd', '2020-01-01 00:00+00'),
       (2, NULL, NULL, NULL, 'Infinity', 1e-300, 'NaN', NULL, NULL, NULL, 'infinity', NULL, '-infinity', 'infinity', NULL, NULL, '',
-       '', '', NULL, NULL, NULL, NULL, NULL, '{}', NULL, NULL, 'empty', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
-    ALTER DATABASE postgres SET timezone = 'Asia/Shanghai';
-    ALTER DATABASE postgres SET datestyle = 'German';
-    ALTER DATABASE postgres SET intervalstyle = 'iso_8601';
-    ALTER DATABASE postgres SET bytea_output = 'escape';
-    ALTER DATABASE postgres SET extra_float_digits = -5;";
+       '', '', NULL, NULL, NULL, NULL, NULL, '{}', NULL, NULL, 'empty', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_has_the_same_bytes_and_table_from_first_load_and_stream() {
     let server = Postgres::start().await.unwrap();
     server.execute(TYPES).await.unwrap();
+    server.execute(STRANGE_DEFAULTS).await.unwrap();
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     let read = session.load().await;

@@ -14,12 +14,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::config::{Address, SESSION, quote_name};
 use super::super::fault::Faults;
-use super::Wire;
 use super::error::{ServerError, WireError, unreadable};
 use super::frames::Frames;
+use super::intake::Intake;
 use super::pace::Pace;
 use super::status::Status;
 use super::transport::Transport;
+use super::{Reader, Wire};
 use crate::source::SourceError;
 
 /// A server that has not let us in by then hangs.
@@ -38,6 +39,13 @@ pub(crate) struct Identity {
     pub(crate) end: Lsn,
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Replicate,
+    Read,
+}
+
 /// A session that does not stream yet.
 #[derive(Debug)]
 pub(crate) struct Login {
@@ -47,12 +55,15 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    pub(crate) async fn open(address: &Address, faults: &Faults) -> Result<Self, SourceError> {
-        let doing = "opening the replication session";
+    pub(crate) async fn open(address: &Address, purpose: Purpose, faults: &Faults) -> Result<Self, SourceError> {
+        let doing = match purpose {
+            Purpose::Replicate => "opening the replication session",
+            Purpose::Read => "opening a session to read tables",
+        };
         let opened = tokio::time::timeout(PATIENCE, async {
             let transport = Transport::connect(address).await?;
             let mut login = Self { transport, read: BytesMut::new(), faults: faults.clone() };
-            login.start_up(address).await?;
+            login.start_up(address, purpose).await?;
             login.authenticate(address).await?;
             Ok(login)
         });
@@ -100,21 +111,27 @@ impl Login {
         let pace = Pace::of(&self.transport);
         let (reader, writer) = tokio::io::split(self.transport);
         let status = Status::report(writer, durable, patience);
-        Ok(Wire::new(reader, Frames::after(self.read), pace, status, self.faults))
+        Ok(Wire::new(Intake::new(reader, Frames::after(self.read), pace), status, self.faults))
     }
 
-    async fn start_up(&mut self, address: &Address) -> Result<(), WireError> {
+    /// Goes on as a session that reads tables.
+    pub(crate) fn reader(self) -> Reader {
+        let pace = Pace::of(&self.transport);
+        Reader::new(Intake::new(self.transport, Frames::after(self.read), pace), self.faults)
+    }
+
+    async fn start_up(&mut self, address: &Address, purpose: Purpose) -> Result<(), WireError> {
         let options: Vec<String> = SESSION.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         let options = options.join(" ");
         let parameters = [
             ("user", address.user.as_str()),
             ("database", &address.database),
-            ("replication", "database"),
             ("client_encoding", "UTF8"),
             ("application_name", &address.application),
             ("options", &options),
         ];
-        self.send(|out| frontend::startup_message(parameters, out)).await
+        let replication = (purpose == Purpose::Replicate).then_some(("replication", "database"));
+        self.send(|out| frontend::startup_message(parameters.into_iter().chain(replication), out)).await
     }
 
     async fn authenticate(&mut self, address: &Address) -> Result<(), WireError> {

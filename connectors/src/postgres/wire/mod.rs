@@ -1,12 +1,15 @@
-//! The replication session: one reader over the socket, and a task that reports what is durable.
+//! The sessions whose bytes we read ourselves: the replication session, with a task that reports what is durable, and those that read
+//! tables ([`reader`]).
 //!
 //! Nothing is read ahead of the caller: what waits is in the kernel's buffers, and here one block at most ([`frames`]). The server ends
 //! sessions that are silent, so reports do not depend on the caller ([`status`]).
 
 mod error;
 mod frames;
+mod intake;
 mod login;
 mod pace;
+mod reader;
 mod status;
 mod tls;
 mod transport;
@@ -18,14 +21,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use guitong_schemas::position::Lsn;
 use postgres_protocol::message::backend::{self, Message};
-use tokio::io::{AsyncReadExt, ReadHalf};
+use tokio::io::ReadHalf;
 use tokio::task::unconstrained;
 
 pub(crate) use self::error::{ServerError, WireError};
 pub(crate) use self::frames::Block;
-use self::frames::{Frame, Frames};
-pub(crate) use self::login::{Identity, Login};
-use self::pace::Pace;
+use self::frames::Frame;
+use self::intake::Intake;
+pub(crate) use self::login::{Identity, Login, Purpose};
+pub(crate) use self::reader::Reader;
 use self::status::Status;
 pub(crate) use self::tls::{SslMode, Tls};
 use self::transport::Transport;
@@ -34,9 +38,7 @@ use crate::source::SourceError;
 
 /// A session that streams.
 pub(crate) struct Wire {
-    socket: ReadHalf<Transport>,
-    frames: Frames,
-    pace: Pace,
+    intake: Intake<ReadHalf<Transport>>,
     status: Status,
     faults: Faults,
 }
@@ -57,8 +59,8 @@ pub(crate) enum Event {
 }
 
 impl Wire {
-    fn new(socket: ReadHalf<Transport>, frames: Frames, pace: Pace, status: Status, faults: Faults) -> Self {
-        Self { socket, frames, pace, status, faults }
+    fn new(intake: Intake<ReadHalf<Transport>>, status: Status, faults: Faults) -> Self {
+        Self { intake, status, faults }
     }
 
     /// An event that is here already.
@@ -69,11 +71,11 @@ impl Wire {
                 Ok(Some(event)) => return Some(Ok(event)),
                 Err(error) => return Some(Err(self.fault(&error))),
             }
-            if self.pace.pause().is_some() {
+            if self.intake.pace.pause().is_some() {
                 return None;
             }
             // The runtime's cooperative budget would answer "nothing here" after 128 reads in a row.
-            if let Err(error) = unconstrained(self.fill()).now_or_never()? {
+            if let Err(error) = unconstrained(self.intake.fill()).now_or_never()? {
                 return Some(Err(self.fault(&error)));
             }
         }
@@ -87,11 +89,7 @@ impl Wire {
                 Ok(Some(event)) => return Ok(event),
                 Err(error) => return Err(self.fault(&error)),
             }
-            if let Some(until) = self.pace.pause() {
-                tokio::time::sleep_until(until.into()).await;
-                self.pace.resume();
-            }
-            if let Err(error) = self.fill().await {
+            if let Err(error) = self.intake.wait().await {
                 return Err(self.fault(&error));
             }
         }
@@ -106,20 +104,9 @@ impl Wire {
         self.faults.wire("streaming", error)
     }
 
-    async fn fill(&mut self) -> Result<(), WireError> {
-        let room = self.frames.room()?;
-        let free = room.capacity() - room.len();
-        let count = self.socket.read_buf(room).await.map_err(WireError::Io)?;
-        if count == 0 {
-            return Err(WireError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the stream")));
-        }
-        self.pace.note(count, count < free);
-        Ok(())
-    }
-
     /// The next event of what was read.
     fn event(&mut self) -> Result<Option<Event>, WireError> {
-        while let Some(frame) = self.frames.next()? {
+        while let Some(frame) = self.intake.here()? {
             if let Some(event) = event(frame, &self.status)? {
                 return Ok(Some(event));
             }

@@ -6,6 +6,7 @@ mod demo;
 mod init;
 mod quarantine;
 mod run;
+mod slots;
 mod status;
 mod system;
 

@@ -4,6 +4,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use guitong_schemas::contract::Secret;
 
 use super::InDirectory;
+use super::slots::Slots;
 use crate::control::Client;
 use crate::exit::Failure;
 use crate::node::{Action, SnapshotRequest};
@@ -18,6 +19,8 @@ pub(super) enum SystemCommand {
     Unprepare(Change),
     /// Read a table again, or one that was added; pause, resume or cancel the reading of tables. The changes go on meanwhile
     Snapshot(Snapshot),
+    /// Show the replication slots of the systems' servers, and drop one that nobody needs
+    Slots(Slots),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +82,7 @@ impl SystemCommand {
             Self::Prepare(change) => (change, Direction::Prepare),
             Self::Unprepare(change) => (change, Direction::Unprepare),
             Self::Snapshot(snapshot) => return snapshot.execute().await,
+            Self::Slots(slots) => return slots.execute(color).await,
         };
         let directory = open::load_or_report(&change.at.dir, color)?;
         let statements = prepare::statements(&directory, &change.name, direction).await?;

@@ -1,4 +1,4 @@
-//! `guitong system snapshot` on a running node over PostgreSQL: read again, pause, resume, cancel, and what the status says of it.
+//! `guitong system` beside a running node over PostgreSQL: tables read again, paused, resumed, cancelled; slots shown and dropped.
 
 use std::time::{Duration, Instant};
 
@@ -71,4 +71,69 @@ async fn an_operator_steers_the_reading_of_tables() {
     assert_eq!(snapshot(&exchange, &["--cancel=public.qy"]).code, Some(0));
     assert_eq!(snapshot(&exchange, &["--resume"]).code, Some(0));
     status_where(&exchange, |system| system["state"] == "streaming" && system["snapshot"].is_null()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_nobody_needs_is_shown_and_dropped_and_no_other() {
+    let server = Postgres::start().await.unwrap();
+    server.create_database("department").await.unwrap();
+    server.create_database("subscriber").await.unwrap();
+    let department = server.admin_of("department").await.unwrap();
+    sqlx::raw_sql(COMPANIES).execute(&department).await.unwrap();
+    let exchange = Exchange::write(&Layout {
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of(ADMIN, PASSWORD, "department")),
+        schema: "public",
+        log: String::new(),
+        sink: format!(
+            "kind = \"postgres\"\nurl = \"{}\"\ntable = \"public.enterprise\"\n",
+            server.url_of(ADMIN, PASSWORD, "subscriber")
+        ),
+    })
+    .unwrap();
+    let node = exchange.start().unwrap();
+    status_where(&exchange, |system| system["state"] == "streaming").await;
+    let slots = |arguments: &[&str]| exchange.command(&[&["system", "slots"], arguments].concat()).unwrap();
+    let own: String =
+        sqlx::query_scalar("SELECT slot_name::text FROM pg_replication_slots").fetch_one(&department).await.unwrap();
+    let prefix = own.strip_suffix("licensing").unwrap();
+    let orphan = format!("{prefix}old");
+    for name in [&orphan, "elsewhere_old"] {
+        sqlx::query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')").bind(name).execute(&department).await.unwrap();
+    }
+
+    let shown = slots(&["--json"]);
+    assert_eq!(shown.code, Some(0), "{}", shown.err);
+    let shown: Value = serde_json::from_str(&shown.out).unwrap();
+    let of = |name: &str| shown.as_array().unwrap().iter().find(|slot| slot["slot"] == name).unwrap().clone();
+    assert_eq!(
+        (&of(&own)["system"], &of(&own)["state"], &of(&own)["orphan"]),
+        (&"licensing".into(), &"in use".into(), &false.into())
+    );
+    assert_eq!(
+        (&of(&orphan)["system"], &of(&orphan)["state"], &of(&orphan)["orphan"]),
+        (&Value::Null, &"idle".into(), &true.into())
+    );
+    assert_eq!(of("elsewhere_old")["orphan"], false);
+    let table = slots(&[]).out;
+    assert!(table.contains(&format!("guitong system slots --drop {orphan}")) && !table.contains("--drop elsewhere"), "{table}");
+
+    for (name, words) in
+        [(own.as_str(), "is the slot of licensing"), ("elsewhere_old", "was not made by this exchange"), ("no", "no server has")]
+    {
+        let refused = slots(&["--drop", name]);
+        assert_eq!(refused.code, Some(1), "{}", refused.err);
+        assert!(refused.err.contains(words), "{}", refused.err);
+    }
+    let dropped = slots(&["--drop", &orphan]);
+    assert_eq!(dropped.code, Some(0), "{}", dropped.err);
+    let left: Vec<String> =
+        sqlx::query_scalar("SELECT slot_name::text FROM pg_replication_slots ORDER BY 1").fetch_all(&department).await.unwrap();
+    assert_eq!(left, ["elsewhere_old".to_owned(), own.clone()]);
+
+    // The slot of a system whose connector stands still is no orphan.
+    node.terminate().unwrap();
+    let idle: Value = serde_json::from_str(&slots(&["--json"]).out).unwrap();
+    let idle = idle.as_array().unwrap().iter().find(|slot| slot["slot"] == own.as_str()).unwrap().clone();
+    assert_eq!((&idle["state"], &idle["orphan"]), (&"idle".into(), &false.into()));
+    assert_eq!(slots(&["--drop", &own]).code, Some(1));
 }

@@ -1,0 +1,174 @@
+//! `guitong system slots`: the replication slots of the departments' servers, and which of them nobody needs any more.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use guitong_connectors::postgres::{self, ServerSlot};
+use guitong_connectors::registration;
+use guitong_schemas::contract::{Directory, SourceConfig, System};
+use serde_json::{Value, json};
+
+use super::InDirectory;
+use crate::exit::Failure;
+use crate::{open, prepare, text};
+
+#[derive(Debug, Args)]
+pub(super) struct Slots {
+    /// Drop this slot, which must be an orphan: made by this exchange, named by no system of it, and read by nobody
+    #[arg(long, value_name = "SLOT")]
+    drop: Option<String>,
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+/// A slot, the server where it is, and what it is to this exchange.
+struct Found<'a> {
+    server: String,
+    slot: ServerSlot,
+    owner: Owner<'a>,
+    /// A system that reads from this server.
+    through: &'a System,
+}
+
+enum Owner<'a> {
+    System(&'a System),
+    Orphan,
+    Other,
+}
+
+impl Slots {
+    pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
+        let directory = open::load_or_report(&self.at.dir, color)?;
+        let (found, failed) = find(&directory).await;
+        if let Some(name) = &self.drop {
+            drop_orphans(&found, name).await?;
+        } else if self.json {
+            println!("{}", Value::from(found.iter().map(Found::json).collect::<Vec<_>>()));
+        } else {
+            print!("{}", render(&found));
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Slots of every server, each server asked once; and why one could not be asked.
+async fn find(directory: &Directory) -> (Vec<Found<'_>>, Option<Failure>) {
+    let exchange = directory.exchange.name.as_str();
+    let mut servers = BTreeMap::new();
+    let mut failed = None;
+    for system in directory.systems.values() {
+        match registration::slots(system).await {
+            Ok(Some(found)) => {
+                servers.entry(found.server).or_insert((&**system, found.slots));
+            }
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(prepare::failure(error))),
+        }
+    }
+    let mut all = Vec::new();
+    for (server, (through, slots)) in servers {
+        for slot in slots {
+            let named = directory.systems.values().find(|system| names(system, &slot.name));
+            let owner = match named {
+                Some(system) => Owner::System(system),
+                None if slot.is_idle_of(exchange) => Owner::Orphan,
+                None => Owner::Other,
+            };
+            all.push(Found { server: server.clone(), slot, owner, through });
+        }
+    }
+    (all, failed)
+}
+
+fn names(system: &System, slot: &str) -> bool {
+    matches!(&system.source, SourceConfig::Postgres(config) if config.slot == slot)
+}
+
+async fn drop_orphans(found: &[Found<'_>], name: &str) -> Result<(), Failure> {
+    let of_name: Vec<&Found<'_>> = found.iter().filter(|found| found.slot.name == name).collect();
+    if of_name.is_empty() {
+        return Err(Failure::no(format!("no server has a slot {name}")).help("guitong system slots shows those there are"));
+    }
+    for found in of_name {
+        match (&found.owner, found.slot.active_pid) {
+            (Owner::Orphan, _) => {}
+            (Owner::System(system), _) => {
+                return Err(Failure::no(format!("{name} is the slot of {}, which would lose changes without it", system.name))
+                    .help(format!(
+                        "take the system out of the directory first; guitong system unprepare {} shows the rest",
+                        system.name
+                    )));
+            }
+            (Owner::Other, Some(pid)) => {
+                return Err(Failure::no(format!("{name} on {} is read by server process {pid}", found.server)));
+            }
+            (Owner::Other, None) => {
+                return Err(Failure::no(format!("{name} on {} was not made by this exchange", found.server))
+                    .help(format!("where you know that nobody needs it: SELECT pg_drop_replication_slot('{name}')")));
+            }
+        }
+        postgres::drop_slot(found.through, name).await.map_err(prepare::failure)?;
+        let freed = found.slot.retained.map_or(String::new(), |bytes| format!("; {} of log are let go", text::bytes(bytes)));
+        println!("{name} is dropped on {}{freed}", found.server);
+    }
+    Ok(())
+}
+
+impl Found<'_> {
+    /// Whose it is.
+    fn owner(&self) -> &str {
+        match self.owner {
+            Owner::System(system) => system.name.as_str(),
+            Owner::Orphan => "orphan",
+            Owner::Other => "another's",
+        }
+    }
+
+    fn state(&self) -> &str {
+        match (self.slot.active_pid, self.slot.wal_status.as_deref()) {
+            (_, Some("lost")) => "lost",
+            (Some(_), _) => "in use",
+            (None, _) => "idle",
+        }
+    }
+
+    fn json(&self) -> Value {
+        let system = match self.owner {
+            Owner::System(system) => Some(system.name.as_str()),
+            _ => None,
+        };
+        json!({
+            "server": self.server, "slot": self.slot.name, "database": self.slot.database, "system": system,
+            "orphan": matches!(self.owner, Owner::Orphan), "state": self.state(), "retained_bytes": self.slot.retained,
+            "wal_status": self.slot.wal_status,
+        })
+    }
+
+    fn cells(&self) -> [String; 6] {
+        let database = self.slot.database.as_deref().unwrap_or("-");
+        let kept = self.slot.retained.map_or("-".to_owned(), text::bytes);
+        [&self.server, &self.slot.name, database, self.owner(), self.state(), &kept].map(str::to_owned)
+    }
+}
+
+fn render(found: &[Found<'_>]) -> String {
+    if found.is_empty() {
+        return "There are no replication slots.\n".to_owned();
+    }
+    let title = ["SERVER", "SLOT", "DATABASE", "OF", "STATE", "KEEPS"].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(title).chain(found.iter().map(Found::cells)).collect();
+    let widths: Vec<usize> =
+        (0..6).map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| text::width(cell)).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| text::pad(cell, *width)).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    for found in found.iter().filter(|found| matches!(found.owner, Owner::Orphan)) {
+        out.push_str(&format!("{} keeps log for nobody: guitong system slots --drop {}\n", found.slot.name, found.slot.name));
+    }
+    out
+}
