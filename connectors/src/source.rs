@@ -93,6 +93,8 @@ pub struct SourceStatus {
     pub newest_commit_us: Option<i64>,
     /// Log bytes the department's server keeps because of this source.
     pub retained_bytes: Option<u64>,
+    /// How much more the server may write before it removes changes that were not read, where that is near.
+    pub left_bytes: Option<u64>,
     /// Bytes between the server's end of log and what was handed out.
     pub behind_bytes: Option<u64>,
     pub tables: Vec<String>,

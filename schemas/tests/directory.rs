@@ -11,7 +11,7 @@ use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::form::{Decimals, Names, Truncates};
 use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
-use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
+use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
     Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
 };
@@ -128,6 +128,7 @@ fn a_directory_becomes_what_it_declares() {
         publication: "nanning_licensing".to_owned(),
         heartbeat: Duration::from_secs(30),
         on_gap: GapPolicy::Resnapshot,
+        origin: Origins::None,
     };
     assert_eq!(licensing.source, SourceConfig::Postgres(source));
     assert!(licensing.tables[0].matches(&TableName::new("public", "qy_jbxx")));

@@ -1,7 +1,7 @@
 //! The connector alone: commit in PostgreSQL to record readable in the log, at 1,000 commits a second that are sent by the clock whether
 //! or not it keeps up.
 //!
-//! Connector, log and reader are in this process. A row's time runs from the return of its COMMIT (`synchronous_commit = on`,
+//! Last, how long a node that starts again takes to the first event. Connector, log and reader are in this process but there. A row's time runs from the return of its COMMIT (`synchronous_commit = on`,
 //! `fsync = on`) to when a reader of committed records has it.
 
 use std::collections::HashMap;
@@ -23,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clerks::{self, LAST, RATE, SECONDS, Times, WARM, YOUNG};
 use crate::department::Department;
-use crate::rounds::Verdict;
+use crate::rounds::{Verdict, median};
 use crate::{Failure, Outcome, load, log, stream};
 
 const TOPIC: &str = "raw.licensing.public.qy";
 const SLOT: &str = "connector";
+/// Seconds.
+const FIRST_EVENT: f64 = 1.0;
 
 /// One running connector and the figures of its runs.
 struct Contestant {
@@ -62,7 +64,39 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
         contestant.running.await??;
         verdict = verdict.and(contestant.times.finish());
     }
+    first_event(runs).await?;
     Ok(verdict)
+}
+
+/// Process start to the first event in the log, of a connector that comes back to a change that was committed meanwhile.
+async fn first_event(runs: usize) -> Result<(), Failure> {
+    let server = load::database().await?;
+    crate::department::role(&server).await?;
+    let department = Department::make(&server, "start", "").await?;
+    let directory = department.exchange(&server, "")?;
+    let mut times = Vec::new();
+    // The first start is the one that reads the tables.
+    for number in 0..=u32::try_from(runs)? {
+        let insert = sqlx::query("INSERT INTO qy VALUES ($1, $2, '公司', '韦小明')").bind(i64::from(number));
+        insert.bind(credit_code(number)).execute(&department.source).await?;
+        let begun = Instant::now();
+        let node = directory.start_with(&["--roles", "connect"])?;
+        while directory.status(LAST).await?["systems"][0]["events"].as_u64().unwrap_or(0) == 0 {
+            if begun.elapsed() > LAST {
+                return Err(format!("no event in {LAST:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        times.push(begun.elapsed().as_secs_f64());
+        node.terminate()?;
+    }
+    let first = times.remove(0);
+    let middle = median(&mut times);
+    let met = if middle < FIRST_EVENT { "met" } else { "NOT met" };
+    println!(
+        "process start to the first event {middle:.2} s  bar {FIRST_EVENT:.0} s: {met}; the very first, with the slot's making, {first:.2} s"
+    );
+    Ok(())
 }
 
 impl Contestant {

@@ -19,7 +19,9 @@ use guitong_log::registry::BuiltinRegistry;
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, Marks, Stamp};
-use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
+use guitong_schemas::contract::system::{
+    GapPolicy, Limits, Origins, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern,
+};
 use guitong_schemas::contract::{Name, Secret};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use tempfile::TempDir;
@@ -135,6 +137,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         publication: SLOT.to_owned(),
         heartbeat: Duration::from_secs(10),
         on_gap: GapPolicy::Stop,
+        origin: Origins::Any,
     };
     Ok(System {
         name: name("licensing")?,

@@ -3,5 +3,6 @@
 
 pub mod conformance;
 pub mod exchange;
+pub mod fuzz;
 pub mod log_conformance;
 pub mod servers;

@@ -1,6 +1,6 @@
 //! What Prometheus sees of PostgreSQL sources, beside what every connector shows.
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// Metrics of all PostgreSQL systems of one node.
 #[derive(Debug, Clone)]
@@ -9,6 +9,7 @@ pub struct Metrics {
     snapshot_rows: IntCounterVec,
     yielded: IntCounterVec,
     retaken: IntCounterVec,
+    left: IntGaugeVec,
 }
 
 /// Metrics of one system.
@@ -18,6 +19,19 @@ pub(crate) struct SystemMetrics {
     pub(crate) snapshot_rows: IntCounter,
     pub(crate) yielded: IntCounter,
     pub(crate) retaken: IntCounter,
+    system: String,
+    left: IntGaugeVec,
+}
+
+impl SystemMetrics {
+    /// Bytes until the server gives up the slot; no series where it never does.
+    pub(crate) fn left(&self, bytes: Option<u64>) {
+        match bytes {
+            Some(bytes) => self.left.with_label_values(&[&self.system]).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            // That there was none is no error.
+            None => drop(self.left.remove_label_values(&[&self.system])),
+        }
+    }
 }
 
 impl Metrics {
@@ -29,7 +43,16 @@ impl Metrics {
             registry.register(Box::new(made.clone()))?;
             Ok::<_, prometheus::Error>(made)
         };
+        let left = IntGaugeVec::new(
+            Opts::new(
+                "guitong_postgres_slot_left_bytes",
+                "Bytes that the server may still write before it gives up the slot, where max_slot_wal_keep_size bounds it",
+            ),
+            &["system"],
+        )?;
+        registry.register(Box::new(left.clone()))?;
         Ok(Self {
+            left,
             received: counter("received_bytes_total", "Bytes of change messages received from the server")?,
             snapshot_rows: counter("snapshot_rows_total", "Rows handed out by first loads")?,
             yielded: counter("snapshot_yielded_rows_total", "Rows of a first load that gave way to a newer streamed change")?,
@@ -47,6 +70,8 @@ impl Metrics {
             snapshot_rows: self.snapshot_rows.with_label_values(label),
             yielded: self.yielded.with_label_values(label),
             retaken: self.retaken.with_label_values(label),
+            system: system.to_owned(),
+            left: self.left.clone(),
         }
     }
 }

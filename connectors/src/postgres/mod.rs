@@ -72,7 +72,7 @@ use self::metrics::SystemMetrics;
 use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
 use self::relation::{Relation, Relations};
-use self::session::Session;
+use self::session::{Kept, Session};
 pub use self::slots::{ServerSlot, ServerSlots, drop_slot, slots};
 use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
@@ -105,7 +105,7 @@ pub struct PostgresSource {
     handed: (Lsn, Instant),
     /// End of the server's log as last heard.
     server_end: Lsn,
-    retained: Option<u64>,
+    kept: Kept,
     next_survey: Instant,
     tables: Vec<String>,
     metrics: SystemMetrics,
@@ -252,10 +252,20 @@ impl PostgresSource {
         Ok(())
     }
 
-    async fn ask_retained(&mut self) {
+    async fn ask_kept(&mut self) {
         self.next_survey = Instant::now() + SURVEY;
-        match self.session.retained(&self.config.slot).await {
-            Ok(bytes) => self.retained = bytes,
+        match self.session.kept(&self.config.slot).await {
+            Ok(kept) => {
+                if kept.is_near_the_bound() && !self.kept.is_near_the_bound() {
+                    let (retained, left) = (kept.retained, kept.left);
+                    tracing::warn!(
+                        system = %self.system.name, slot = self.config.slot, retained, left,
+                        "the server gives up the slot, and changes with it, once `left` more bytes are written (max_slot_wal_keep_size)"
+                    );
+                }
+                self.metrics.left(kept.left);
+                self.kept = kept;
+            }
             // The stream may be well; if the server is gone, it says so itself.
             Err(error) => tracing::debug!(system = %self.system.name, %error, "could not ask for the slot"),
         }
@@ -289,7 +299,7 @@ impl Source for PostgresSource {
         let deadline = Instant::now() + budget.wait;
         let heartbeat = self.config.heartbeat;
         if Instant::now() >= self.next_survey && self.assembly.transaction.is_none() {
-            self.ask_retained().await;
+            self.ask_kept().await;
         }
         loop {
             if self.assembly.bytes() >= budget.bytes {
@@ -300,7 +310,7 @@ impl Source for PostgresSource {
                 continue;
             }
             let between = self.assembly.transaction.is_none();
-            let moment = (between, self.retained);
+            let moment = (between, self.kept.retained);
             self.load.advance(&mut self.session, &self.assembly.position, moment, &self.metrics.retaken).await?;
             if let Some(event) = self.wire.ready() {
                 self.handle(event?).await?;
@@ -343,7 +353,8 @@ impl Source for PostgresSource {
         SourceStatus {
             phase,
             newest_commit_us: self.assembly.newest_commit_us,
-            retained_bytes: self.retained,
+            retained_bytes: self.kept.retained,
+            left_bytes: self.kept.left.filter(|_| self.kept.is_near_the_bound()),
             behind_bytes: Some(self.behind()),
             tables: self.tables.clone(),
             snapshot: self.load.status(self.assembly.position.paused),

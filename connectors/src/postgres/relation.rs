@@ -225,7 +225,9 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use guitong_schemas::avro::EventForm;
-    use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, TablePattern};
+    use guitong_schemas::contract::system::{
+        GapPolicy, Limits, Origins, PostgresConfig, SnapshotConfig, SourceConfig, TablePattern,
+    };
     use guitong_schemas::contract::{Name, Secret};
 
     use super::*;
@@ -237,6 +239,7 @@ pub(crate) mod tests {
             publication: "exchange_register".into(),
             heartbeat: Duration::from_secs(10),
             on_gap: GapPolicy::Stop,
+            origin: Origins::Any,
         };
         System {
             name: Name::parse("register").unwrap(),

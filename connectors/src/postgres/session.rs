@@ -77,18 +77,19 @@ impl Session {
         xid.parse().map_err(|_| self.faults.protocol(format!("`{xid}` is no transaction id")))
     }
 
-    /// Bytes of log that the server keeps for the slot.
-    pub(crate) async fn retained(&mut self, slot: &str) -> Result<Option<u64>, SourceError> {
+    /// What the server keeps for the slot.
+    pub(crate) async fn kept(&mut self, slot: &str) -> Result<Kept, SourceError> {
         let mut connection = self.take().await?;
-        let bytes: Result<Option<Option<i64>>, _> = sqlx::query_scalar(
-            "SELECT (pg_current_wal_lsn() - restart_lsn)::int8 FROM pg_replication_slots WHERE slot_name = $1",
+        let row: Result<Option<(Option<i64>, Option<i64>)>, _> = sqlx::query_as(
+            "SELECT (pg_current_wal_lsn() - restart_lsn)::int8, safe_wal_size FROM pg_replication_slots WHERE slot_name = $1",
         )
         .bind(slot)
         .fetch_optional(&mut connection)
         .await;
-        let bytes = bytes.map_err(|error| self.faults.query("asking for the slot", &error))?;
+        let (retained, left) = row.map_err(|error| self.faults.query("asking for the slot", &error))?.unwrap_or_default();
         self.give_back(connection);
-        Ok(bytes.flatten().map(|bytes| u64::try_from(bytes).unwrap_or(0)))
+        let bytes = |bytes: Option<i64>| bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
+        Ok(Kept { retained: bytes(retained), left: bytes(left) })
     }
 
     /// Opens a transaction whose reads all see one moment, on a connection of its own.
@@ -106,6 +107,21 @@ impl Session {
         let snapshot = snapshot.parse().map_err(|error: String| self.faults.protocol(error))?;
         let end = end.parse().map_err(|_| self.faults.protocol(format!("`{end}` is no place of the log")))?;
         Ok(Reading { reader, snapshot, end: Lsn(end) })
+    }
+}
+
+/// The log that a server keeps for a slot, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) retained: Option<u64>,
+    /// How much more may be written before the server removes what was not read; `None` where `max_slot_wal_keep_size` sets no bound.
+    pub(crate) left: Option<u64>,
+}
+
+impl Kept {
+    /// Four fifths of what the server keeps at most are used.
+    pub(crate) fn is_near_the_bound(&self) -> bool {
+        self.left.is_some_and(|left| left < self.retained.unwrap_or(0) / 4)
     }
 }
 

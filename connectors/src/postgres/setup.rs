@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use guitong_schemas::avro::topic_name;
-use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::contract::system::{Origins, PostgresConfig, System};
 use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
@@ -19,6 +19,8 @@ use crate::source::SourceError;
 const OLDEST: i32 = 140_000;
 /// Column lists of publications.
 pub(crate) const COLUMN_LISTS: i32 = 150_000;
+/// The option `origin` of pgoutput.
+const ORIGINS: i32 = 160_000;
 
 /// What the server says of itself.
 #[derive(Debug, Clone)]
@@ -90,6 +92,17 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Whether the server can tell changes by their origin, where that is wanted.
+pub(crate) fn check_origin(version: i32, config: &PostgresConfig, faults: &Faults) -> Result<(), SourceError> {
+    if config.origin == Origins::Any || version >= ORIGINS {
+        return Ok(());
+    }
+    Err(faults.setup(
+        format!("origin = \"none\" needs PostgreSQL 16, the server is {}", version / 10_000),
+        "take `origin` out of the system's file, or upgrade the server",
+    ))
 }
 
 fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {

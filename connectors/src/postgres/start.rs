@@ -15,7 +15,7 @@ use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
 use super::relation::{Relation, Relations, message_of};
-use super::session::Session;
+use super::session::{Kept, Session};
 use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
 use super::snapshot::FirstLoad;
@@ -78,17 +78,17 @@ pub(crate) async fn connect(
 
     let server = Server::ask(&mut connection).await.map_err(|error| faults.query("asking the server", &error))?;
     server.check(&address.place(), &faults)?;
+    setup::check_origin(server.version, &config, &faults)?;
     let tables = catalogue::selected(&mut connection, &system).await;
     let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
     let published = setup::published_tables(&mut connection, &server, &config, &faults).await?;
     setup::check_tables(&system, (&config, &published), &address.user, &tables, &faults)?;
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
-    let names = (config.slot.as_str(), config.publication.as_str());
     let mut login = Login::open(&address, Purpose::Replicate, &faults).await?;
     let identity = login.identify().await?;
     let begin = begin(&mut connection, &config, &address.database, position, &identity, &faults).await?;
-    let wire = login.start(names, begin.position.lsn, server.sender_timeout).await?;
+    let wire = login.start(&config, begin.position.lsn, server.sender_timeout).await?;
 
     let metrics = metrics.of(system.name.as_str());
     let mut relations = Relations::default();
@@ -114,7 +114,7 @@ pub(crate) async fn connect(
         assembly,
         load,
         dirty: begin.fresh,
-        retained: None,
+        kept: Kept::default(),
         next_survey: Instant::now() + SURVEY / 10,
         metrics,
     })

@@ -59,6 +59,9 @@ pub struct SystemStatus {
     /// Share of the first load that is done, 0 to 1, while it runs.
     pub snapshot_done: Option<f64>,
     pub retained_bytes: Option<u64>,
+    /// Bytes after which the department's server removes changes that were not read, where that is near.
+    #[serde(default)]
+    pub left_bytes: Option<u64>,
     pub behind_bytes: Option<u64>,
     /// How far the reading of tables is, where one is read or reading is paused.
     #[serde(default)]
@@ -181,6 +184,12 @@ impl Status {
             };
             let retained = system.retained_bytes.map(text::bytes).unwrap_or_default();
             table.row(&system.part, [state, behind(&system.part), text::count(system.events), retained]);
+            if let Some(left) = system.left_bytes {
+                table.note(&format!(
+                    "the server gives up the slot after {} more of its log, and changes are lost then",
+                    text::bytes(left)
+                ));
+            }
             if let Some(snapshot) = &system.snapshot {
                 table.note(&snapshot.line());
             }

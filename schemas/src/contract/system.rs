@@ -53,6 +53,16 @@ pub struct PostgresConfig {
     /// How often an idle database is written to (a logical message), so that its slot can advance.
     pub heartbeat: Duration,
     pub on_gap: GapPolicy,
+    pub origin: Origins,
+}
+
+/// Which changes are taken, by their replication origin (PostgreSQL documentation, "Replication Progress Tracking").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origins {
+    #[default]
+    Any,
+    /// Only those without one, which nobody replicated into the database. The server has to be 16 or newer.
+    None,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -210,7 +220,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "slot", "publication", "heartbeat", "on_gap", "path", "poll"].iter().for_each(|key| root.know(key));
+            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "path", "poll"].iter().for_each(|key| root.know(key));
             None
         }
     };
@@ -288,7 +298,9 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let publication = root.parsed("publication", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let heartbeat = root.parsed("heartbeat", scalar::duration).map_or(Duration::from_secs(10), |found| found.value);
     let on_gap = read_gap_policy(root);
-    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap })
+    let origins = [("any", Origins::Any), ("none", Origins::None)];
+    let origin = root.choice("origin", &origins).map_or_else(Origins::default, |found| found.value);
+    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

@@ -175,6 +175,34 @@ async fn prepared_transactions_count_when_they_are_committed() {
     assert_rising(&all);
 }
 
+/// Before the server takes the log away, the status says how much is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_near_the_servers_bound_is_told_of() {
+    let server = Postgres::start_with(Options::default().set("max_slot_wal_keep_size", "64MB")).await.unwrap();
+    server.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (a text)").await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
+    session.load().await;
+    assert_eq!(session.source.status().left_bytes, None);
+    // Four segments of 16 MB and a part of the fifth, which is the last; nothing is confirmed meanwhile.
+    for _ in 0..4 {
+        server.execute("INSERT INTO other VALUES ('x'); SELECT pg_switch_wal()").await.unwrap();
+    }
+    server.execute("INSERT INTO other SELECT repeat('x', 100) FROM generate_series(1, 30000)").await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let left = loop {
+        session.read_and_lose().await;
+        if let Some(left) = session.source.status().left_bytes {
+            break left;
+        }
+        assert!(Instant::now() < deadline, "nothing is said: {:?}", session.source.status());
+    };
+    assert!((1..16 << 20).contains(&left), "{left}");
+    let shown = exchange.prometheus.gather();
+    let shown = shown.iter().find(|family| family.name() == "guitong_postgres_slot_left_bytes").unwrap();
+    assert!((shown.get_metric()[0].get_gauge().get_value() - left as f64).abs() < 1.0);
+}
+
 /// The server takes the log away from a connector that is connected and stands still.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_removed_under_a_connected_slot_is_a_gap() {

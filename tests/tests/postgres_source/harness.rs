@@ -17,7 +17,9 @@ use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Cell, Change, Operation, RowImage};
-use guitong_schemas::contract::system::{GapPolicy, Limits, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern};
+use guitong_schemas::contract::system::{
+    GapPolicy, Limits, Origins, PostgresConfig, SnapshotConfig, SourceConfig, System, TablePattern,
+};
 use guitong_schemas::contract::{Name, Secret};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Table, TableName};
@@ -43,6 +45,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         publication: SLOT.into(),
         heartbeat: Duration::from_millis(50),
         on_gap: GapPolicy::Stop,
+        origin: Origins::Any,
     };
     System {
         name: Name::parse("register").unwrap(),

@@ -3,6 +3,7 @@
 use super::harness::*;
 use guitong_connectors::source::Source;
 use guitong_schemas::change::{Operation, Place};
+use guitong_schemas::contract::system::Origins;
 use guitong_schemas::table::ColumnType;
 use guitong_tests::servers::postgres::Postgres;
 
@@ -136,6 +137,40 @@ async fn a_row_has_the_same_bytes_and_table_from_first_load_and_stream() {
     assert_eq!(table.column("def").unwrap().1.default.as_deref(), Some("未知"));
     assert_eq!(table.column("made").unwrap().1.default.as_deref(), Some("1970-01-01 00:00:00+00"), "a function's is the zero");
     assert!(!table.column("id").unwrap().1.nullable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_replicated_into_the_database_is_left_out_where_that_is_wanted() {
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE t (id int PRIMARY KEY, name text)").await.unwrap();
+    let mut system = prepared(&server).await;
+    config(&mut system).origin = Origins::None;
+    let exchange = Exchange::new().await;
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int4")
+        .fetch_one(&server.admin().await.unwrap())
+        .await
+        .unwrap();
+    if version < 160_000 {
+        let refused = exchange.connect(&system).await.unwrap_err().to_string();
+        assert!(refused.contains("origin = \"none\" needs PostgreSQL 16, the server is 1"), "{refused}");
+        config(&mut system).origin = Origins::Any;
+    }
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    server
+        .execute(
+            "INSERT INTO t VALUES (1, 'typed here'); SELECT pg_replication_origin_create('elsewhere'); COMMIT;
+             SELECT pg_replication_origin_session_setup('elsewhere'); BEGIN; INSERT INTO t VALUES (2, 'replicated'); COMMIT;
+             SELECT pg_replication_origin_session_reset(); BEGIN; INSERT INTO t VALUES (3, 'typed here'); COMMIT",
+        )
+        .await
+        .unwrap();
+    let wanted: &[&str] = match version {
+        160_000.. => &["c t [1,typed here]", "c t [3,typed here]"],
+        _ => &["c t [1,typed here]", "c t [2,replicated]", "c t [3,typed here]"],
+    };
+    assert_eq!(lines(&session.take(wanted.len()).await), wanted);
+    session.quiet().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

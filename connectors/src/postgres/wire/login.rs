@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
+use guitong_schemas::contract::system::{Origins, PostgresConfig};
 use guitong_schemas::position::Lsn;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
@@ -91,15 +92,18 @@ impl Login {
     /// `wal_sender_timeout`.
     pub(crate) async fn start(
         mut self,
-        (slot, publication): (&str, &str),
+        config: &PostgresConfig,
         durable: Lsn,
         patience: Option<Duration>,
     ) -> Result<Wire, SourceError> {
         // Literals of replication commands know no escapes but the doubled quote.
-        let publication = quote_name(publication).replace('\'', "''");
+        let publication = quote_name(&config.publication).replace('\'', "''");
+        // Servers before 16 do not know the option.
+        let origin = if config.origin == Origins::None { ", origin 'none'" } else { "" };
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {durable} (proto_version '1', publication_names '{publication}', messages 'true')",
-            quote_name(slot)
+            "START_REPLICATION SLOT {} LOGICAL {durable} \
+             (proto_version '1', publication_names '{publication}', messages 'true'{origin})",
+            quote_name(&config.slot)
         );
         let started = async {
             self.send(|out| frontend::query(&command, out)).await?;

@@ -295,6 +295,7 @@ fn of_system(system: &System, view: &ConnectorStatus, problem: Option<String>) -
         events: view.totals.events,
         snapshot_done,
         retained_bytes: view.source.retained_bytes,
+        left_bytes: view.source.left_bytes,
         behind_bytes: view.source.behind_bytes,
         snapshot: view.source.snapshot.as_ref().map(|snapshot| Snapshot {
             rows_done: snapshot.rows_done,

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 58] = [
+const OPEN: [&str; 59] = [
     "allow_remote",
     "basis",
     "batch",
@@ -40,6 +40,7 @@ const OPEN: [&str; 58] = [
     "number",
     "on_gap",
     "open_end",
+    "origin",
     "other",
     "path",
     "poll",

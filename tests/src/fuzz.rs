@@ -1,0 +1,176 @@
+//! Decoders of bytes from outside as fuzz targets: whatever comes, it ends in a value or in an error that says what is wrong.
+//!
+//! `tests/fuzz/` runs them under libFuzzer for as long as one likes; the suite runs their seeds and a number of changed ones.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use guitong_connectors::postgres::{Message, Old, decode};
+use guitong_schemas::avro::form::{Binary, Decimals, Intervals, Names, Times, UnknownTypes};
+use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
+use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::position::Version;
+use guitong_schemas::table::{Column, ColumnType, Table, TableName};
+
+/// A decoder, and the folder of its seeds in `tests/fuzz/corpus/`.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+pub const TARGETS: [Target; 5] = [
+    Target { name: "pgoutput", run: pgoutput },
+    Target { name: "row_image", run: row_image },
+    Target { name: "cell", run: cell },
+    Target { name: "envelope", run: envelope },
+    Target { name: "schema", run: schema },
+];
+
+/// A message of PostgreSQL's plugin, and every value of the rows in it.
+pub fn pgoutput(bytes: &[u8]) {
+    let Ok(message) = decode(&Bytes::copy_from_slice(bytes)) else { return };
+    let rows = match message {
+        Message::Insert { new, .. } => vec![new],
+        Message::Update { old, new, .. } => match old {
+            Old::Key(old) | Old::Full(old) => vec![old, new],
+            Old::None => vec![new],
+        },
+        Message::Delete { old: Old::Key(old) | Old::Full(old), .. } => vec![old],
+        _ => Vec::new(),
+    };
+    for row in rows {
+        assert_eq!(row.image.cells().filter(Result::is_ok).count(), row.columns, "a decoded row has the values that it says");
+    }
+}
+
+/// A row as it is kept in memory and in keyed state.
+pub fn row_image(bytes: &[u8]) {
+    let image = RowImage(Bytes::copy_from_slice(bytes));
+    let values = image.cells().take_while(Result::is_ok).count();
+    assert!(values <= bytes.len());
+}
+
+/// A value as the server writes it, of the type and in the form that the first two bytes choose: what is encoded decodes again.
+pub fn cell(bytes: &[u8]) {
+    let [kind, form, text @ ..] = bytes else { return };
+    let form = form_of(*form);
+    let context = TableContext { prefix: "raw.a", name: "a", database: "d", kind: SourceKind::Postgres, form: &form };
+    let kinds = kinds();
+    let Some(kind) = kinds.get(usize::from(*kind) % kinds.len()) else { return };
+    let table = Arc::new(table(vec![kind.clone()]));
+    let plan = EncodePlan::compile(&table, &context).expect("a table of two columns has a form");
+    let mut row = RowBuilder::default();
+    row.text(b"1").and_then(|()| row.text(text)).expect("a short value");
+    let (mut out, mut marks) = (Vec::new(), Marks::default());
+    if plan.value(&change(&table, row.finish()), Stamp { schema_id: 1, processed_us: 0 }, &mut out, &mut marks).is_err() {
+        return;
+    }
+    let (_, body) = frame::read(&out).expect("a framed value");
+    let reader = DecodePlan::compile(plan.value_schema()).expect("our schema");
+    let decoded = reader.envelope(body).expect("what was encoded decodes");
+    assert!(decoded.after.is_some());
+}
+
+/// An event of a topic, read by a schema with every kind of type.
+pub fn envelope(bytes: &[u8]) {
+    static PLAN: LazyLock<DecodePlan> = LazyLock::new(|| {
+        let context =
+            TableContext { prefix: "raw.a", name: "a", database: "d", kind: SourceKind::Postgres, form: &EventForm::DEFAULT };
+        let plan = EncodePlan::compile(&table(kinds()), &context).expect("a table of many columns has a form");
+        DecodePlan::compile(plan.value_schema()).expect("our schema")
+    });
+    let mut spans = Vec::new();
+    let found = PLAN.spans(bytes, &mut spans);
+    if PLAN.envelope(bytes).is_ok() {
+        assert!(found.is_ok(), "what decodes has its places");
+        assert!(spans.iter().all(|span| bytes.get(span.clone()).is_some()));
+    }
+    let _ = frame::read(bytes);
+}
+
+/// A writer's schema from a registry, and an empty and a short record under it.
+pub fn schema(bytes: &[u8]) {
+    let Ok(plan) = std::str::from_utf8(bytes).map_err(drop).and_then(|text| DecodePlan::compile(text).map_err(drop)) else {
+        return;
+    };
+    for record in [&[][..], &[0; 64]] {
+        let (_, _) = (plan.record(record), plan.envelope(record));
+    }
+}
+
+fn kinds() -> Vec<ColumnType> {
+    use ColumnType as Kind;
+    vec![
+        Kind::Bool,
+        Kind::Int16,
+        Kind::Int32,
+        Kind::Int64,
+        Kind::UInt32,
+        Kind::Float32,
+        Kind::Float64,
+        Kind::Decimal { precision: 18, scale: 2 },
+        Kind::VariableDecimal,
+        Kind::Money,
+        Kind::Text,
+        Kind::Other,
+        Kind::Bytes,
+        Kind::Date,
+        Kind::Time { precision: 6 },
+        Kind::Time { precision: 2 },
+        Kind::Timestamp { precision: 6 },
+        Kind::Timestamp { precision: 3 },
+        Kind::ZonedTime,
+        Kind::ZonedTimestamp { precision: 6 },
+        Kind::Interval,
+        Kind::Json,
+        Kind::Xml,
+        Kind::Uuid,
+        Kind::Enum { labels: vec!["好".to_owned(), "a, b".to_owned()] },
+        Kind::Bit { length: 11, varying: false },
+        Kind::Bit { length: 1, varying: false },
+        Kind::Bit { length: 0, varying: true },
+        Kind::Point,
+        Kind::Hstore,
+        Kind::Ltree,
+        Kind::TsVector,
+        Kind::Array(Box::new(Kind::Int32)),
+        Kind::Array(Box::new(Kind::Text)),
+        Kind::Array(Box::new(Kind::ZonedTimestamp { precision: 6 })),
+        Kind::Array(Box::new(Kind::Decimal { precision: 9, scale: 3 })),
+        Kind::Array(Box::new(Kind::Point)),
+    ]
+}
+
+fn form_of(choice: u8) -> EventForm {
+    EventForm {
+        decimals: [Decimals::Precise, Decimals::Double, Decimals::String][usize::from(choice % 3)],
+        times: [Times::Adaptive, Times::Connect, Times::IsoString][usize::from(choice / 3 % 3)],
+        intervals: [Intervals::Numeric, Intervals::String][usize::from(choice / 9 % 2)],
+        binary: [Binary::Bytes, Binary::Base64][usize::from(choice / 18 % 2)],
+        unknown_types: [UnknownTypes::Text, UnknownTypes::Bytes][usize::from(choice / 36 % 2)],
+        names: Names::Escaped,
+        ..EventForm::DEFAULT
+    }
+}
+
+/// A key, and a column of each kind.
+fn table(kinds: Vec<ColumnType>) -> Table {
+    let column = |name: String, kind, nullable| Column { name, kind, nullable, default: None };
+    let mut columns = vec![column("id".to_owned(), ColumnType::Int32, false)];
+    columns.extend(kinds.into_iter().enumerate().map(|(at, kind)| column(format!("c{at}"), kind, true)));
+    Table { name: TableName::new("public", "t"), columns, key: vec![0] }
+}
+
+fn change(table: &Arc<Table>, row: RowImage) -> Change {
+    let place = Place::Postgres { lsn: 1, last_commit_lsn: None, xid: Some(1), order: None };
+    Change {
+        table: Arc::clone(table),
+        operation: Operation::Create,
+        version: Version::default(),
+        before: Before::None,
+        after: Some(row),
+        origin: Origin { ts_us: 0, snapshot: SnapshotMark::Streamed, place },
+    }
+}
