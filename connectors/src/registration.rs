@@ -8,7 +8,7 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::contract::{Exchange, Secret, SourceConfig, System};
 
 use crate::metrics::Metrics;
-use crate::postgres::{PostgresSource, ServerSlots};
+use crate::postgres::PostgresSource;
 use crate::publish::PublishSettings;
 use crate::run::{ConnectorSettings, SourceFactory};
 use crate::source::{Source, SourceError};
@@ -93,16 +93,5 @@ pub async fn apply(system: &System, administrator: Option<&Secret>, statements: 
     match &system.source {
         SourceConfig::Postgres(config) => postgres::apply(system, config, administrator, statements).await,
         SourceConfig::Sqlite(config) => changelog::apply(system, config, statements).await,
-    }
-}
-
-/// The replication slots of the system's server; `None` where such a system has none.
-///
-/// # Errors
-/// When the database cannot be reached.
-pub async fn slots(system: &System) -> Result<Option<ServerSlots>, SourceError> {
-    match &system.source {
-        SourceConfig::Postgres(_) => postgres::slots(system).await.map(Some),
-        SourceConfig::Sqlite(_) => Ok(None),
     }
 }

@@ -36,8 +36,8 @@ struct Contestant {
 
 pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
     let cluster = if with_kafka { Some(Cluster::start().await?) } else { None };
-    let mut kinds = vec![(Times::new("embedded log", 20.0, 100.0), "embedded", String::new())];
-    kinds.extend(cluster.as_ref().map(|cluster| (Times::new("Kafka", 30.0, 120.0), "kafka", cluster.sections())));
+    let mut kinds = vec![(Times::new("embedded log", [Some(20.0), Some(100.0)]), "embedded", String::new())];
+    kinds.extend(cluster.as_ref().map(|cluster| (Times::new("Kafka", [Some(30.0), Some(120.0)]), "kafka", cluster.sections())));
     let mut contestants = Vec::new();
     for (times, database, log) in kinds {
         let server = load::database().await?;

@@ -5,4 +5,8 @@ pub mod conformance;
 pub mod exchange;
 pub mod fuzz;
 pub mod log_conformance;
+mod seed;
 pub mod servers;
+
+pub use self::log_conformance::everything;
+pub use self::seed::seed;

@@ -57,8 +57,7 @@ fn changed(seeds: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
 
 #[test]
 fn no_bytes_from_outside_bring_a_decoder_down() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     for target in TARGETS {
         let seeds = seeds(target);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
+use guitong_tests::seed;
 use guitong_tests::servers::kafka::Kafka;
 use guitong_tests::servers::postgres::{PASSWORD, Postgres};
 use guitong_tests::servers::registry::Registry;
@@ -16,12 +17,6 @@ use sqlx::{Executor, Row};
 /// Kills in the quick suite; `GUITONG_FULL=1` makes it a long one.
 fn kills() -> u32 {
     if std::env::var_os("GUITONG_FULL").is_some() { 25 } else { 4 }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| rand::rng().random());
-    println!("GUITONG_SEED={seed}");
-    seed
 }
 
 /// The department's clerks, and the companies they know.

@@ -15,8 +15,7 @@ use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{
-    AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, ReadBudget, Record, Role, StoredOffset,
-    TopicPartition,
+    AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, Record, Role, StoredOffset, TopicPartition,
 };
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
@@ -129,16 +128,7 @@ impl Exchange {
     }
 
     async fn records_of(&self, topic: &str) -> Vec<Record> {
-        let at = TopicPartition::new(topic, 0);
-        let end = self.log.bounds(&at).await.unwrap().end;
-        let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
-        let (mut records, mut next) = (vec![], 0);
-        while next < end {
-            let read = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(5) }).await.unwrap();
-            records.extend(read.records);
-            next = read.next.first().expect("a log that gives what it has").1;
-        }
-        records
+        guitong_tests::everything(&*self.log, &TopicPartition::new(topic, 0)).await
     }
 
     /// The last event's row, and the names that its headers list.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use guitong_tests::exchange::{Answer, COMPANIES, Exchange, Layout, credit_code};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use serde_json::Value;
+use sqlx::postgres::PgPool;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -20,21 +21,13 @@ async fn status_where(exchange: &Exchange, holds: impl Fn(&Value) -> bool) -> Va
     }
 }
 
-fn snapshot(exchange: &Exchange, arguments: &[&str]) -> Answer {
-    exchange.command(&[&["system", "snapshot", "licensing"], arguments].concat()).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_steers_the_reading_of_tables() {
+/// A server with a department's database and a subscriber's, and the exchange between them.
+async fn departments() -> (Postgres, PgPool, Exchange) {
     let server = Postgres::start().await.unwrap();
     server.create_database("department").await.unwrap();
     server.create_database("subscriber").await.unwrap();
     let department = server.admin_of("department").await.unwrap();
     sqlx::raw_sql(COMPANIES).execute(&department).await.unwrap();
-    for number in 1..=20_u32 {
-        let insert = sqlx::query("INSERT INTO qy VALUES ($1, $2, '公司', '韦小明')").bind(i64::from(number));
-        insert.bind(credit_code(number)).execute(&department).await.unwrap();
-    }
     let exchange = Exchange::write(&Layout {
         source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of(ADMIN, PASSWORD, "department")),
         schema: "public",
@@ -45,6 +38,20 @@ async fn an_operator_steers_the_reading_of_tables() {
         ),
     })
     .unwrap();
+    (server, department, exchange)
+}
+
+fn snapshot(exchange: &Exchange, arguments: &[&str]) -> Answer {
+    exchange.command(&[&["system", "snapshot", "licensing"], arguments].concat()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_steers_the_reading_of_tables() {
+    let (_server, department, exchange) = departments().await;
+    for number in 1..=20_u32 {
+        let insert = sqlx::query("INSERT INTO qy VALUES ($1, $2, '公司', '韦小明')").bind(i64::from(number));
+        insert.bind(credit_code(number)).execute(&department).await.unwrap();
+    }
     let node = exchange.start().unwrap();
     status_where(&exchange, |system| system["state"] == "streaming" && system["events"] == 20).await;
 
@@ -75,21 +82,7 @@ async fn an_operator_steers_the_reading_of_tables() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_nobody_needs_is_shown_and_dropped_and_no_other() {
-    let server = Postgres::start().await.unwrap();
-    server.create_database("department").await.unwrap();
-    server.create_database("subscriber").await.unwrap();
-    let department = server.admin_of("department").await.unwrap();
-    sqlx::raw_sql(COMPANIES).execute(&department).await.unwrap();
-    let exchange = Exchange::write(&Layout {
-        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of(ADMIN, PASSWORD, "department")),
-        schema: "public",
-        log: String::new(),
-        sink: format!(
-            "kind = \"postgres\"\nurl = \"{}\"\ntable = \"public.enterprise\"\n",
-            server.url_of(ADMIN, PASSWORD, "subscriber")
-        ),
-    })
-    .unwrap();
+    let (_server, department, exchange) = departments().await;
     let node = exchange.start().unwrap();
     status_where(&exchange, |system| system["state"] == "streaming").await;
     let slots = |arguments: &[&str]| exchange.command(&[&["system", "slots"], arguments].concat()).unwrap();

@@ -72,8 +72,9 @@ use self::metrics::SystemMetrics;
 use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
 use self::relation::{Relation, Relations};
-use self::session::{Kept, Session};
-pub use self::slots::{ServerSlot, ServerSlots, drop_slot, slots};
+use self::session::Session;
+pub use self::slot::Slot;
+pub use self::slots::{drop_slot, server, slots};
 use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
@@ -105,7 +106,8 @@ pub struct PostgresSource {
     handed: (Lsn, Instant),
     /// End of the server's log as last heard.
     server_end: Lsn,
-    kept: Kept,
+    /// As last asked for.
+    slot: Option<Slot>,
     next_survey: Instant,
     tables: Vec<String>,
     metrics: SystemMetrics,
@@ -252,23 +254,28 @@ impl PostgresSource {
         Ok(())
     }
 
-    async fn ask_kept(&mut self) {
+    async fn ask_for_slot(&mut self) {
         self.next_survey = Instant::now() + SURVEY;
-        match self.session.kept(&self.config.slot).await {
-            Ok(kept) => {
-                if kept.is_near_the_bound() && !self.kept.is_near_the_bound() {
-                    let (retained, left) = (kept.retained, kept.left);
+        match self.session.slot(&self.config.slot).await {
+            Ok(slot) => {
+                let near = |slot: &Option<Slot>| slot.as_ref().is_some_and(Slot::is_near_the_bound);
+                if near(&slot) && !near(&self.slot) {
                     tracing::warn!(
-                        system = %self.system.name, slot = self.config.slot, retained, left,
+                        system = %self.system.name, slot = self.config.slot,
+                        retained = slot.as_ref().and_then(|slot| slot.retained), left = slot.as_ref().and_then(|slot| slot.left),
                         "the server gives up the slot, and changes with it, once `left` more bytes are written (max_slot_wal_keep_size)"
                     );
                 }
-                self.metrics.left(kept.left);
-                self.kept = kept;
+                self.metrics.left(slot.as_ref().and_then(|slot| slot.left));
+                self.slot = slot;
             }
             // The stream may be well; if the server is gone, it says so itself.
             Err(error) => tracing::debug!(system = %self.system.name, %error, "could not ask for the slot"),
         }
+    }
+
+    fn retained(&self) -> Option<u64> {
+        self.slot.as_ref().and_then(|slot| slot.retained)
     }
 
     fn behind(&self) -> u64 {
@@ -299,7 +306,7 @@ impl Source for PostgresSource {
         let deadline = Instant::now() + budget.wait;
         let heartbeat = self.config.heartbeat;
         if Instant::now() >= self.next_survey && self.assembly.transaction.is_none() {
-            self.ask_kept().await;
+            self.ask_for_slot().await;
         }
         loop {
             if self.assembly.bytes() >= budget.bytes {
@@ -310,7 +317,7 @@ impl Source for PostgresSource {
                 continue;
             }
             let between = self.assembly.transaction.is_none();
-            let moment = (between, self.kept.retained);
+            let moment = (between, self.retained());
             self.load.advance(&mut self.session, &self.assembly.position, moment, &self.metrics.retaken).await?;
             if let Some(event) = self.wire.ready() {
                 self.handle(event?).await?;
@@ -353,8 +360,8 @@ impl Source for PostgresSource {
         SourceStatus {
             phase,
             newest_commit_us: self.assembly.newest_commit_us,
-            retained_bytes: self.kept.retained,
-            left_bytes: self.kept.left.filter(|_| self.kept.is_near_the_bound()),
+            retained_bytes: self.retained(),
+            left_bytes: self.slot.as_ref().filter(|slot| slot.is_near_the_bound()).and_then(|slot| slot.left),
             behind_bytes: Some(self.behind()),
             tables: self.tables.clone(),
             snapshot: self.load.status(self.assembly.position.paused),

@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 
 use super::config::{Address, quote_literal};
 use super::fault::Faults;
+use super::slot::{self, Slot};
 use super::visibility::Visibility;
 use super::wire::{Login, Purpose, Reader};
 use crate::source::SourceError;
@@ -77,19 +78,12 @@ impl Session {
         xid.parse().map_err(|_| self.faults.protocol(format!("`{xid}` is no transaction id")))
     }
 
-    /// What the server keeps for the slot.
-    pub(crate) async fn kept(&mut self, slot: &str) -> Result<Kept, SourceError> {
+    pub(crate) async fn slot(&mut self, name: &str) -> Result<Option<Slot>, SourceError> {
         let mut connection = self.take().await?;
-        let row: Result<Option<(Option<i64>, Option<i64>)>, _> = sqlx::query_as(
-            "SELECT (pg_current_wal_lsn() - restart_lsn)::int8, safe_wal_size FROM pg_replication_slots WHERE slot_name = $1",
-        )
-        .bind(slot)
-        .fetch_optional(&mut connection)
-        .await;
-        let (retained, left) = row.map_err(|error| self.faults.query("asking for the slot", &error))?.unwrap_or_default();
+        let found = slot::find(&mut connection, name).await;
+        let found = found.map_err(|error| self.faults.query("asking for the slot", &error))?;
         self.give_back(connection);
-        let bytes = |bytes: Option<i64>| bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0));
-        Ok(Kept { retained: bytes(retained), left: bytes(left) })
+        Ok(found)
     }
 
     /// Opens a transaction whose reads all see one moment, on a connection of its own.
@@ -107,21 +101,6 @@ impl Session {
         let snapshot = snapshot.parse().map_err(|error: String| self.faults.protocol(error))?;
         let end = end.parse().map_err(|_| self.faults.protocol(format!("`{end}` is no place of the log")))?;
         Ok(Reading { reader, snapshot, end: Lsn(end) })
-    }
-}
-
-/// The log that a server keeps for a slot, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
-    pub(crate) retained: Option<u64>,
-    /// How much more may be written before the server removes what was not read; `None` where `max_slot_wal_keep_size` sets no bound.
-    pub(crate) left: Option<u64>,
-}
-
-impl Kept {
-    /// Four fifths of what the server keeps at most are used.
-    pub(crate) fn is_near_the_bound(&self) -> bool {
-        self.left.is_some_and(|left| left < self.retained.unwrap_or(0) / 4)
     }
 }
 

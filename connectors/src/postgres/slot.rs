@@ -3,7 +3,7 @@
 use guitong_schemas::contract::system::PostgresConfig;
 use guitong_schemas::position::Lsn;
 use sqlx::Row;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 
 use super::fault::Faults;
 use super::position::Position;
@@ -11,15 +11,38 @@ use crate::source::SourceError;
 
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Slot {
-    plugin: Option<String>,
-    database: Option<String>,
-    active_pid: Option<i32>,
+pub struct Slot {
+    pub name: String,
+    /// `None` for a physical one.
+    pub plugin: Option<String>,
+    pub database: Option<String>,
+    /// The server process that streams from it.
+    pub active_pid: Option<i32>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
-    wal_status: Option<String>,
+    pub wal_status: Option<String>,
     /// Why a `lost` one is lost; servers before 17 do not say.
     invalidation: Option<String>,
-    pub(crate) confirmed: Option<Lsn>,
+    confirmed: Option<Lsn>,
+    /// Bytes of log that the server keeps for it.
+    pub retained: Option<u64>,
+    /// Bytes that may still be written before the server removes what was not read; `None` where `max_slot_wal_keep_size` sets no
+    /// bound.
+    pub(crate) left: Option<u64>,
+}
+
+impl Slot {
+    /// Whether the exchange made it and nobody reads from it. It is an orphan then, unless a system names it.
+    #[must_use]
+    pub fn is_idle_of(&self, exchange: &str) -> bool {
+        self.plugin.as_deref() == Some("pgoutput")
+            && self.active_pid.is_none()
+            && self.name.starts_with(&format!("{}_", exchange.replace('-', "_")))
+    }
+
+    /// Four fifths of what the server keeps at most are used.
+    pub(crate) fn is_near_the_bound(&self) -> bool {
+        self.left.is_some_and(|left| left < self.retained.unwrap_or(0) / 4)
+    }
 }
 
 /// Where a start goes on from.
@@ -41,25 +64,38 @@ pub(crate) enum Obstacle {
 }
 
 pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Slot>, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT plugin::text, database::text, active_pid, wal_status, \
-         to_jsonb(s) ->> 'invalidation_reason' AS invalidation, \
-         (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed FROM pg_replication_slots s WHERE slot_name = $1",
+    Ok(ask(connection, Some(name)).await?.pop())
+}
+
+/// The slot with this name, or all, by name.
+pub(crate) async fn ask(connection: &mut PgConnection, name: Option<&str>) -> Result<Vec<Slot>, sqlx::Error> {
+    // A standby has no place of its own to write at.
+    let rows = sqlx::query(
+        "SELECT slot_name::text AS name, plugin::text, database::text, active_pid, wal_status, \
+         to_jsonb(s) ->> 'invalidation_reason' AS invalidation, (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed, \
+         (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn)::int8 AS retained, \
+         safe_wal_size AS left FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
     )
     .bind(name)
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    row.map(|row| {
-        Ok(Slot {
-            plugin: row.try_get("plugin")?,
-            database: row.try_get("database")?,
-            active_pid: row.try_get("active_pid")?,
-            wal_status: row.try_get("wal_status")?,
-            invalidation: row.try_get("invalidation")?,
-            confirmed: row.try_get::<Option<i64>, _>("confirmed")?.map(|lsn| Lsn(lsn.cast_unsigned())),
-        })
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &PgRow) -> Result<Slot, sqlx::Error> {
+    let number = |column: &str| row.try_get::<Option<i64>, _>(column);
+    let bytes = |column: &str| Ok::<_, sqlx::Error>(number(column)?.map(|bytes| u64::try_from(bytes).unwrap_or(0)));
+    Ok(Slot {
+        name: row.try_get("name")?,
+        plugin: row.try_get("plugin")?,
+        database: row.try_get("database")?,
+        active_pid: row.try_get("active_pid")?,
+        wal_status: row.try_get("wal_status")?,
+        invalidation: row.try_get("invalidation")?,
+        confirmed: number("confirmed")?.map(|lsn| Lsn(lsn.cast_unsigned())),
+        retained: bytes("retained")?,
+        left: bytes("left")?,
     })
-    .transpose()
 }
 
 /// Makes the slot; waits until the transactions that are open now have ended. Gives the place from which it streams.
@@ -177,12 +213,15 @@ mod tests {
 
     fn slot() -> Slot {
         Slot {
+            name: "exchange_register".into(),
             plugin: Some("pgoutput".into()),
             database: Some("register".into()),
             active_pid: None,
             wal_status: Some("reserved".into()),
             invalidation: None,
             confirmed: Some(Lsn(100)),
+            retained: Some(0),
+            left: None,
         }
     }
 
@@ -233,5 +272,24 @@ mod tests {
             let text = checked(Some(other), None).unwrap_err();
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn what_others_made_or_somebody_reads_is_no_orphan() {
+        let named = |name: &str| Slot { name: name.into(), ..slot() };
+        let idle = |slot: Slot| slot.is_idle_of("gui-region");
+        assert!(idle(named("gui_region_old")));
+        assert!(!idle(named("gui_regionold")), "another exchange's");
+        assert!(!idle(named("debezium")));
+        assert!(!idle(Slot { active_pid: Some(7), ..named("gui_region_old") }));
+        assert!(!idle(Slot { plugin: None, ..named("gui_region_old") }), "a standby's");
+        assert!(!idle(Slot { plugin: Some("wal2json".into()), ..named("gui_region_old") }));
+    }
+
+    #[test]
+    fn the_bound_is_near_once_a_fifth_is_left() {
+        let near = |retained, left| Slot { retained, left, ..slot() }.is_near_the_bound();
+        assert!(near(Some(81), Some(19)) && near(Some(100), Some(0)));
+        assert!(!near(Some(79), Some(21)) && !near(Some(1 << 40), None) && !near(None, Some(1)));
     }
 }

@@ -15,7 +15,7 @@ use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
 use super::relation::{Relation, Relations, message_of};
-use super::session::{Kept, Session};
+use super::session::Session;
 use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
 use super::snapshot::FirstLoad;
@@ -114,7 +114,7 @@ pub(crate) async fn connect(
         assembly,
         load,
         dirty: begin.fresh,
-        kept: Kept::default(),
+        slot: None,
         next_survey: Instant::now() + SURVEY / 10,
         metrics,
     })

@@ -131,12 +131,14 @@ impl FirstLoad {
         retaken: &prometheus::IntCounter,
     ) -> Result<(), SourceError> {
         self.whole = WholeTable::Idle;
-        let reading = session.read().await?;
-        if !self.sees_all_noted(&reading.snapshot) {
+        let snapshot = session.visibility().await?;
+        if !self.sees_all_noted(&snapshot) {
             retaken.inc();
             self.due = Instant::now() + RETAKE;
             return Ok(());
         }
+        // A later one sees all that an earlier one saw, and the stream stands still in between.
+        let reading = session.read().await?;
         let Some(job) = self.jobs.front() else { return Ok(()) };
         let relation = Arc::clone(&job.relation);
         let query = ranges::select(&relation.table, job.shape.partitioned, self.filter(job), false);

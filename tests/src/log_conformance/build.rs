@@ -44,7 +44,7 @@ pub(crate) fn values(records: &[Record]) -> Vec<String> {
 }
 
 /// Everything that a partition holds now.
-pub(crate) async fn everything(log: &dyn ExchangeLog, at: &TopicPartition) -> Vec<Record> {
+pub async fn everything(log: &dyn ExchangeLog, at: &TopicPartition) -> Vec<Record> {
     loop {
         match everything_from(log, at, log.bounds(at).await.unwrap()).await {
             Ok(all) => return all,
@@ -65,11 +65,4 @@ async fn everything_from(log: &dyn ExchangeLog, at: &TopicPartition, bounds: Bou
         next = batch.next.iter().rev().find(|(of, _)| of == at).map_or(next, |(_, next)| *next);
     }
     Ok(all)
-}
-
-/// A new seed, or the one to replay.
-pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
-    seed
 }

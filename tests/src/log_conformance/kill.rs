@@ -26,7 +26,7 @@ const MAP: &str = "m";
 
 /// Everything of the last batch that was committed is there and nothing of the one after, whenever the kill comes.
 pub async fn a_killed_process_leaves_whole_batches<L: LogUnderTest>(fixture: &L) {
-    let seed = super::build::seed();
+    let seed = crate::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let topic = fixture.topic("raw.kill.public.t");
     for _ in 0..L::KILLS {

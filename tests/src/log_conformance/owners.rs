@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::LogUnderTest;
-use super::build::{everything, keep, owner, record, records, seed, text, values};
+use super::build::{everything, keep, owner, record, records, text, values};
+use crate::seed;
 
 /// A thousand owners that append at one time are far from a thousand commits of the disk.
 pub async fn a_thousand_owners_share_the_disk_syncs(fixture: &impl LogUnderTest) {

@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::LogUnderTest;
-use super::build::{keep, owner, record, records, seed};
+use super::build::{keep, owner, record, records};
+use crate::seed;
 
 const MAPS: [&str; 2] = ["source", "entity"];
 

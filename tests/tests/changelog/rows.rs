@@ -39,8 +39,7 @@ async fn write(department: &mut Department, random: &mut StdRng) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_load_and_changes_together_are_the_tables() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| rand::rng().random());
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let mut department = Department::new(SCHEMA).await;
     for id in 1..=150 {

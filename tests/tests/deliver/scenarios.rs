@@ -83,8 +83,7 @@ pub(crate) async fn a_delete_leaves_no_trace_with_those_who_never_held_the_row(m
 }
 
 pub(crate) async fn crashes_anywhere_neither_lose_nor_double(mut bench: Bench, target: &Target) {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
     let mut expected = HashMap::new();

@@ -71,8 +71,7 @@ fn fold(records: &[Record]) -> BTreeMap<Vec<u8>, u64> {
 /// are not touched, order and offsets stay, and a reader that stands anywhere goes on.
 #[tokio::test]
 async fn compaction_keeps_exactly_the_last_value_of_each_key() {
-    let seed: u64 = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(&dir).await;

@@ -18,8 +18,7 @@ type Model = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
 /// into the table, and opened again.
 #[tokio::test(flavor = "multi_thread")]
 async fn state_that_outgrows_memory_is_what_was_committed() {
-    let seed: u64 = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let mut model = Model::new();

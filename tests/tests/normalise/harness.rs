@@ -12,7 +12,7 @@ use guitong_connectors::publish::{PublishSettings, Publisher};
 use guitong_connectors::source::SourceBatch;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
-use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, ReadBudget, Record, Role, TopicPartition};
+use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, Record, Role, TopicPartition};
 use guitong_normalise::{Metrics, NormaliseContext, NormaliseError, Normaliser, NormaliserHandle, NormaliserStatus, Phase};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, Value, frame};
@@ -336,15 +336,7 @@ impl World {
     pub(crate) async fn records(&self, topic: &str) -> Vec<Record> {
         let mut out = Vec::new();
         for partition in 0..self.log.partitions(topic).await.unwrap().unwrap_or(0) {
-            let at = TopicPartition::new(topic, partition);
-            let bounds = self.log.bounds(&at).await.unwrap();
-            let mut next = bounds.earliest;
-            let mut reader = self.log.reader(vec![(at.clone(), next)]).await.unwrap();
-            while next < bounds.end {
-                let batch = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(5) }).await.unwrap();
-                next = batch.next.iter().find(|(place, _)| *place == at).map_or(bounds.end, |(_, next)| *next);
-                out.extend(batch.records);
-            }
+            out.extend(guitong_tests::everything(&self.log, &TopicPartition::new(topic, partition)).await);
         }
         out
     }

@@ -89,8 +89,7 @@ async fn a_server_that_crashes_under_load_loses_and_doubles_nothing() {
 /// The connection ends in the middle of a message, at any byte: of the handshake, of a row, of a keepalive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_cut_at_any_byte_loses_and_doubles_nothing() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let server = Postgres::start().await.unwrap();
     server.execute("CREATE TABLE t (id serial PRIMARY KEY, name text)").await.unwrap();

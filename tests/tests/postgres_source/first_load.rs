@@ -137,8 +137,7 @@ async fn writer(pool: PgPool, seed: u64, stop: Arc<AtomicBool>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_under_writes_equals_the_table() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let server = Postgres::start().await.unwrap();
     server

@@ -13,7 +13,7 @@ use guitong_connectors::registration;
 use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
-use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition};
+use guitong_log::{ExchangeLog, OwnerId, Record, Role, TopicPartition};
 use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Cell, Change, Operation, RowImage};
@@ -23,6 +23,7 @@ use guitong_schemas::contract::system::{
 use guitong_schemas::contract::{Name, Secret};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Table, TableName};
+use guitong_tests::everything;
 use guitong_tests::servers::postgres::{ADMIN, Postgres};
 use tempfile::TempDir;
 
@@ -160,16 +161,7 @@ impl Exchange {
 
     /// Everything that a topic holds.
     pub(crate) async fn records(&self, topic: &str) -> Vec<Record> {
-        let at = TopicPartition::new(topic, 0);
-        let end = self.log.bounds(&at).await.unwrap().end;
-        let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
-        let (mut records, mut next) = (vec![], 0);
-        while next < end {
-            let read = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(5) }).await.unwrap();
-            records.extend(read.records);
-            next = read.next.first().expect("a log that gives what it has").1;
-        }
-        records
+        everything(&self.log, &TopicPartition::new(topic, 0)).await
     }
 
     pub(crate) fn schema(&self, id: u32) -> Arc<str> {

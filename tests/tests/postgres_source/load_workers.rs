@@ -156,8 +156,7 @@ async fn write(pool: PgPool, seed: u64, rows: u32, stop: Arc<AtomicBool>) {
 /// Transactions, lost sessions and tables that are read: what was published, applied in its order, is the tables.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_end_as_the_tables() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     const ROWS: u32 = 400;
     let server = Postgres::start().await.unwrap();

@@ -230,8 +230,7 @@ async fn rows_of(exchange: &Exchange, operation: char) -> BTreeMap<i64, Vec<Vec<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_rows_of_every_type_have_the_same_bytes_from_first_load_and_stream() {
-    let seed = std::env::var("GUITONG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("GUITONG_SEED={seed}");
+    let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let server = Postgres::start().await.unwrap();
     server.execute(TYPES).await.unwrap();

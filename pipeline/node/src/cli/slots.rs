@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use guitong_connectors::postgres::{self, ServerSlot};
-use guitong_connectors::registration;
+use guitong_connectors::postgres::{self, Slot};
+use guitong_connectors::source::SourceError;
 use guitong_schemas::contract::{Directory, SourceConfig, System};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use crate::{open, prepare, text};
 
 #[derive(Debug, Args)]
 pub(super) struct Slots {
-    /// Drop this slot, which must be an orphan: made by this exchange, named by no system of it, and read by nobody
+    /// Drop this slot, which must be an orphan: its name begins with this exchange's, no system here names it, and nobody reads from it
     #[arg(long, value_name = "SLOT")]
     drop: Option<String>,
     #[arg(long)]
@@ -26,7 +26,7 @@ pub(super) struct Slots {
 /// A slot, the server where it is, and what it is to this exchange.
 struct Found<'a> {
     server: String,
-    slot: ServerSlot,
+    slot: Slot,
     owner: Owner<'a>,
     /// A system that reads from this server.
     through: &'a System,
@@ -55,31 +55,37 @@ impl Slots {
 
 /// Slots of every server, each server asked once; and why one could not be asked.
 async fn find(directory: &Directory) -> (Vec<Found<'_>>, Option<Failure>) {
-    let exchange = directory.exchange.name.as_str();
     let mut servers = BTreeMap::new();
     let mut failed = None;
     for system in directory.systems.values() {
-        match registration::slots(system).await {
-            Ok(Some(found)) => {
-                servers.entry(found.server).or_insert((&**system, found.slots));
-            }
+        match ask(system, &servers).await {
+            Ok(Some((server, slots))) => drop(servers.insert(server, (&**system, slots))),
             Ok(None) => {}
             Err(error) => failed = failed.or(Some(prepare::failure(error))),
         }
     }
-    let mut all = Vec::new();
-    for (server, (through, slots)) in servers {
-        for slot in slots {
-            let named = directory.systems.values().find(|system| names(system, &slot.name));
-            let owner = match named {
-                Some(system) => Owner::System(system),
-                None if slot.is_idle_of(exchange) => Owner::Orphan,
-                None => Owner::Other,
-            };
-            all.push(Found { server: server.clone(), slot, owner, through });
-        }
+    let found = servers.into_iter().flat_map(|(server, (through, slots))| {
+        slots.into_iter().map(move |slot| Found { server: server.clone(), owner: owner(directory, &slot), slot, through })
+    });
+    (found.collect(), failed)
+}
+
+/// The slots of the system's server, unless they are known.
+async fn ask(
+    system: &System,
+    known: &BTreeMap<String, (&System, Vec<Slot>)>,
+) -> Result<Option<(String, Vec<Slot>)>, SourceError> {
+    let SourceConfig::Postgres(_) = &system.source else { return Ok(None) };
+    let server = postgres::server(system)?;
+    if known.contains_key(&server) { Ok(None) } else { Ok(Some((server, postgres::slots(system).await?))) }
+}
+
+fn owner<'a>(directory: &'a Directory, slot: &Slot) -> Owner<'a> {
+    match directory.systems.values().find(|system| names(system, &slot.name)) {
+        Some(system) => Owner::System(system),
+        None if slot.is_idle_of(directory.exchange.name.as_str()) => Owner::Orphan,
+        None => Owner::Other,
     }
-    (all, failed)
 }
 
 fn names(system: &System, slot: &str) -> bool {
