@@ -1,5 +1,6 @@
 //! Which source reads which kind of system: the one place that knows them all.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +25,11 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
     let (kind, database, factory): (SourceKind, String, SourceFactory) = match &system.source {
         SourceConfig::Postgres(config) => {
             let (system, metrics) = (Arc::clone(system), metrics.postgres().clone());
+            let directory: Arc<Path> = exchange.log.directory().into();
             let factory: SourceFactory = Arc::new(move |position| {
-                let (system, metrics) = (Arc::clone(&system), metrics.clone());
+                let (system, directory, metrics) = (Arc::clone(&system), Arc::clone(&directory), metrics.clone());
                 async move {
-                    let source = PostgresSource::connect(system, position, &metrics).await?;
+                    let source = PostgresSource::connect(system, position, directory, &metrics).await?;
                     Ok(Box::new(source) as Box<dyn Source>)
                 }
                 .boxed()

@@ -129,6 +129,7 @@ fn a_directory_becomes_what_it_declares() {
         heartbeat: Duration::from_secs(30),
         on_gap: GapPolicy::Resnapshot,
         origin: Origins::None,
+        streaming: false,
     };
     assert_eq!(licensing.source, SourceConfig::Postgres(source));
     assert!(licensing.tables[0].matches(&TableName::new("public", "qy_jbxx")));

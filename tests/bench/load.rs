@@ -60,10 +60,15 @@ pub(crate) async fn backlog(server: &Postgres, name: &str, rows: u64) -> Result<
     Ok(())
 }
 
+/// The statement that writes these rows, the last one included.
+pub(crate) fn rows(first: u64, last: u64) -> String {
+    format!("{ROWS} FROM generate_series({first}, {last}) n")
+}
+
 /// Makes the table with so many rows, analysed, and a publication `name` of it.
 pub(crate) async fn table(server: &Postgres, name: &str, rows: u64) -> Result<(), Failure> {
     server.execute(REGISTER).await?;
-    server.execute(&format!("{ROWS} FROM generate_series(1, {rows}) n")).await?;
+    server.execute(&self::rows(1, rows)).await?;
     server.execute(&format!("CREATE PUBLICATION \"{name}\" FOR TABLE register")).await?;
     server.execute("VACUUM ANALYZE register").await?;
     server.execute("CHECKPOINT").await?;

@@ -21,6 +21,7 @@ mod rounds;
 mod snapshot;
 mod start;
 mod stream;
+mod transaction;
 
 use std::process::ExitCode;
 
@@ -52,7 +53,8 @@ enum What {
     Normalise,
     /// Both logs, writing and reading: ours, plain SQLite and plain librdkafka
     Log,
-    /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka
+    /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka.
+    /// Then one transaction of half a million rows, sent at its commit and before it
     PgStream,
     /// A first load: `COPY` in binary to /dev/null; ours dropped after encoding by one worker and by two, into the embedded log, into Kafka
     PgSnapshot,

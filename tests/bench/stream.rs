@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::rounds::{Bar, Reference, Rounds, median};
-use crate::{Failure, Outcome, load, log, machine, register};
+use crate::{Failure, Outcome, load, log, machine, register, transaction};
 
 const ROWS: u64 = 1_000_000;
 const SLOT: &str = "backlog";
@@ -113,7 +113,7 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
     let verdict = rounds.finish(RECVLOGICAL, &BARS);
     costs.print();
     println!("peak memory of this process, all contestants in one: {:.0} MiB", machine::memory_mib(std::process::id(), "VmHWM"));
-    Ok(verdict)
+    Ok(verdict.and(transaction::run(&server, runs).await?))
 }
 
 /// A copy of the slot that stands before the backlog.
@@ -138,6 +138,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         heartbeat: Duration::from_secs(10),
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
+        streaming: true,
     };
     Ok(System {
         name: name("licensing")?,
@@ -182,7 +183,7 @@ async fn recvlogical(server: &Postgres, slot: &str) -> Result<Duration, Failure>
 pub(crate) async fn dropped(system: System, wanted: u64) -> Result<Duration, Failure> {
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let begun = Instant::now();
-    let mut source = PostgresSource::connect(Arc::new(system), None, metrics.postgres()).await?;
+    let mut source = PostgresSource::connect(Arc::new(system), None, std::env::temp_dir().into(), metrics.postgres()).await?;
     let (mut buffer, mut marks, mut plan) = (Vec::with_capacity(2 * BATCH), Marks::default(), None);
     let mut rows = 0;
     while rows < wanted {
@@ -222,7 +223,10 @@ pub(crate) async fn connector(log: Arc<dyn ExchangeLog>, schemas: &EmbeddedLog, 
     let (system, of_source) = (Arc::new(system), metrics.postgres().clone());
     let source: SourceFactory = Arc::new(move |position| {
         let (system, metrics) = (Arc::clone(&system), of_source.clone());
-        Box::pin(async move { Ok(Box::new(PostgresSource::connect(system, position, &metrics).await?) as Box<dyn Source>) })
+        Box::pin(async move {
+            let source = PostgresSource::connect(system, position, std::env::temp_dir().into(), &metrics).await?;
+            Ok(Box::new(source) as Box<dyn Source>)
+        })
     });
     Ok(Connector::new(settings, log, registry, source, metrics.of("licensing")))
 }

@@ -7,6 +7,7 @@ mod postgres_source {
     mod faults;
     mod first_load;
     pub(crate) mod harness;
+    mod in_progress;
     mod load_workers;
     mod notices;
     mod random_rows;

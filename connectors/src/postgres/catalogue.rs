@@ -88,6 +88,8 @@ pub(crate) async fn tables(connection: &mut PgConnection, which: Which) -> Resul
     };
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
+        // The functions that ask for rights look at what is now and not at what the query sees: what has just gone has none.
+        let Some(schema_usage) = row.try_get("schema_usage")? else { continue };
         found.push(TableFacts {
             oid: oid(row.try_get("oid")?),
             name: TableName::new(row.try_get::<String, _>("schema")?, row.try_get::<String, _>("name")?),
@@ -97,7 +99,7 @@ pub(crate) async fn tables(connection: &mut PgConnection, which: Which) -> Resul
             key: row.try_get::<Option<Vec<String>>, _>("key")?.unwrap_or_default(),
             rows: row.try_get::<i64, _>("rows")?.unsigned_abs(),
             bytes: row.try_get::<i64, _>("bytes")?.unsigned_abs(),
-            schema_usage: row.try_get("schema_usage")?,
+            schema_usage,
         });
     }
     columns(connection, &mut found).await?;
@@ -119,6 +121,7 @@ async fn columns(connection: &mut PgConnection, tables: &mut [TableFacts]) -> Re
     .await?;
     let mut by_relation: BTreeMap<u32, Vec<ColumnFacts>> = BTreeMap::new();
     for row in rows {
+        let Some(readable) = row.try_get("readable")? else { continue };
         let expression: Option<String> = row.try_get("default_expression")?;
         by_relation.entry(oid(row.try_get("relation")?)).or_default().push(ColumnFacts {
             name: row.try_get("name")?,
@@ -127,7 +130,7 @@ async fn columns(connection: &mut PgConnection, tables: &mut [TableFacts]) -> Re
             not_null: row.try_get("not_null")?,
             generated: row.try_get("generated")?,
             default: expression.as_deref().and_then(default),
-            readable: row.try_get::<Option<bool>, _>("readable")?.unwrap_or(false),
+            readable,
         });
     }
     for table in tables {

@@ -1,4 +1,7 @@
-//! Messages of the `pgoutput` plugin, protocol version 1 (PostgreSQL documentation, "Logical Replication Message Formats").
+//! Messages of the `pgoutput` plugin, protocol version 2 (PostgreSQL documentation, "Logical Replication Message Formats").
+//!
+//! What comes between [`Message::StreamStart`] and [`Message::StreamStop`] is not for [`decode`] yet: it is of a transaction in progress,
+//! and names the (sub)transaction that it may be rolled back with ([`part`]).
 //!
 //! Row images are slices of the message's own bytes. Every length and kind is checked, so whatever a server sends gives a
 //! message or an error.
@@ -60,8 +63,38 @@ pub enum Message {
     Truncate {
         relations: Vec<u32>,
     },
+    /// What follows, up to [`Message::StreamStop`], is of this transaction, which is in progress.
+    StreamStart {
+        xid: u32,
+    },
+    StreamStop,
+    /// A transaction that came in streams is committed.
+    StreamCommit {
+        xid: u32,
+        /// LSN of the commit record.
+        commit: u64,
+        /// Where the next transaction can begin.
+        end: u64,
+        /// Microseconds since 2000-01-01.
+        commit_time: i64,
+    },
+    /// A part of a transaction that came in streams is rolled back, or all of it where `part` is `xid`.
+    StreamAbort {
+        xid: u32,
+        part: u32,
+    },
     /// A type's name or a replication origin: nothing that changes a row.
     Other,
+}
+
+impl Message {
+    /// Changes tables, or tells their shape.
+    pub(crate) fn is_of_tables(&self) -> bool {
+        matches!(
+            self,
+            Self::Relation(_) | Self::Insert { .. } | Self::Update { .. } | Self::Delete { .. } | Self::Truncate { .. }
+        )
+    }
 }
 
 /// Shape of a table as the rows that follow have it.
@@ -149,12 +182,59 @@ pub fn decode(data: &Bytes) -> Result<Message, DecodeError> {
             let relations = (0..count).map(|_| input.u32("relation")).collect::<Result<_, _>>()?;
             Message::Truncate { relations }
         }
+        b'S' => {
+            let xid = input.u32("transaction")?;
+            input.u8("segment")?;
+            Message::StreamStart { xid }
+        }
+        STREAM_STOP => Message::StreamStop,
+        b'c' => {
+            let xid = input.u32("transaction")?;
+            input.u8("flags")?;
+            Message::StreamCommit {
+                xid,
+                commit: input.u64("commit position")?,
+                end: input.u64("end of transaction")?,
+                commit_time: input.u64("commit time")?.cast_signed(),
+            }
+        }
+        b'A' => Message::StreamAbort { xid: input.u32("transaction")?, part: input.u32("subtransaction")? },
         b'Y' | b'O' => return Ok(Message::Other),
         kind => return Err(DecodeError::Unknown { name: "the message", kind }),
     };
     match data.len() - input.at {
         0 => Ok(message),
         left => Err(DecodeError::Trailing(left)),
+    }
+}
+
+const STREAM_STOP: u8 = b'E';
+
+/// A message that came within a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Part<'a> {
+    /// The stream stops here.
+    Stop,
+    /// What [`decode`] reads is `kind` and then `rest`; it is rolled back with `xid`, a subtransaction's or the transaction's own.
+    Of { xid: u32, kind: u8, rest: &'a [u8] },
+    /// Nothing that changes a row.
+    Other,
+}
+
+/// Takes off a message what it has only within a stream.
+///
+/// # Errors
+/// [`DecodeError`] when it ends before that.
+pub(crate) fn part(data: &[u8]) -> Result<Part<'_>, DecodeError> {
+    match data.split_first() {
+        Some((&STREAM_STOP, _)) => Ok(Part::Stop),
+        // Has no transaction's number.
+        Some((b'O', _)) => Ok(Part::Other),
+        Some((&kind, rest)) => match rest.split_first_chunk::<4>() {
+            Some((xid, rest)) => Ok(Part::Of { xid: u32::from_be_bytes(*xid), kind, rest }),
+            None => Err(DecodeError::Truncated("subtransaction")),
+        },
+        None => Err(DecodeError::Truncated("kind")),
     }
 }
 
@@ -289,7 +369,7 @@ mod tests {
 
         #[test]
         fn damaged_messages_never_panic(
-            values in proptest::collection::vec(value(), 0..6), kind in prop::sample::select(b"IUDTRYOBCM".to_vec()),
+            values in proptest::collection::vec(value(), 0..6), kind in prop::sample::select(b"IUDTRYOBCMSEcA".to_vec()),
             at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
         ) {
             let mut data = vec![kind, 0, 0, 0, 9, if kind == b'D' { b'K' } else { b'N' }];
@@ -351,6 +431,21 @@ mod tests {
             content: Bytes::from_static(b"abc"),
         };
         assert_eq!(decode(&Bytes::from_static(logical)), Ok(wanted));
+    }
+
+    #[test]
+    fn streams_begin_stop_and_end() {
+        assert_eq!(decode(&Bytes::from_static(b"S\0\0\0\x05\x01")), Ok(Message::StreamStart { xid: 5 }));
+        assert_eq!(decode(&Bytes::from_static(b"E")), Ok(Message::StreamStop));
+        assert_eq!(decode(&Bytes::from_static(b"A\0\0\0\x05\0\0\0\x06")), Ok(Message::StreamAbort { xid: 5, part: 6 }));
+        let mut commit = vec![b'c', 0, 0, 0, 5, 0];
+        commit.extend([7_u64.to_be_bytes(), 8_u64.to_be_bytes(), 9_u64.to_be_bytes()].concat());
+        assert_eq!(decode(&Bytes::from(commit)), Ok(Message::StreamCommit { xid: 5, commit: 7, end: 8, commit_time: 9 }));
+        assert_eq!(part(b"I\0\0\0\x06rest"), Ok(Part::Of { xid: 6, kind: b'I', rest: b"rest" }));
+        assert_eq!(part(b"E"), Ok(Part::Stop));
+        assert_eq!(part(b"O\0\0"), Ok(Part::Other));
+        assert_eq!(part(b"I\0\0\0"), Err(DecodeError::Truncated("subtransaction")));
+        assert_eq!(part(b""), Err(DecodeError::Truncated("kind")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What Prometheus sees of PostgreSQL sources, beside what every connector shows.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Metrics of all PostgreSQL systems of one node.
 #[derive(Debug, Clone)]
@@ -10,6 +10,7 @@ pub struct Metrics {
     yielded: IntCounterVec,
     retaken: IntCounterVec,
     left: IntGaugeVec,
+    in_progress: IntGaugeVec,
 }
 
 /// Metrics of one system.
@@ -19,6 +20,8 @@ pub(crate) struct SystemMetrics {
     pub(crate) snapshot_rows: IntCounter,
     pub(crate) yielded: IntCounter,
     pub(crate) retaken: IntCounter,
+    /// Bytes in files.
+    pub(crate) in_progress: IntGauge,
     system: String,
     left: IntGaugeVec,
 }
@@ -43,16 +46,17 @@ impl Metrics {
             registry.register(Box::new(made.clone()))?;
             Ok::<_, prometheus::Error>(made)
         };
-        let left = IntGaugeVec::new(
-            Opts::new(
-                "guitong_postgres_slot_left_bytes",
-                "Bytes that the server may still write before it gives up the slot, where max_slot_wal_keep_size bounds it",
-            ),
-            &["system"],
-        )?;
-        registry.register(Box::new(left.clone()))?;
+        let gauge = |name: &str, help: &str| {
+            let made = IntGaugeVec::new(Opts::new(format!("guitong_postgres_{name}"), help), &["system"])?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
         Ok(Self {
-            left,
+            left: gauge(
+                "slot_left_bytes",
+                "Bytes that the server may still write before it gives up the slot, where max_slot_wal_keep_size bounds it",
+            )?,
+            in_progress: gauge("in_progress_bytes", "Bytes in files of transactions that the server sends before their commit")?,
             received: counter("received_bytes_total", "Bytes of change messages received from the server")?,
             snapshot_rows: counter("snapshot_rows_total", "Rows handed out by first loads")?,
             yielded: counter("snapshot_yielded_rows_total", "Rows of a first load that gave way to a newer streamed change")?,
@@ -70,6 +74,7 @@ impl Metrics {
             snapshot_rows: self.snapshot_rows.with_label_values(label),
             yielded: self.yielded.with_label_values(label),
             retaken: self.retaken.with_label_values(label),
+            in_progress: self.in_progress.with_label_values(label),
             system: system.to_owned(),
             left: self.left.clone(),
         }

@@ -7,7 +7,8 @@
 //! that went back. With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and is read again.
 //!
 //! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message) that
-//! is being received. A batch may end inside a transaction; the position then says how much of it is published.
+//! is being received. A batch may end inside a transaction; the position then says how much of it is published. What a server sends of
+//! transactions in progress goes to files ([`in_progress`]).
 //!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
 //!
@@ -32,6 +33,7 @@ mod copy;
 mod decode;
 mod fault;
 mod image;
+mod in_progress;
 mod job;
 mod limits;
 mod metadata;
@@ -55,6 +57,7 @@ mod whole;
 mod wire;
 mod worker;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +70,7 @@ pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
 pub use self::decode::{DecodeError, Message, Old, RelationColumn, RelationMessage, Tuple, decode};
 use self::fault::Faults;
+use self::in_progress::{InProgress, KeepError, Replay};
 pub use self::metrics::Metrics;
 use self::metrics::SystemMetrics;
 use self::position::Position;
@@ -100,6 +104,9 @@ pub struct PostgresSource {
     session: Session,
     relations: Relations,
     assembly: Assembly,
+    in_progress: InProgress,
+    /// A transaction that came before its commit and is published now; the stream waits meanwhile.
+    replay: Option<Replay>,
     load: FirstLoad,
     /// The position moved in a way that must be stored although there are no changes.
     dirty: bool,
@@ -115,12 +122,17 @@ pub struct PostgresSource {
 
 impl PostgresSource {
     /// Connects, checks slot and publication, and begins to stream after `position`, the one that was stored last; `None` where this
-    /// system has never been read.
+    /// system has never been read. Transactions that the server sends before their commit go to files in `directory`.
     ///
     /// # Errors
     /// [`SourceError::Setup`] with the statement that helps, [`SourceError::Gap`], or [`SourceError::Unavailable`].
-    pub async fn connect(system: Arc<System>, position: Option<Bytes>, metrics: &Metrics) -> Result<Self, SourceError> {
-        start::connect(system, position, metrics).await
+    pub async fn connect(
+        system: Arc<System>,
+        position: Option<Bytes>,
+        directory: Arc<Path>,
+        metrics: &Metrics,
+    ) -> Result<Self, SourceError> {
+        start::connect(system, position, directory, metrics).await
     }
 
     async fn handle(&mut self, event: Event) -> Result<(), SourceError> {
@@ -128,6 +140,10 @@ impl PostgresSource {
             Event::Data { lsn, data, block } => {
                 self.server_end = self.server_end.max(lsn);
                 self.metrics.received.inc_by(data.len() as u64);
+                if self.in_progress.is_open() {
+                    let kept = self.in_progress.keep(lsn.0, &data).await;
+                    return kept.map_err(|error| self.not_kept(error));
+                }
                 self.assembly.inside(block);
                 self.data(lsn.0, &data).await
             }
@@ -141,7 +157,7 @@ impl PostgresSource {
 
     async fn data(&mut self, lsn: u64, data: &Bytes) -> Result<(), SourceError> {
         let message = decode(data).map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))?;
-        if !matches!(message, Message::Begin { .. } | Message::Commit { .. } | Message::Logical { .. }) {
+        if message.is_of_tables() {
             self.assembly.touch();
         }
         let shaped = match message {
@@ -150,6 +166,20 @@ impl PostgresSource {
                 Ok(())
             }
             Message::Commit { end } => return self.commit(end).await,
+            Message::StreamStart { xid } => {
+                self.in_progress.start(xid);
+                Ok(())
+            }
+            Message::StreamCommit { xid, commit, end, commit_time } => {
+                self.assembly.begin(commit, xid, commit_time);
+                let replay = self.in_progress.commit(xid, end).await;
+                self.replay = Some(replay.map_err(|error| self.not_kept(error))?);
+                Ok(())
+            }
+            Message::StreamAbort { xid, part } => {
+                let aborted = self.in_progress.abort(xid, part).await;
+                return aborted.map_err(|error| self.not_kept(error));
+            }
             Message::Logical { lsn, transactional, prefix, content } => {
                 if prefix != session::PREFIX {
                     self.assembly.message((lsn, transactional), &prefix, &content);
@@ -179,9 +209,32 @@ impl PostgresSource {
                 }
                 Ok(())
             }
-            Message::Other => Ok(()),
+            // A stop ends what is kept before it comes here.
+            Message::StreamStop | Message::Other => Ok(()),
         };
         shaped.map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))
+    }
+
+    /// One message more of the transaction that is published after it came in streams, or its end.
+    async fn replay(&mut self, mut replay: Replay) -> Result<(), SourceError> {
+        match replay.next().await.map_err(|error| self.not_kept(error))? {
+            Some((lsn, data, block)) => {
+                self.replay = Some(replay);
+                self.assembly.inside(block);
+                self.data(lsn, &data).await
+            }
+            None => self.commit(replay.end).await,
+        }
+    }
+
+    fn not_kept(&self, error: KeepError) -> SourceError {
+        match error {
+            KeepError::Io { .. } => self.faults.unavailable(format!(
+                "{error}; make room there, or set streaming = false in systems/{}.toml, with which the server keeps it",
+                self.system.name
+            )),
+            KeepError::Decode(_) | KeepError::Damaged(_) => self.faults.protocol(error.to_string()),
+        }
     }
 
     /// The relation of a change, or `None` where its table is not wanted. A row with an enum label that was added since has the types
@@ -319,6 +372,10 @@ impl Source for PostgresSource {
             let between = self.assembly.transaction.is_none();
             let moment = (between, self.retained());
             self.load.advance(&mut self.session, &self.assembly.position, moment, &self.metrics.retaken).await?;
+            if let Some(replay) = self.replay.take() {
+                self.replay(replay).await?;
+                continue;
+            }
             if let Some(event) = self.wire.ready() {
                 self.handle(event?).await?;
                 continue;

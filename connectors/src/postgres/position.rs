@@ -51,8 +51,19 @@ pub(crate) struct Again {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Inside {
     pub(crate) commit: u64,
+    /// LSN of the last change, and its number among those there; zero before the first.
     pub(crate) change: u64,
     pub(crate) index: u32,
+    /// LSN of the last logical message: they are told apart from changes, as the server may send one that ends where a change begins
+    /// before it or after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<u64>,
+}
+
+impl Inside {
+    pub(crate) fn new(commit: u64) -> Self {
+        Self { commit, change: 0, index: 0, message: None }
+    }
 }
 
 /// How far a table's reading is. A table that is not listed has not begun.
@@ -206,7 +217,7 @@ mod tests {
     #[test]
     fn a_position_survives_its_text() {
         let mut position = Position::new("7123".into(), 2, 3, Lsn(0x16_B374_D848));
-        position.inside = Some(Inside { commit: 9, change: 8, index: 7 });
+        position.inside = Some(Inside { commit: 9, change: 8, index: 7, message: Some(8) });
         let table = TableName::new("登记", "a.b");
         let progress = position.of(&table);
         progress.ranges.push(Range { after: Some(vec!["1".into(), "it's".into()]), upto: Some(vec!["2".into()]) });

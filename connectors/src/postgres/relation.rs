@@ -240,6 +240,7 @@ pub(crate) mod tests {
             heartbeat: Duration::from_secs(10),
             on_gap: GapPolicy::Stop,
             origin: Origins::Any,
+            streaming: true,
         };
         System {
             name: Name::parse("register").unwrap(),

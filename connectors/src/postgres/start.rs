@@ -1,5 +1,6 @@
 //! The start of a connection: checks in the order in which a person would mend what they find, then slot, position and first load.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use sqlx::postgres::PgConnection;
 use super::catalogue::{self, TableFacts};
 use super::config::Address;
 use super::fault::Faults;
+use super::in_progress::InProgress;
 use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
@@ -65,6 +67,7 @@ pub(crate) fn address(system: &System, config: &PostgresConfig, faults: &Faults)
 pub(crate) async fn connect(
     system: Arc<System>,
     position: Option<Bytes>,
+    directory: Arc<Path>,
     metrics: &Metrics,
 ) -> Result<PostgresSource, SourceError> {
     // Without a provider chosen TLS panics; another part of the process may have chosen one already.
@@ -112,6 +115,8 @@ pub(crate) async fn connect(
         session,
         relations,
         assembly,
+        in_progress: InProgress::new(directory, metrics.in_progress.clone()),
+        replay: None,
         load,
         dirty: begin.fresh,
         slot: None,

@@ -155,16 +155,29 @@ impl Assembly {
     /// A message that an application wrote, in a transaction or by itself.
     pub(crate) fn message(&mut self, (lsn, transactional): (u64, bool), prefix: &[u8], content: &[u8]) {
         let order = if transactional { self.metadata.as_mut().map(|metadata| metadata.count(MESSAGES)) } else { None };
+        // Its LSN is the end of its record, where another can begin: no other version is of a place within it.
+        let within = lsn.saturating_sub(1);
         let (version, xid, ts_us) = if transactional {
-            let Some(version) = self.version(lsn) else { return };
             let Some(transaction) = &self.transaction else { return };
-            (version, Some(u64::from(transaction.xid)), transaction.ts_us)
-        } else {
-            if lsn < self.position.lsn.0 {
+            let here = self.position.inside.filter(|inside| inside.commit == transaction.commit);
+            let here = here.unwrap_or_else(|| Inside::new(transaction.commit));
+            if here.message >= Some(lsn) {
                 return;
             }
-            self.idle(lsn.saturating_add(1));
-            let version = Version { epoch: self.position.epoch, commit: lsn, change: lsn, index: 0, revision: 0 };
+            self.position.inside = Some(Inside { message: Some(lsn), ..here });
+            if let Some(metadata) = &mut self.metadata {
+                metadata.open(&mut self.notices);
+            }
+            let (epoch, commit) = (self.position.epoch, transaction.commit);
+            let version = Version { epoch, commit, change: within, index: 0, revision: 0 };
+            (version, Some(u64::from(transaction.xid)), transaction.ts_us)
+        } else {
+            if lsn <= self.position.lsn.0 {
+                return;
+            }
+            // Not beyond: a commit can begin there.
+            self.idle(lsn);
+            let version = Version { epoch: self.position.epoch, commit: within, change: within, index: 0, revision: 0 };
             (version, None, self.newest_commit_us.unwrap_or_default())
         };
         let last_commit_lsn = self.position.last_commit.map(|lsn| lsn.0);
@@ -191,18 +204,18 @@ impl Assembly {
         } else {
             (transaction.change, transaction.index, transaction.begun) = (lsn, 0, true);
         }
-        let here = Inside { commit: transaction.commit, change: transaction.change, index: transaction.index };
-        if let Some(inside) = self.position.inside
-            && inside.commit == here.commit
-            && (inside.change, inside.index) >= (here.change, here.index)
-        {
+        let here = (transaction.change, transaction.index);
+        let inside = self.position.inside.filter(|inside| inside.commit == transaction.commit);
+        let inside = inside.unwrap_or_else(|| Inside::new(transaction.commit));
+        if (inside.change, inside.index) >= here {
             return None;
         }
-        self.position.inside = Some(here);
+        let (change, index) = here;
+        self.position.inside = Some(Inside { change, index, ..inside });
         if let Some(metadata) = &mut self.metadata {
             metadata.open(&mut self.notices);
         }
-        Some(Version { epoch: self.position.epoch, commit: here.commit, change: here.change, index: here.index, revision: 0 })
+        Some(Version { epoch: self.position.epoch, commit: inside.commit, change, index, revision: 0 })
     }
 
     /// The changes that follow, until this is called again, are slices of this block.

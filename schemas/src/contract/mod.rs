@@ -17,7 +17,7 @@ pub mod system;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +134,17 @@ pub enum LogConfig {
         path: PathBuf,
     },
     Kafka(KafkaConfig),
+}
+
+impl LogConfig {
+    /// The directory of this machine in which a node keeps what it writes.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::Embedded { path } => path.parent().unwrap_or(path),
+            Self::Kafka(config) => &config.state_path,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -54,6 +54,9 @@ pub struct PostgresConfig {
     pub heartbeat: Duration,
     pub on_gap: GapPolicy,
     pub origin: Origins,
+    /// Receive what transactions have changed before they are committed, once the server holds more than its
+    /// `logical_decoding_work_mem` of it, and keep it here until then; `false` leaves it on the server's disk.
+    pub streaming: bool,
 }
 
 /// Which changes are taken, by their replication origin (PostgreSQL documentation, "Replication Progress Tracking").
@@ -220,7 +223,9 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "path", "poll"].iter().for_each(|key| root.know(key));
+            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "path", "poll"]
+                .iter()
+                .for_each(|key| root.know(key));
             None
         }
     };
@@ -300,7 +305,8 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let on_gap = read_gap_policy(root);
     let origins = [("any", Origins::Any), ("none", Origins::None)];
     let origin = root.choice("origin", &origins).map_or_else(Origins::default, |found| found.value);
-    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin })
+    let streaming = root.flag("streaming").is_none_or(|found| found.value);
+    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin, streaming })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

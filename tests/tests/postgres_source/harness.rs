@@ -1,6 +1,7 @@
 //! One system: its server, its log, and a mirror that applies what is published.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         heartbeat: Duration::from_millis(50),
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
+        streaming: true,
     };
     System {
         name: Name::parse("register").unwrap(),
@@ -112,7 +114,7 @@ pub(crate) struct Exchange {
     registry: Arc<Numbers>,
     metrics: Metrics,
     pub(crate) prometheus: prometheus::Registry,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Exchange {
@@ -121,7 +123,7 @@ impl Exchange {
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
         let prometheus = prometheus::Registry::new();
         let metrics = Metrics::register(&prometheus).unwrap();
-        Self { log, registry: Arc::default(), metrics, prometheus, _home: home }
+        Self { log, registry: Arc::default(), metrics, prometheus, home }
     }
 
     pub(crate) async fn connect(&self, system: &System) -> Result<Session, SourceError> {
@@ -129,6 +131,15 @@ impl Exchange {
     }
 
     pub(crate) async fn connect_with(&self, system: &System, batch: usize) -> Result<Session, SourceError> {
+        self.open(system, batch, self.home.path()).await
+    }
+
+    /// With another directory for files beside the log, named from its own.
+    pub(crate) async fn connect_in(&self, system: &System, directory: &str) -> Result<Session, SourceError> {
+        self.open(system, 4 << 20, &self.home.path().join(directory)).await
+    }
+
+    async fn open(&self, system: &System, batch: usize, directory: &Path) -> Result<Session, SourceError> {
         let owned = self.log.open(&OwnerId::new(Role::Connect, "register")).await.unwrap();
         let settings = PublishSettings {
             system: "register".into(),
@@ -141,7 +152,8 @@ impl Exchange {
         };
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);
         let publisher = Publisher::new(owned, Arc::new(self.log.clone()), registry, settings).await.unwrap();
-        let source = PostgresSource::connect(Arc::new(system.clone()), publisher.position(), &self.metrics).await?;
+        let source =
+            PostgresSource::connect(Arc::new(system.clone()), publisher.position(), directory.into(), &self.metrics).await?;
         Ok(Session { source, publisher, batch })
     }
 
@@ -169,9 +181,17 @@ impl Exchange {
     }
 
     pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.sum(name, |metric| metric.get_counter().get_value())
+    }
+
+    pub(crate) fn gauge(&self, name: &str) -> u64 {
+        self.sum(name, |metric| metric.get_gauge().get_value())
+    }
+
+    fn sum(&self, name: &str, value: impl Fn(&prometheus::proto::Metric) -> f64) -> u64 {
         let families = self.prometheus.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap_or_else(|| panic!("no metric {name}"));
-        family.get_metric().iter().map(|metric| metric.get_counter().get_value() as u64).sum()
+        family.get_metric().iter().map(|metric| value(metric) as u64).sum()
     }
 }
 

@@ -6,7 +6,7 @@ use guitong_connectors::source::{Source, SourceBudget};
 use guitong_schemas::change::{Change, Notice, Order, Place};
 use guitong_tests::servers::postgres::{ADMIN, Postgres};
 
-use super::harness::{Exchange, Session, system};
+use super::harness::{Exchange, Session, lines, system};
 
 /// Publishes until there are so many notices; nothing is confirmed.
 async fn take(session: &mut Session, count: usize) -> (Vec<Notice>, Vec<Change>) {
@@ -75,4 +75,26 @@ async fn messages_and_transactions_come_once_over_a_crash() {
     let wanted = ["begin true", "app: after true Some(1)", "end 1 [(\"message\", 1)]"];
     assert_eq!(notices.iter().map(text).collect::<Vec<_>>(), wanted);
     assert!(changes.is_empty());
+}
+
+/// A message outside of transactions ends where the record of a commit can begin: that it was published says nothing of the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_right_after_a_message_survives_a_restart() {
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE a (id int PRIMARY KEY)").await.unwrap();
+    let exchange = Exchange::new().await;
+    let system = system(&server, ADMIN);
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    for id in 1..=10 {
+        let write = format!("BEGIN; INSERT INTO a VALUES ({id}); SELECT pg_logical_emit_message(false, 'app', '{id}'); COMMIT");
+        server.execute(&write).await.unwrap();
+        // A batch of the message alone.
+        let (notices, changes) = take(&mut session, 1).await;
+        assert!(notices.len() == 1 && changes.is_empty(), "{notices:?} {changes:?}");
+        drop(session);
+        session = exchange.reconnect(&system).await;
+        assert_eq!(lines(&session.take(1).await), [format!("c a [{id}]")]);
+    }
+    session.quiet().await;
 }

@@ -61,6 +61,11 @@ impl Frames {
         Ok(Some(Frame { kind, body, block: self.block }))
     }
 
+    /// Nothing is left of what was read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.read.is_empty()
+    }
+
     /// Takes all messages that are whole off what was read, as one.
     fn cut(&mut self) -> Result<(), WireError> {
         let mut end = 0;

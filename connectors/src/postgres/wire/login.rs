@@ -100,9 +100,10 @@ impl Login {
         let publication = quote_name(&config.publication).replace('\'', "''");
         // Servers before 16 do not know the option.
         let origin = if config.origin == Origins::None { ", origin 'none'" } else { "" };
+        let protocol = if config.streaming { "proto_version '2', streaming 'on'" } else { "proto_version '1'" };
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL {durable} \
-             (proto_version '1', publication_names '{publication}', messages 'true'{origin})",
+             ({protocol}, publication_names '{publication}', messages 'true'{origin})",
             quote_name(&config.slot)
         );
         let started = async {

@@ -25,8 +25,8 @@ use tokio::io::ReadHalf;
 use tokio::task::unconstrained;
 
 pub(crate) use self::error::{ServerError, WireError};
-pub(crate) use self::frames::Block;
 use self::frames::Frame;
+pub(crate) use self::frames::{Block, Frames};
 use self::intake::Intake;
 pub(crate) use self::login::{Identity, Login, Purpose};
 pub(crate) use self::reader::Reader;
