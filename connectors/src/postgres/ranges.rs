@@ -4,6 +4,9 @@
 //! index keeps apart, and rows between two parts would be passed over. Bounds come from the server's statistics of the key's first
 //! column; without statistics a table is one range, which is read on and on. A table whose declared key no index vouches for is read by
 //! the place of its rows (`ctid`): a row that moves meanwhile comes whole with its change, since such tables have REPLICA IDENTITY FULL.
+//!
+//! Where a table is written anew (ALTER TABLE, VACUUM FULL, CLUSTER), nothing is streamed, its rows have other places, and a snapshot from
+//! before ALTER TABLE can find it empty. A read says which files it was of ([`Files`]), so that such a one does not count.
 
 use guitong_schemas::contract::system::SnapshotConfig;
 use guitong_schemas::table::Table;
@@ -58,8 +61,9 @@ impl Plan {
         let columns = table.columns.len();
         if !relation.chunkable {
             let select = select(table, shape.partitioned, filter, true);
-            let order = vec![PAGES.to_owned()];
-            return Ok(Self { terms: order.clone(), order, collation: String::new(), select, by_pages: true, columns });
+            let order = vec![places(&Files::now(connection, shape).await?)];
+            let terms = vec![PAGES.to_owned()];
+            return Ok(Self { terms, order, collation: String::new(), select, by_pages: true, columns });
         }
         let order: Vec<String> = table.key_columns().map(|column| column.name.clone()).collect();
         let collations = collations(connection, shape.oid).await?;
@@ -150,6 +154,11 @@ impl Plan {
         format!("{} WHERE ({}) IN ({})", self.select, names.join(", "), literals.join(", "))
     }
 
+    /// Whether rows that were read of these files are of the table that the plan was made for.
+    pub(crate) fn is_of(&self, files: &Files) -> bool {
+        files.seen && (!self.by_pages || self.order == [places(files)])
+    }
+
     /// A bound can be of the first columns alone.
     fn compare(&self, operator: &str, bound: &[String]) -> String {
         let terms: Vec<&str> = self.terms.iter().take(bound.len()).map(String::as_str).collect();
@@ -160,6 +169,44 @@ impl Plan {
     pub(crate) fn fits(&self, order: &[String], ranges: &[Range]) -> bool {
         let bounds = ranges.iter().flat_map(|range| range.after.iter().chain(&range.upto));
         (order.is_empty() || order == self.order) && bounds.into_iter().all(|bound| bound.len() <= self.order.len())
+    }
+}
+
+/// What the order of places is called: places are of the files.
+fn places(files: &Files) -> String {
+    format!("{PAGES} of {}", files.nodes)
+}
+
+/// The files in which a table, or each of its partitions, is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Files {
+    nodes: String,
+    /// They were the same when the snapshot was taken.
+    pub(crate) seen: bool,
+}
+
+impl Files {
+    /// Asks for them. The functions tell what is now, and `pg_class` what the snapshot sees; after a table was read, nothing can change
+    /// either before the transaction ends.
+    pub(crate) fn query(shape: &Shape) -> String {
+        let oid = shape.oid;
+        let all = if shape.partitioned { format!("(SELECT relid FROM pg_partition_tree({oid}))") } else { format!("({oid})") };
+        format!(
+            "SELECT coalesce(string_agg(pg_relation_filenode(oid)::text, ',' ORDER BY oid), ''), \
+             coalesce(bool_and(pg_relation_filenode(oid) IS NOT DISTINCT FROM nullif(relfilenode, 0)), false)::text \
+             FROM pg_class WHERE oid IN {all}"
+        )
+    }
+
+    /// From the values that [`Files::query`] gave.
+    pub(crate) fn read(values: &[String]) -> Option<Self> {
+        let [nodes, seen] = values else { return None };
+        Some(Self { nodes: nodes.clone(), seen: seen == "true" })
+    }
+
+    async fn now(connection: &mut PgConnection, shape: &Shape) -> Result<Self, sqlx::Error> {
+        let (nodes, seen): (String, String) = sqlx::query_as(AssertSqlSafe(Self::query(shape))).fetch_one(connection).await?;
+        Ok(Self { nodes, seen: seen == "true" })
     }
 }
 

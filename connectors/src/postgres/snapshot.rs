@@ -387,6 +387,7 @@ impl FirstLoad {
                     place,
                     span,
                     relation: Arc::clone(&job.relation),
+                    shape: job.shape.clone(),
                     plan: Arc::clone(&plan),
                     per_row: job.per_row,
                     stop: job.stop.clone(),

@@ -17,11 +17,12 @@ use super::chunk::marks;
 use super::copy::CopyRows;
 use super::fault::Faults;
 use super::position::{Position, Settling};
-use super::ranges;
+use super::ranges::{self, Files};
 use super::relation::Relation;
 use super::session::{Reading, Session};
 use super::snapshot::{FirstLoad, RETAKE};
 use super::visibility::Visibility;
+use super::worker::rewritten;
 use crate::source::SourceError;
 
 /// Bytes that the reader puts together before it hands them on.
@@ -138,10 +139,15 @@ impl FirstLoad {
             return Ok(());
         }
         // A later one sees all that an earlier one saw, and the stream stands still in between.
-        let reading = session.read().await?;
+        let mut reading = session.read().await?;
         let Some(job) = self.jobs.front() else { return Ok(()) };
         let relation = Arc::clone(&job.relation);
         let query = ranges::select(&relation.table, job.shape.partitioned, self.filter(job), false);
+        // Nobody can write the table anew once it was touched.
+        let touch = format!("{query} LIMIT 0; {}", Files::query(&job.shape));
+        if Files::read(&reading.reader.run(&touch).await?).is_none_or(|files| !files.seen) {
+            return Err(session.faults.unavailable(rewritten(&relation)));
+        }
         self.whole = WholeTable::Rows(WholeRows::start(relation, query, reading, (commit, ts_us), session.faults.clone()));
         Ok(())
     }

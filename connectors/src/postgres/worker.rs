@@ -21,7 +21,7 @@ use super::fault::Faults;
 use super::image;
 use super::limits::Pace;
 use super::position::Range;
-use super::ranges::{Plan, end_of_pages};
+use super::ranges::{Files, Plan, Shape, end_of_pages};
 use super::relation::Relation;
 use super::session::mark;
 use super::wire::{Login, Purpose, Reader};
@@ -42,9 +42,26 @@ pub(crate) struct Order {
     pub(crate) place: Place,
     pub(crate) span: Range,
     pub(crate) relation: Arc<Relation>,
+    pub(crate) shape: Shape,
     pub(crate) plan: Arc<Plan>,
     pub(crate) per_row: Option<u64>,
     pub(crate) stop: CancellationToken,
+}
+
+impl Order {
+    /// # Errors
+    /// Where the table was written anew since the snapshot or the plan: the next session goes on with it as it is then.
+    fn check(&self, files: &Option<Files>, faults: &Faults) -> Result<(), SourceError> {
+        match files {
+            Some(files) if self.plan.is_of(files) => Ok(()),
+            Some(_) => Err(faults.unavailable(rewritten(&self.relation))),
+            None => Err(faults.protocol("the files of a table were not told")),
+        }
+    }
+}
+
+pub(crate) fn rewritten(relation: &Relation) -> String {
+    format!("{} was written anew while it was read, as by ALTER TABLE or VACUUM FULL", relation.table.name)
 }
 
 /// What a worker says.
@@ -154,10 +171,12 @@ impl Worker {
             Place::Again(keys) => order.plan.keys(keys),
             Place::Range(_) => order.plan.next(span, limit + 1, pages),
         };
-        let snapshot = reader.copy(&format!("{BEGIN}; COPY ({query}) TO STDOUT; COMMIT")).await?.pop();
+        let statements = format!("{BEGIN}; COPY ({query}) TO STDOUT; {}; COMMIT", Files::query(&order.shape));
+        let snapshot = reader.copy(&statements).await?.pop();
         let snapshot = snapshot.ok_or_else(|| faults.protocol("a snapshot was not told"))?;
         let limit_rows = if order.plan.by_pages || matches!(order.place, Place::Again(_)) { usize::MAX } else { limit };
         let part = gather(&mut reader, &order.plan, (common.chunk_bytes, limit_rows), faults).await?;
+        order.check(&Files::read(reader.after()), faults)?;
         self.reader = Some(reader);
         common.pace.settle(limit, part.rows.len() as u64);
         let next = self.next(order, span, &part, pages)?;

@@ -191,3 +191,79 @@ async fn random_histories_end_as_the_tables() {
     );
     assert_equal(&pool, &mirror).await;
 }
+
+/// Writes a table anew, and commits once somebody waits for it.
+async fn written_anew(pool: &PgPool, table: &str) -> tokio::task::JoinHandle<()> {
+    let mut department = pool.begin().await.unwrap();
+    let alter = format!("ALTER TABLE {table} ALTER n TYPE bigint");
+    sqlx::raw_sql(AssertSqlSafe(alter)).execute(&mut *department).await.unwrap();
+    tokio::spawn(commit_when_waited_for(pool.clone(), department))
+}
+
+async fn commit_when_waited_for(pool: PgPool, department: sqlx::Transaction<'static, sqlx::Postgres>) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() == 0 {
+        assert!(Instant::now() < deadline, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    department.commit().await.unwrap();
+}
+
+/// Nothing of a table is taken that was written anew between a snapshot and its reading, or between two parts of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_written_anew_while_it_is_read_is_whole() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE numbers (k int PRIMARY KEY, n int, pad text);
+             INSERT INTO numbers SELECT n, n, repeat('x', 200) FROM generate_series(1, 3000) n;
+             CREATE TABLE loose (n int); INSERT INTO loose SELECT generate_series(1, 3000);
+             CREATE TABLE places (k int NOT NULL, pad text); ALTER TABLE places REPLICA IDENTITY FULL;
+             INSERT INTO places SELECT n, repeat('x', 200) FROM generate_series(1, 6000) n; DELETE FROM places WHERE k <= 3000;",
+        )
+        .await
+        .unwrap();
+    let mut system = prepared(&server).await;
+    system.snapshot.chunk = 16 << 10;
+    system.keys = vec![(TableName::new("public", "places"), vec!["k".to_owned()])];
+    let exchange = Exchange::new().await;
+    let pool = server.admin().await.unwrap();
+    let mut session = exchange.connect(&system).await.unwrap();
+    let (mut mirror, mut loose, mut anew, mut moved, mut refused) = (Mirror::default(), 0, Vec::new(), false, 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while session.source.status().phase != Phase::Streaming {
+        assert!(Instant::now() < deadline, "{:?}", session.source.status());
+        match session.step().await {
+            Ok(mut changes) => {
+                loose += changes.iter().filter(|change| change.table.name.name == "loose").count();
+                changes.retain(|change| change.table.name.name != "loose");
+                // Read whole, it comes after the others.
+                if refused == 2 && anew.len() == 1 && !changes.is_empty() {
+                    anew.push(written_anew(&pool, "loose").await);
+                }
+                mirror.apply(&changes);
+            }
+            Err(error) => {
+                assert!(error.is_transient() && error.to_string().contains("written anew"), "{error}");
+                refused += 1;
+                drop(session);
+                session = exchange.reconnect(&system).await;
+            }
+        }
+        if anew.is_empty() && !mirror.table("numbers").is_empty() {
+            anew.push(written_anew(&pool, "numbers").await);
+        }
+        let read = session.source.status().snapshot.map(|status| status.rows_done);
+        if !moved && mirror.table("numbers").len() == 3_000 && read > Some(3_000) {
+            // What is not read moves to where the reading has been.
+            server.execute("VACUUM FULL places").await.unwrap();
+            moved = true;
+        }
+    }
+    for commit in anew {
+        commit.await.unwrap();
+    }
+    assert_eq!((mirror.table("numbers").len(), mirror.table("places").len(), loose), (3_000, 3_000, 3_000));
+    assert_eq!(refused, 3, "each table was met once when it did not count");
+}

@@ -18,6 +18,8 @@ const COPY_OUT: u8 = b'H';
 
 pub(crate) struct Reader {
     intake: Intake<Transport>,
+    /// The last row that came after those of `COPY`.
+    after: Vec<String>,
     faults: Faults,
 }
 
@@ -29,11 +31,12 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     pub(super) fn new(intake: Intake<Transport>, faults: Faults) -> Self {
-        Self { intake, faults }
+        Self { intake, after: Vec::new(), faults }
     }
 
     /// Runs `statements` up to their `COPY`, whose rows [`Reader::line`] then gives; the values of the last row before that.
     pub(crate) async fn copy(&mut self, statements: &str) -> Result<Vec<String>, SourceError> {
+        self.after.clear();
         let begun = async {
             self.send(statements).await?;
             self.values(COPY_OUT).await
@@ -57,12 +60,21 @@ impl Reader {
             match frame.kind {
                 backend::COPY_DATA_TAG => return Ok(Some(frame.body)),
                 backend::READY_FOR_QUERY_TAG => return Ok(None),
+                backend::DATA_ROW_TAG => {
+                    let read = values(&frame.body).map_err(|error| self.faults.wire("reading a table", &error));
+                    self.after = read?;
+                }
                 backend::ERROR_RESPONSE_TAG => {
                     return Err(self.faults.wire("reading a table", &server_error(frame.kind, &frame.body)));
                 }
                 _ => {}
             }
         }
+    }
+
+    /// The values of the last row that the statements after `COPY` gave.
+    pub(crate) fn after(&self) -> &[String] {
+        &self.after
     }
 
     async fn send(&mut self, statements: &str) -> Result<(), WireError> {
@@ -81,7 +93,7 @@ impl Reader {
             match frame.kind {
                 kind if kind == end => return Ok(last),
                 backend::DATA_ROW_TAG => {
-                    last = row(&frame.body).ok_or_else(|| WireError::Protocol("a row of an answer does not read".to_owned()))?;
+                    last = values(&frame.body)?;
                 }
                 backend::ERROR_RESPONSE_TAG => return Err(server_error(frame.kind, &frame.body)),
                 backend::READY_FOR_QUERY_TAG => return Err(WireError::Protocol("COPY was not answered with rows".to_owned())),
@@ -89,6 +101,10 @@ impl Reader {
             }
         }
     }
+}
+
+fn values(body: &[u8]) -> Result<Vec<String>, WireError> {
+    row(body).ok_or_else(|| WireError::Protocol("a row of an answer does not read".to_owned()))
 }
 
 /// Values of a DataRow (PostgreSQL documentation, "Message Formats"), NULL as nothing: how many, then the length and the text of each.
