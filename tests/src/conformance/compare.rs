@@ -159,5 +159,12 @@ mod tests {
         let found: Vec<String> = topics(&theirs, &ours).into_iter().map(|difference| difference.path).collect();
         assert_eq!(found, ["value schemas[0] (order of attributes)", "messages", "headers", "message"]);
         assert_eq!(topics(&theirs, &BTreeMap::new()).len(), 3, "a missing topic");
+        let text = |value: Json| {
+            let mut topics = dump(value);
+            topics.get_mut("t").unwrap().messages[0].value_schema = None;
+            topics
+        };
+        let found = topics(&text(json!({"a": 1, "b": 2})), &text(json!({"b": 2, "a": 1})));
+        assert_eq!(found[0].path, "value (order of fields)");
     }
 }
