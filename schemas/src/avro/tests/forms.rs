@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::super::form::{AddedField, Converter, Metadata, SourceField, Unwrap, UnwrappedDeletes};
 use super::*;
+use crate::change::{Notice, TransactionMark};
 
 /// Every form that a key, a row and an envelope can have.
 fn forms() -> Vec<EventForm> {
@@ -106,6 +107,43 @@ fn values_in_json_are_those_of_the_converter() {
         (ColumnType::Date, "1970-01-02", "1"),
     ] {
         assert_eq!(cell(kind, text), wanted, "{text}");
+    }
+}
+
+#[test]
+fn notices_in_json_are_those_of_the_converter() {
+    let form = EventForm { converter: Converter::Json, ..EventForm::DEFAULT };
+    let plan = NoticePlan::compile(&TableContext { form: &form, ..CONTEXT });
+    let mark = TransactionMark { xid: 7, commit: 9, ts_us: 1_999 };
+    let begin = Notice::Begin(mark);
+    let end = |tables| Notice::End { mark, events: 3, tables };
+    let text = |notice: &Notice, with_content| {
+        let (mut key, mut value) = (vec![], vec![]);
+        plan.key(notice, 0, &mut key);
+        plan.value(notice, with_content, Stamp { schema_id: 0, processed_us: 5_000 }, &mut value);
+        [key, value].map(|text| String::from_utf8(text).unwrap())
+    };
+    let id = r#"{"id":"7:9"}"#;
+    for (notice, wanted) in [
+        (begin, r#"{"status":"BEGIN","id":"7:9","event_count":null,"data_collections":null,"ts_ms":1}"#),
+        (end(vec![]), r#"{"status":"END","id":"7:9","event_count":3,"data_collections":[],"ts_ms":1}"#),
+        (
+            end(vec![("public.表".into(), 2), ("message".into(), 1)]),
+            concat!(
+                r#"{"status":"END","id":"7:9","event_count":3,"data_collections":[{"data_collection":"public.表","event_count":2},"#,
+                r#"{"data_collection":"message","event_count":1}],"ts_ms":1}"#
+            ),
+        ),
+    ] {
+        assert_eq!(text(&notice, true), [id, wanted]);
+    }
+    let origin = change(&enterprise(), Operation::Create, Before::None, None).origin;
+    let message = Notice::Message { prefix: "a\"".into(), content: "甲".into(), version: Version::default(), origin };
+    for (with_content, content) in [(true, r#""55Sy""#), (false, "null")] {
+        let [key, value] = text(&message, with_content);
+        assert_eq!(key, r#"{"prefix":"a\""}"#);
+        let tail = format!(r#""origin_lsn":null}},"transaction":null,"message":{{"prefix":"a\"","content":{content}}}}}"#);
+        assert!(value.starts_with(r#"{"op":"m","ts_ms":5,"source":{"version":"#) && value.ends_with(&tail), "{value}");
     }
 }
 

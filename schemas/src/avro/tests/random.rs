@@ -354,9 +354,14 @@ proptest! {
     fn any_text_is_encoded_or_refused(kind in kinds(), text in proptest::collection::vec(proptest::sample::select(b"0123456789-+.:{}\",\\ BCNULLabxyT()=>infity\xe4\xb8\xad".to_vec()), 0..24)) {
         let table = Arc::new(Table { name: TableName::new("public", "t"), columns: vec![column("c", kind, true)], key: vec![] });
         let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
+        let json = EventForm { converter: form::Converter::Json, ..EventForm::DEFAULT };
+        let json_plan = EncodePlan::compile(&table, &TableContext { form: &json, ..CONTEXT }).unwrap();
         let change = change(&table, Operation::Create, Before::None, Some(row(&[Given::Text(text)])));
-        if let Ok((bytes, _)) = encode(&plan, &change) {
+        let (avro, json) = (encode(&plan, &change), encode(&json_plan, &change));
+        prop_assert_eq!(avro.as_ref().map(|(_, marks)| marks), json.as_ref().map(|(_, marks)| marks));
+        if let (Ok((bytes, _)), Ok((text, _))) = (avro, json) {
             oracle(plan.value_schema().unwrap(), &bytes);
+            serde_json::from_slice::<Json>(&text).unwrap();
         }
     }
 }
