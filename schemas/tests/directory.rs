@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guitong_schemas::avro::EventForm;
-use guitong_schemas::avro::form::{Decimals, Names, Truncates};
+use guitong_schemas::avro::form::{
+    AddedField, Converter, Decimals, DeleteLeaves, Metadata, Names, SourceField, Truncates, Unwrap, UnwrappedDeletes,
+};
 use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
@@ -349,6 +351,96 @@ fn events_have_the_form_that_is_declared() {
     fs::write(&hall, format!("{text}\n[debezium]\ntopic.prefix = \"gx\"\n")).unwrap();
     let problems = load_with(shared.path(), &[URL], CHECK).unwrap_err();
     assert_eq!(problems.list.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["duplicate"]);
+}
+
+/// With `options` under `[debezium]` of the system that no resource is read from.
+fn with_debezium(options: &str) -> tempfile::TempDir {
+    let directory = changed(&[]);
+    let hall = directory.path().join("systems/hall.toml");
+    let text = fs::read_to_string(&hall).unwrap();
+    fs::write(&hall, format!("{text}\n[debezium]\n{options}\n")).unwrap();
+    directory
+}
+
+#[test]
+fn events_can_be_json_or_rows_without_envelopes() {
+    const TRANSFORM: &str = "transforms.unwrap.type = \"io.debezium.transforms.ExtractNewRecordState\"\n";
+    let form = |options: &str| {
+        let directory = load_with(with_debezium(options).path(), &[URL], CHECK);
+        directory.unwrap_or_else(|problems| panic!("{}", problems.render(false))).systems["hall"].form.clone()
+    };
+    let json = form("key.converter = \"json\"\nvalue.converter = \"json\"");
+    assert_eq!(json, EventForm { converter: Converter::Json, ..EventForm::DEFAULT });
+    let mode = |mode: &str| format!("{TRANSFORM}transforms.unwrap.delete.tombstone.handling.mode = \"{mode}\"\n");
+    let unwrapped = form(&(mode("rewrite") + "transforms.unwrap.add.fields = \"op, table,source.ts_ms\""));
+    let added = [
+        ("__op", Metadata::Operation),
+        ("__table", Metadata::Source(SourceField::Table)),
+        ("__source_ts_ms", Metadata::Source(SourceField::TsMs)),
+    ];
+    let added = added.map(|(name, of)| AddedField { name: name.to_owned(), of }).to_vec();
+    assert_eq!(unwrapped.unwrap, Some(Unwrap { deletes: UnwrappedDeletes::Rewrite, added }));
+    for (options, leaves) in [
+        ("", DeleteLeaves::EventAndTombstone),
+        ("tombstones.on.delete = false", DeleteLeaves::Event),
+        (&mode("rewrite"), DeleteLeaves::Event),
+        (&mode("rewrite-with-tombstone"), DeleteLeaves::EventAndTombstone),
+        (&mode("tombstone"), DeleteLeaves::Tombstone),
+    ] {
+        assert_eq!(form(options).delete_leaves(), leaves, "{options}");
+    }
+
+    let problem = |options: &str| {
+        let problems = load_with(with_debezium(options).path(), &[URL], CHECK).unwrap_err();
+        let [problem] = &problems.list[..] else { panic!("{}", problems.render(false)) };
+        format!("{}: {}", problem.code, problem.message)
+    };
+    for (options, wanted) in [
+        ("value.converter = \"json\"".to_owned(), "bad-value: keys and values would be written by different converters"),
+        ("transforms = {}".to_owned(), "missing-key: `debezium.transforms.unwrap` is missing"),
+        (TRANSFORM.to_owned(), "missing-key: `debezium.transforms.unwrap.delete.tombstone.handling.mode` is missing"),
+        (mode("drop"), "bad-value: `debezium.transforms.unwrap.delete.tombstone.handling.mode` cannot be `drop`"),
+        (
+            mode("tombstone") + "tombstones.on.delete = false",
+            "bad-value: deletes would leave nothing: `transforms.unwrap` leaves a tombstone alone, and `tombstones.on.delete` takes it",
+        ),
+        (
+            mode("rewrite") + "transforms.unwrap.add.fields = \"op,source.pos\"",
+            "bad-value: `add.fields` cannot name `source.pos`",
+        ),
+        (mode("rewrite") + "transforms.unwrap.add.fields = \"op,op\"", "duplicate: `add.fields` would add `__op` twice"),
+        (mode("rewrite") + "transforms.unwrap.add.fields = \"lsn\"", "bad-value: `add.fields` cannot name `lsn`"),
+    ] {
+        assert_eq!(problem(&options), wanted, "{options}");
+    }
+}
+
+#[test]
+fn no_resource_is_read_from_events_that_are_not_envelopes_in_avro() {
+    let unwrap = "transforms.unwrap = { type = \"io.debezium.transforms.ExtractNewRecordState\", delete.tombstone.handling.mode = \"rewrite\" }";
+    let json = "key.converter = \"json\"\nvalue.converter = \"json\"";
+    for (options, what) in [(unwrap, "rows without their envelopes (`transforms.unwrap`)"), (json, "JSON (`value.converter`)")] {
+        let options = format!("[debezium]\n{options}\n[snapshot]");
+        let directory = changed(&[("systems/licensing.toml", "[snapshot]", &options)]);
+        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+        let problem = problems.list.iter().find(|problem| problem.file == "resources/enterprise.toml").unwrap();
+        assert_eq!((problem.code, problem.excerpt.as_ref().map(|excerpt| excerpt.place.line)), ("unreadable-events", Some(3)));
+        assert_eq!(problem.message, format!("the events of system licensing are {what}, from which no resource can be read"));
+        let help = "take that option out of systems/licensing.toml, or tail the table once more in a system of its own, which has its own slot";
+        assert_eq!(problem.help.as_deref(), Some(help));
+    }
+    let event = changed(&[
+        ("systems/licensing.toml", "complete = false\n", "complete = false\ntruncate = \"event\"\n"),
+        ("systems/licensing.toml", "[snapshot]", &format!("[debezium]\n{unwrap}\n[snapshot]")),
+    ]);
+    let problems = load_with(event.path(), &[URL], CHECK).unwrap_err();
+    let of_system: Vec<&str> = problems
+        .list
+        .iter()
+        .filter(|problem| problem.file == "systems/licensing.toml")
+        .map(|problem| &*problem.message)
+        .collect();
+    assert_eq!(of_system, ["an unwrapped event is a row, which a truncate has not"]);
 }
 
 #[test]

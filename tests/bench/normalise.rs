@@ -152,5 +152,5 @@ fn events(resource: &Resource) -> Result<(String, Vec<Vec<u8>>), Failure> {
         plan.value(&change, Stamp { schema_id: 1, processed_us: COMMITTED_US }, &mut out, &mut marks)?;
         values.push(out);
     }
-    Ok((plan.value_schema().to_owned(), values))
+    Ok((plan.value_schema().unwrap_or_default().to_owned(), values))
 }

@@ -93,7 +93,7 @@ pub(crate) fn encoded(count: u32) -> Result<(String, Vec<Bytes>), Box<dyn std::e
         plan.value(&insert(&table, number), Stamp { schema_id: 1, processed_us: 1 }, &mut out, &mut marks)?;
         values.push(Bytes::copy_from_slice(&out));
     }
-    Ok((plan.value_schema().to_owned(), values))
+    Ok((plan.value_schema().unwrap_or_default().to_owned(), values))
 }
 
 /// An event of the table as a program that uses serde would hold it; `apache-avro` wants the records' own names.

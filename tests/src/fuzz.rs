@@ -68,7 +68,7 @@ pub fn cell(bytes: &[u8]) {
         return;
     }
     let (_, body) = frame::read(&out).expect("a framed value");
-    let reader = DecodePlan::compile(plan.value_schema()).expect("our schema");
+    let reader = DecodePlan::compile(plan.value_schema().expect("Avro")).expect("our schema");
     let decoded = reader.envelope(body).expect("what was encoded decodes");
     assert!(decoded.after.is_some());
 }
@@ -79,7 +79,7 @@ pub fn envelope(bytes: &[u8]) {
         let context =
             TableContext { prefix: "raw.a", name: "a", database: "d", kind: SourceKind::Postgres, form: &EventForm::DEFAULT };
         let plan = EncodePlan::compile(&table(kinds()), &context).expect("a table of many columns has a form");
-        DecodePlan::compile(plan.value_schema()).expect("our schema")
+        DecodePlan::compile(plan.value_schema().expect("Avro")).expect("our schema")
     });
     let mut spans = Vec::new();
     let found = PLAN.spans(bytes, &mut spans);

@@ -74,3 +74,22 @@ async fn names_for_avro_are_equal() {
 async fn names_with_their_characters_codes_are_equal() {
     equal("dump_names_avro_unicode.json", &[]).await;
 }
+
+#[tokio::test]
+async fn rows_without_envelopes_are_equal() {
+    let defects = [Rule::Partitions, Rule::IdentityKey, Rule::NameColumn, Rule::SnapshotDisagrees, Rule::NullDefault];
+    equal("dump_unwrap.json", &defects).await;
+}
+
+#[tokio::test]
+async fn json_is_equal() {
+    let defects = [
+        Rule::Partitions,
+        Rule::KeylessTombstone,
+        Rule::IdentityKey,
+        Rule::NameColumn,
+        Rule::SnapshotDisagrees,
+        Rule::NullDefault,
+    ];
+    equal("dump_json.json", &defects).await;
+}

@@ -17,9 +17,9 @@ use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{
     AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, Record, Role, StoredOffset, TopicPartition,
 };
-use guitong_schemas::avro::EventForm;
+use guitong_schemas::avro::form::{Converter, Truncates, Unwrap, UnwrappedDeletes};
 use guitong_schemas::avro::schema::SourceKind;
-use guitong_schemas::avro::{DecodePlan, Value, frame};
+use guitong_schemas::avro::{DecodePlan, EventForm, SchemaError, Value, frame};
 use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::KafkaConfig;
 use guitong_schemas::position::Version;
@@ -305,6 +305,98 @@ async fn truncate_without_tombstones(exchange: &Exchange) {
     publisher.publish(batch(vec![change(&table, Operation::Truncate, 50, 0, None, None)], "b")).await.unwrap();
     let (keys, count) = held(exchange).await;
     assert_eq!((keys.len(), count), (0, 22 + 2), "only what was there again is deleted again");
+}
+
+/// The keys that the topic's events and tombstones leave, in forms that have no envelope in Avro; how many records it has.
+async fn held_in_any_form(exchange: &Exchange) -> (BTreeSet<Bytes>, usize) {
+    let mut held = BTreeSet::new();
+    let records = exchange.records().await;
+    for record in &records {
+        let key = record.key.clone().unwrap();
+        let is_delete = match record.value.as_deref() {
+            None => true,
+            Some(value) if value.starts_with(b"{") => {
+                let value: serde_json::Value = serde_json::from_slice(value).unwrap();
+                value["op"] == "d" || value["__deleted"] == "true"
+            }
+            Some(value) => {
+                let (id, body) = frame::read(value).unwrap();
+                let plan = DecodePlan::compile(&exchange.registry.schema(id).await.unwrap()).unwrap();
+                let row = plan.record(body).unwrap();
+                plan.field("__deleted").is_some_and(|field| row[field] == Value::Text("true"))
+            }
+        };
+        if is_delete { assert!(held.remove(&key), "a delete of what is not held") } else { assert!(held.insert(key)) }
+    }
+    (held, records.len())
+}
+
+fn unwrapped(deletes: UnwrappedDeletes) -> EventForm {
+    EventForm { unwrap: Some(Unwrap { deletes, added: vec![] }), ..EventForm::DEFAULT }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_deletes_what_is_held_in_every_form() {
+    let json = EventForm { converter: Converter::Json, tombstones: false, ..EventForm::DEFAULT };
+    let json_row = EventForm { converter: Converter::Json, ..unwrapped(UnwrappedDeletes::Rewrite) };
+    for form in [json, json_row, unwrapped(UnwrappedDeletes::Rewrite), unwrapped(UnwrappedDeletes::Tombstone)] {
+        let (exchange, table) = (Exchange::new().await, table());
+        let mut changes = rows_of(&table, 0..10, 1);
+        changes.push(change(&table, Operation::Delete, 20, 0, Some(row(&[Some("3"), None, None])), None));
+        changes.push(change(&table, Operation::Truncate, 21, 0, None, None));
+        changes.extend(rows_of(&table, 4..6, 30));
+        exchange.publisher_in(99, form.clone()).await.publish(batch(changes, "a")).await.unwrap();
+        let (keys, count) = held_in_any_form(&exchange).await;
+        assert_eq!((keys.len(), count), (2, 10 + 1 + 9 + 2), "{form:?}");
+        assert!(exchange.records().await.iter().all(|record| record.header("guitong-version").is_some()));
+    }
+}
+
+/// The events that an older configuration left count too, whatever they are written in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_ends_keys_that_were_published_in_another_form() {
+    let (exchange, table) = (Exchange::new().await, table());
+    let removed = |id, at| change(&table, Operation::Delete, at, 0, Some(row(&[Some(id), None, None])), None);
+    let mut changes = rows_of(&table, 0..3, 1);
+    changes.push(removed("0", 9));
+    let avro = EventForm { tombstones: false, ..EventForm::DEFAULT };
+    exchange.publisher_in(9, avro).await.publish(batch(changes, "a")).await.unwrap();
+    let json = EventForm { converter: Converter::Json, tombstones: false, ..EventForm::DEFAULT };
+    let mut changes = rows_of(&table, 5..8, 10);
+    changes.extend([removed("5", 20), change(&table, Operation::Truncate, 30, 0, None, None)]);
+    exchange.publisher_in(99, json).await.publish(batch(changes, "b")).await.unwrap();
+    let last: Vec<Record> = exchange.records().await.split_off(8);
+    let ended: BTreeSet<(Bytes, bool)> =
+        last.iter().map(|record| (record.key.clone().unwrap(), record.value.is_none())).collect();
+    let of_json = ended.iter().filter(|(key, _)| key.starts_with(b"{")).count();
+    // A key in Avro is no key of JSON events: its tombstone alone ends it.
+    assert_eq!((last.len(), ended.len(), of_json), (4, 4, 2));
+    assert!(ended.iter().all(|(key, is_tombstone)| *is_tombstone != key.starts_with(b"{")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rows_without_envelopes_cannot_say_stops_and_is_never_left_out() {
+    let keyless = {
+        let mut table = (*table()).clone();
+        table.key.clear();
+        Arc::new(table)
+    };
+    let exchange = Exchange::new().await;
+    let mut publisher = exchange.publisher_in(9, unwrapped(UnwrappedDeletes::Tombstone)).await;
+    let error = publisher.publish(batch(rows_of(&keyless, 0..1, 1), "a")).await.unwrap_err();
+    assert!(matches!(&error, PublishError::Schema(SchemaError::DeletesLost { .. })) && !error.is_transient(), "{error}");
+
+    let mut publisher = exchange.publisher_in(9, unwrapped(UnwrappedDeletes::Rewrite)).await;
+    let place = Place::Postgres { xid: Some(7), lsn: 2, last_commit_lsn: None, order: None };
+    let mut truncate = change(&keyless, Operation::Truncate, 2, 0, None, None);
+    // One that starts an epoch is the exchange's own, which cannot wait for a person.
+    publisher.publish(batch(vec![truncate.clone()], "b")).await.unwrap();
+    truncate.origin.place = place;
+    let error = publisher.publish(batch(vec![truncate.clone()], "c")).await.unwrap_err();
+    assert!(matches!(&error, PublishError::Truncate { .. }) && !error.is_transient(), "{error}");
+    let skip = EventForm { truncates: Truncates::Skip, ..unwrapped(UnwrappedDeletes::Rewrite) };
+    exchange.publisher_in(9, skip).await.publish(batch(vec![truncate], "d")).await.unwrap();
+    assert_eq!(exchange.records().await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

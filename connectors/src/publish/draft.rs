@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use guitong_log::{Batch, Headers, NewRecord, StateChange};
+use guitong_schemas::avro::form::DeleteLeaves;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodeError, Marks, Stamp, frame};
 use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
@@ -56,6 +57,13 @@ struct DraftRecord {
     other_key: Option<Range<usize>>,
     deletes: bool,
     tombstone: bool,
+}
+
+/// Columns that are not in a record's value, beside those that the source did not send.
+#[derive(Default)]
+struct LeftOut {
+    unreadable: Vec<usize>,
+    too_large: Vec<usize>,
 }
 
 pub(super) struct Draft {
@@ -130,58 +138,24 @@ impl Draft {
         other_half: Option<&RowImage>,
         settings: &PublishSettings,
     ) -> Result<(), PublishError> {
-        let max_record = settings.max_record;
         let place = self.place(table);
         self.keep(&change, table)?;
         let start = self.buffer.len();
-        let key = match table.key_id {
-            None => None,
-            Some(_) if change.operation == Operation::Truncate => None,
-            Some(id) => {
-                let row = row_of(&change).ok_or_else(|| image(&change, BadImage("is missing, so the row has no key")))?;
-                table.plan.key(row, id, &mut self.buffer)?;
-                Some(start..self.buffer.len())
-            }
-        };
-        let (mut unreadable, mut too_large) = (vec![], vec![]);
-        let value_start = self.buffer.len();
-        loop {
-            match table.plan.value(
-                &change,
-                Stamp { schema_id: table.value_id, processed_us: self.now_us },
-                &mut self.buffer,
-                &mut self.marks,
-            ) {
-                Ok(()) => {}
-                // A value that does not read is left out and named; the rest of the row goes on.
-                Err(EncodeError::Cell { index, column, problem, .. })
-                    if !change.table.key.contains(&index) && !unreadable.contains(&index) =>
-                {
-                    tracing::warn!(table = %change.table.name, %column, problem, version = %change.version, "a value was left out");
-                    unreadable.push(index);
-                    leave_out(&mut change, index)?;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let size = self.buffer.len() - start + RECORD_OVERHEAD;
-            if size <= max_record {
-                break;
-            }
-            self.buffer.truncate(value_start);
-            let largest = [change.before.row(), change.after.as_ref()]
-                .into_iter()
-                .flatten()
-                .filter_map(|row| rows::largest(row, &change.table))
-                .max_by_key(|&(_, length)| length);
-            let Some((index, _)) = largest else {
-                return Err(PublishError::TooLarge { table: change.table.name.to_string(), size, limit: max_record });
-            };
-            tracing::warn!(table = %change.table.name, version = %change.version, size, "a value over the limit was left out");
-            too_large.push(index);
-            leave_out(&mut change, index)?;
+        let is_truncate = change.operation == Operation::Truncate;
+        if table.is_keyed() && !is_truncate {
+            let row = row_of(&change).ok_or_else(|| image(&change, BadImage("is missing, so the row has no key")))?;
+            table.plan.key(row, table.key_id, &mut self.buffer)?;
         }
-        let value = Some(value_start..self.buffer.len());
+        let key = (table.is_keyed() && !is_truncate).then_some(start..self.buffer.len());
+        let leaves = leaves(&change, settings);
+        let value_start = self.buffer.len();
+        self.marks.clear();
+        let LeftOut { unreadable, mut too_large } = if leaves == DeleteLeaves::Tombstone {
+            LeftOut::default()
+        } else {
+            self.value(&mut change, table, start, settings.max_record)?
+        };
+        let value = (leaves != DeleteLeaves::Tombstone).then_some(value_start..self.buffer.len());
         // A trigger writes whole rows: what it left out was over the limit.
         if settings.kind == SourceKind::Changelog && change.after.is_some() {
             let left_out = self.marks.absent.iter().filter(|column| !too_large.contains(column) && !unreadable.contains(column));
@@ -202,12 +176,56 @@ impl Draft {
             too_large: self.names(&too_large, table),
             other_key: other_half.and_then(|row| self.key_json(row, table)),
             deletes: change.operation == Operation::Delete,
-            tombstone: change.operation == Operation::Delete && table.is_keyed() && settings.form.tombstones,
+            tombstone: table.is_keyed() && leaves == DeleteLeaves::EventAndTombstone,
             table: place,
         };
         (self.marks.absent, self.marks.lossy) = (absent, lossy);
         self.records.push(record);
         Ok(())
+    }
+
+    /// Writes the value of a change whose record begins at `start`, without what of it does not read or is over the limit.
+    fn value(
+        &mut self,
+        change: &mut Cow<'_, Change>,
+        table: &Arc<Published>,
+        start: usize,
+        max_record: usize,
+    ) -> Result<LeftOut, PublishError> {
+        let mut out = LeftOut::default();
+        let value_start = self.buffer.len();
+        loop {
+            let stamp = Stamp { schema_id: table.value_id, processed_us: self.now_us };
+            match table.plan.value(change, stamp, &mut self.buffer, &mut self.marks) {
+                Ok(()) => {}
+                // A value that does not read is left out and named; the rest of the row goes on.
+                Err(EncodeError::Cell { index, column, problem, .. })
+                    if !change.table.key.contains(&index) && !out.unreadable.contains(&index) =>
+                {
+                    tracing::warn!(table = %change.table.name, %column, problem, version = %change.version, "a value was left out");
+                    out.unreadable.push(index);
+                    leave_out(change, index)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let size = self.buffer.len() - start + RECORD_OVERHEAD;
+            if size <= max_record {
+                return Ok(out);
+            }
+            self.buffer.truncate(value_start);
+            let largest = [change.before.row(), change.after.as_ref()]
+                .into_iter()
+                .flatten()
+                .filter_map(|row| rows::largest(row, &change.table))
+                .max_by_key(|&(_, length)| length);
+            let Some((index, _)) = largest else {
+                return Err(PublishError::TooLarge { table: change.table.name.to_string(), size, limit: max_record });
+            };
+            tracing::warn!(table = %change.table.name, version = %change.version, size, "a value over the limit was left out");
+            out.too_large.push(index);
+            leave_out(change, index)?;
+        }
     }
 
     /// Adds the delete of a key that the topic holds, by a truncate: `version` is the delete's. A key of another schema than the table's
@@ -223,7 +241,9 @@ impl Draft {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(key);
         let value_start = self.buffer.len();
-        let fields = self.key_fields(key, table)?;
+        let leaves = leaves(change, settings);
+        // A tombstone says no more than the key.
+        let fields = if leaves == DeleteLeaves::Tombstone { None } else { self.key_fields(key, table)? };
         if let Some(fields) = &fields {
             let stamp = Stamp { schema_id: table.value_id, processed_us: self.now_us };
             table.plan.delete(fields, change, stamp, &mut self.buffer, &mut self.marks);
@@ -233,7 +253,7 @@ impl Draft {
         let absent = std::mem::take(&mut self.marks.absent);
         let record = DraftRecord {
             key: Some(start..value_start),
-            tombstone: value.is_some() && settings.form.tombstones,
+            tombstone: value.is_some() && leaves == DeleteLeaves::EventAndTombstone,
             value,
             version: self.version(change.version),
             before: "key",
@@ -310,10 +330,11 @@ impl Draft {
         Ok(())
     }
 
-    /// The fields of a key as the topic holds it, in Avro; `None` where it is of another schema than the table's key.
+    /// The fields of a key as the topic holds it; `None` where it is of another schema than the table's key.
     fn key_fields<'k>(&mut self, key: &'k [u8], table: &Published) -> Result<Option<Vec<&'k [u8]>>, PublishError> {
-        let (Some(plan), Ok((id, avro))) = (&table.key_plan, frame::read(key)) else { return Ok(None) };
-        if table.key_id != Some(id) {
+        let Some(plan) = &table.key_plan else { return Ok(table.plan.fields_of_json_key(key)) };
+        let Ok((id, avro)) = frame::read(key) else { return Ok(None) };
+        if table.key_id != id {
             return Ok(None);
         }
         plan.spans(avro, &mut self.spans).map_err(|_| PublishError::State("a key of the topic does not read"))?;
@@ -359,6 +380,11 @@ fn hexadecimal(value: u64, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let digits = (16 - value.leading_zeros() / 4).max(1);
     out.extend((0..digits).rev().map(|digit| DIGITS[(value >> (4 * digit)) as usize & 15]));
+}
+
+/// What the change leaves in the topic; anything but a delete is an event.
+fn leaves(change: &Change, settings: &PublishSettings) -> DeleteLeaves {
+    if change.operation == Operation::Delete { settings.form.delete_leaves() } else { DeleteLeaves::Event }
 }
 
 /// The row that holds the key.

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{ExchangeLog, LogError, ReadBudget, Record, TopicPartition};
-use guitong_schemas::avro::{DecodePlan, frame};
+use guitong_schemas::avro::form::DELETED;
+use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::Operation;
+use serde::Deserialize;
+use serde_json::Value as Json;
 
 use super::PublishError;
 
@@ -122,22 +125,41 @@ fn hash(key: &Bytes) -> u64 {
     hasher.finish()
 }
 
-/// Tells deletes by their events.
+/// Tells deletes by their events, whichever form they have: the system's options may have been others when an event was written.
 struct Deletes {
     registry: Arc<dyn SchemaRegistry>,
     plans: HashMap<u32, DecodePlan>,
 }
 
+/// What of an event in JSON tells whether it is a delete: a row alone has `__deleted`, and may have any column beside it.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "__deleted")]
+    deleted: Option<Json>,
+    op: Option<Json>,
+}
+
+fn is_json_delete(value: &[u8]) -> Result<bool, PublishError> {
+    let Told { deleted, op } = serde_json::from_slice(value).map_err(|_| DAMAGED)?;
+    Ok(deleted.map_or_else(|| op == Some(Json::from("d")), |deleted| deleted == "true"))
+}
+
+const DAMAGED: PublishError = PublishError::State("an event of the topic does not read");
+
 impl Deletes {
     async fn is_one(&mut self, value: &Bytes) -> Result<bool, PublishError> {
-        const DAMAGED: PublishError = PublishError::State("an event of the topic does not read");
-        let (id, avro) = frame::read(value).map_err(|_| DAMAGED)?;
+        let Ok((id, avro)) = frame::read(value) else { return is_json_delete(value) };
         if !self.plans.contains_key(&id) {
             let plan = DecodePlan::compile(&self.registry.schema(id).await?).map_err(|_| DAMAGED)?;
             self.plans.insert(id, plan);
         }
-        let envelope = self.plans.get(&id).ok_or(DAMAGED)?.envelope(avro).map_err(|_| DAMAGED)?;
-        Ok(envelope.operation == Operation::Delete)
+        let plan = self.plans.get(&id).ok_or(DAMAGED)?;
+        if plan.is_envelope() {
+            return plan.envelope(avro).map(|envelope| envelope.operation == Operation::Delete).map_err(|_| DAMAGED);
+        }
+        let Some(deleted) = plan.field(DELETED) else { return Ok(false) };
+        let row = plan.record(avro).map_err(|_| DAMAGED)?;
+        Ok(row.get(deleted) == Some(&Value::Text("true")))
     }
 }
 

@@ -74,6 +74,11 @@ pub enum PublishError {
     Image { table: String, problem: &'static str },
     #[error("{table}: a record of {size} bytes is over the limit of {limit} with all but its key left out; shorten the key")]
     TooLarge { table: String, size: usize, limit: usize },
+    #[error(
+        "{table} was truncated, which events without envelopes cannot say of a table without key or of incomplete rows; set `truncate` to \
+         \"skip\", which leaves it out, or take `transforms.unwrap` out"
+    )]
+    Truncate { table: String },
     #[error("{one} and {other} would both be published as {topic}; take one out of `tables`, or leave `names` at its default")]
     OneTopic { one: String, other: String, topic: Arc<str> },
     #[error("the keyed state of this connector is damaged: {0}")]
@@ -164,8 +169,11 @@ impl Publisher {
         let mut draft = Draft::new(now_us, kept, self.room);
         let mut done = None;
         for (index, (change, table)) in changes.iter().zip(runs(&tables)).enumerate() {
-            if change.operation == Operation::Truncate && table.is_compacted() {
+            let is_truncate = change.operation == Operation::Truncate;
+            if is_truncate && table.is_compacted() {
                 draft = self.truncate(change, table, done, draft).await?;
+            } else if is_truncate && self.settings.form.unwrap.is_some() {
+                unsaid(change)?;
             } else {
                 self.add(&mut draft, index, &changes, table)?;
             }
@@ -308,6 +316,16 @@ impl Publisher {
         self.progress = Some(progress);
         Ok(())
     }
+}
+
+/// A truncate that no event can say, since events are rows and the topic's keys expire.
+fn unsaid(change: &Change) -> Result<(), PublishError> {
+    let table = change.table.name.to_string();
+    if !ends_epoch(change) {
+        return Err(PublishError::Truncate { table });
+    }
+    tracing::warn!(%table, "the table is read again from its beginning, which its unwrapped events cannot say");
+    Ok(())
 }
 
 /// A truncate that no transaction made: what was published of the table in an earlier epoch holds no longer.

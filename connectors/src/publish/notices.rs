@@ -79,8 +79,10 @@ impl Notices {
         }
         let retention = Retention::Expire { age: Some(settings.trace), bytes: None };
         self.log.ensure_topic(&TopicSpec { name: Arc::clone(&topic.name), partitions: 1, retention }).await?;
-        let register = async |part: &str, schema: &str| {
-            self.registry.register_with(&format!("{}-{part}", topic.name), schema, Compatibility::None).await
+        let register = async |part: &str, schema: &Option<String>| match schema {
+            Some(schema) => self.registry.register_with(&format!("{}-{part}", topic.name), schema, Compatibility::None).await,
+            // JSON has no schema, and so no id.
+            None => Ok(0),
         };
         let ids = (register("key", &topic.key_schema).await?, register("value", &topic.value_schema).await?);
         self.ready.push((Arc::clone(&topic.name), ids));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use guitong_log::OwnedLog;
 use guitong_log::registry::{Compatibility, SchemaRegistry};
 use guitong_log::{ExchangeLog, Retention, TopicSpec};
-use guitong_schemas::avro::form::Truncates;
+use guitong_schemas::avro::form::{DeleteLeaves, Truncates};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, TableContext};
 use guitong_schemas::table::{ColumnType, Table, TableName};
@@ -23,9 +23,10 @@ const VERSIONS: usize = 4;
 pub(super) struct Published {
     table: Arc<Table>,
     pub(super) plan: EncodePlan,
-    pub(super) key_id: Option<u32>,
+    /// Ids of the schemas, which JSON has none of.
+    pub(super) key_id: u32,
     pub(super) value_id: u32,
-    /// Reads the keys that the topic holds.
+    /// Reads the keys that the topic holds, where they are Avro.
     pub(super) key_plan: Option<DecodePlan>,
     /// Whether the topic keeps the last value of each key for ever.
     compacted: bool,
@@ -45,7 +46,7 @@ impl Published {
     }
 
     pub(super) fn is_keyed(&self) -> bool {
-        self.key_id.is_some()
+        self.plan.has_key()
     }
 
     pub(super) fn is_compacted(&self) -> bool {
@@ -151,7 +152,7 @@ impl Tables {
         }
         // A trigger writes whole rows.
         let leaves_out = settings.kind == SourceKind::Postgres && table.columns.iter().any(|column| may_be_absent(&column.kind));
-        let keyed = plan.key_schema().is_some();
+        let keyed = plan.has_key();
         let whole = !leaves_out || settings.complete;
         // A truncate that is one event has no key, which a compacted topic cannot hold.
         let compacted = keyed && whole && settings.form.truncates != Truncates::Event;
@@ -170,11 +171,8 @@ impl Tables {
             );
         }
         self.log.ensure_topic(&TopicSpec { name: Arc::clone(plan.topic()), partitions: 1, retention }).await?;
-        let key_id = match plan.key_schema() {
-            Some(schema) => Some(self.register(&format!("{}-key", plan.topic()), schema).await?),
-            None => None,
-        };
-        let value_id = self.register(&format!("{}-value", plan.topic()), plan.value_schema()).await?;
+        let key_id = self.register(plan.topic(), "key", plan.key_schema()).await?;
+        let value_id = self.register(plan.topic(), "value", plan.value_schema()).await?;
         let key_plan = plan.key_schema().map(DecodePlan::compile).transpose().map_err(PublishError::KeySchema)?;
         Ok(Published { table: Arc::clone(table), plan, key_id, value_id, key_plan, compacted, cells })
     }
@@ -191,12 +189,13 @@ impl Tables {
 
     /// The keys that the table's topic holds.
     pub(super) fn held(&self, table: &Published, settings: &PublishSettings) -> HeldKeys {
-        let registry = (!settings.form.tombstones).then(|| Arc::clone(&self.registry));
+        let registry = (settings.form.delete_leaves() == DeleteLeaves::Event).then(|| Arc::clone(&self.registry));
         HeldKeys::new(Arc::clone(&self.log), Arc::clone(table.topic()), registry)
     }
 
-    /// Raw subjects follow the source, whatever it does to its columns.
-    async fn register(&self, subject: &str, schema: &str) -> Result<u32, PublishError> {
-        Ok(self.registry.register_with(subject, schema, Compatibility::None).await?)
+    /// Raw subjects follow the source, whatever it does to its columns. What has no schema has no id either.
+    async fn register(&self, topic: &str, part: &str, schema: Option<&str>) -> Result<u32, PublishError> {
+        let Some(schema) = schema else { return Ok(0) };
+        Ok(self.registry.register_with(&format!("{topic}-{part}"), schema, Compatibility::None).await?)
     }
 }

@@ -98,7 +98,7 @@ mod tests {
         ];
         let source = Source::of_texts(&resource, &columns);
         let compile = |schema: &str| Trial::compile(&resource, Standard::builtin(), Zone::shanghai(), schema);
-        let trial = compile(source.plan.value_schema()).expect("compiles");
+        let trial = compile(source.plan.value_schema().expect("Avro")).expect("compiles");
         let event = |operation, code: Option<&str>| {
             let mut cells = vec![Some("1")];
             cells.extend(columns.iter().map(|column| match *column {
@@ -133,7 +133,7 @@ mod tests {
         assert!(matches!(outcome(b"{}", &trial), Err(TrialError::Frame(_))));
         assert!(matches!(outcome(&[0, 0, 0, 0, 3, 2], &trial), Err(TrialError::Decode(_))));
         let other = Source::of_texts(&resource, &columns[1..]);
-        let error = compile(other.plan.value_schema()).expect_err("lacks a column").to_string();
+        let error = compile(other.plan.value_schema().expect("Avro")).expect_err("lacks a column").to_string();
         assert!(error.contains("tyshxydm"), "{error}");
     }
 }

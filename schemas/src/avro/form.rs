@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::names;
+use super::schema::SourceKind;
+
 /// Debezium's text for a value that the source did not send.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
@@ -24,6 +27,85 @@ pub struct EventForm {
     pub truncates: Truncates,
     /// `provide.transaction.metadata`.
     pub transactions: bool,
+    /// `key.converter` and `value.converter`.
+    pub converter: Converter,
+    /// `transforms.unwrap`; `None`: events are envelopes.
+    pub unwrap: Option<Unwrap>,
+}
+
+/// What keys and values are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Converter {
+    /// Confluent's Avro converter.
+    #[default]
+    Avro,
+    /// Kafka Connect's JSON converter with `schemas.enable` of `false`.
+    Json,
+}
+
+/// `ExtractNewRecordState`: an event is the row alone, with fields of the envelope behind its columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwrap {
+    pub deletes: UnwrappedDeletes,
+    /// `add.fields`.
+    pub added: Vec<AddedField>,
+}
+
+/// `delete.tombstone.handling.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnwrappedDeletes {
+    /// A tombstone alone.
+    Tombstone,
+    /// The last known row, with `__deleted` of `true`.
+    Rewrite,
+    RewriteWithTombstone,
+}
+
+/// A field of the envelope beside a row's columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedField {
+    pub name: String,
+    pub of: Metadata,
+}
+
+/// What an [`AddedField`] is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    Operation,
+    TsMs,
+    TsUs,
+    TsNs,
+    Source(SourceField),
+}
+
+/// A field of the envelope's `source` block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceField {
+    Version,
+    Connector,
+    Name,
+    TsMs,
+    Snapshot,
+    Db,
+    Sequence,
+    TsUs,
+    TsNs,
+    Schema,
+    Table,
+    TxId,
+    Lsn,
+    Xmin,
+    Origin,
+    OriginLsn,
+    ChangeId,
+}
+
+/// What a delete of a row with a key leaves in its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteLeaves {
+    Event,
+    EventAndTombstone,
+    Tombstone,
 }
 
 /// Names of topics, records and fields (`schema.name.adjustment.mode` and `field.name.adjustment.mode` in one).
@@ -116,6 +198,8 @@ impl EventForm {
         tombstones: true,
         truncates: Truncates::Deletes,
         transactions: false,
+        converter: Converter::Avro,
+        unwrap: None,
     };
 
     /// What the topics of a system begin with.
@@ -128,5 +212,112 @@ impl EventForm {
     #[must_use]
     pub fn logical_name<'a>(&'a self, system: &'a str) -> &'a str {
         self.topic_prefix.as_deref().unwrap_or(system)
+    }
+
+    #[must_use]
+    pub fn delete_leaves(&self) -> DeleteLeaves {
+        match self.unwrap.as_ref().map(|unwrap| unwrap.deletes) {
+            Some(UnwrappedDeletes::Tombstone) => DeleteLeaves::Tombstone,
+            Some(UnwrappedDeletes::Rewrite) => DeleteLeaves::Event,
+            None | Some(UnwrappedDeletes::RewriteWithTombstone) if self.tombstones => DeleteLeaves::EventAndTombstone,
+            None | Some(UnwrappedDeletes::RewriteWithTombstone) => DeleteLeaves::Event,
+        }
+    }
+
+    /// The field of a column. JSON takes any name, so only the modes that are for Avro change it there.
+    #[must_use]
+    pub fn field_name<'a>(&self, column: &'a str) -> Cow<'a, str> {
+        match (self.converter, self.names) {
+            (Converter::Json, Names::Escaped | Names::Debezium) => Cow::Borrowed(column),
+            _ => names::field_name(column, self.names),
+        }
+    }
+}
+
+impl Unwrap {
+    /// Whether rows say in [`DELETED`] that they are gone.
+    #[must_use]
+    pub fn marks_deletes(&self) -> bool {
+        self.deletes != UnwrappedDeletes::Tombstone
+    }
+}
+
+/// The field that tells the last known row of a delete from any other.
+pub const DELETED: &str = "__deleted";
+
+impl Metadata {
+    /// What `add.fields` names: `op`, `source.lsn`; a name alone that is none of the envelope's own is of `source`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "op" => Some(Self::Operation),
+            "ts_ms" => Some(Self::TsMs),
+            "ts_us" => Some(Self::TsUs),
+            "ts_ns" => Some(Self::TsNs),
+            _ => {
+                let name = text.strip_prefix("source.").unwrap_or(text);
+                SourceField::ALL.iter().find(|field| field.name() == name).map(|field| Self::Source(*field))
+            }
+        }
+    }
+}
+
+impl SourceField {
+    /// In the block's order.
+    const ALL: [Self; 17] = [
+        Self::Version,
+        Self::Connector,
+        Self::Name,
+        Self::TsMs,
+        Self::Snapshot,
+        Self::Db,
+        Self::Sequence,
+        Self::TsUs,
+        Self::TsNs,
+        Self::Schema,
+        Self::Table,
+        Self::TxId,
+        Self::Lsn,
+        Self::Xmin,
+        Self::Origin,
+        Self::OriginLsn,
+        Self::ChangeId,
+    ];
+
+    /// The fields of a kind's block, in its order.
+    pub fn of(kind: SourceKind) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |field| field.is_of(kind))
+    }
+
+    #[must_use]
+    pub fn is_of(self, kind: SourceKind) -> bool {
+        match self {
+            Self::TxId | Self::Lsn | Self::Xmin | Self::Origin | Self::OriginLsn => kind == SourceKind::Postgres,
+            Self::ChangeId => kind == SourceKind::Changelog,
+            _ => true,
+        }
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Connector => "connector",
+            Self::Name => "name",
+            Self::TsMs => "ts_ms",
+            Self::Snapshot => "snapshot",
+            Self::Db => "db",
+            Self::Sequence => "sequence",
+            Self::TsUs => "ts_us",
+            Self::TsNs => "ts_ns",
+            Self::Schema => "schema",
+            Self::Table => "table",
+            Self::TxId => "txId",
+            Self::Lsn => "lsn",
+            Self::Xmin => "xmin",
+            Self::Origin => "origin",
+            Self::OriginLsn => "origin_lsn",
+            Self::ChangeId => "change_id",
+        }
     }
 }

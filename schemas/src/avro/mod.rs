@@ -1,5 +1,5 @@
 //! Avro on the wire: the schema of a table in Debezium's form, compiled plans that turn row images into bytes and bytes into
-//! borrowed values, the Confluent frame, and schema compatibility.
+//! borrowed values, the Confluent frame, and schema compatibility. Rows can be written as JSON text as well; nothing reads that.
 //!
 //! Invariants: a plan writes exactly what its schema says (`apache-avro` decodes it to the same values); a snapshot row and a
 //! streamed row with the same cells give the same bytes; decoding bytes from outside ends in a value or an error, and allocates

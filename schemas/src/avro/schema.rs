@@ -7,7 +7,9 @@ use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
 use super::encode::encode_default;
-use super::form::{Binary, Decimals, EventForm, Intervals, Times, UnknownTypes};
+use super::form::{
+    AddedField, Binary, DELETED, Decimals, EventForm, Intervals, Metadata, Times, UnknownTypes, Unwrap, UnwrappedDeletes,
+};
 use super::names;
 use super::varint::read_long;
 use crate::table::{Column, ColumnType, Table};
@@ -56,6 +58,13 @@ pub struct TableContext<'a> {
 pub enum SchemaError {
     #[error("table {table}: columns {one} and {other} would both be the Avro field {field}; exclude or rename one of them")]
     Collision { table: String, one: String, other: String, field: String },
+    #[error("table {table}: column {field} has the name of a field that `transforms.unwrap` adds; exclude or rename it")]
+    Added { table: String, field: String },
+    #[error(
+        "table {table} has no key, so its deletes leave no tombstone, and `transforms.unwrap` says them by nothing else; declare its key \
+         under [keys], or set `delete.tombstone.handling.mode` to \"rewrite-with-tombstone\""
+    )]
+    DeletesLost { table: String },
     #[error("table {table}: the topic name {topic} has {} characters, Kafka takes {MAX_TOPIC}; shorten the table's name", topic.len())]
     TopicTooLong { table: String, topic: String },
     #[error("table {table}: its key names column {index}, but it has {columns} columns")]
@@ -81,7 +90,11 @@ pub(super) fn of_table(table: &Table, context: &TableContext<'_>) -> Result<Tabl
     let mut named = Named::default();
     let columns = table.columns.iter().enumerate();
     let rows: Vec<Json> = columns.map(|(index, column)| field(column, table.key.contains(&index), form, &mut named)).collect();
-    let value = envelope(&namespace, rows, context.kind).to_string();
+    let value = match &form.unwrap {
+        None => envelope(&namespace, rows, context.kind),
+        Some(unwrap) => unwrapped(&namespace, rows, unwrap, context.kind),
+    };
+    let value = value.to_string();
     let mut named = Named::default();
     let key_fields: Vec<Json> = table.key_columns().map(|column| field(column, true, form, &mut named)).collect();
     let key = (!key_fields.is_empty()).then(|| {
@@ -96,15 +109,25 @@ fn check(table: &Table, form: &EventForm) -> Result<(), SchemaError> {
     if let Some(&index) = table.key.iter().find(|&&index| index >= columns) {
         return Err(SchemaError::Key { table: table.name.to_string(), index, columns });
     }
+    if form.unwrap.as_ref().is_some_and(|unwrap| unwrap.deletes == UnwrappedDeletes::Tombstone) && table.key.is_empty() {
+        return Err(SchemaError::DeletesLost { table: table.name.to_string() });
+    }
     let mut seen = std::collections::HashMap::new();
     for column in &table.columns {
-        let field = names::field_name(&column.name, form.names);
+        let field = form.field_name(&column.name);
+        if form.unwrap.as_ref().is_some_and(|unwrap| is_added(unwrap, &field)) {
+            return Err(SchemaError::Added { table: table.name.to_string(), field: field.into_owned() });
+        }
         if let Some(other) = seen.insert(field.clone(), &column.name) {
             let (one, other) = (other.clone(), column.name.clone());
             return Err(SchemaError::Collision { table: table.name.to_string(), one, other, field: field.into_owned() });
         }
     }
     Ok(())
+}
+
+fn is_added(unwrap: &Unwrap, field: &str) -> bool {
+    unwrap.marks_deletes() && field == DELETED || unwrap.added.iter().any(|added| added.name == field)
 }
 
 /// Named types that the schema has defined already; the next use refers to them.
@@ -123,7 +146,7 @@ impl Named {
 
 /// A key's columns are NOT NULL whatever the catalogue of the moment says.
 fn field(column: &Column, is_key: bool, form: &EventForm, named: &mut Named) -> Json {
-    let name = names::field_name(&column.name, form.names);
+    let name = form.field_name(&column.name);
     let default = default_of(column, form).map(|(_, json)| json);
     let kind = with_default(kind(&column.kind, form, named), default.as_ref());
     match (column.nullable && !is_key, default) {
@@ -302,6 +325,34 @@ fn envelope(namespace: &str, rows: Vec<Json>, source_kind: SourceKind) -> Json {
         ],
         "connect.version": 2, "connect.name": format!("{namespace}.Envelope")
     })
+}
+
+/// The row alone, with what is added to it.
+fn unwrapped(namespace: &str, mut fields: Vec<Json>, unwrap: &Unwrap, source_kind: SourceKind) -> Json {
+    if unwrap.marks_deletes() {
+        fields.push(optional(DELETED, "string"));
+    }
+    fields.extend(unwrap.added.iter().map(|AddedField { name, of }| match of {
+        Metadata::Operation => optional(name, "string"),
+        Metadata::TsMs | Metadata::TsUs | Metadata::TsNs => optional(name, "long"),
+        Metadata::Source(field) => json!({"name": name, "type": ["null", of_source(field.name(), source_kind)], "default": null}),
+    }));
+    json!({"type": "record", "name": "Value", "namespace": namespace, "fields": fields, "connect.name": format!("{namespace}.Value")})
+}
+
+/// The type that a field of the `source` block has where it is not null; a copied field keeps no default.
+fn of_source(name: &str, kind: SourceKind) -> Json {
+    let block = source(kind);
+    let fields = block.get("fields").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    let field = fields.iter().find(|field| field.get("name").and_then(Json::as_str) == Some(name));
+    let mut kind = match field.and_then(|field| field.get("type")) {
+        Some(Json::Array(branches)) => branches.iter().find(|branch| *branch != "null").cloned().unwrap_or_default(),
+        kind => kind.cloned().unwrap_or_default(),
+    };
+    if let Some(attributes) = kind.as_object_mut() {
+        attributes.shift_remove("connect.default");
+    }
+    kind
 }
 
 pub(super) fn transaction() -> Json {

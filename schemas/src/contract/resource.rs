@@ -9,7 +9,8 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
-use crate::avro::form::Names;
+use crate::avro::EventForm;
+use crate::avro::form::{Converter, Names};
 use crate::avro::topic_name;
 use crate::standard::{Entity, EntityField, Grade, Obligation};
 use crate::table::TableName;
@@ -180,13 +181,29 @@ fn read_code(root: &Section<'_>, key: &str, world: &World<'_>) -> Option<String>
 
 fn read_system(root: &Section<'_>, key: &str, world: &World<'_>) -> Option<Name> {
     let found = root.words(key)?;
-    if world.systems.contains_key(&found.value) {
+    if let Some(outline) = world.systems.get(&found.value) {
+        refuse_foreign_form(root, &found, &outline.form);
         return Name::parse(&found.value);
     }
     let message = format!("no system `{}`", scalar::short(&found.value));
     let help = scalar::suggestion(&found.value, world.systems.keys().map(String::as_str));
     root.problem(&found.at, "unknown-system", message, help.or_else(|| Some("declare it as systems/<name>.toml".to_owned())));
     None
+}
+
+/// Envelopes in Avro are what a resource is read from: they alone say what a row was before, and which of its values were sent.
+fn refuse_foreign_form(root: &Section<'_>, found: &Found<String>, form: &EventForm) {
+    let what = match (&form.unwrap, form.converter) {
+        (Some(_), _) => "rows without their envelopes (`transforms.unwrap`)",
+        (None, Converter::Json) => "JSON (`value.converter`)",
+        (None, Converter::Avro) => return,
+    };
+    let message = format!("the events of system {} are {what}, from which no resource can be read", found.value);
+    let help = format!(
+        "take that option out of systems/{}.toml, or tail the table once more in a system of its own, which has its own slot",
+        found.value
+    );
+    root.problem(&found.at, "unreadable-events", message, Some(help));
 }
 
 fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &World<'_>) -> Option<TableName> {

@@ -13,6 +13,7 @@ use super::reading::scalar;
 use super::reading::section::Section;
 use super::{Name, Secret, form};
 use crate::avro::EventForm;
+use crate::avro::schema::SourceKind;
 use crate::table::TableName;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -188,6 +189,15 @@ enum Kind {
     Sqlite,
 }
 
+impl Kind {
+    fn of_source(self) -> SourceKind {
+        match self {
+            Self::Postgres => SourceKind::Postgres,
+            Self::Sqlite => SourceKind::Changelog,
+        }
+    }
+}
+
 /// What other files need to know of a system, as far as its own file could be read.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
@@ -247,7 +257,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(SourceConfig::Sqlite(_)) => Limits::default(),
         _ => root.own_section("limits").map_or_else(Limits::default, read_limits),
     };
-    let form = form::read(&root);
+    let form = form::read(&root, kind.as_ref().map(|kind| kind.value.of_source()));
     check_prefix(name.as_ref(), &root, &form, world);
     root.finish();
     let database = match &source {

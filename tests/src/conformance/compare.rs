@@ -94,7 +94,13 @@ fn message(theirs: &Message, ours: &Message, found: &mut Found) {
     values("key schema", &index(theirs.key_schema), &index(ours.key_schema), found);
     values("value schema", &index(theirs.value_schema), &index(ours.value_schema), found);
     values("key", &theirs.key, &ours.key, found);
+    let before = found.len();
     values("value", &theirs.value, &ours.value, found);
+    // Without a schema nothing else says in which order fields stand.
+    let [their_text, our_text] = [theirs, ours].map(|message| message.value.to_string());
+    if found.len() == before && theirs.value_schema.is_none() && their_text != our_text {
+        found.push(("value (order of fields)".to_owned(), theirs.value.clone(), ours.value.clone()));
+    }
     let headers = |message: &Message| serde_json::json!(message.headers);
     values("headers", &headers(theirs), &headers(ours), found);
 }
@@ -153,5 +159,12 @@ mod tests {
         let found: Vec<String> = topics(&theirs, &ours).into_iter().map(|difference| difference.path).collect();
         assert_eq!(found, ["value schemas[0] (order of attributes)", "messages", "headers", "message"]);
         assert_eq!(topics(&theirs, &BTreeMap::new()).len(), 3, "a missing topic");
+        let text = |value: Json| {
+            let mut topics = dump(value);
+            topics.get_mut("t").unwrap().messages[0].value_schema = None;
+            topics
+        };
+        let found = topics(&text(json!({"a": 1, "b": 2})), &text(json!({"b": 2, "a": 1})));
+        assert_eq!(found[0].path, "value (order of fields)");
     }
 }

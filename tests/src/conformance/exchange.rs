@@ -6,9 +6,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use guitong_schemas::avro::form::Names;
+use guitong_schemas::avro::topic_name;
 use guitong_schemas::contract::load::{Purpose, load};
 use guitong_schemas::contract::{Directory, System};
 use guitong_schemas::standard::Standard;
+use guitong_schemas::table::TableName;
 
 use super::Failure;
 use super::dump::Dump;
@@ -31,7 +34,7 @@ const SAME: [&str; 8] = [
 ];
 
 /// Options that say where and under which name Debezium runs, or that have a place of their own in [`lines`].
-const ELSEWHERE: [&str; 18] = [
+const ELSEWHERE: [&str; 19] = [
     "connector.class",
     "tasks.max",
     "plugin.name",
@@ -50,14 +53,15 @@ const ELSEWHERE: [&str; 18] = [
     "skipped.operations",
     "include.unknown.datatypes",
     "hstore.handling.mode",
+    "transforms",
 ];
 
 /// Writes the directory and reads it as a node would.
-pub(super) fn write(root: &Path, dump: &Dump, url: &str) -> Result<(Directory, Arc<System>), Failure> {
+pub(super) fn write(root: &Path, dump: &Dump, url: &str, tables: &Tables) -> Result<(Directory, Arc<System>), Failure> {
     let files = [
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
         ("departments/market.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n".to_owned()),
-        ("systems/conformance.toml", system(dump, url)?),
+        ("systems/conformance.toml", system(dump, url, tables)?),
     ];
     for (name, text) in files {
         let path = root.join(name);
@@ -69,14 +73,13 @@ pub(super) fn write(root: &Path, dump: &Dump, url: &str) -> Result<(Directory, A
     Ok((directory, system))
 }
 
-fn system(dump: &Dump, url: &str) -> Result<String, Failure> {
-    let unknown = dump.meta.config.keys().find(|name| !SAME.contains(&name.as_str()) && !ELSEWHERE.contains(&name.as_str()));
-    if !dump.meta.converter.starts_with("avro") {
-        return Err(Failure::new(format!("the dump is {}, ours is Avro", dump.meta.converter)));
-    }
-    if let Some(name) = unknown {
+fn system(dump: &Dump, url: &str, tables: &Tables) -> Result<String, Failure> {
+    let is_known = |name: &str| SAME.contains(&name) || ELSEWHERE.contains(&name) || dump.of_unwrap(name).is_some();
+    if let Some(name) = dump.meta.config.keys().find(|name| !is_known(name)) {
         return Err(Failure::new(format!("the dump was made with {name}, which has no counterpart here")));
     }
+    let names = names(dump)?.0;
+    let tables: Vec<String> = tables.values().map(|table| quoted(table)).collect();
     let mut lines = BTreeMap::from([
         ("title", quoted("对照")),
         ("department", quoted("11450000PDY00001X0")),
@@ -87,10 +90,10 @@ fn system(dump: &Dump, url: &str) -> Result<String, Failure> {
         ("complete", "false".to_owned()),
         // What is waited for may be in tables that are not tailed.
         ("heartbeat", quoted("50 ms")),
-        ("names", quoted(names(dump)?)),
+        ("names", quoted(names)),
         ("truncate", quoted(if dump.config("skipped.operations") == Some("none") { "event" } else { "skip" })),
         ("unknown_types", quoted(if dump.config("include.unknown.datatypes") == Some("true") { "bytes" } else { "skip" })),
-        ("tables", tables(dump)?),
+        ("tables", format!("[{}]", tables.join(", "))),
     ]);
     let mut text = String::new();
     while let Some((name, value)) = lines.pop_first() {
@@ -102,35 +105,38 @@ fn system(dump: &Dump, url: &str) -> Result<String, Failure> {
         if SAME.contains(&name.as_str()) {
             let is_flag = matches!(value.as_str(), "true" | "false");
             let _ = writeln!(text, "{name} = {}", if is_flag { value.clone() } else { quoted(value) });
+        } else if let Some(option) = dump.of_unwrap(name) {
+            let _ = writeln!(text, "transforms.unwrap.{option} = {}", quoted(value));
         }
+    }
+    if dump.is_json() {
+        text.push_str("key.converter = \"json\"\nvalue.converter = \"json\"\n");
     }
     Ok(text)
 }
 
-fn names(dump: &Dump) -> Result<&'static str, Failure> {
+fn names(dump: &Dump) -> Result<(&'static str, Names), Failure> {
     match (dump.config("schema.name.adjustment.mode"), dump.config("field.name.adjustment.mode")) {
-        (None | Some("none"), None | Some("none")) => Ok("debezium"),
-        (Some("avro"), Some("avro")) => Ok("avro"),
-        (Some("avro_unicode"), Some("avro_unicode")) => Ok("avro_unicode"),
+        (None | Some("none"), None | Some("none")) => Ok(("debezium", Names::Debezium)),
+        (Some("avro"), Some("avro")) => Ok(("avro", Names::Avro)),
+        (Some("avro_unicode"), Some("avro_unicode")) => Ok(("avro_unicode", Names::AvroUnicode)),
         other => Err(Failure::new(format!("records and fields are named in different ways: {other:?}"))),
     }
 }
 
-/// The tables of which the dump holds messages: what its lists let through.
-fn tables(dump: &Dump) -> Result<String, Failure> {
-    let mut names = Vec::new();
-    for message in dump.topics.values().flat_map(|topic| &topic.messages) {
-        let text = |name| message.source(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let name = format!("{}.{}", text("schema"), text("table"));
-        if name != "." && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    if names.is_empty() {
-        return Err(Failure::new("the dump holds no table"));
-    }
-    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
-    Ok(format!("[{}]", names.join(", ")))
+/// `schema.table` by the topic that the dump has of it.
+pub(super) type Tables = BTreeMap<String, String>;
+
+/// The tables of which the dump has a topic. One that the script makes later is named as its topic is.
+pub(super) fn tables(dump: &Dump, catalogue: &[TableName]) -> Result<Tables, Failure> {
+    let (prefix, names) = (dump.config("topic.prefix").unwrap_or_default(), names(dump)?.1);
+    let known: BTreeMap<String, &TableName> = catalogue.iter().map(|table| (topic_name(prefix, table, names), table)).collect();
+    let of_topic = |topic: &String| match known.get(topic) {
+        Some(table) => Some(table.to_string()),
+        None => topic.strip_prefix(prefix)?.strip_prefix('.').filter(|name| name.contains('.')).map(str::to_owned),
+    };
+    let tables: Tables = dump.topics.keys().filter_map(|topic| Some((topic.clone(), of_topic(topic)?))).collect();
+    if tables.is_empty() { Err(Failure::new("the dump holds no table")) } else { Ok(tables) }
 }
 
 /// A basic string of TOML.

@@ -9,6 +9,7 @@ mod exchange;
 mod rules;
 mod run;
 mod statements;
+mod text;
 
 use std::fmt;
 use std::path::Path;

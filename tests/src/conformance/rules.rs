@@ -68,12 +68,13 @@ pub(super) fn apply(dump: &Dump, run: &Run) -> (Topics, Topics, Applied) {
     let mut applied = Applied::default();
     let (mut theirs, mut ours) = (dump.topics.clone(), run.topics.clone());
     partitions(&mut theirs, &run.facts, &mut applied);
-    for topic in theirs.values_mut() {
-        generated(topic, &run.facts, &mut applied);
+    let facts = &run.facts;
+    for (name, topic) in &mut theirs {
+        generated(topic, facts.columns(name, &facts.generated), &mut applied);
         keyless_tombstones(topic, &mut applied);
-        identity_key(topic, &run.facts, &mut applied);
-        geometric_text(topic, &run.facts, &mut applied);
-        pairs(topic, &run.facts, &mut applied);
+        identity_key(topic, facts.columns(name, &facts.identities), &mut applied);
+        geometric_text(topic, facts.columns(name, &facts.geometric), &mut applied);
+        pairs(topic, facts.columns(name, &facts.names), &mut applied);
         for schema in topic.key_schemas.iter_mut().chain(&mut topic.value_schemas) {
             applied.count(Rule::EnumItems, enum_items(schema));
         }
@@ -84,22 +85,13 @@ pub(super) fn apply(dump: &Dump, run: &Run) -> (Topics, Topics, Applied) {
     transaction_tables(&mut theirs, &mut ours, &mut applied);
     for (name, topic) in &mut theirs {
         if let Some(ours) = ours.get(name) {
-            null_defaults(topic, ours, &mut applied);
+            null_defaults(topic, ours, facts.columns(name, &facts.defaulted), &mut applied);
         }
     }
     for message in theirs.values_mut().chain(ours.values_mut()).flat_map(|topic| &mut topic.messages) {
         forget_volatile(message, &dump.volatile_fields);
     }
     (theirs, ours, applied)
-}
-
-fn table_of(message: &Message) -> Option<String> {
-    let text = |name| message.source(name).and_then(Json::as_str);
-    Some(format!("{}.{}", text("schema")?, text("table")?))
-}
-
-fn table_of_topic(topic: &Topic) -> Option<String> {
-    topic.messages.iter().find_map(table_of)
 }
 
 fn images(message: &mut Message) -> impl Iterator<Item = &mut Map<String, Json>> {
@@ -112,25 +104,24 @@ fn images(message: &mut Message) -> impl Iterator<Item = &mut Map<String, Json>>
     })
 }
 
-/// Fields of the row inside an envelope's schema.
+/// Fields of the row inside an envelope's schema, or of the row alone.
 fn row_fields(schema: &Json) -> Option<&Vec<Json>> {
     let fields = schema.get("fields")?.as_array()?;
-    let before = fields.iter().find(|field| field.get("name") == Some(&json!("before")))?;
+    let Some(before) = fields.iter().find(|field| field.get("name") == Some(&json!("before"))) else { return Some(fields) };
     before.get("type")?.get(1)?.get("fields")?.as_array()
 }
 
 fn partitions(topics: &mut Topics, facts: &Facts, applied: &mut Applied) {
     let mut leaves: Vec<(String, String)> = Vec::new();
-    for (name, topic) in topics.iter() {
-        if let Some(root) = table_of_topic(topic).and_then(|table| facts.partitions.get(&table)) {
+    for name in topics.keys() {
+        if let Some(root) = facts.table(name).and_then(|table| facts.partitions.get(table)) {
             leaves.push((name.clone(), root.clone()));
         }
     }
     for (leaf, root) in leaves {
         let Some(topic) = topics.remove(&leaf) else { continue };
-        let Some(whole) = topics.values_mut().find(|topic| table_of_topic(topic).as_deref() == Some(root.as_str())) else {
-            continue;
-        };
+        let whole = topics.iter_mut().find(|(name, _)| facts.table(name) == Some(&root));
+        let Some((_, whole)) = whole else { continue };
         let table = whole.messages.first().and_then(|message| message.source("table")).cloned().unwrap_or_default();
         applied.count(Rule::Partitions, topic.messages.len());
         whole.messages.extend(topic.messages.into_iter().filter(|message| !message.is_snapshot()).map(|mut message| {
@@ -191,8 +182,8 @@ fn transaction_of(id: &str) -> &str {
     id.split(':').next().unwrap_or(id)
 }
 
-fn generated(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
-    let Some(columns) = table_of_topic(topic).and_then(|table| facts.generated.get(&table)) else { return };
+fn generated(topic: &mut Topic, columns: Option<&Vec<String>>, applied: &mut Applied) {
+    let Some(columns) = columns else { return };
     let holds = |schema: &Json| {
         row_fields(schema).is_some_and(|fields| {
             fields.iter().any(|field| columns.iter().any(|column| field.get("name") == Some(&json!(column))))
@@ -217,9 +208,9 @@ fn keyless_tombstones(topic: &mut Topic, applied: &mut Applied) {
     applied.count(Rule::KeylessTombstone, before - topic.messages.len());
 }
 
-fn identity_key(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
-    let Some(columns) = table_of_topic(topic).and_then(|table| facts.identities.get(&table)) else { return };
-    let Some(fields) = topic.value_schemas.first().and_then(row_fields) else { return };
+fn identity_key(topic: &mut Topic, columns: Option<&Vec<String>>, applied: &mut Applied) {
+    let Some(columns) = columns else { return };
+    let fields = topic.value_schemas.first().and_then(row_fields).map(Vec::as_slice).unwrap_or_default();
     let field = |column: &String| fields.iter().find(|field| field.get("name") == Some(&json!(column))).cloned();
     let fields: Vec<Json> = columns.iter().filter_map(field).collect();
     for schema in &mut topic.key_schemas {
@@ -260,8 +251,7 @@ fn identity_key(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
 const PAIRED: i64 = 100;
 
 /// Rows that are in the snapshot and in the stream have the same values: the stream's, but for `name` columns.
-fn pairs(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
-    let names = table_of_topic(topic).and_then(|table| facts.names.get(&table)).cloned().unwrap_or_default();
+fn pairs(topic: &mut Topic, names: Option<&Vec<String>>, applied: &mut Applied) {
     let id = |message: &Message| match message.key.as_object() {
         Some(key) if key.len() == 1 => key.values().next().and_then(Json::as_i64),
         _ => None,
@@ -284,7 +274,7 @@ fn pairs(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
         let differing = snapshot.iter().filter(|(name, value)| !key.contains(name) && stream.get(*name) != Some(value));
         let moves: Vec<(String, Json, bool)> = differing
             .filter_map(|(name, value)| {
-                let is_name = names.contains(name);
+                let is_name = names.is_some_and(|names| names.contains(name));
                 Some((name.clone(), if is_name { value.clone() } else { stream.get(name)?.clone() }, is_name))
             })
             .collect();
@@ -431,8 +421,8 @@ fn transaction_tables(theirs: &mut Topics, ours: &mut Topics, applied: &mut Appl
 }
 
 /// The peer reads geometric types into Java objects, whose text has doubles where the server's has what was written.
-fn geometric_text(topic: &mut Topic, facts: &Facts, applied: &mut Applied) {
-    let Some(columns) = table_of_topic(topic).and_then(|table| facts.geometric.get(&table)) else { return };
+fn geometric_text(topic: &mut Topic, columns: Option<&Vec<String>>, applied: &mut Applied) {
+    let Some(columns) = columns else { return };
     for row in topic.messages.iter_mut().flat_map(images) {
         for (_, value) in row.iter_mut().filter(|(name, _)| columns.contains(name)) {
             let Some(text) = value.as_str().and_then(of_base64) else { continue };
@@ -478,20 +468,24 @@ fn to_base64(bytes: &[u8]) -> String {
     out
 }
 
-/// A NULL is published by the peer as the column's default.
-fn null_defaults(theirs: &mut Topic, ours: &Topic, applied: &mut Applied) {
-    let defaults: Vec<BTreeMap<String, Json>> = theirs.value_schemas.iter().map(defaults).collect();
+/// A NULL is published by the peer as the column's default: the one that the schema names, where there is a schema.
+fn null_defaults(theirs: &mut Topic, ours: &Topic, defaulted: Option<&Vec<String>>, applied: &mut Applied) {
+    let of_schemas: Vec<BTreeMap<String, Json>> = theirs.value_schemas.iter().map(defaults).collect();
     for (message, ours) in theirs.messages.iter_mut().zip(&ours.messages) {
-        let Some(defaults) = message.value_schema.and_then(|schema| defaults.get(schema)) else { continue };
+        let columns: Vec<(&String, Option<&Json>)> = match message.value_schema {
+            Some(schema) => of_schemas.get(schema).into_iter().flatten().map(|(name, default)| (name, Some(default))).collect(),
+            None => defaulted.into_iter().flatten().map(|name| (name, None)).collect(),
+        };
         for image in ["before", "after"] {
             let (Some(row), Some(ours)) =
                 (message.value.get_mut(image).and_then(Json::as_object_mut), ours.value.get(image).and_then(Json::as_object))
             else {
                 continue;
             };
-            for (name, default) in defaults {
-                if row.get(name) == Some(default) && ours.get(name) == Some(&Json::Null) {
-                    row.insert(name.clone(), Json::Null);
+            for (name, default) in &columns {
+                let Some(value) = row.get_mut(*name).filter(|value| !value.is_null()) else { continue };
+                if default.is_none_or(|default| value == default) && ours.get(*name) == Some(&Json::Null) {
+                    *value = Json::Null;
                     applied.count(Rule::NullDefault, 1);
                 }
             }

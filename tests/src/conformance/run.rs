@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use guitong_connectors::metrics::Metrics;
 use guitong_connectors::registration;
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus};
 use guitong_connectors::source::Phase;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
-use guitong_log::registry::{BuiltinRegistry, Compatibility, RegistryError, SchemaRegistry};
+use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{ExchangeLog, ReadBudget, TopicPartition};
+use guitong_schemas::table::TableName;
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::avro::Decoder;
 use super::dump::{Dump, Message, Topic};
 use super::statements::{is_sleep, statements};
-use super::{Failure, exchange};
+use super::{Failure, exchange, text};
 use crate::servers::postgres::{ADMIN, PASSWORD, Postgres};
 
 /// The connector does its part of any step of the script in less.
@@ -34,9 +34,11 @@ pub(super) struct Run {
     pub(super) facts: Facts,
 }
 
-/// What the catalogue says after the script.
+/// What the catalogue says after the script, and which topic is whose.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
+    /// `schema.table` by topic.
+    pub(super) tables: exchange::Tables,
     /// `schema.table` of partitions, with their roots.
     pub(super) partitions: BTreeMap<String, String>,
     /// `schema.table` with the columns of its identity index, where it has another primary key too.
@@ -47,6 +49,20 @@ pub(super) struct Facts {
     pub(super) geometric: BTreeMap<String, Vec<String>>,
     /// `schema.table` with its generated columns.
     pub(super) generated: BTreeMap<String, Vec<String>>,
+    /// `schema.table` with its nullable columns that have a default.
+    pub(super) defaulted: BTreeMap<String, Vec<String>>,
+}
+
+impl Facts {
+    /// The table of a topic.
+    pub(super) fn table(&self, topic: &str) -> Option<&String> {
+        self.tables.get(topic)
+    }
+
+    /// What `of` says of the table of a topic.
+    pub(super) fn columns<'a>(&self, topic: &str, of: &'a BTreeMap<String, Vec<String>>) -> Option<&'a Vec<String>> {
+        of.get(self.table(topic)?)
+    }
 }
 
 /// Runs `setup.sql` and `stream.sql` of `dir` in a new server, as `dump` was made.
@@ -68,14 +84,15 @@ pub(super) async fn run(dir: &Path, dump: &Dump) -> Result<Run, Failure> {
     execute(&mut client, &publication).await?;
 
     let home = tempfile::tempdir().map_err(Failure::new)?;
-    let (directory, system) = exchange::write(home.path(), dump, &url)?;
+    let tables = exchange::tables(dump, &catalogue(&admin).await?)?;
+    let (directory, system) = exchange::write(home.path(), dump, &url, &tables)?;
     let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await;
     let log = log.map_err(Failure::new)?;
-    let registry = Arc::new(Subjects::new(BuiltinRegistry::open(&log).await.map_err(Failure::new)?));
+    let registry: Arc<dyn SchemaRegistry> = Arc::new(BuiltinRegistry::open(&log).await.map_err(Failure::new)?);
     let metrics = Metrics::register(&prometheus::Registry::new()).map_err(Failure::new)?;
     let (settings, source) = registration::of(&system, &directory.exchange, &metrics);
-    let shared = (Arc::new(log.clone()), Arc::clone(&registry));
-    let connector = Connector::new(settings, shared.0, shared.1, source, metrics.of(system.name.as_str()));
+    let shared = Arc::new(log.clone());
+    let connector = Connector::new(settings, shared, Arc::clone(&registry), source, metrics.of(system.name.as_str()));
     let (status, stop) = (connector.status(), CancellationToken::new());
     let task = tokio::spawn(connector.run(stop.clone()));
 
@@ -91,9 +108,9 @@ pub(super) async fn run(dir: &Path, dump: &Dump) -> Result<Run, Failure> {
     caught_up(&admin).await?;
     stop.cancel();
     task.await.map_err(Failure::new)?.map_err(Failure::new)?;
-    let topics = read(&log, &registry).await?;
+    let topics = read(&log, registry, dump).await?;
     log.close().await;
-    Ok(Run { topics, facts: facts(&admin).await? })
+    Ok(Run { topics, facts: facts(&admin, tables).await? })
 }
 
 async fn execute(client: &mut PgConnection, statement: &str) -> Result<(), Failure> {
@@ -140,43 +157,70 @@ async fn caught_up(admin: &PgPool) -> Result<(), Failure> {
     }
 }
 
-/// Everything in the topics that have a schema.
-async fn read(log: &EmbeddedLog, registry: &Arc<Subjects>) -> Result<BTreeMap<String, Topic>, Failure> {
-    let mut decoder = Decoder::new(Arc::<Subjects>::clone(registry));
+async fn catalogue(admin: &PgPool) -> Result<Vec<TableName>, Failure> {
+    let tables: Vec<(String, String)> = sqlx::query_as(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')",
+    )
+    .fetch_all(admin)
+    .await
+    .map_err(Failure::new)?;
+    Ok(tables.iter().map(|(schema, name)| TableName::new(schema, name)).collect())
+}
+
+/// Everything in the topics of the dump, and in those of notices where there are any.
+async fn read(log: &EmbeddedLog, registry: Arc<dyn SchemaRegistry>, dump: &Dump) -> Result<BTreeMap<String, Topic>, Failure> {
+    let mut decoder = Decoder::new(registry);
+    let prefix = dump.config("topic.prefix").unwrap_or_default();
+    let notices = ["message", "transaction"].map(|name| format!("{prefix}.{name}"));
+    let names: BTreeSet<String> = dump.topics.keys().cloned().chain(notices).collect();
     let mut topics = BTreeMap::new();
-    for name in registry.topics() {
-        let mut topic = Topic::default();
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        let at = TopicPartition::new(name.as_str(), 0);
-        let bounds = log.bounds(&at).await.map_err(Failure::new)?;
-        let mut reader = log.reader(vec![(at, bounds.earliest)]).await.map_err(Failure::new)?;
-        let mut next = bounds.earliest;
-        while next < bounds.end {
-            let batch = reader.read(ReadBudget { bytes: 4 << 20, wait: LIMIT }).await.map_err(Failure::new)?;
-            for record in batch.records {
-                let mut message = Message::default();
-                if let Some(key) = &record.key {
-                    let (schema, value) = decoder.read(key, &mut keys).await?;
-                    (message.key_schema, message.key) = (Some(schema), value);
-                }
-                if let Some(value) = &record.value {
-                    let (schema, value) = decoder.read(value, &mut values).await?;
-                    (message.value_schema, message.value) = (Some(schema), value);
-                }
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                message.headers = record.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-                topic.messages.push(message);
-            }
-            next = batch.next.first().map_or(bounds.end, |(_, next)| *next);
+    for name in names {
+        if log.partitions(&name).await.map_err(Failure::new)?.is_some() {
+            let topic = read_topic(log, &name, &mut decoder, dump.is_json()).await?;
+            topics.insert(name, topic);
         }
-        topic.key_schemas = keys.into_iter().map(|(_, schema)| schema).collect();
-        topic.value_schemas = values.into_iter().map(|(_, schema)| schema).collect();
-        topics.insert(name, topic);
     }
     Ok(topics)
 }
 
-async fn facts(admin: &PgPool) -> Result<Facts, Failure> {
+async fn read_topic(log: &EmbeddedLog, name: &str, decoder: &mut Decoder, is_json: bool) -> Result<Topic, Failure> {
+    let mut topic = Topic::default();
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    let at = TopicPartition::new(name, 0);
+    let bounds = log.bounds(&at).await.map_err(Failure::new)?;
+    let mut reader = log.reader(vec![(at, bounds.earliest)]).await.map_err(Failure::new)?;
+    let mut next = bounds.earliest;
+    while next < bounds.end {
+        let batch = reader.read(ReadBudget { bytes: 4 << 20, wait: LIMIT }).await.map_err(Failure::new)?;
+        for record in batch.records {
+            let mut message = Message::default();
+            let parts = [
+                (&record.key, &mut message.key, &mut message.key_schema, &mut keys),
+                (&record.value, &mut message.value, &mut message.value_schema, &mut values),
+            ];
+            for (bytes, value, schema, used) in parts {
+                let Some(bytes) = bytes else { continue };
+                if is_json {
+                    *value = text::read(std::str::from_utf8(bytes).map_err(Failure::new)?)?;
+                } else {
+                    let (index, read) = decoder.read(bytes, used).await?;
+                    (*schema, *value) = (Some(index), read);
+                }
+            }
+            message.wrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            message.headers = record.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+            topic.messages.push(message);
+        }
+        next = batch.next.first().map_or(bounds.end, |(_, next)| *next);
+    }
+    topic.key_schemas = keys.into_iter().map(|(_, schema)| schema).collect();
+    topic.value_schemas = values.into_iter().map(|(_, schema)| schema).collect();
+    Ok(topic)
+}
+
+async fn facts(admin: &PgPool, tables: exchange::Tables) -> Result<Facts, Failure> {
     let columns = async |sql: &'static str| {
         let rows: Result<Vec<(String, Vec<String>)>, _> = sqlx::query_as(sql).fetch_all(admin).await;
         rows.map(|rows| rows.into_iter().collect::<BTreeMap<_, _>>()).map_err(Failure::new)
@@ -190,6 +234,7 @@ async fn facts(admin: &PgPool) -> Result<Facts, Failure> {
     .await
     .map_err(Failure::new)?;
     Ok(Facts {
+        tables,
         partitions: partitions.into_iter().collect(),
         identities: columns(
             "SELECT n.nspname || '.' || c.relname, array_agg(a.attname::text ORDER BY k.at) FROM pg_class c \
@@ -220,40 +265,12 @@ async fn facts(admin: &PgPool) -> Result<Facts, Failure> {
              WHERE a.attgenerated <> '' AND n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY 1",
         )
         .await?,
+        defaulted: columns(
+            "SELECT n.nspname || '.' || c.relname, array_agg(a.attname::text) FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
+             WHERE a.atthasdef AND NOT a.attnotnull AND a.attgenerated = '' \
+             AND n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY 1",
+        )
+        .await?,
     })
-}
-
-/// The built-in registry, which also notes the subjects: they name the topics.
-#[derive(Debug)]
-struct Subjects {
-    registry: BuiltinRegistry,
-    seen: Mutex<BTreeSet<String>>,
-}
-
-impl Subjects {
-    fn new(registry: BuiltinRegistry) -> Self {
-        Self { registry, seen: Mutex::default() }
-    }
-
-    fn topics(&self) -> BTreeSet<String> {
-        let seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let topic = |subject: &String| subject.strip_suffix("-key").or_else(|| subject.strip_suffix("-value")).map(str::to_owned);
-        seen.iter().filter_map(topic).collect()
-    }
-}
-
-#[async_trait]
-impl SchemaRegistry for Subjects {
-    async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(subject.to_owned());
-        self.registry.register(subject, schema).await
-    }
-
-    async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError> {
-        self.registry.schema(id).await
-    }
-
-    async fn set_compatibility(&self, subject: &str, level: Compatibility) -> Result<(), RegistryError> {
-        self.registry.set_compatibility(subject, level).await
-    }
 }

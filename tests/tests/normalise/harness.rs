@@ -264,7 +264,7 @@ impl World {
             after: None,
             origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
         };
-        let schema_id = self.registry.register("raw", plan.value_schema()).await.unwrap();
+        let schema_id = self.registry.register("raw", plan.value_schema().unwrap()).await.unwrap();
         let (mut value, mut marks) = (Vec::new(), Marks::default());
         plan.value(&change, Stamp { schema_id, processed_us: NOW_US }, &mut value, &mut marks).unwrap();
         let record = NewRecord {

@@ -30,7 +30,7 @@ struct Case {
 impl Case {
     fn new(resource: &Resource, source: Source) -> Self {
         let mapping = Mapping::compile(resource, Standard::builtin(), Zone::shanghai()).expect("compiles");
-        let bound = mapping.bind(source.plan.value_schema()).expect("binds");
+        let bound = mapping.bind(source.plan.value_schema().expect("Avro")).expect("binds");
         Self { mapping, bound, source }
     }
 
@@ -337,7 +337,7 @@ fn a_column_that_the_source_no_longer_sends_is_the_resources_error() {
     let resource = resource("enterprise");
     let mapping = Mapping::compile(&resource, Standard::builtin(), Zone::shanghai()).expect("compiles");
     let source = Source::of_texts(&resource, &ENTERPRISE[1..]);
-    let error = mapping.bind(source.plan.value_schema()).expect_err("the credit code is gone");
+    let error = mapping.bind(source.plan.value_schema().expect("Avro")).expect_err("the credit code is gone");
     assert!(matches!(&error, BindError::Columns { columns, .. } if columns == &["tyshxydm"]), "{error}");
     assert!(error.to_string().contains("main.qy_jbxx") && error.to_string().contains("resources/enterprise.toml"), "{error}");
     assert!(matches!(mapping.bind(source.plan.key_schema().expect("a key")), Err(BindError::Schema(_))));

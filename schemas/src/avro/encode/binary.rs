@@ -42,11 +42,15 @@ pub(super) fn bytea_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), Bad> {
 }
 
 /// `count` bytes as an Avro string of base64 with padding (RFC 4648, section 4).
-pub(super) fn base64(mut bytes: impl Iterator<Item = u8>, count: usize, out: &mut Vec<u8>) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+pub(super) fn base64(bytes: impl Iterator<Item = u8>, count: usize, out: &mut Vec<u8>) {
     let length = count.div_ceil(3) * 4;
     write_long(out, length as i64);
     out.reserve(length);
+    base64_letters(bytes, out);
+}
+
+pub(super) fn base64_letters(mut bytes: impl Iterator<Item = u8>, out: &mut Vec<u8>) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     while let Some(first) = bytes.next() {
         let (second, third) = (bytes.next(), bytes.next());
         let group = u32::from(first) << 16 | u32::from(second.unwrap_or(0)) << 8 | u32::from(third.unwrap_or(0));
@@ -150,7 +154,8 @@ fn quoted<'a>(text: &'a [u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
     None
 }
 
-fn json_byte(byte: u8, out: &mut Vec<u8>) {
+/// A byte of a JSON string, escaped where it has to be.
+pub(super) fn json_byte(byte: u8, out: &mut Vec<u8>) {
     match byte {
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
         b'\n' => out.extend_from_slice(b"\\n"),

@@ -308,7 +308,7 @@ impl Wire {
 
 /// Refuses what is not UTF-8. `from_utf8` does the same and takes several times as long over short texts and Chinese ones.
 #[inline]
-fn check_utf8(text: &[u8]) -> Result<(), Bad> {
+pub(super) fn check_utf8(text: &[u8]) -> Result<(), Bad> {
     if is_ascii(text) { Ok(()) } else { check_letters(text) }
 }
 

@@ -134,7 +134,8 @@ fn parts(text: &[u8]) -> Result<Interval, Bad> {
             let minutes = number()?.checked_mul(60).and_then(|hours| Some((hours, number().ok()?))).ok_or_else(bad)?;
             let micros = micros(clock.next().unwrap_or("0")).ok_or_else(bad)?;
             let whole_minutes = minutes.0.checked_add(minutes.1).and_then(|minutes| minutes.checked_mul(60 * MICROS_PER_SECOND));
-            whole.micros = whole_minutes.and_then(|clock| clock.checked_add(micros)).ok_or_else(bad)? * sign;
+            let clock = whole_minutes.and_then(|clock| clock.checked_add(micros)?.checked_mul(sign));
+            whole.micros = clock.ok_or_else(bad)?;
         } else {
             let count: i64 = word.parse().map_err(|_| bad())?;
             match words.next() {
@@ -157,7 +158,7 @@ fn micros(text: &str) -> Option<i64> {
     }
     let fraction: i64 = if digits == 0 { 0 } else { fraction.parse().ok()? };
     let scaled = fraction * 10_i64.pow(u32::try_from(6 - digits).ok()?);
-    Some(seconds.parse::<i64>().ok()? * MICROS_PER_SECOND + scaled)
+    seconds.parse::<i64>().ok()?.checked_mul(MICROS_PER_SECOND)?.checked_add(scaled)
 }
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(read(exact(date), "0001-12-31 BC"), "0000-12-31Z");
         assert_eq!(read(exact(time), "24:00:00"), "00:00:00Z");
         assert_eq!(read(exact(time), "01:02:03.100"), "01:02:03.1Z");
-        for text in ["", "1", "1 eon", "x:00:00", "00:00:00.1234567"] {
+        for text in ["", "1", "1 eon", "x:00:00", "00:00:00.1234567", "00:00:9999999999999"] {
             assert!(interval(text.as_bytes(), &mut vec![]).is_err(), "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! The encode plan of a table: row images straight into Avro bytes, with no value tree and no allocation but the output's.
+//! The encode plan of a table: row images straight into Avro bytes or JSON text, with no value tree and no allocation but the
+//! output's. What of a row is written, and in which order, is said here once; how it is written says the [`Output`].
 //!
 //! What a source did not send is never passed off as data: it gets Debezium's filler, and [`Marks`] names the column. What the
 //! Avro type cannot hold (NaN in a decimal) is null, or the filler where null is not allowed, and named too.
@@ -7,9 +8,10 @@ mod array;
 mod binary;
 mod cell;
 mod iso;
-mod key_json;
+mod json;
 mod notice;
 mod number;
+mod output;
 mod source;
 mod time;
 
@@ -18,12 +20,13 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use self::cell::Wire;
+use self::json::JsonOutput;
 pub use self::notice::NoticePlan;
-use self::source::SourceBlock;
-use super::form::EventForm;
+use self::output::{AvroOutput, Output, Part};
+use self::source::{Scalar, SourceBlock};
+use super::form::{Converter, DELETED, EventForm, Metadata, Unwrap};
+use super::frame;
 use super::schema::{self, SchemaError, TableContext};
-use super::varint::{write_bytes, write_long};
-use super::{frame, names};
 use crate::change::{BadImage, Before, Cell, Change, Operation, RowImage};
 use crate::table::{Column, Table};
 
@@ -46,7 +49,7 @@ impl Marks {
 /// What goes into one encoded value beside the change.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp {
-    /// Id of the value's schema in the registry.
+    /// Id of the value's schema in the registry; JSON has none.
     pub schema_id: u32,
     /// When the exchange took the change, microseconds since 1970-01-01T00:00:00Z.
     pub processed_us: i64,
@@ -89,8 +92,10 @@ impl Bad {
 /// A column, compiled.
 #[derive(Debug)]
 struct Slot {
-    /// Its Avro field.
+    /// Its field.
     name: Arc<str>,
+    /// What stands before its value in JSON.
+    label: Box<[u8]>,
     wire: Wire,
     nullable: bool,
     /// Position of the value in the union with null; 1 unless the column has a default.
@@ -108,6 +113,24 @@ enum Sent {
     KeyOnly,
 }
 
+/// Fields that stand behind the columns of a row that is an event by itself.
+#[derive(Debug)]
+struct Unwrapped {
+    /// Before the others: whether the row is gone.
+    deleted: Option<Box<[u8]>>,
+    /// Each with what stands before it in JSON.
+    added: Box<[(Box<[u8]>, Metadata)]>,
+}
+
+impl Unwrapped {
+    fn compile(unwrap: &Unwrap) -> Self {
+        Self {
+            deleted: unwrap.marks_deletes().then(|| json::label(DELETED)),
+            added: unwrap.added.iter().map(|added| (json::label(&added.name), added.of)).collect(),
+        }
+    }
+}
+
 /// Compiled from a table: its topic, its schemas, and how each column is written.
 #[derive(Debug)]
 pub struct EncodePlan {
@@ -116,28 +139,29 @@ pub struct EncodePlan {
     /// Indexes of the key's columns, in the key's order.
     key: Box<[usize]>,
     key_schema: Option<String>,
-    value_schema: String,
+    value_schema: Option<String>,
     source: SourceBlock,
+    converter: Converter,
+    unwrapped: Option<Unwrapped>,
 }
 
 impl EncodePlan {
     /// # Errors
-    /// [`SchemaError`] where the table has no Avro form: two columns with one field name, a topic name over Kafka's limit.
+    /// [`SchemaError`] where the table has no form: two columns with one field name, a topic name over Kafka's limit.
     pub fn compile(table: &Table, context: &TableContext<'_>) -> Result<Self, SchemaError> {
         let schemas = schema::of_table(table, context)?;
-        let slots = table
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(index, column)| slot(column, table.key.contains(&index), context.form))
-            .collect();
+        let form = context.form;
+        let slots = table.columns.iter().enumerate();
+        let has_schema = form.converter == Converter::Avro;
         Ok(Self {
             source: SourceBlock::compile(table, context),
             topic: schemas.topic.into(),
-            slots,
+            slots: slots.map(|(index, column)| slot(column, table.key.contains(&index), form)).collect(),
             key: table.key.clone().into(),
-            key_schema: schemas.key,
-            value_schema: schemas.value,
+            key_schema: schemas.key.filter(|_| has_schema),
+            value_schema: has_schema.then_some(schemas.value),
+            converter: form.converter,
+            unwrapped: form.unwrap.as_ref().map(Unwrapped::compile),
         })
     }
 
@@ -146,47 +170,67 @@ impl EncodePlan {
         &self.topic
     }
 
-    /// Avro JSON of the key; `None` for a table without one.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        !self.key.is_empty()
+    }
+
+    /// Avro JSON of the key; `None` for a table without one, and for JSON.
     #[must_use]
     pub fn key_schema(&self) -> Option<&str> {
         self.key_schema.as_deref()
     }
 
-    /// Avro JSON of the envelope.
+    /// Avro JSON of the value; `None` for JSON.
     #[must_use]
-    pub fn value_schema(&self) -> &str {
-        &self.value_schema
+    pub fn value_schema(&self) -> Option<&str> {
+        self.value_schema.as_deref()
     }
 
-    /// The Avro field of a column, as headers name it.
+    /// The field of a column, as headers name it.
     #[must_use]
     pub fn field(&self, column: usize) -> Option<&Arc<str>> {
         self.slots.get(column).map(|slot| &slot.name)
     }
 
-    /// Appends the framed key of `row` to `out`.
+    /// Appends the key of `row` to `out`, in Avro framed.
     ///
     /// # Errors
     /// [`EncodeError`]; `out` is then as it was.
     pub fn key(&self, row: &RowImage, schema_id: u32, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
-        self.write_key(row, schema_id, out).inspect_err(|_| out.truncate(start))
+        let written = match self.converter {
+            Converter::Avro => {
+                frame::write(schema_id, out);
+                self.write_key(&mut AvroOutput, row, out)
+            }
+            Converter::Json => self.write_key(&mut JsonOutput::default(), row, out),
+        };
+        written.inspect_err(|_| out.truncate(start))
     }
 
-    fn write_key(&self, row: &RowImage, schema_id: u32, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    /// Appends the key of `row` as JSON text, which is what the headers of a key change hold; `false`, and nothing written, where the
+    /// row has none.
+    pub fn key_json(&self, row: &RowImage, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        self.write_key(&mut JsonOutput::default(), row, out).inspect_err(|_| out.truncate(start)).is_ok()
+    }
+
+    fn write_key<O: Output>(&self, output: &mut O, row: &RowImage, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         if self.key.is_empty() {
             return Err(EncodeError::NoKey { topic: Arc::clone(&self.topic) });
         }
-        frame::write(schema_id, out);
+        output.begin(Part::Whole, out);
         for &wanted in &self.key {
             let mut cells = row.cells();
             let slot = self.slots.get(wanted).ok_or_else(|| self.image("is of another table"))?;
             let cell = (0..=wanted).try_fold(Cell::Null, |_, _| cells.read()).map_err(|BadImage(problem)| self.image(problem))?;
+            output.open(slot, out);
             let written = match cell {
                 Cell::Null => Err((Bad::new("a key without value", 0), 0)),
                 Cell::Absent => Err((Bad::new("a key that was not sent", 0), 0)),
-                Cell::Text(value) => slot.wire.text(value, out).map_err(|bad| (bad, value.len())),
-                Cell::Binary(value) => slot.wire.binary(value, out).map_err(|bad| (bad, value.len())),
+                Cell::Text(value) => output.text(&slot.wire, value, out).map_err(|bad| (bad, value.len())),
+                Cell::Binary(value) => output.binary(&slot.wire, value, out).map_err(|bad| (bad, value.len())),
             };
             match written {
                 Ok(Fit::Unfit | Fit::Partly) => return Err(self.cell(wanted, Bad::new("a key that its type cannot hold", 0), 0)),
@@ -194,102 +238,183 @@ impl EncodePlan {
                 Err((bad, length)) => return Err(self.cell(wanted, bad, length)),
             }
         }
+        output.end(out);
         Ok(())
     }
 
-    /// Appends the framed envelope of `change` to `out` and notes in `marks` (cleared first) what is not as the row has it.
+    /// Appends the value of `change` to `out`, in Avro framed, and notes in `marks` (cleared first) what is not as the row has it.
     ///
     /// # Errors
     /// [`EncodeError`]; `out` is then as it was.
     pub fn value(&self, change: &Change, stamp: Stamp, out: &mut Vec<u8>, marks: &mut Marks) -> Result<(), EncodeError> {
         let start = out.len();
         marks.clear();
-        self.write_value(change, stamp, out, marks).inspect_err(|_| out.truncate(start))
+        let written = match self.converter {
+            Converter::Avro => {
+                frame::write(stamp.schema_id, out);
+                self.write_value(&mut AvroOutput, change, stamp, out, marks)
+            }
+            Converter::Json => self.write_value(&mut JsonOutput::default(), change, stamp, out, marks),
+        };
+        written.inspect_err(|_| out.truncate(start))
     }
 
-    fn write_value(&self, change: &Change, stamp: Stamp, out: &mut Vec<u8>, marks: &mut Marks) -> Result<(), EncodeError> {
-        frame::write(stamp.schema_id, out);
+    fn write_value<O: Output>(
+        &self,
+        output: &mut O,
+        change: &Change,
+        stamp: Stamp,
+        out: &mut Vec<u8>,
+        marks: &mut Marks,
+    ) -> Result<(), EncodeError> {
+        debug_assert!(change.operation != Operation::Truncate || change.after.is_none());
+        if let Some(unwrapped) = &self.unwrapped {
+            let (row, sent) = match (&change.after, &change.before) {
+                (Some(row), _) | (None, Before::Full(row)) => (row, Sent::Whole),
+                (None, Before::Key(row)) => (row, Sent::KeyOnly),
+                (None, Before::None) => return Err(self.image("is missing, and an unwrapped event is nothing else")),
+            };
+            output.begin(Part::Whole, out);
+            self.write_row(output, row, sent, out, marks)?;
+            self.write_added(output, unwrapped, change, stamp, out);
+            return Ok(());
+        }
         let mut before_marks = Marks::default();
         // The absent columns of `before` count only where there is no `after`; a lossy one counts in either.
         let of_before = if change.after.is_some() { &mut before_marks } else { &mut *marks };
         match &change.before {
-            Before::None => write_long(out, 0),
-            Before::Key(row) => self.write_row(row, Sent::KeyOnly, out, of_before)?,
-            Before::Full(row) => self.write_row(row, Sent::Whole, out, of_before)?,
+            Before::None => output.none(Part::Before, out),
+            Before::Key(row) => self.write_image(output, Part::Before, (row, Sent::KeyOnly), out, of_before)?,
+            Before::Full(row) => self.write_image(output, Part::Before, (row, Sent::Whole), out, of_before)?,
         }
         match &change.after {
-            None => write_long(out, 0),
-            Some(row) => self.write_row(row, Sent::Whole, out, marks)?,
+            None => output.none(Part::After, out),
+            Some(row) => self.write_image(output, Part::After, (row, Sent::Whole), out, marks)?,
         }
         for column in before_marks.lossy {
             if let Err(at) = marks.lossy.binary_search(&column) {
                 marks.lossy.insert(at, column);
             }
         }
-        debug_assert!(change.operation != Operation::Truncate || change.after.is_none());
-        self.write_rest(change, stamp, out);
+        output.rest(&self.source, change, stamp.processed_us, out);
         Ok(())
     }
 
-    /// Appends the framed envelope of a delete of which only the key is known, as it was published: `key` holds the key's fields in Avro,
-    /// in the key's order, written under this plan's key schema.
+    /// Appends the value of a delete of which only the key is known, as it was published: `key` holds the key's fields in the key's
+    /// order, as [`EncodePlan::key`] writes them.
     pub fn delete(&self, key: &[&[u8]], change: &Change, stamp: Stamp, out: &mut Vec<u8>, marks: &mut Marks) {
         marks.clear();
-        frame::write(stamp.schema_id, out);
-        write_long(out, 1);
+        match self.converter {
+            Converter::Avro => {
+                frame::write(stamp.schema_id, out);
+                self.write_delete(&mut AvroOutput, key, change, stamp, out, marks);
+            }
+            Converter::Json => self.write_delete(&mut JsonOutput::default(), key, change, stamp, out, marks),
+        }
+    }
+
+    fn write_delete<O: Output>(
+        &self,
+        output: &mut O,
+        key: &[&[u8]],
+        change: &Change,
+        stamp: Stamp,
+        out: &mut Vec<u8>,
+        marks: &mut Marks,
+    ) {
+        output.begin(if self.unwrapped.is_some() { Part::Whole } else { Part::Before }, out);
         for (index, slot) in self.slots.iter().enumerate() {
             match self.key.iter().position(|column| *column == index).and_then(|place| key.get(place)) {
-                Some(field) => out.extend_from_slice(field),
+                Some(field) => {
+                    output.open(slot, out);
+                    out.extend_from_slice(field);
+                }
                 None => {
-                    if !slot.write_null(out) {
+                    if !slot.write_null(output, out) {
                         marks.absent.push(index);
                     }
                 }
             }
         }
-        write_long(out, 0);
-        self.write_rest(change, stamp, out);
-    }
-
-    /// What follows the rows.
-    fn write_rest(&self, change: &Change, stamp: Stamp, out: &mut Vec<u8>) {
-        self.source.write(&change.origin, out);
-        source::write_transaction(&change.origin.place, change.version.commit, out);
-        write_bytes(out, change.operation.code().as_bytes());
-        let us = stamp.processed_us;
-        for time in [us.div_euclid(1000), us, us.saturating_mul(1000)] {
-            write_long(out, 1);
-            write_long(out, time);
+        match &self.unwrapped {
+            Some(unwrapped) => self.write_added(output, unwrapped, change, stamp, out),
+            None => {
+                output.end(out);
+                output.none(Part::After, out);
+                output.rest(&self.source, change, stamp.processed_us, out);
+            }
         }
     }
 
-    fn write_row(&self, row: &RowImage, sent: Sent, out: &mut Vec<u8>, marks: &mut Marks) -> Result<(), EncodeError> {
-        write_long(out, 1);
+    /// What follows the columns of a row that is an event by itself.
+    fn write_added<O: Output>(&self, output: &mut O, unwrapped: &Unwrapped, change: &Change, stamp: Stamp, out: &mut Vec<u8>) {
+        if let Some(label) = &unwrapped.deleted {
+            let is_deleted = change.operation == Operation::Delete;
+            output.optional(label, &Scalar::Text(if is_deleted { "true" } else { "false" }.into()), out);
+        }
+        for (label, of) in &unwrapped.added {
+            let us = stamp.processed_us;
+            let value = match of {
+                Metadata::Operation => Scalar::Text(change.operation.code().into()),
+                Metadata::TsMs => Scalar::Number(us.div_euclid(1000)),
+                Metadata::TsUs => Scalar::Number(us),
+                Metadata::TsNs => Scalar::Number(us.saturating_mul(1000)),
+                Metadata::Source(field) => self.source.field(*field, &change.origin),
+            };
+            output.optional(label, &value, out);
+        }
+        output.end(out);
+    }
+
+    fn write_image<O: Output>(
+        &self,
+        output: &mut O,
+        part: Part,
+        (row, sent): (&RowImage, Sent),
+        out: &mut Vec<u8>,
+        marks: &mut Marks,
+    ) -> Result<(), EncodeError> {
+        output.begin(part, out);
+        self.write_row(output, row, sent, out, marks)?;
+        output.end(out);
+        Ok(())
+    }
+
+    fn write_row<O: Output>(
+        &self,
+        output: &mut O,
+        row: &RowImage,
+        sent: Sent,
+        out: &mut Vec<u8>,
+        marks: &mut Marks,
+    ) -> Result<(), EncodeError> {
         let mut cells = row.cells();
         for (index, slot) in self.slots.iter().enumerate() {
             match cells.read().map_err(|BadImage(problem)| self.image(problem))? {
                 Cell::Null if sent == Sent::KeyOnly && !slot.is_key => {
-                    if !slot.write_null(out) {
+                    if !slot.write_null(output, out) {
                         marks.absent.push(index);
                     }
                 }
                 Cell::Null if slot.nullable => {
-                    slot.write_null(out);
+                    slot.write_null(output, out);
                 }
                 Cell::Null => return Err(self.cell(index, Bad::new("null in a column that is NOT NULL", 0), 0)),
                 Cell::Absent => {
-                    slot.write_placeholder(out);
+                    slot.write_placeholder(output, out);
                     marks.absent.push(index);
                 }
                 Cell::Text(value) => {
-                    let at = slot.open(out);
-                    let fit = slot.wire.text(value, out).map_err(|bad| self.cell(index, bad, value.len()))?;
-                    slot.close(at, fit, index, out, marks);
+                    let at = out.len();
+                    output.open(slot, out);
+                    let fit = output.text(&slot.wire, value, out).map_err(|bad| self.cell(index, bad, value.len()))?;
+                    slot.close(output, (at, fit, index), out, marks);
                 }
                 Cell::Binary(value) => {
-                    let at = slot.open(out);
-                    let fit = slot.wire.binary(value, out).map_err(|bad| self.cell(index, bad, value.len()))?;
-                    slot.close(at, fit, index, out, marks);
+                    let at = out.len();
+                    output.open(slot, out);
+                    let fit = output.binary(&slot.wire, value, out).map_err(|bad| self.cell(index, bad, value.len()))?;
+                    slot.close(output, (at, fit, index), out, marks);
                 }
             }
         }
@@ -321,13 +446,19 @@ fn slot(column: &Column, is_key: bool, form: &EventForm) -> Slot {
     );
     let mut placeholder = vec![];
     let has_placeholder = wire.placeholder(&form.placeholder, &mut placeholder);
+    let name = form.field_name(&column.name);
+    let written = |encoded: Vec<u8>| match form.converter {
+        Converter::Avro => encoded.into_boxed_slice(),
+        Converter::Json => json::of_encoded(&wire, &encoded),
+    };
     Slot {
-        name: names::field_name(&column.name, form.names).into(),
+        label: json::label(&name),
+        name: name.into(),
         nullable: column.nullable && !is_key,
         branch: u8::from(default.is_none()),
         is_key,
-        filler: filler.into(),
-        placeholder: has_placeholder.then(|| placeholder.into()),
+        filler: written(filler),
+        placeholder: has_placeholder.then(|| written(placeholder)),
         wire,
     }
 }
@@ -342,19 +473,11 @@ pub(super) fn encode_default(column: &Column, text: &str, form: &EventForm) -> O
 }
 
 impl Slot {
-    fn open(&self, out: &mut Vec<u8>) -> usize {
-        let at = out.len();
-        if self.nullable {
-            // A zigzag 0 or 1.
-            out.push(self.branch << 1);
-        }
-        at
-    }
-
-    fn close(&self, at: usize, fit: Fit, index: usize, out: &mut Vec<u8>, marks: &mut Marks) {
+    /// `at` is where the column began.
+    fn close<O: Output>(&self, output: &mut O, (at, fit, index): (usize, Fit, usize), out: &mut Vec<u8>, marks: &mut Marks) {
         if fit == Fit::Unfit {
             out.truncate(at);
-            self.write_null(out);
+            self.write_null(output, out);
         }
         if fit != Fit::Exact {
             marks.lossy.push(index);
@@ -362,23 +485,24 @@ impl Slot {
     }
 
     /// Null where it is allowed, otherwise the filler; whether it was null.
-    fn write_null(&self, out: &mut Vec<u8>) -> bool {
+    fn write_null<O: Output>(&self, output: &mut O, out: &mut Vec<u8>) -> bool {
         if self.nullable {
-            out.push((1 - self.branch) << 1);
+            output.null(self, out);
         } else {
+            output.open(self, out);
             out.extend_from_slice(&self.filler);
         }
         self.nullable
     }
 
-    fn write_placeholder(&self, out: &mut Vec<u8>) {
+    fn write_placeholder<O: Output>(&self, output: &mut O, out: &mut Vec<u8>) {
         match &self.placeholder {
             Some(placeholder) => {
-                self.open(out);
+                output.open(self, out);
                 out.extend_from_slice(placeholder);
             }
             None => {
-                self.write_null(out);
+                self.write_null(output, out);
             }
         }
     }

@@ -1,14 +1,15 @@
 //! What a source tells beside changes of rows: logical messages, and where transactions begin and end.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::super::form::Binary;
+use super::super::form::{Binary, Converter};
 use super::super::schema::{self, TableContext};
 use super::super::varint::{write_bytes, write_long};
 use super::source::{self, SourceBlock};
-use super::{Stamp, binary, frame};
+use super::{Stamp, binary, frame, json};
 use crate::change::{Notice, Origin, TransactionMark};
 use crate::position::Version;
 use crate::table::{Table, TableName};
@@ -20,24 +21,27 @@ pub struct NoticePlan {
     transactions: NoticeTopic,
     source: SourceBlock,
     binary: Binary,
+    converter: Converter,
 }
 
 /// One of the two topics.
 #[derive(Debug)]
 pub struct NoticeTopic {
     pub name: Arc<str>,
-    /// Avro JSON of key and value.
-    pub key_schema: String,
-    pub value_schema: String,
+    /// Avro JSON of key and value; `None` for JSON.
+    pub key_schema: Option<String>,
+    pub value_schema: Option<String>,
 }
 
 impl NoticePlan {
     #[must_use]
     pub fn compile(context: &TableContext<'_>) -> Self {
+        let converter = context.form.converter;
+        let schema = |schema: Json| (converter == Converter::Avro).then(|| schema.to_string());
         let topic = |name: &str, key_schema: Json, value_schema: Json| NoticeTopic {
             name: format!("{}.{name}", context.prefix).into(),
-            key_schema: key_schema.to_string(),
-            value_schema: value_schema.to_string(),
+            key_schema: schema(key_schema),
+            value_schema: schema(value_schema),
         };
         // A message is of no table.
         let table = Table { name: TableName::new("", ""), columns: vec![], key: vec![] };
@@ -46,6 +50,7 @@ impl NoticePlan {
             transactions: topic("transaction", transaction_key(), transaction_value()),
             source: SourceBlock::compile(&table, context),
             binary: context.form.binary,
+            converter,
         }
     }
 
@@ -58,8 +63,11 @@ impl NoticePlan {
         }
     }
 
-    /// Appends the framed key.
+    /// Appends the key, in Avro framed.
     pub fn key(&self, notice: &Notice, schema_id: u32, out: &mut Vec<u8>) {
+        if self.converter == Converter::Json {
+            return json_key(notice, out);
+        }
         frame::write(schema_id, out);
         match notice {
             Notice::Message { prefix, .. } => {
@@ -70,8 +78,11 @@ impl NoticePlan {
         }
     }
 
-    /// Appends the framed value; that of a message can do without its content.
+    /// Appends the value, in Avro framed; that of a message can do without its content.
     pub fn value(&self, notice: &Notice, with_content: bool, stamp: Stamp, out: &mut Vec<u8>) {
+        if self.converter == Converter::Json {
+            return self.json_value(notice, with_content, stamp, out);
+        }
         frame::write(stamp.schema_id, out);
         match notice {
             Notice::Message { prefix, content, version, origin } => {
@@ -126,6 +137,55 @@ impl NoticePlan {
             Binary::Base64 => binary::base64(content.iter().copied(), content.len(), out),
         }
     }
+}
+
+impl NoticePlan {
+    fn json_value(&self, notice: &Notice, with_content: bool, stamp: Stamp, out: &mut Vec<u8>) {
+        // Writing into a vector does not fail.
+        let _ = match notice {
+            Notice::Message { prefix, content, version, origin } => {
+                let _ = write!(out, r#"{{"op":"m","ts_ms":{},"source":"#, stamp.processed_us.div_euclid(1000));
+                self.source.json(origin, out);
+                out.extend_from_slice(br#","transaction":"#);
+                source::transaction_json(&origin.place, version.commit, out);
+                out.extend_from_slice(br#","message":{"prefix":"#);
+                json::string(prefix.as_bytes(), out);
+                out.extend_from_slice(br#","content":"#);
+                if with_content {
+                    json::base64(content, out);
+                } else {
+                    out.extend_from_slice(b"null");
+                }
+                out.write_all(b"}}")
+            }
+            Notice::Begin(mark) => write!(
+                out,
+                r#"{{"status":"BEGIN","id":"{}","event_count":null,"data_collections":null,"ts_ms":{}}}"#,
+                id(mark),
+                mark.ts_us.div_euclid(1000)
+            ),
+            Notice::End { mark, events, tables } => {
+                let _ = write!(out, r#"{{"status":"END","id":"{}","event_count":{events},"data_collections":["#, id(mark));
+                for (at, (table, events)) in tables.iter().enumerate() {
+                    out.extend_from_slice(if at > 0 { br#",{"data_collection":"# } else { br#"{"data_collection":"# });
+                    json::string(table.as_bytes(), out);
+                    let _ = write!(out, r#","event_count":{events}}}"#);
+                }
+                write!(out, r#"],"ts_ms":{}}}"#, mark.ts_us.div_euclid(1000))
+            }
+        };
+    }
+}
+
+fn json_key(notice: &Notice, out: &mut Vec<u8>) {
+    let (name, value) = match notice {
+        Notice::Message { prefix, .. } => ("prefix", prefix.to_string()),
+        Notice::Begin(mark) | Notice::End { mark, .. } => ("id", id(mark)),
+    };
+    out.push(b'{');
+    out.extend_from_slice(&json::label(name));
+    json::string(value.as_bytes(), out);
+    out.push(b'}');
 }
 
 /// As the `transaction` block of the transaction's events has it.
