@@ -4,6 +4,7 @@
 
 mod postgres_source {
     mod ddl;
+    mod failover;
     mod faults;
     mod first_load;
     pub(crate) mod harness;

@@ -176,16 +176,19 @@ impl FirstLoad {
             last_of_table: block.last,
             last_of_all: block.last && self.jobs.len() == 1,
         };
-        if block.last {
-            let name = &rows.relation.table.name;
-            position.of(name).rows += u64::from(rows.number);
-            position.finish(name);
+        let name = &rows.relation.table.name;
+        if first == 0 {
+            // Stored with the first rows: they may be ahead of the stream, which a server that takes over has to have as well.
             position.settling.push(Settling {
                 schema: name.schema.clone(),
                 name: name.name.clone(),
                 snapshot: rows.snapshot.clone(),
                 until: rows.until,
             });
+        }
+        if block.last {
+            position.of(name).rows += u64::from(rows.number);
+            position.finish(name);
             self.jobs.pop_front();
             self.whole = WholeTable::Idle;
             if self.jobs.is_empty() {

@@ -49,6 +49,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
         streaming: true,
+        failover: false,
     };
     System {
         name: Name::parse("register").unwrap(),
