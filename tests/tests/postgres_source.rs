@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod postgres_source {
+    mod added;
     mod ddl;
     mod failover;
     mod faults;

@@ -11,6 +11,8 @@
 //! is being received. A batch may end inside a transaction; the position then says how much of it is published. What a server sends of
 //! transactions in progress goes to files ([`in_progress`]).
 //!
+//! **Added tables** are read from their beginning once the stream shows them: with their first change ([`added`]).
+//!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
 //!
 //! **Rights.** The role of the URL needs no more than
@@ -24,6 +26,7 @@
 //! and CONNECT on the database, EXECUTE on `pg_logical_emit_message` and on the slot functions, which PUBLIC has unless it was revoked.
 //! [`prepare_sql`] prints these for a system. Tables with row security also need BYPASSRLS: a hidden row is an error, never a loss.
 
+mod added;
 mod apply;
 mod catalogue;
 mod changed;
@@ -266,6 +269,7 @@ impl PostgresSource {
             self.relations.ignore(message.oid);
             return Ok(());
         }
+        self.meet_table(&name, message.oid).await?;
         let mut connection = self.session.take().await?;
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         let types = &mut self.relations.types;

@@ -169,6 +169,11 @@ impl Position {
         self.tables.iter().map(|progress| (progress.table(), progress.clone())).collect()
     }
 
+    /// The table is read, or is to be.
+    pub(crate) fn lists(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|progress| progress.schema == table.schema && progress.name == table.name)
+    }
+
     /// Forgets keys that were read.
     pub(crate) fn was_read_again(&mut self, table: &TableName, keys: &[Vec<String>]) {
         self.again.retain(|again| again.schema != table.schema || again.name != table.name || !keys.contains(&again.key));
