@@ -18,4 +18,5 @@ mod postgres_source {
     mod setup;
     mod stream;
     mod tls;
+    mod too_large;
 }

@@ -7,9 +7,9 @@
 //! over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
 //! is read again.
 //!
-//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message) that
-//! is being received. A batch may end inside a transaction; the position then says how much of it is published. What a server sends of
-//! transactions in progress goes to files ([`in_progress`]).
+//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message, its
+//! values cut a little over the record's limit) that is being received. A batch may end inside a transaction; the position then says
+//! how much of it is published. What a server sends of transactions in progress goes to files ([`in_progress`]).
 //!
 //! **Added tables** are read from their beginning once the stream shows them: with their first change ([`added`]).
 //!
@@ -88,6 +88,7 @@ use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
 use self::wire::{Event, Wire};
+pub use self::wire::{Rows, Shortener};
 use crate::source::{Durable, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
 /// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.

@@ -20,6 +20,7 @@ use super::error::{ServerError, WireError, unreadable};
 use super::frames::Frames;
 use super::intake::Intake;
 use super::pace::Pace;
+use super::shorten::Rows;
 use super::status::Status;
 use super::transport::Transport;
 use super::{Reader, Wire};
@@ -148,13 +149,17 @@ impl Login {
         let pace = Pace::of(&self.transport);
         let (reader, writer) = tokio::io::split(self.transport);
         let status = Status::report(writer, durable, patience);
-        Ok(Wire::new(Intake::new(reader, Frames::after(self.read), pace), status, self.faults))
+        Ok(Wire::new(
+            Intake::new(reader, Frames::after(self.read, Rows::Tuples { in_progress: false }), pace),
+            status,
+            self.faults,
+        ))
     }
 
     /// Goes on as a session that reads tables.
     pub(crate) fn reader(self) -> Reader {
         let pace = Pace::of(&self.transport);
-        Reader::new(Intake::new(self.transport, Frames::after(self.read), pace), self.faults)
+        Reader::new(Intake::new(self.transport, Frames::after(self.read, Rows::Line), pace), self.faults)
     }
 
     async fn start_up(&mut self, address: &Address, purpose: Purpose) -> Result<(), WireError> {
