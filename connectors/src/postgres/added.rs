@@ -27,10 +27,12 @@ impl PostgresSource {
         }
         if self.system.snapshot.enabled {
             if !self.is_there(table, oid).await? {
-                tracing::info!(
-                    system = %self.system.name, %table,
-                    "a table that changed is no longer there or no longer published: only its changes are taken"
-                );
+                if self.passed_over.insert(table.clone()) {
+                    tracing::info!(
+                        system = %self.system.name, %table,
+                        "a table that changed is not there or not published by this name any more: only its changes are taken"
+                    );
+                }
                 return Ok(());
             }
             self.begin_to_read(table).await?;
@@ -55,6 +57,7 @@ impl PostgresSource {
                 return Ok(true);
             }
             match open {
+                _ if seen && self.passed_over.contains(table) => return Ok(false),
                 Some(barrier) if seen && (snapshot.xmin() >= barrier || Instant::now() >= until) => return Ok(false),
                 Some(_) => {}
                 None => open = Some(self.session.newest_xid().await?),

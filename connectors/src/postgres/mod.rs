@@ -62,6 +62,7 @@ mod whole;
 mod wire;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +71,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::position::Lsn;
+use guitong_schemas::table::TableName;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
@@ -123,6 +125,8 @@ pub struct PostgresSource {
     slot: Option<Slot>,
     next_survey: Instant,
     tables: Vec<String>,
+    /// Tables that the stream shows and the catalogue does not, so that none is waited for twice.
+    passed_over: BTreeSet<TableName>,
     metrics: SystemMetrics,
 }
 
@@ -265,7 +269,7 @@ impl PostgresSource {
 
     /// Takes up a table as the stream shows it from here on.
     async fn learn(&mut self, message: RelationMessage) -> Result<(), SourceError> {
-        let name = guitong_schemas::table::TableName::new(&message.schema, &message.name);
+        let name = TableName::new(&message.schema, &message.name);
         if !self.system.tables.iter().any(|pattern| pattern.matches(&name)) {
             self.relations.ignore(message.oid);
             return Ok(());

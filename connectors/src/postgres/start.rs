@@ -1,5 +1,6 @@
 //! The start of a connection: checks in the order in which a person would mend what they find, then slot, position and first load.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -122,6 +123,7 @@ pub(crate) async fn connect(
         dirty: begin.fresh,
         slot: None,
         next_survey: Instant::now() + SURVEY / 10,
+        passed_over: BTreeSet::new(),
         metrics,
     })
 }

@@ -49,6 +49,11 @@ impl History {
     pub(crate) fn begun(&self) -> Option<Lsn> {
         self.0.last().map(|(_, place)| *place)
     }
+
+    /// Where an ancestor, or the server's own timeline, began: where the one before it was left.
+    fn begun_as(&self, timeline: u32) -> Option<Lsn> {
+        self.0.iter().take_while(|(of, _)| *of < timeline).last().map(|(_, place)| *place)
+    }
 }
 
 /// Whether everything that was published up to `position` happened on the server's timeline.
@@ -57,17 +62,18 @@ impl History {
 /// Text that says what may not have happened there.
 pub(crate) fn follow(position: &Position, server: &Identity) -> Result<(), String> {
     let (Identity { timeline, history, .. }, read) = (server, position.timeline);
+    // Two standbys that are promoted apart can give their timelines the same number.
+    if read <= *timeline
+        && let (Some(begun), Some(known)) = (history.begun_as(read), position.forked)
+        && begun != known
+    {
+        return Err(format!(
+            "the server's timeline {read} began at {begun}, the one that changes were read from at {known}: another standby took over, \
+             and what was read last may not have happened there"
+        ));
+    }
     if read == *timeline {
-        // Two standbys that are promoted apart can give their timelines the same number.
-        let (Some(begun), Some(known)) = (history.begun(), position.forked) else { return Ok(()) };
-        return if begun == known {
-            Ok(())
-        } else {
-            Err(format!(
-                "the server's timeline {timeline} began at {begun}, the one that changes were read from at {known}: another standby \
-                 took over, and what was read last may not have happened there"
-            ))
-        };
+        return Ok(());
     }
     if history.begun().is_none() && read < *timeline {
         return Err(format!(
@@ -177,6 +183,9 @@ mod tests {
         let read = |forked| with(at(2, 0x400_0000), |at| at.forked = forked);
         assert_eq!(follow(&read(Some(Lsn(0x300_0060))), &server(2, "1\t0/3000060\t")), Ok(()));
         assert!(follow(&read(Some(Lsn(0x300_0000))), &server(2, "1\t0/3000060\t")).unwrap_err().contains("another standby"));
+        let third = |forked| follow(&read(forked), &server(3, HISTORY));
+        assert_eq!(third(Some(Lsn(0x300_0060))), Ok(()));
+        assert!(third(Some(Lsn(0x300_0000))).unwrap_err().contains("another standby"), "an ancestor that is another");
         assert_eq!(follow(&read(None), &server(2, "1\t0/3000060\t")), Ok(()));
         assert_eq!(follow(&read(Some(Lsn(0x300_0060))), &server(2, "")), Ok(()), "a server that does not tell");
     }

@@ -39,27 +39,15 @@ impl Pair {
             return None;
         }
         primary.execute("SELECT pg_create_physical_replication_slot('standby_1', true)").await.unwrap();
-        let copies = [("sync_replication_slots", "on"), ("hot_standby_feedback", "on"), ("primary_slot_name", "standby_1")];
-        let options = copies.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
-        let standby = primary.standby("standby_1", options).await.unwrap();
+        let standby = primary.standby("standby_1", following("standby_1")).await.unwrap();
         let (listener, _) = Proxy::bind().await.unwrap();
         let proxy = Proxy::start(listener, primary.port()).unwrap();
         config(&mut system).url = Secret::new(format!("postgres://{READER}:{PASSWORD}@{}/postgres", proxy.address()));
         Some(Self { primary, standby, proxy, system })
     }
 
-    /// Steps, with something to read, until the standby has a copy of the slot that outlives a promotion.
     async fn copied(&self, session: &mut Session, all: &mut Vec<Change>) {
-        let (primary, standby) = (self.primary.admin().await.unwrap(), self.standby.admin().await.unwrap());
-        let copies = "(SELECT count(*)::int4 FROM pg_replication_slots WHERE slot_name = 'exchange_register' AND synced AND NOT temporary)";
-        let deadline = Instant::now() + PATIENCE;
-        while number(&standby, copies).await == 0 {
-            assert!(Instant::now() < deadline, "the standby keeps no copy of the slot");
-            sqlx::query("INSERT INTO t SELECT coalesce(min(id), 0) - 1, 'fill' FROM t").execute(&primary).await.unwrap();
-            // The copy waits for such a record, which the primary writes by itself every 15 s.
-            sqlx::query("SELECT pg_log_standby_snapshot()").execute(&primary).await.unwrap();
-            all.extend(session.step().await.unwrap());
-        }
+        copied(&self.primary, &self.standby, session, all).await;
     }
 
     /// The primary is gone, and its address leads to the standby.
@@ -67,6 +55,27 @@ impl Pair {
         self.primary.stop(Stop::Immediate).await.unwrap();
         self.proxy.redirect(self.standby.port());
     }
+}
+
+/// Steps, with something to read, until the standby has a copy of the slot that outlives a promotion.
+async fn copied(primary: &Postgres, standby: &Postgres, session: &mut Session, all: &mut Vec<Change>) {
+    let (primary, standby) = (primary.admin().await.unwrap(), standby.admin().await.unwrap());
+    let copies =
+        "(SELECT count(*)::int4 FROM pg_replication_slots WHERE slot_name = 'exchange_register' AND synced AND NOT temporary)";
+    let deadline = Instant::now() + PATIENCE;
+    while number(&standby, copies).await == 0 {
+        assert!(Instant::now() < deadline, "the standby keeps no copy of the slot");
+        sqlx::query("INSERT INTO t SELECT coalesce(min(id), 0) - 1, 'fill' FROM t").execute(&primary).await.unwrap();
+        // The copy waits for such a record, which the primary writes by itself every 15 s.
+        sqlx::query("SELECT pg_log_standby_snapshot()").execute(&primary).await.unwrap();
+        all.extend(session.step().await.unwrap());
+    }
+}
+
+/// Settings of a standby that keeps copies of slots, and follows by a slot itself.
+fn following(slot: &str) -> Options {
+    let settings = [("sync_replication_slots", "on"), ("hot_standby_feedback", "on"), ("primary_slot_name", slot)];
+    settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value))
 }
 
 async fn number(pool: &PgPool, expression: &str) -> i32 {
@@ -179,6 +188,41 @@ async fn what_was_published_and_never_reached_the_standby_is_a_gap() {
     mirror.apply(&all);
     assert_eq!(sorted(mirror.table("t")), table(&pair.standby).await);
     assert!(!mirror.table("t").iter().any(|row| row[0].as_deref() == Some("1")));
+}
+
+/// Two standbys that are promoted apart both call their timeline 2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_standby_on_a_timeline_of_the_same_number_is_a_gap() {
+    let Some(mut pair) = Pair::start(Options::default()).await else { return };
+    pair.primary.execute("SELECT pg_create_physical_replication_slot('standby_2', true)").await.unwrap();
+    let other = pair.primary.standby("standby_2", following("standby_2")).await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&pair.system).await.unwrap();
+    let mut all = session.load().await;
+    pair.copied(&mut session, &mut all).await;
+    copied(&pair.primary, &other, &mut session, &mut all).await;
+    drop(session);
+    pair.standby.promote().await.unwrap();
+    pair.proxy.redirect(pair.standby.port());
+    pair.standby.execute("INSERT INTO t VALUES (1, 'on the first')").await.unwrap();
+    let mut session = exchange.reconnect(&pair.system).await;
+    session.until(|all| all.iter().any(|change| line(change) == "c t [1,on the first]")).await;
+    drop(session);
+    // The old primary goes on, and the other standby with it, until that is promoted too.
+    pair.primary.execute("INSERT INTO t VALUES (2, 'on the old primary')").await.unwrap();
+    let (followed, deadline) = (other.admin().await.unwrap(), Instant::now() + PATIENCE);
+    while number(&followed, "(SELECT count(*)::int4 FROM t WHERE id = 2)").await == 0 {
+        assert!(Instant::now() < deadline, "the other standby does not follow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pair.primary.stop(Stop::Immediate).await.unwrap();
+    other.promote().await.unwrap();
+    other.execute("INSERT INTO t SELECT n, 'further than the first' FROM generate_series(10, 500) n").await.unwrap();
+    pair.proxy.redirect(other.port());
+    let error = exchange.connect(&pair.system).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, SourceError::Gap { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("the server's timeline 2 began at") && text.contains("another standby took over"), "{text}");
 }
 
 /// Where it is wanted later, the slot that is there is changed; without it a slot is not copied.
