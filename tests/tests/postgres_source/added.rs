@@ -11,6 +11,7 @@ use guitong_tests::servers::postgres::{Options, Postgres};
 use sqlx::postgres::PgPool;
 
 use super::harness::*;
+use super::in_progress::streamed;
 
 const OLD: &str = "CREATE TABLE old (id int PRIMARY KEY, name text); INSERT INTO old VALUES (1, 'known')";
 
@@ -99,6 +100,24 @@ async fn tables_come_by_their_transaction_and_by_a_name() {
     mirror.apply(&shown_and_loaded(&mut session).await);
     let ids: Vec<String> = mirror.table("qy_whole").iter().map(|row| row[0].clone().unwrap()).collect();
     assert_eq!(ids, ["1", "2", "3"]);
+}
+
+/// What a transaction in progress shows is looked up once it is committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_a_transaction_in_progress_shows_is_read() {
+    let server = Postgres::start_with(Options::default().set("logical_decoding_work_mem", "64kB")).await.unwrap();
+    let (_exchange, _, mut session) = streaming(&server).await;
+    server.execute(&table("added", 3)).await.unwrap();
+    let rows = "INSERT INTO added SELECT n, 'with it' FROM generate_series(4, 3000) n";
+    for end in ["ROLLBACK", "COMMIT"] {
+        server.execute(&format!("BEGIN; {}; {rows}; {end}", publish("added"))).await.unwrap();
+    }
+    let mut mirror = Mirror::default();
+    let all = shown_and_loaded(&mut session).await;
+    assert_eq!(of(&all, Operation::Create), 2997);
+    assert!(streamed(&server, SLOT).await > 0, "the transaction came before its commit");
+    mirror.apply(&all);
+    assert_eq!(mirror.table("added").len(), 3000);
 }
 
 /// Commits changes of every kind, each alone.

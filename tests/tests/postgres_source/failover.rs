@@ -39,7 +39,10 @@ impl Pair {
             return None;
         }
         primary.execute("SELECT pg_create_physical_replication_slot('standby_1', true)").await.unwrap();
-        let standby = primary.standby("standby_1", following("standby_1")).await.unwrap();
+        let memory: String =
+            sqlx::query_scalar("SHOW logical_decoding_work_mem").fetch_one(&primary.admin().await.unwrap()).await.unwrap();
+        let options = following("standby_1").set("logical_decoding_work_mem", &memory);
+        let standby = primary.standby("standby_1", options).await.unwrap();
         let (listener, _) = Proxy::bind().await.unwrap();
         let proxy = Proxy::start(listener, primary.port()).unwrap();
         config(&mut system).url = Secret::new(format!("postgres://{READER}:{PASSWORD}@{}/postgres", proxy.address()));
@@ -96,7 +99,18 @@ fn sorted(mut rows: Vec<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_has_everything_is_gone_on_with() {
-    let settings = Options::default().set("synchronized_standby_slots", "standby_1");
+    gone_on_with("64MB").await;
+}
+
+/// The transaction that is published in part comes before its commit, from either server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_came_in_progress_is_gone_on_with() {
+    gone_on_with("64kB").await;
+}
+
+/// `memory` is what the servers hold of a transaction before they send it.
+async fn gone_on_with(memory: &str) {
+    let settings = Options::default().set("synchronized_standby_slots", "standby_1").set("logical_decoding_work_mem", memory);
     let Some(mut pair) = Pair::start(only_where_known(settings)).await else { return };
     pair.primary.execute("INSERT INTO t SELECT n, 'before' FROM generate_series(1, 100) n").await.unwrap();
     let exchange = Exchange::new().await;

@@ -1,9 +1,10 @@
 //! Values over the limit: read past on the wire, left out by name, and never taken from an older state.
 
 use guitong_schemas::change::Change;
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{Options, Postgres};
 
 use super::harness::*;
+use super::in_progress::streamed;
 
 /// Columns that a record names as too large, or as unreadable.
 fn named(record: &guitong_log::Record, header: &str) -> String {
@@ -56,6 +57,29 @@ async fn values_over_the_limit_are_read_past_in_first_load_and_stream() {
     // What stands beside them is whole.
     let tails: Vec<bool> = all.iter().map(|change| line(change).ends_with(",z]")).collect();
     assert_eq!(tails, [true; 4]);
+}
+
+/// Rows of a transaction in progress have its number too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_over_the_limit_are_read_past_before_their_commit_too() {
+    let server = Postgres::start_with(Options::default().set("logical_decoding_work_mem", "64kB")).await.unwrap();
+    server.execute("CREATE TABLE t (id int PRIMARY KEY, long text, tail text)").await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
+    session.load().await;
+    server
+        .execute(
+            "BEGIN; INSERT INTO t SELECT n, 'short', 'z' FROM generate_series(1, 2000) n;
+             INSERT INTO t VALUES (0, repeat('桂', 15000000), 'z'); INSERT INTO t VALUES (-1, 'short', 'z'); COMMIT",
+        )
+        .await
+        .unwrap();
+    let changes = session.take(2002).await;
+    assert_short(&changes, 1);
+    let left_out = left_out(&exchange).await;
+    assert_eq!(left_out.iter().filter(|names| names[0] == "long").count(), 1);
+    assert_eq!(streamed(&server, SLOT).await, 1, "the transaction came before its commit");
+    assert!(changes.iter().all(|change| line(change).ends_with(",z]")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
