@@ -132,6 +132,7 @@ fn a_directory_becomes_what_it_declares() {
         on_gap: GapPolicy::Resnapshot,
         origin: Origins::None,
         streaming: false,
+        failover: true,
     };
     assert_eq!(licensing.source, SourceConfig::Postgres(source));
     assert!(licensing.tables[0].matches(&TableName::new("public", "qy_jbxx")));

@@ -139,6 +139,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
         streaming: true,
+        failover: false,
     };
     Ok(System {
         name: name("licensing")?,

@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use guitong_connectors::postgres::{Message, Old, decode};
+use guitong_connectors::postgres::{Message, Old, Rows, Shortener, decode};
 use guitong_schemas::avro::form::{Binary, Decimals, Intervals, Names, Times, UnknownTypes};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
@@ -20,8 +20,9 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "pgoutput", run: pgoutput },
+    Target { name: "shortener", run: shortener },
     Target { name: "row_image", run: row_image },
     Target { name: "cell", run: cell },
     Target { name: "envelope", run: envelope },
@@ -42,6 +43,34 @@ pub fn pgoutput(bytes: &[u8]) {
     };
     for row in rows {
         assert_eq!(row.image.cells().filter(Result::is_ok).count(), row.columns, "a decoded row has the values that it says");
+    }
+}
+
+/// A long message whose values are cut while it comes in, in pieces and to a length that the first bytes choose: what decodes, decodes
+/// with as many values when it is short.
+pub fn shortener(bytes: &[u8]) {
+    let [form, kept, piece, message @ ..] = bytes else { return };
+    let rows = match form % 3 {
+        0 => Rows::Line,
+        form => Rows::Tuples { in_progress: form == 1 },
+    };
+    let short = |piece: usize| {
+        let mut shortener = Shortener::new(rows, usize::from(*kept));
+        message.chunks(piece).for_each(|piece| shortener.take(piece));
+        shortener.finish()
+    };
+    let whole = short(message.len().max(1));
+    assert_eq!(whole, short(usize::from(*piece).max(1)), "however it is cut into pieces");
+    assert!(whole.len() <= message.len() + message.len() / 4 + 2);
+    let values = |message: &[u8]| {
+        let rows = message.get(25..).and_then(|data| decode(&Bytes::copy_from_slice(data)).ok());
+        rows.map(|message| match message {
+            Message::Insert { new, .. } | Message::Update { new, .. } => new.columns,
+            _ => 0,
+        })
+    };
+    if rows == (Rows::Tuples { in_progress: false }) && values(message).is_some() {
+        assert_eq!(values(message), values(&whole));
     }
 }
 

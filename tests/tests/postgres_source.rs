@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod postgres_source {
+    mod added;
     mod ddl;
+    mod failover;
     mod faults;
     mod first_load;
     pub(crate) mod harness;
@@ -16,4 +18,5 @@ mod postgres_source {
     mod setup;
     mod stream;
     mod tls;
+    mod too_large;
 }

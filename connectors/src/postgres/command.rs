@@ -75,7 +75,7 @@ impl PostgresSource {
     }
 
     /// The table as it is now, ready to be read: published, readable, with a key.
-    async fn look_up(
+    pub(crate) async fn look_up(
         &mut self,
         connection: &mut PgConnection,
         table: &TableName,

@@ -3,12 +3,15 @@
 //! **Delivery.** Changes come in commit order, each with the version (epoch, commit LSN, LSN, index). The slot is confirmed only by
 //! [`Source::confirm`], with the end of the last transaction that the log holds whole, so nothing is forgotten that is not durable;
 //! after a restart the server sends a transaction that was published in part again, and the published part is left out. What cannot be
-//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, another timeline, a server
-//! that went back. With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and is read again.
+//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, a server that went back or that took
+//! over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
+//! is read again.
 //!
-//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message) that
-//! is being received. A batch may end inside a transaction; the position then says how much of it is published. What a server sends of
-//! transactions in progress goes to files ([`in_progress`]).
+//! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message, its
+//! values cut a little over the record's limit) that is being received. A batch may end inside a transaction; the position then says
+//! how much of it is published. What a server sends of transactions in progress goes to files ([`in_progress`]).
+//!
+//! **Added tables** are read from their beginning once the stream shows them: with their first change ([`added`]).
 //!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
 //!
@@ -23,6 +26,7 @@
 //! and CONNECT on the database, EXECUTE on `pg_logical_emit_message` and on the slot functions, which PUBLIC has unless it was revoked.
 //! [`prepare_sql`] prints these for a system. Tables with row security also need BYPASSRLS: a hidden row is an error, never a loss.
 
+mod added;
 mod apply;
 mod catalogue;
 mod changed;
@@ -51,12 +55,14 @@ mod snapshot;
 mod start;
 mod stream;
 mod team;
+mod timeline;
 mod types;
 mod visibility;
 mod whole;
 mod wire;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +71,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::position::Lsn;
+use guitong_schemas::table::TableName;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
@@ -83,6 +90,7 @@ use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
 use self::wire::{Event, Wire};
+pub use self::wire::{Rows, Shortener};
 use crate::source::{Durable, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
 
 /// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.
@@ -117,6 +125,8 @@ pub struct PostgresSource {
     slot: Option<Slot>,
     next_survey: Instant,
     tables: Vec<String>,
+    /// Tables that the stream shows and the catalogue does not, so that none is waited for twice.
+    passed_over: BTreeSet<TableName>,
     metrics: SystemMetrics,
 }
 
@@ -259,11 +269,12 @@ impl PostgresSource {
 
     /// Takes up a table as the stream shows it from here on.
     async fn learn(&mut self, message: RelationMessage) -> Result<(), SourceError> {
-        let name = guitong_schemas::table::TableName::new(&message.schema, &message.name);
+        let name = TableName::new(&message.schema, &message.name);
         if !self.system.tables.iter().any(|pattern| pattern.matches(&name)) {
             self.relations.ignore(message.oid);
             return Ok(());
         }
+        self.meet_table(&name, message.oid).await?;
         let mut connection = self.session.take().await?;
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         let types = &mut self.relations.types;

@@ -20,6 +20,9 @@ pub(crate) struct Position {
     format: u32,
     pub(crate) system_id: String,
     pub(crate) timeline: u32,
+    /// Where that timeline left its parent, if it has one: two can have the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) forked: Option<Lsn>,
     pub(crate) epoch: u32,
     /// End of the last transaction that is wholly published: as far as the slot may be confirmed.
     pub(crate) lsn: Lsn,
@@ -130,6 +133,7 @@ impl Position {
             format: FORMAT,
             system_id,
             timeline,
+            forked: None,
             epoch,
             lsn,
             last_commit: None,
@@ -163,6 +167,11 @@ impl Position {
 
     pub(crate) fn progress(&self) -> BTreeMap<TableName, TableProgress> {
         self.tables.iter().map(|progress| (progress.table(), progress.clone())).collect()
+    }
+
+    /// The table is read, or is to be.
+    pub(crate) fn lists(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|progress| progress.schema == table.schema && progress.name == table.name)
     }
 
     /// Forgets keys that were read.

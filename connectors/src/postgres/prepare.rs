@@ -28,8 +28,21 @@ pub fn prepare_sql(
     }
     let all: Vec<&TableFacts> = tables.iter().collect();
     sql.push(create_publication(system, config, server_version, &all));
+    if config.failover {
+        sql.extend(STANDBYS.map(str::to_owned));
+    }
     sql
 }
+
+/// What lets a standby take over with the slot (PostgreSQL documentation, "Logical Replication Failover"). These are settings of two
+/// servers under names that only their administrator knows, so they are hints.
+const STANDBYS: [&str; 5] = [
+    "-- so that a standby keeps a copy of the slot, with the physical slot `standby_1` by which it follows the primary:",
+    "-- on the standby: ALTER SYSTEM SET sync_replication_slots = on; ALTER SYSTEM SET hot_standby_feedback = on;",
+    "--   ALTER SYSTEM SET primary_slot_name = 'standby_1'; and `dbname=postgres` in its primary_conninfo",
+    "-- on the primary: ALTER SYSTEM SET synchronized_standby_slots = 'standby_1'; no change leaves it before the standby has it",
+    "-- on both: SELECT pg_reload_conf();",
+];
 
 /// What removes the slot, the publication and the grants again.
 #[must_use]
@@ -157,6 +170,10 @@ mod tests {
                 r#"CREATE PUBLICATION "exchange_register" FOR TABLE ONLY "public"."企业" ("区划", "编号") WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"#,
             ]
         );
+        let config = PostgresConfig { failover: true, ..config };
+        let standbys = prepare_sql(&system, &config, "reader", 170_000, std::slice::from_ref(&table));
+        assert_eq!(standbys[..4], sql);
+        assert!(standbys[4..].iter().all(|line| line.starts_with("--")), "settings of other servers are hints: {standbys:?}");
         let old = prepare_sql(&system, &config, "reader", 140_000, &[table]);
         assert!(old[3].contains(r#"ONLY "public"."企业" WITH"#), "{}", old[3]);
     }

@@ -241,6 +241,7 @@ pub(crate) mod tests {
             on_gap: GapPolicy::Stop,
             origin: Origins::Any,
             streaming: true,
+            failover: false,
         };
         System {
             name: Name::parse("register").unwrap(),

@@ -21,6 +21,8 @@ const OLDEST: i32 = 140_000;
 pub(crate) const COLUMN_LISTS: i32 = 150_000;
 /// The option `origin` of pgoutput.
 const ORIGINS: i32 = 160_000;
+/// Slots of which standbys keep a copy.
+const FAILOVER_SLOTS: i32 = 170_000;
 
 /// What the server says of itself.
 #[derive(Debug, Clone)]
@@ -63,8 +65,14 @@ impl Server {
         })
     }
 
-    pub(crate) fn check(&self, place: &str, faults: &Faults) -> Result<(), SourceError> {
+    /// `failover`: the connection URL may lead to a standby that has not taken over yet.
+    pub(crate) fn check(&self, place: &str, failover: bool, faults: &Faults) -> Result<(), SourceError> {
         check_version(self.version, faults)?;
+        if self.standby && failover {
+            return Err(faults.unavailable(format!(
+                "the server at {place} is a standby: changes are read once it takes over, or url leads to the primary again"
+            )));
+        }
         if self.standby {
             return Err(faults.setup(
                 format!("the server at {place} is a standby"),
@@ -102,6 +110,17 @@ pub(crate) fn check_origin(version: i32, config: &PostgresConfig, faults: &Fault
     Err(faults.setup(
         format!("origin = \"none\" needs PostgreSQL 16, the server is {}", version / 10_000),
         "take `origin` out of the system's file, or upgrade the server",
+    ))
+}
+
+/// Whether standbys can keep a copy of the slot, where that is wanted.
+pub(crate) fn check_failover(version: i32, config: &PostgresConfig, faults: &Faults) -> Result<(), SourceError> {
+    if !config.failover || version >= FAILOVER_SLOTS {
+        return Ok(());
+    }
+    Err(faults.setup(
+        format!("failover = true needs PostgreSQL 17, the server is {}", version / 10_000),
+        "take `failover` out of the system's file, or upgrade the server; without it the tables are read again after a standby took over",
     ))
 }
 

@@ -7,6 +7,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::fault::Faults;
 use super::position::Position;
+use super::timeline;
+use super::wire::Identity;
 use crate::source::SourceError;
 
 /// A slot as `pg_replication_slots` shows it.
@@ -28,6 +30,8 @@ pub struct Slot {
     /// Bytes that may still be written before the server removes what was not read; `None` where `max_slot_wal_keep_size` sets no
     /// bound.
     pub(crate) left: Option<u64>,
+    /// Whether standbys may keep a copy of it; servers before 17 do not say.
+    pub failover: Option<bool>,
 }
 
 impl Slot {
@@ -74,7 +78,7 @@ pub(crate) async fn ask(connection: &mut PgConnection, name: Option<&str>) -> Re
         "SELECT slot_name::text AS name, plugin::text, database::text, active_pid, wal_status, \
          to_jsonb(s) ->> 'invalidation_reason' AS invalidation, (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed, \
          (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn)::int8 AS retained, \
-         safe_wal_size AS left FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
+         safe_wal_size AS left, (to_jsonb(s) ->> 'failover')::bool AS failover FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
     )
     .bind(name)
     .fetch_all(connection)
@@ -95,18 +99,21 @@ fn read(row: &PgRow) -> Result<Slot, sqlx::Error> {
         confirmed: number("confirmed")?.map(|lsn| Lsn(lsn.cast_unsigned())),
         retained: bytes("retained")?,
         left: bytes("left")?,
+        failover: row.try_get("failover")?,
     })
 }
 
-/// Makes the slot; waits until the transactions that are open now have ended. Gives the place from which it streams.
-pub(crate) async fn make(connection: &mut PgConnection, name: &str) -> Result<Lsn, sqlx::Error> {
+/// Makes the slot; waits until the transactions that are open now have ended. Gives the place from which it streams. With `failover`,
+/// which servers before 17 do not know, standbys may keep a copy of it.
+pub(crate) async fn make(connection: &mut PgConnection, name: &str, failover: bool) -> Result<Lsn, sqlx::Error> {
     // That wait is for locks of transactions, however long they are open.
     sqlx::raw_sql("SET lock_timeout = 0").execute(&mut *connection).await?;
-    let lsn: i64 =
-        sqlx::query_scalar("SELECT (lsn - '0/0'::pg_lsn)::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')")
-            .bind(name)
-            .fetch_one(&mut *connection)
-            .await?;
+    let sql = if failover {
+        "SELECT (lsn - '0/0'::pg_lsn)::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput', failover => true)"
+    } else {
+        "SELECT (lsn - '0/0'::pg_lsn)::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')"
+    };
+    let lsn: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut *connection).await?;
     sqlx::raw_sql("RESET lock_timeout").execute(connection).await?;
     Ok(Lsn(lsn.cast_unsigned()))
 }
@@ -119,7 +126,7 @@ pub(crate) async fn drop_slot(connection: &mut PgConnection, name: &str) -> Resu
 pub(crate) fn check(
     slot: Option<&Slot>,
     position: Option<&Position>,
-    server: (&str, u32, Lsn),
+    server: &Identity,
     database: &str,
     config: &PostgresConfig,
     faults: &Faults,
@@ -134,10 +141,7 @@ pub(crate) fn check(
     let Some(slot) = slot else {
         return match position {
             None => Ok(Start::New),
-            Some(position) => Err(Obstacle::Gap(format!(
-                "replication slot {name} is gone; changes after {} that it kept may be lost",
-                position.lsn
-            ))),
+            Some(position) => Err(Obstacle::Gap(gone(name, position, server))),
         };
     };
     if slot.wal_status.as_deref() == Some("lost") {
@@ -159,6 +163,18 @@ pub(crate) fn check(
         ))),
         Some(_) => Ok(Start::Resume),
     }
+}
+
+fn gone(name: &str, position: &Position, server: &Identity) -> String {
+    let lost = format!("changes after {} that it kept may be lost", position.lsn);
+    if position.timeline == server.timeline {
+        return format!("replication slot {name} is gone; {lost}");
+    }
+    format!(
+        "the server is on timeline {}, so a standby took over, and replication slot {name} is gone: the standby had no copy of it \
+         (failover = true of the system and sync_replication_slots of the standby keep one); {lost}",
+        server.timeline
+    )
 }
 
 fn check_kind(slot: &Slot, name: &str, database: &str, faults: &Faults) -> Result<(), SourceError> {
@@ -185,22 +201,17 @@ fn check_kind(slot: &Slot, name: &str, database: &str, faults: &Faults) -> Resul
     Ok(())
 }
 
-/// The server is the one that the position was made on, and has not gone back.
-fn check_server(position: &Position, (system_id, timeline, end): (&str, u32, Lsn)) -> Result<(), String> {
-    if position.system_id != system_id {
+/// The server is the one that the position was made on, or one that took over from it, and has not gone back.
+fn check_server(position: &Position, server: &Identity) -> Result<(), String> {
+    let Identity { system_id, end, .. } = server;
+    if position.system_id != *system_id {
         return Err(format!(
             "the server's system identifier is {system_id}, changes were read from {}: this is another server",
             position.system_id
         ));
     }
-    if position.timeline != timeline {
-        return Err(format!(
-            "the server is on timeline {timeline}, changes were read from timeline {}: it was restored or a standby took over, \
-             and what was read last may not have happened there",
-            position.timeline
-        ));
-    }
-    if position.lsn > end {
+    timeline::follow(position, server)?;
+    if position.lsn > *end {
         return Err(format!("the server's log ends at {end}, before {}, up to where it was read: it was restored", position.lsn));
     }
     Ok(())
@@ -209,6 +220,7 @@ fn check_server(position: &Position, (system_id, timeline, end): (&str, u32, Lsn
 #[cfg(test)]
 mod tests {
     use super::super::relation::tests::system;
+    use super::super::timeline::History;
     use super::*;
 
     fn slot() -> Slot {
@@ -222,6 +234,7 @@ mod tests {
             confirmed: Some(Lsn(100)),
             retained: Some(0),
             left: None,
+            failover: None,
         }
     }
 
@@ -229,8 +242,8 @@ mod tests {
         let system = system();
         let guitong_schemas::contract::SourceConfig::Postgres(config) = &system.source else { panic!("not PostgreSQL") };
         let position = position.map(|(lsn, timeline, id)| Position::new(id.into(), timeline, 1, Lsn(lsn)));
-        let server = ("7", 1, Lsn(1_000));
-        check(slot.as_ref(), position.as_ref(), server, "register", config, &Faults::of(&system)).map_err(|obstacle| {
+        let server = Identity { system_id: "7".into(), timeline: 1, history: History::default(), end: Lsn(1_000) };
+        check(slot.as_ref(), position.as_ref(), &server, "register", config, &Faults::of(&system)).map_err(|obstacle| {
             match obstacle {
                 Obstacle::Fault(error) => error.to_string(),
                 Obstacle::Gap(detail) => format!("gap: {detail}"),
@@ -249,7 +262,7 @@ mod tests {
         assert_eq!(checked(Some(slot()), Some((100, 1, "7"))), Ok(Start::Resume));
         gap(checked(None, Some((100, 1, "7"))), "is gone");
         gap(checked(Some(slot()), Some((99, 1, "7"))), "confirmed up to 0/64");
-        gap(checked(Some(slot()), Some((100, 2, "7"))), "timeline 1, changes were read from timeline 2");
+        gap(checked(Some(slot()), Some((100, 2, "7"))), "the server is on timeline 1, which does not come from timeline 2");
         gap(checked(Some(slot()), Some((100, 1, "8"))), "system identifier");
         gap(checked(Some(slot()), Some((1_001, 1, "7"))), "the server's log ends at");
         let lost = Slot { wal_status: Some("lost".into()), ..slot() };

@@ -304,12 +304,12 @@ impl FirstLoad {
             return Ok(());
         }
         self.give_orders(session, position).await?;
-        let only_whole = self.jobs.front().is_some_and(|job| job.way == Way::Whole);
-        if only_whole && self.whole.is_idle() && !self.is_reading() {
+        let whole = self.jobs.front().filter(|job| job.way == Way::Whole).map(|job| job.id);
+        if let Some(job) = whole.filter(|_| self.whole.is_idle() && !self.is_reading()) {
             self.marks_written += 1;
             let mark = format!("whole {}", self.marks_written);
             session.watermark(&format!("{:016x}:{mark}", self.nonce)).await?;
-            self.whole = WholeTable::Marked { mark, reached: false };
+            self.whole = WholeTable::Marked { job, mark, reached: false };
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The start of a connection: checks in the order in which a person would mend what they find, then slot, position and first load.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -80,8 +81,9 @@ pub(crate) async fn connect(
     let mut connection = address.connect(&faults).await?;
 
     let server = Server::ask(&mut connection).await.map_err(|error| faults.query("asking the server", &error))?;
-    server.check(&address.place(), &faults)?;
+    server.check(&address.place(), config.failover, &faults)?;
     setup::check_origin(server.version, &config, &faults)?;
+    setup::check_failover(server.version, &config, &faults)?;
     let tables = catalogue::selected(&mut connection, &system).await;
     let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
     let published = setup::published_tables(&mut connection, &server, &config, &faults).await?;
@@ -90,7 +92,7 @@ pub(crate) async fn connect(
 
     let mut login = Login::open(&address, Purpose::Replicate, &faults).await?;
     let identity = login.identify().await?;
-    let begin = begin(&mut connection, &config, &address.database, position, &identity, &faults).await?;
+    let begin = begin((&mut connection, &mut login), &config, &address.database, position, &identity, &faults).await?;
     let wire = login.start(&config, begin.position.lsn, server.sender_timeout).await?;
 
     let metrics = metrics.of(system.name.as_str());
@@ -121,6 +123,7 @@ pub(crate) async fn connect(
         dirty: begin.fresh,
         slot: None,
         next_survey: Instant::now() + SURVEY / 10,
+        passed_over: BTreeSet::new(),
         metrics,
     })
 }
@@ -137,7 +140,7 @@ struct Begin {
 
 /// Where to begin: after the stored position, at a slot without one, or at a new slot; after a gap only where the system allows it.
 async fn begin(
-    connection: &mut PgConnection,
+    (connection, login): (&mut PgConnection, &mut Login),
     config: &PostgresConfig,
     database: &str,
     position: Option<Position>,
@@ -146,14 +149,22 @@ async fn begin(
 ) -> Result<Begin, SourceError> {
     let failed = |error: sqlx::Error| faults.query("preparing the replication slot", &error);
     let found = slot::find(connection, &config.slot).await.map_err(failed)?;
-    let server = (identity.system_id.as_str(), identity.timeline, identity.end);
-    let fresh = |epoch, lsn| Position::new(identity.system_id.clone(), identity.timeline, epoch, lsn);
-    match slot::check(found.as_ref(), position.as_ref(), server, database, config, faults) {
+    let fresh = |epoch, lsn| {
+        let mut position = Position::new(identity.system_id.clone(), identity.timeline, epoch, lsn);
+        position.forked = identity.history.begun();
+        position
+    };
+    match slot::check(found.as_ref(), position.as_ref(), identity, database, config, faults) {
         Ok(start) => {
+            if config.failover && found.is_some_and(|found| found.failover == Some(false)) {
+                login.keep_copies(&config.slot).await?;
+            }
             let (position, is_fresh) = match (start, position) {
-                (Start::Resume, Some(position)) => (position, false),
+                (Start::Resume, Some(position)) => resume(position, identity, config),
                 (Start::Adopt(lsn), _) => (fresh(1, lsn), true),
-                (Start::New | Start::Resume, _) => (fresh(1, slot::make(connection, &config.slot).await.map_err(failed)?), true),
+                (Start::New | Start::Resume, _) => {
+                    (fresh(1, slot::make(connection, &config.slot, config.failover).await.map_err(failed)?), true)
+                }
             };
             Ok(Begin { position, fresh: is_fresh, stale: Vec::new(), read_again: false })
         }
@@ -169,11 +180,26 @@ async fn begin(
             if found.is_some() {
                 slot::drop_slot(connection, &config.slot).await.map_err(failed)?;
             }
-            let lsn = slot::make(connection, &config.slot).await.map_err(failed)?;
+            let lsn = slot::make(connection, &config.slot, config.failover).await.map_err(failed)?;
             let stale = old.tables.iter().map(|progress| progress.table()).collect();
             Ok(Begin { position: fresh(old.epoch + 1, lsn), fresh: true, stale, read_again: true })
         }
     }
+}
+
+/// The position on the server's timeline, and whether it has to be stored: a server that took over has everything before it.
+fn resume(mut position: Position, identity: &Identity, config: &PostgresConfig) -> (Position, bool) {
+    let promoted = position.timeline != identity.timeline;
+    if promoted {
+        tracing::info!(
+            slot = config.slot, lsn = %position.lsn, from = position.timeline, to = identity.timeline,
+            "a standby took over and has everything that was read: going on there"
+        );
+    }
+    let forked = identity.history.begun().or(position.forked.filter(|_| !promoted));
+    let changed = promoted || position.forked != forked;
+    (position.timeline, position.forked) = (identity.timeline, forked);
+    (position, changed)
 }
 
 /// Every selected table as the stream would announce it now.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::chunk::marks;
 use super::copy::CopyRows;
 use super::fault::Faults;
+use super::job::Job;
 use super::position::{Position, Settling};
 use super::ranges::{self, Files};
 use super::relation::Relation;
@@ -34,6 +35,8 @@ pub(crate) enum WholeTable {
     Idle,
     /// It is read when the stream reaches this watermark.
     Marked {
+        /// Job of the table: others can be added meanwhile.
+        job: u64,
         mark: String,
         reached: bool,
     },
@@ -48,7 +51,7 @@ impl WholeTable {
     /// Whether this is the watermark that it waits for.
     pub(crate) fn reaches(&mut self, content: &str) -> bool {
         match self {
-            Self::Marked { mark, reached } if mark == content => {
+            Self::Marked { mark, reached, .. } if mark == content => {
                 *reached = true;
                 true
             }
@@ -60,6 +63,7 @@ impl WholeTable {
 /// A whole table that a task of its own reads.
 #[derive(Debug)]
 pub(crate) struct WholeRows {
+    job: u64,
     pub(crate) relation: Arc<Relation>,
     pub(crate) blocks: mpsc::Receiver<Result<Block, SourceError>>,
     reader: JoinHandle<()>,
@@ -98,7 +102,8 @@ impl WholeBlock {
 }
 
 impl WholeRows {
-    pub(crate) fn start(relation: Arc<Relation>, query: String, mut reading: Reading, at: (u64, i64), faults: Faults) -> Self {
+    fn start(job: &Job, query: String, mut reading: Reading, at: (u64, i64), faults: Faults) -> Self {
+        let relation = Arc::clone(&job.relation);
         let (send, blocks) = mpsc::channel(1);
         let (snapshot, until) = (reading.snapshot.clone(), reading.end);
         let columns = relation.table.columns.len();
@@ -110,7 +115,7 @@ impl WholeRows {
                 send.send(Err(error)).await.ok();
             }
         });
-        Self { relation, blocks, reader, snapshot, until, at, number: 0, faults }
+        Self { job: job.id, relation, blocks, reader, snapshot, until, at, number: 0, faults }
     }
 }
 
@@ -131,7 +136,7 @@ impl FirstLoad {
         (commit, ts_us): (u64, i64),
         retaken: &prometheus::IntCounter,
     ) -> Result<(), SourceError> {
-        self.whole = WholeTable::Idle;
+        let WholeTable::Marked { job, .. } = std::mem::replace(&mut self.whole, WholeTable::Idle) else { return Ok(()) };
         let snapshot = session.visibility().await?;
         if !self.sees_all_noted(&snapshot) {
             retaken.inc();
@@ -140,15 +145,14 @@ impl FirstLoad {
         }
         // A later one sees all that an earlier one saw, and the stream stands still in between.
         let mut reading = session.read().await?;
-        let Some(job) = self.jobs.front() else { return Ok(()) };
-        let relation = Arc::clone(&job.relation);
-        let query = ranges::select(&relation.table, job.shape.partitioned, self.filter(job), false);
+        let Some(job) = self.jobs.iter().find(|other| other.id == job) else { return Ok(()) };
+        let query = ranges::select(&job.relation.table, job.shape.partitioned, self.filter(job), false);
         // Nobody can write the table anew once it was touched.
         let touch = format!("{query} LIMIT 0; {}", Files::query(&job.shape));
         if Files::read(&reading.reader.run(&touch).await?).is_none_or(|files| !files.seen) {
-            return Err(session.faults.unavailable(rewritten(&relation)));
+            return Err(session.faults.unavailable(rewritten(&job.relation)));
         }
-        self.whole = WholeTable::Rows(WholeRows::start(relation, query, reading, (commit, ts_us), session.faults.clone()));
+        self.whole = WholeTable::Rows(WholeRows::start(job, query, reading, (commit, ts_us), session.faults.clone()));
         Ok(())
     }
 
@@ -176,17 +180,21 @@ impl FirstLoad {
             last_of_table: block.last,
             last_of_all: block.last && self.jobs.len() == 1,
         };
-        if block.last {
-            let name = &rows.relation.table.name;
-            position.of(name).rows += u64::from(rows.number);
-            position.finish(name);
+        let name = &rows.relation.table.name;
+        if first == 0 {
+            // Stored with the first rows: they may be ahead of the stream, which a server that takes over has to have as well.
             position.settling.push(Settling {
                 schema: name.schema.clone(),
                 name: name.name.clone(),
                 snapshot: rows.snapshot.clone(),
                 until: rows.until,
             });
-            self.jobs.pop_front();
+        }
+        if block.last {
+            position.of(name).rows += u64::from(rows.number);
+            position.finish(name);
+            let read = rows.job;
+            self.jobs.retain(|job| job.id != read);
             self.whole = WholeTable::Idle;
             if self.jobs.is_empty() {
                 self.end();

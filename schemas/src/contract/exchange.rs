@@ -12,7 +12,8 @@ use super::reading::section::Section;
 use super::{Budgets, Department, Exchange, KafkaConfig, LogConfig, Name, RegistryConfig, Secret};
 
 /// CONTRACTS' bound of one encoded record.
-const MAX_RECORD: usize = 16 << 20;
+/// The largest record that an exchange can be set to.
+pub const MAX_RECORD: usize = 16 << 20;
 
 /// Properties of librdkafka that the exchange's guarantees rest on.
 const OWN_PROPERTIES: [&str; 10] = [

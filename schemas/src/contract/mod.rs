@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use exchange::MAX_RECORD;
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};

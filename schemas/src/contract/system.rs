@@ -58,6 +58,8 @@ pub struct PostgresConfig {
     /// Receive what transactions have changed before they are committed, once the server holds more than its
     /// `logical_decoding_work_mem` of it, and keep it here until then; `false` leaves it on the server's disk.
     pub streaming: bool,
+    /// Standbys may keep a copy of the slot, so that changes go on after one of them took over. The server has to be 17 or newer.
+    pub failover: bool,
 }
 
 /// Which changes are taken, by their replication origin (PostgreSQL documentation, "Replication Progress Tracking").
@@ -316,7 +318,8 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let origins = [("any", Origins::Any), ("none", Origins::None)];
     let origin = root.choice("origin", &origins).map_or_else(Origins::default, |found| found.value);
     let streaming = root.flag("streaming").is_none_or(|found| found.value);
-    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin, streaming })
+    let failover = root.flag("failover").is_some_and(|found| found.value);
+    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin, streaming, failover })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

@@ -18,6 +18,7 @@ pub enum Rule {
     NameColumn,
     SnapshotDisagrees,
     EnumItems,
+    AddedTables,
     FirstLoadOrder,
     FirstLoadTransaction,
     TransactionId,
@@ -37,6 +38,7 @@ impl Rule {
             Self::NameColumn => "`name` columns hold their value in the stream too",
             Self::SnapshotDisagrees => "the snapshot has the value that the stream has",
             Self::EnumItems => "items of an enum array are nullable",
+            Self::AddedTables => "a table that is added or renamed is read by its new name",
             Self::FirstLoadOrder => "the first load takes tables and rows in its own order",
             Self::FirstLoadTransaction => "rows of the first load are of no transaction",
             Self::TransactionId => "all events of a transaction have one transaction id",
@@ -80,6 +82,7 @@ pub(super) fn apply(dump: &Dump, run: &Run) -> (Topics, Topics, Applied) {
         }
         first_load_transaction(topic, &mut applied);
     }
+    added_tables(&theirs, &mut ours, &mut applied);
     first_load_order(&mut theirs, &mut ours, &mut applied);
     transaction_ids(&mut theirs, &mut ours, &mut applied);
     transaction_tables(&mut theirs, &mut ours, &mut applied);
@@ -329,6 +332,18 @@ fn first_load_order(theirs: &mut Topics, ours: &mut Topics, applied: &mut Applie
             changed += marks_within_table(ours);
         }
         applied.count(Rule::FirstLoadOrder, changed);
+    }
+}
+
+/// The peer takes the changes of a table that comes while it streams, and never the rows that were there before.
+fn added_tables(theirs: &Topics, ours: &mut Topics, applied: &mut Applied) {
+    for (name, topic) in ours {
+        let is_read = theirs.get(name).is_some_and(|theirs| theirs.messages.iter().any(Message::is_snapshot));
+        if !is_read && topic.messages.first().is_some_and(|first| !first.is_snapshot()) {
+            let before = topic.messages.len();
+            topic.messages.retain(|message| !message.is_snapshot());
+            applied.count(Rule::AddedTables, before - topic.messages.len());
+        }
     }
 }
 

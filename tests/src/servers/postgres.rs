@@ -6,7 +6,8 @@
 //! unless [`Options::own_identity`] asks for one of its own.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -105,13 +106,22 @@ impl Postgres {
         let home = owned_temp_dir()?;
         let data = home.path().join("data");
         let source =
-            format!("host=127.0.0.1 port={} user={ADMIN} password={PASSWORD} application_name={application_name}", self.port);
+            // The database is where a standby looks for slots to keep copies of.
+            format!("host=127.0.0.1 port={} dbname=postgres user={ADMIN} password={PASSWORD} application_name={application_name}", self.port);
         run(unprivileged(&self.bin.join("pg_basebackup"))
             .arg("--no-sync")
-            .args(["--checkpoint=fast", "--write-recovery-conf"])
+            .arg("--checkpoint=fast")
             .arg(format!("--dbname={source}"))
             .arg("-D")
             .arg(&data))?;
+        // Not by --write-recovery-conf: it writes all options that its libpq knows, and the server's may be older.
+        let follow = format!("primary_conninfo = '{source}'\n");
+        OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.auto.conf"))
+            .and_then(|mut file| file.write_all(follow.as_bytes()))
+            .map_err(failure)?;
+        File::create(data.join("standby.signal")).map_err(failure)?;
         let settings = settings_in(home.path(), options)?;
         Self::launch(self.bin.clone(), home, settings).await
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -44,6 +44,7 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     accept: JoinHandle<()>,
     counted: Arc<AtomicU64>,
+    upstream: Arc<AtomicU16>,
 }
 
 impl Proxy {
@@ -65,8 +66,9 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (mode, _) = watch::channel(Mode::Pass);
         let counted = Arc::new(AtomicU64::new(0));
-        let accept = tokio::spawn(accept(listener, upstream, mode.clone(), Arc::clone(&counted)));
-        Ok(Self { address, mode, accept, counted })
+        let upstream = Arc::new(AtomicU16::new(upstream));
+        let accept = tokio::spawn(accept(listener, Arc::clone(&upstream), mode.clone(), Arc::clone(&counted)));
+        Ok(Self { address, mode, accept, counted, upstream })
     }
 
     #[must_use]
@@ -76,6 +78,11 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// New connections go to this port from now on, as those do whose address an administrator moves to another server.
+    pub fn redirect(&self, upstream: u16) {
+        self.upstream.store(upstream, Ordering::Relaxed);
     }
 
     #[must_use]
@@ -104,12 +111,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: u16, mode: watch::Sender<Mode>, counted: Arc<AtomicU64>) {
+async fn accept(listener: TcpListener, upstream: Arc<AtomicU16>, mode: watch::Sender<Mode>, counted: Arc<AtomicU64>) {
     while let Ok((client, _)) = listener.accept().await {
         if *mode.borrow() == Mode::Cut {
             continue;
         }
-        let (mode, counted) = (mode.clone(), Arc::clone(&counted));
+        let (mode, counted, upstream) = (mode.clone(), Arc::clone(&counted), upstream.load(Ordering::Relaxed));
         tokio::spawn(async move {
             let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
             let _ = client.set_nodelay(true);

@@ -315,6 +315,26 @@ async fn keyless_rows_arrive_once_while_they_are_written() {
     assert!(read >= 5000 && read < all.len(), "{read} of {}", all.len());
 }
 
+/// What a snapshot saw may be ahead of the stream: with the first of its rows the position says how far.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_table_that_is_read_whole_are_never_ahead_of_the_position() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE k (a int, pad text); ALTER TABLE k REPLICA IDENTITY FULL;
+             INSERT INTO k SELECT n, repeat('p', 300) FROM generate_series(1, 5000) n;",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect_with(&prepared(&server).await, 64 << 10).await.unwrap();
+    let some = session.until(|all| !all.is_empty()).await;
+    assert!(some.len() < 5000, "{}", some.len());
+    let position = json(&session.publisher.position().unwrap());
+    assert_eq!(position["settling"][0]["name"], "k", "{position}");
+    assert!(position["tables"].as_array().unwrap().is_empty(), "it is not read to its end: {position}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn added_tables_are_loaded_and_snapshots_can_be_off() {
     let server = Postgres::start().await.unwrap();

@@ -49,6 +49,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
         streaming: true,
+        failover: false,
     };
     System {
         name: Name::parse("register").unwrap(),
@@ -147,7 +148,7 @@ impl Exchange {
             kind: SourceKind::Postgres,
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
-            complete: false,
+            complete: system.complete,
             form: EventForm::DEFAULT,
         };
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);

@@ -21,7 +21,7 @@ async fn eager(more: Options) -> Postgres {
 }
 
 /// Transactions that the server sent before their commit, or began to.
-async fn streamed(server: &Postgres, slot: &str) -> i64 {
+pub(super) async fn streamed(server: &Postgres, slot: &str) -> i64 {
     let pool = server.admin().await.unwrap();
     let query = "SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = $1";
     sqlx::query_scalar(query).bind(slot).fetch_one(&pool).await.unwrap()

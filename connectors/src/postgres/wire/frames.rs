@@ -1,11 +1,15 @@
 //! Messages out of the bytes of the stream.
 //!
 //! Bytes are read into blocks of [`BLOCK`] bytes; a message that is longer has a block of its own. Messages are slices of their block,
-//! which lives as long as one of them: whoever keeps a row pays for its block ([`Frame::block`]).
+//! which lives as long as one of them: whoever keeps a row pays for its block ([`Frame::block`]). Data that is longer than what is kept of
+//! a value is made short while it comes in ([`super::shorten`]).
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use postgres_protocol::message::backend::COPY_DATA_TAG;
+
 use super::error::WireError;
+use super::shorten::{KEPT, Rows, Shortener};
 
 /// Some hundred rows, so that reading costs little beside them; and little enough to be pinned by a single row.
 pub(crate) const BLOCK: usize = 64 << 10;
@@ -13,6 +17,8 @@ pub(crate) const BLOCK: usize = 64 << 10;
 const WORTH_READING: usize = 8 << 10;
 /// The kind, then the length of what follows, itself included.
 const HEAD: usize = 5;
+/// Head of data of the log: its kind, two places and a time.
+pub(super) const DATA: usize = 25;
 /// The server allocates no message beyond this.
 const LONGEST: usize = 1 << 30;
 
@@ -41,29 +47,72 @@ pub(crate) struct Frames {
     whole: Bytes,
     /// Block of `whole`.
     block: Block,
+    /// How rows are in data; `None` where nothing is made short.
+    rows: Option<Rows>,
+    /// Bytes that are kept of a value.
+    kept: usize,
+    /// Data that is being made short, and how much of it is to come.
+    long: Option<(Shortener, usize)>,
 }
 
 impl Frames {
     /// Goes on with what was read after the last message of the login.
-    pub(crate) fn after(read: BytesMut) -> Self {
-        Self { filling: Block { number: 1, bytes: read.capacity() }, read, ..Self::default() }
+    pub(crate) fn after(read: BytesMut, rows: Rows) -> Self {
+        let filling = Block { number: 1, bytes: read.capacity() };
+        Self { filling, read, rows: Some(rows), kept: KEPT, ..Self::default() }
     }
 
     /// The next message, where it is here as a whole.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, WireError> {
         if self.whole.is_empty() {
+            if let Some(frame) = self.long()? {
+                return Ok(Some(frame));
+            }
             self.cut()?;
         }
         let Some(length) = length(&self.whole)?.filter(|length| *length <= self.whole.len()) else { return Ok(None) };
         let mut body = self.whole.split_to(length);
         let kind = body.first().copied().unwrap_or_default();
         body.advance(HEAD);
+        if let Some(Rows::Tuples { in_progress }) = &mut self.rows {
+            // What comes between the start and the stop of a stream is of a transaction in progress.
+            match body.get(DATA) {
+                Some(b'S') => *in_progress = true,
+                Some(b'E') => *in_progress = false,
+                _ => {}
+            }
+        }
         Ok(Some(Frame { kind, body, block: self.block }))
     }
 
     /// Nothing is left of what was read.
     pub(crate) fn is_empty(&self) -> bool {
         self.whole.is_empty() && self.read.is_empty()
+    }
+
+    /// Goes on with a long message, or begins with one that is next; the message once it is here.
+    fn long(&mut self) -> Result<Option<Frame>, WireError> {
+        if self.long.is_none() {
+            let (Some(rows), Some(length)) = (self.rows, length(&self.read)?) else { return Ok(None) };
+            if length <= self.kept || self.read.first() != Some(&COPY_DATA_TAG) {
+                return Ok(None);
+            }
+            self.read.advance(HEAD);
+            self.long = Some((Shortener::new(rows, self.kept), length - HEAD));
+        }
+        let Some((shortener, left)) = &mut self.long else { return Ok(None) };
+        let here = self.read.split_to(self.read.len().min(*left));
+        shortener.take(&here);
+        *left -= here.len();
+        if *left > 0 {
+            return Ok(None);
+        }
+        let Some((shortener, _)) = self.long.take() else { return Ok(None) };
+        // Between two numbers of the block that is read into.
+        let block = Block { number: self.filling.number + 1, bytes: shortener.capacity() };
+        let body = shortener.finish();
+        self.filling.number += 2;
+        Ok(Some(Frame { kind: COPY_DATA_TAG, body, block }))
     }
 
     /// Takes all messages that are whole off what was read, as one.
@@ -85,7 +134,8 @@ impl Frames {
     /// Where to read into: there is room for the rest of the message that has begun.
     pub(crate) fn room(&mut self) -> Result<&mut BytesMut, WireError> {
         let begun = self.read.len();
-        let length = length(&self.read)?.unwrap_or(HEAD);
+        // What was read of a long message is taken already.
+        let length = if self.long.is_some() { HEAD } else { length(&self.read)?.unwrap_or(HEAD) };
         let free = self.read.capacity() - begun;
         let wanted = if length > BLOCK { length - begun } else { length.saturating_sub(begun).max(WORTH_READING) };
         if free < wanted {
@@ -179,6 +229,60 @@ mod tests {
                 prop_assert!(frame.block.bytes <= longest, "a message of {} bytes pins {}", frame.body.len(), frame.block.bytes);
             }
         }
+    }
+
+    /// A row of the stream with a value of this length between two short ones.
+    fn row(length: usize) -> Vec<u8> {
+        let value = |text: &[u8]| [b"t", &u32::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat();
+        [&[b'w'; DATA], &b"I\0\0\0\x07N\0\x03"[..], &value(b"before"), &value(&vec![b'v'; length]), &value(b"after")].concat()
+    }
+
+    #[test]
+    fn a_long_row_is_made_short_and_never_held_whole() {
+        const KEEP: usize = 100_000;
+        for (length, is_cut) in [(KEEP, false), (KEEP + 1, true), (40 * KEEP, true)] {
+            let bytes = [message(b'd', &row(10)), message(b'd', &row(length)), message(b'd', b"next")].concat();
+            let mut frames = Frames { kept: KEEP, ..Frames::after(BytesMut::new(), Rows::Tuples { in_progress: false }) };
+            let (mut got, mut most) = (Vec::new(), 0);
+            for piece in bytes.chunks(3_000) {
+                let mut piece = piece;
+                while !piece.is_empty() {
+                    let room = frames.room().unwrap();
+                    let (now, later) = piece.split_at(piece.len().min(room.capacity() - room.len()));
+                    room.extend_from_slice(now);
+                    piece = later;
+                    while let Some(frame) = frames.next().unwrap() {
+                        got.push(frame);
+                    }
+                    let long = frames.long.as_ref().map_or(0, |(shortener, _)| shortener.capacity());
+                    most = most.max(long + frames.read.capacity());
+                }
+            }
+            assert_eq!(got.len(), 3, "{length}");
+            assert_eq!((&got[0].body[..], &got[2].body[..]), (&row(10)[..], &b"next"[..]));
+            let short = &got[1].body;
+            assert!(short.ends_with(b"after") && short.len() <= KEEP + 100, "{} of {length}", short.len());
+            assert_eq!(short[..] == row(length)[..], !is_cut, "{length}");
+            assert!(most <= 3 * KEEP, "{most} bytes for a value of {length}");
+            let numbers: Vec<u64> = got.iter().map(|frame| frame.block.number).collect();
+            assert!(numbers[0] != numbers[1] && numbers[1] != numbers[2], "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn rows_of_transactions_in_progress_are_known() {
+        let in_stream = |row: &[u8]| [&row[..DATA + 1], &[0, 0, 0, 9], &row[DATA + 1..]].concat();
+        let start = [&[b'w'; DATA][..], b"S\0\0\0\x09\x01"].concat();
+        let stop = [&[b'w'; DATA][..], b"E"].concat();
+        let bodies = [start, in_stream(&row(900)), stop, row(900)];
+        let mut frames = Frames { kept: 300, ..Frames::after(BytesMut::new(), Rows::Tuples { in_progress: false }) };
+        let mut got = Vec::new();
+        for body in &bodies {
+            frames.room().unwrap().extend_from_slice(&message(b'd', body));
+            got.extend(frames.next().unwrap());
+        }
+        assert_eq!((got[1].body.len(), got[3].body.len()), (bodies[1].len() - 600 + 1, bodies[3].len() - 600 + 1));
+        assert!(got[1].body.ends_with(b"after") && got[3].body.ends_with(b"after"));
     }
 
     #[test]

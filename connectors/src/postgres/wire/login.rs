@@ -15,10 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::config::{Address, SESSION, quote_name};
 use super::super::fault::Faults;
+use super::super::timeline::History;
 use super::error::{ServerError, WireError, unreadable};
 use super::frames::Frames;
 use super::intake::Intake;
 use super::pace::Pace;
+use super::shorten::Rows;
 use super::status::Status;
 use super::transport::Transport;
 use super::{Reader, Wire};
@@ -36,6 +38,8 @@ const COPY_BOTH: u8 = b'W';
 pub(crate) struct Identity {
     pub(crate) system_id: String,
     pub(crate) timeline: u32,
+    /// Of that timeline; empty where it is the first, or the server has it no more.
+    pub(crate) history: History,
     /// End of the server's flushed log.
     pub(crate) end: Lsn,
 }
@@ -82,10 +86,39 @@ impl Login {
             };
             let unread = |what: &str| WireError::Protocol(format!("IDENTIFY_SYSTEM answered with a {what} that does not read"));
             let timeline = timeline.parse().map_err(|_| unread("timeline"))?;
-            Ok(Identity { system_id: system_id.clone(), timeline, end: end.parse().map_err(|_| unread("position"))? })
+            let history = self.history(timeline).await?;
+            let end = end.parse().map_err(|_| unread("position"))?;
+            Ok(Identity { system_id: system_id.clone(), timeline, history, end })
         };
         let identified = identified.await;
         identified.map_err(|error| self.faults.wire("opening the replication session", &error))
+    }
+
+    /// How the server came to its timeline.
+    async fn history(&mut self, timeline: u32) -> Result<History, WireError> {
+        // The first one has no parent, so the server has no file of it.
+        if timeline <= 1 {
+            return Ok(History::default());
+        }
+        match self.row(&format!("TIMELINE_HISTORY {timeline}")).await {
+            Ok(row) => match row.as_slice() {
+                [_, Some(content), ..] => History::parse(content).map_err(WireError::Protocol),
+                _ => Err(WireError::Protocol("TIMELINE_HISTORY answered without its columns".to_owned())),
+            },
+            // Without its file nothing can be proved, which matters only where the timeline changed.
+            Err(WireError::Server(error)) if !error.fatal => Ok(History::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes standbys keep a copy of the slot (PostgreSQL 17).
+    pub(crate) async fn keep_copies(&mut self, slot: &str) -> Result<(), SourceError> {
+        let altered = async {
+            self.send(|out| frontend::query(&format!("ALTER_REPLICATION_SLOT {} ( FAILOVER true )", quote_name(slot)), out))
+                .await?;
+            self.until_ready().await.map(drop)
+        };
+        altered.await.map_err(|error| self.faults.wire("setting `failover` of the replication slot", &error))
     }
 
     /// Begins to stream after `durable`, which is all that the server may forget until more is confirmed. `patience` is the server's
@@ -116,13 +149,17 @@ impl Login {
         let pace = Pace::of(&self.transport);
         let (reader, writer) = tokio::io::split(self.transport);
         let status = Status::report(writer, durable, patience);
-        Ok(Wire::new(Intake::new(reader, Frames::after(self.read), pace), status, self.faults))
+        Ok(Wire::new(
+            Intake::new(reader, Frames::after(self.read, Rows::Tuples { in_progress: false }), pace),
+            status,
+            self.faults,
+        ))
     }
 
     /// Goes on as a session that reads tables.
     pub(crate) fn reader(self) -> Reader {
         let pace = Pace::of(&self.transport);
-        Reader::new(Intake::new(self.transport, Frames::after(self.read), pace), self.faults)
+        Reader::new(Intake::new(self.transport, Frames::after(self.read, Rows::Line), pace), self.faults)
     }
 
     async fn start_up(&mut self, address: &Address, purpose: Purpose) -> Result<(), WireError> {

@@ -1,8 +1,8 @@
 //! The sessions whose bytes we read ourselves: the replication session, with a task that reports what is durable, and those that read
 //! tables ([`reader`]).
 //!
-//! Nothing is read ahead of the caller: what waits is in the kernel's buffers, and here one block at most ([`frames`]). The server ends
-//! sessions that are silent, so reports do not depend on the caller ([`status`]).
+//! Nothing is read ahead of the caller: what waits is in the kernel's buffers, and here one block at most ([`frames`]). Values over the
+//! limit are read past ([`shorten`]). The server ends sessions that are silent, so reports do not depend on the caller ([`status`]).
 
 mod error;
 mod frames;
@@ -10,6 +10,7 @@ mod intake;
 mod login;
 mod pace;
 mod reader;
+mod shorten;
 mod status;
 mod tls;
 mod transport;
@@ -30,6 +31,7 @@ pub(crate) use self::frames::{Block, Frames};
 use self::intake::Intake;
 pub(crate) use self::login::{Identity, Login, Purpose};
 pub(crate) use self::reader::Reader;
+pub use self::shorten::{Rows, Shortener};
 use self::status::Status;
 pub(crate) use self::tls::{SslMode, Tls};
 use self::transport::Transport;

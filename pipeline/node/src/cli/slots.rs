@@ -148,14 +148,19 @@ impl Found<'_> {
         json!({
             "server": self.server, "slot": self.slot.name, "database": self.slot.database, "system": system,
             "orphan": matches!(self.owner, Owner::Orphan), "state": self.state(), "retained_bytes": self.slot.retained,
-            "wal_status": self.slot.wal_status,
+            "wal_status": self.slot.wal_status, "failover": self.slot.failover,
         })
     }
 
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; 7] {
         let database = self.slot.database.as_deref().unwrap_or("-");
         let kept = self.slot.retained.map_or("-".to_owned(), text::bytes);
-        [&self.server, &self.slot.name, database, self.owner(), self.state(), &kept].map(str::to_owned)
+        let failover = match self.slot.failover {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "-",
+        };
+        [&self.server, &self.slot.name, database, self.owner(), self.state(), &kept, failover].map(str::to_owned)
     }
 }
 
@@ -163,10 +168,10 @@ fn render(found: &[Found<'_>]) -> String {
     if found.is_empty() {
         return "There are no replication slots.\n".to_owned();
     }
-    let title = ["SERVER", "SLOT", "DATABASE", "OF", "STATE", "KEEPS"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(title).chain(found.iter().map(Found::cells)).collect();
+    let title = ["SERVER", "SLOT", "DATABASE", "OF", "STATE", "KEEPS", "FAILOVER"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(title).chain(found.iter().map(Found::cells)).collect();
     let widths: Vec<usize> =
-        (0..6).map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| text::width(cell)).max().unwrap_or(0)).collect();
+        (0..7).map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| text::width(cell)).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for row in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| text::pad(cell, *width)).collect();

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 59] = [
+const OPEN: [&str; 60] = [
     "allow_remote",
     "basis",
     "batch",
@@ -27,6 +27,7 @@ const OPEN: [&str; 59] = [
     "enabled",
     "entity",
     "exclude_columns",
+    "failover",
     "fields",
     "format",
     "from",
