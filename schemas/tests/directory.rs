@@ -126,6 +126,7 @@ fn a_directory_becomes_what_it_declares() {
     assert_eq!((licensing.department.as_str(), licensing.complete), ("market", false));
     let source = PostgresConfig {
         url: secret("postgres://reader:test-only@db.example:5433/licensing?sslmode=require"),
+        primary_url: None,
         slot: "nanning_licensing".to_owned(),
         publication: "nanning_licensing".to_owned(),
         heartbeat: Duration::from_secs(30),
@@ -245,6 +246,19 @@ fn an_ended_approval_is_an_error_of_the_check_and_stops_nothing_else() {
     let directory = load_with(ended.path(), &[URL], Purpose::Run).unwrap();
     assert_eq!(directory.subscriptions.len(), 2);
     assert_eq!(directory.lapsed.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["subscriptions/local.toml"]);
+}
+
+#[test]
+fn a_standby_that_decodes_has_its_primary_named() {
+    let primary = "primary_url = \"${env:LICENSING_URL}\"\n";
+    let with = |more: &str| changed(&[("systems/licensing.toml", "failover = true\n", more)]);
+    let directory = load_with(with(primary).path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let SourceConfig::Postgres(source) = &directory.systems["licensing"].source else { panic!("not PostgreSQL") };
+    assert_eq!(source.primary_url.as_ref(), Some(&source.url));
+    let both = load_with(with(&format!("failover = true\n{primary}")).path(), &[URL], CHECK).unwrap_err();
+    assert!(both.render(false).contains("a slot on a standby cannot be copied to standbys"), "{}", both.render(false));
+    let plain = load_with(with("primary_url = \"postgres://reader:hunter2@db/licensing\"\n").path(), &[URL], CHECK).unwrap_err();
+    assert!(!plain.render(false).contains("hunter2"), "{}", plain.render(false));
 }
 
 #[test]

@@ -133,6 +133,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
     let name = |text: &str| Name::parse(text).ok_or("not a name");
     let config = PostgresConfig {
         url: Secret::new(server.url(ADMIN)),
+        primary_url: None,
         slot: slot.to_owned(),
         publication: SLOT.to_owned(),
         heartbeat: Duration::from_secs(10),

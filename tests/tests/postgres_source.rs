@@ -16,6 +16,7 @@ mod postgres_source {
     mod read_again;
     mod session;
     mod setup;
+    mod standby;
     mod stream;
     mod tls;
     mod too_large;

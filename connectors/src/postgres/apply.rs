@@ -8,7 +8,7 @@ use super::config::Address;
 use super::fault::Faults;
 use crate::source::SourceError;
 
-/// Runs `statements` in one transaction as `administrator`, or as the system's own user where there is none.
+/// Runs `statements` in one transaction as `administrator`, or as the system's own user where there is none; on the primary.
 ///
 /// # Errors
 /// [`SourceError`] with the statement that failed; nothing of them is left then.
@@ -19,7 +19,8 @@ pub async fn apply(
     statements: &[String],
 ) -> Result<(), SourceError> {
     let faults = Faults::of(system);
-    let address = Address::parse(administrator.unwrap_or(&config.url), format!("guitong {}", system.name), &faults)?;
+    let own = config.primary_url.as_ref().unwrap_or(&config.url);
+    let address = Address::parse(administrator.unwrap_or(own), format!("guitong {}", system.name), &faults)?;
     let mut connection = address.connect(&faults).await?;
     let mut transaction = connection.begin().await.map_err(|error| faults.query("beginning", &error))?;
     for statement in statements.iter().filter(|statement| !statement.starts_with("--")) {

@@ -1,8 +1,8 @@
 //! Transactions that the server sends before they are committed (protocol 2, `streaming`): what comes of them is kept until their end
 //! says that it counts, in memory while it is little and then in a file.
 //!
-//! The server sends one when it holds more of all open transactions than `logical_decoding_work_mem`, and would otherwise write it to
-//! its own disk and begin to send only at the commit. What is kept are the messages as they came. After the commit they are taken up in
+//! The server sends one when it holds more of all open transactions than the session's `logical_decoding_work_mem`, and would otherwise
+//! write it to its own disk and begin to send only at the commit. What is kept are the messages as they came. After the commit they are taken up in
 //! the order of their LSNs like those of any other transaction ([`Replay`]): whether a transaction came in streams makes no difference
 //! to what is published. After a restart the server sends it again from its beginning.
 //!

@@ -52,6 +52,7 @@ mod setup;
 mod slot;
 mod slots;
 mod snapshot;
+mod standby;
 mod start;
 mod stream;
 mod team;

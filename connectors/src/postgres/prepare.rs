@@ -31,6 +31,11 @@ pub fn prepare_sql(
     if config.failover {
         sql.extend(STANDBYS.map(str::to_owned));
     }
+    if config.primary_url.is_some() {
+        sql.push("-- so that a slot on the standby is there at once, and not after up to 15 s".to_owned());
+        sql.push(format!("GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {}", quote_name(role)));
+        sql.push("-- on the standby: ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();".to_owned());
+    }
     sql
 }
 
@@ -54,6 +59,10 @@ pub fn unprepare_sql(config: &PostgresConfig, role: &str, tables: &[TableFacts])
         ),
         format!("DROP PUBLICATION IF EXISTS {}", quote_name(&config.publication)),
     ];
+    if config.primary_url.is_some() {
+        sql.push(format!("-- on the standby: SELECT pg_drop_replication_slot({})", quote_literal(&config.slot)));
+        sql.push(format!("REVOKE EXECUTE ON FUNCTION pg_log_standby_snapshot() FROM {}", quote_name(role)));
+    }
     let mut schemas = Vec::new();
     for table in tables {
         sql.push(format!("REVOKE SELECT ON {} FROM {}", quoted(&table.name), quote_name(role)));

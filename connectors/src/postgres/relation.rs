@@ -235,6 +235,7 @@ pub(crate) mod tests {
     pub(crate) fn system() -> System {
         let config = PostgresConfig {
             url: Secret::new("postgres://reader:secret@127.0.0.1:5432/register".into()),
+            primary_url: None,
             slot: "exchange_register".into(),
             publication: "exchange_register".into(),
             heartbeat: Duration::from_secs(10),

@@ -23,6 +23,8 @@ pub(crate) const COLUMN_LISTS: i32 = 150_000;
 const ORIGINS: i32 = 160_000;
 /// Slots of which standbys keep a copy.
 const FAILOVER_SLOTS: i32 = 170_000;
+/// Slots of standbys themselves.
+const STANDBY_SLOTS: i32 = 160_000;
 
 /// What the server says of itself.
 #[derive(Debug, Clone)]
@@ -76,9 +78,39 @@ impl Server {
         if self.standby {
             return Err(faults.setup(
                 format!("the server at {place} is a standby"),
-                "write the primary's address in url: watermarks and the slot need a server that can be written to",
+                "write the primary's address in url, or in primary_url where the standby is to decode (PostgreSQL 16): watermarks \
+                 need a server that can be written to",
             ));
         }
+        self.check_log(place, faults)?;
+        if !self.closed.is_empty() {
+            let functions = self.closed.join(", ");
+            return Err(faults.setup(
+                format!("role {} may not call {functions}", quote_name(&self.role)),
+                format!("run `GRANT EXECUTE ON FUNCTION {functions} TO {}`", quote_name(&self.role)),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A standby that is to decode.
+    pub(crate) fn check_standby(&self, place: &str, faults: &Faults) -> Result<(), SourceError> {
+        if self.version < STANDBY_SLOTS {
+            return Err(faults.setup(
+                format!("primary_url needs PostgreSQL 16, the server at {place} is {}", self.version / 10_000),
+                "write the primary's address in url and take primary_url out, or upgrade the servers",
+            ));
+        }
+        if !self.standby {
+            return Err(faults.setup(
+                format!("the server at {place} is no standby"),
+                "take primary_url out of the system's file; where the standby took over, its slot goes on",
+            ));
+        }
+        self.check_log(place, faults)
+    }
+
+    fn check_log(&self, place: &str, faults: &Faults) -> Result<(), SourceError> {
         if self.wal_level != "logical" {
             return Err(faults.setup(
                 format!("the server at {place} has wal_level = {}, which leaves row changes out of its log", self.wal_level),
@@ -89,13 +121,6 @@ impl Server {
             return Err(faults.setup(
                 format!("role {} may not replicate", quote_name(&self.role)),
                 format!("run `ALTER ROLE {} REPLICATION`", quote_name(&self.role)),
-            ));
-        }
-        if !self.closed.is_empty() {
-            let functions = self.closed.join(", ");
-            return Err(faults.setup(
-                format!("role {} may not call {functions}", quote_name(&self.role)),
-                format!("run `GRANT EXECUTE ON FUNCTION {functions} TO {}`", quote_name(&self.role)),
             ));
         }
         Ok(())

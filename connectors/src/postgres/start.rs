@@ -22,6 +22,7 @@ use super::session::Session;
 use super::setup::{self, Publication, Server};
 use super::slot::{self, Obstacle, Start};
 use super::snapshot::FirstLoad;
+use super::standby::{Slots, Standby};
 use super::stream::Assembly;
 use super::wire::{Identity, Login, Purpose};
 use super::{PostgresSource, SURVEY};
@@ -44,7 +45,7 @@ pub struct Survey {
 pub async fn survey(system: &System) -> Result<Survey, SourceError> {
     let faults = Faults::of(system);
     let config = config_of(system, &faults)?;
-    let address = address(system, &config, &faults)?;
+    let address = primary(system, &config, &faults)?;
     let mut connection = address.connect(&faults).await?;
     let asked = async {
         let server = Server::ask(&mut connection).await?;
@@ -65,6 +66,12 @@ pub(crate) fn address(system: &System, config: &PostgresConfig, faults: &Faults)
     Address::parse(&config.url, format!("guitong {}", system.name), faults)
 }
 
+/// Where tables are read and watermarks are written.
+fn primary(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
+    let url = config.primary_url.as_ref().unwrap_or(&config.url);
+    Address::parse(url, format!("guitong {}", system.name), faults)
+}
+
 pub(crate) async fn connect(
     system: Arc<System>,
     position: Option<Bytes>,
@@ -77,7 +84,7 @@ pub(crate) async fn connect(
     let config = config_of(&system, &faults)?;
     let position = position.as_ref().map(|bytes| Position::from_bytes(bytes));
     let position = position.transpose().map_err(|error| faults.protocol(format!("the stored position: {error}")))?;
-    let address = address(&system, &config, &faults)?;
+    let (decoding, address) = (address(&system, &config, &faults)?, primary(&system, &config, &faults)?);
     let mut connection = address.connect(&faults).await?;
 
     let server = Server::ask(&mut connection).await.map_err(|error| faults.query("asking the server", &error))?;
@@ -90,10 +97,19 @@ pub(crate) async fn connect(
     setup::check_tables(&system, (&config, &published), &address.user, &tables, &faults)?;
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
-    let mut login = Login::open(&address, Purpose::Replicate, &faults).await?;
+    let mut standby = Standby::connect(&config, (&decoding, &address), &faults).await?;
+    let mut login = Login::open(&decoding, Purpose::Replicate, &faults).await?;
     let identity = login.identify().await?;
-    let begin = begin((&mut connection, &mut login), &config, &address.database, position, &identity, &faults).await?;
-    let wire = login.start(&config, begin.position.lsn, server.sender_timeout).await?;
+    let slots = match &mut standby {
+        None => Slots { connection: &mut connection, primary: None },
+        Some(standby) => {
+            Standby::check_primary(&address, &identity, &faults).await?;
+            Slots { connection: &mut standby.connection, primary: Some(&mut connection) }
+        }
+    };
+    let begin = begin((slots, &mut login), &config, &address.database, position, &identity, &faults).await?;
+    let patience = standby.as_ref().map_or(server.sender_timeout, |standby| standby.server.sender_timeout);
+    let wire = login.start(&config, begin.position.lsn, patience).await?;
 
     let metrics = metrics.of(system.name.as_str());
     let mut relations = Relations::default();
@@ -104,7 +120,8 @@ pub(crate) async fn connect(
             assembly.forget(&relation.table, now_us(), u32::try_from(index).unwrap_or(u32::MAX));
         }
     }
-    let mut session = Session::new(address, connection, faults.clone());
+    let slots = standby.map(|standby| (decoding, standby.connection));
+    let mut session = Session::new((address, connection), slots, faults.clone());
     let load = first_load(&system, &mut assembly.position, &known, &mut session, begin.read_again).await?;
     Ok(PostgresSource {
         tables: tables.iter().map(|table| table.name.to_string()).collect(),
@@ -140,7 +157,7 @@ struct Begin {
 
 /// Where to begin: after the stored position, at a slot without one, or at a new slot; after a gap only where the system allows it.
 async fn begin(
-    (connection, login): (&mut PgConnection, &mut Login),
+    (mut slots, login): (Slots<'_>, &mut Login),
     config: &PostgresConfig,
     database: &str,
     position: Option<Position>,
@@ -148,7 +165,7 @@ async fn begin(
     faults: &Faults,
 ) -> Result<Begin, SourceError> {
     let failed = |error: sqlx::Error| faults.query("preparing the replication slot", &error);
-    let found = slot::find(connection, &config.slot).await.map_err(failed)?;
+    let found = slot::find(slots.connection, &config.slot).await.map_err(failed)?;
     let fresh = |epoch, lsn| {
         let mut position = Position::new(identity.system_id.clone(), identity.timeline, epoch, lsn);
         position.forked = identity.history.begun();
@@ -162,9 +179,7 @@ async fn begin(
             let (position, is_fresh) = match (start, position) {
                 (Start::Resume, Some(position)) => resume(position, identity, config),
                 (Start::Adopt(lsn), _) => (fresh(1, lsn), true),
-                (Start::New | Start::Resume, _) => {
-                    (fresh(1, slot::make(connection, &config.slot, config.failover).await.map_err(failed)?), true)
-                }
+                (Start::New | Start::Resume, _) => (fresh(1, slots.make(config).await.map_err(failed)?), true),
             };
             Ok(Begin { position, fresh: is_fresh, stale: Vec::new(), read_again: false })
         }
@@ -178,9 +193,9 @@ async fn begin(
                 "changes may be missing: reading every table again"
             );
             if found.is_some() {
-                slot::drop_slot(connection, &config.slot).await.map_err(failed)?;
+                slot::drop_slot(slots.connection, &config.slot).await.map_err(failed)?;
             }
-            let lsn = slot::make(connection, &config.slot, config.failover).await.map_err(failed)?;
+            let lsn = slots.make(config).await.map_err(failed)?;
             let stale = old.tables.iter().map(|progress| progress.table()).collect();
             Ok(Begin { position: fresh(old.epoch + 1, lsn), fresh: true, stale, read_again: true })
         }

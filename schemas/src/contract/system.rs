@@ -47,6 +47,8 @@ pub enum SourceConfig {
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`
     pub url: Secret,
+    /// Where `url` leads to a standby, which then decodes: its primary, on which tables are read and watermarks are written.
+    pub primary_url: Option<Secret>,
     /// Default `<exchange>_<system>`, dashes as underscores.
     pub slot: String,
     /// Default as `slot`.
@@ -55,8 +57,8 @@ pub struct PostgresConfig {
     pub heartbeat: Duration,
     pub on_gap: GapPolicy,
     pub origin: Origins,
-    /// Receive what transactions have changed before they are committed, once the server holds more than its
-    /// `logical_decoding_work_mem` of it, and keep it here until then; `false` leaves it on the server's disk.
+    /// Receive what transactions have changed before they are committed, once the server holds some MiB of it, and keep it here until
+    /// then; `false` leaves it with the server.
     pub streaming: bool,
     /// Standbys may keep a copy of the slot, so that changes go on after one of them took over. The server has to be 17 or newer.
     pub failover: bool,
@@ -235,7 +237,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "path", "poll"]
+            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "primary_url", "path", "poll"]
                 .iter()
                 .for_each(|key| root.know(key));
             None
@@ -306,11 +308,13 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
             false => Err("must be 1 to 63 lower-case letters, digits and underscores".to_owned()),
         }
     };
-    let url = root.required("url", |root, key| {
+    let read_url = |root: &Section<'_>, key: &str| {
         let found = root.text(key)?;
         let url = world.surroundings.secret(root, key, &found)?;
         world.surroundings.check_url(root, key, &found, url)
-    });
+    };
+    let url = root.required("url", read_url);
+    let primary_url = if root.has("primary_url") { Some(read_url(root, "primary_url")?) } else { None };
     let slot = root.parsed("slot", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let publication = root.parsed("publication", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let heartbeat = root.parsed("heartbeat", scalar::duration).map_or(Duration::from_secs(10), |found| found.value);
@@ -319,7 +323,11 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let origin = root.choice("origin", &origins).map_or_else(Origins::default, |found| found.value);
     let streaming = root.flag("streaming").is_none_or(|found| found.value);
     let failover = root.flag("failover").is_some_and(|found| found.value);
-    Some(PostgresConfig { url: url?, slot, publication, heartbeat, on_gap, origin, streaming, failover })
+    if failover && primary_url.is_some() {
+        let help = "with `failover`, `url` leads to whichever server is the primary; take one of the two out".to_owned();
+        root.problem(&root.key_at("failover"), "bad-value", "a slot on a standby cannot be copied to standbys", Some(help));
+    }
+    Some(PostgresConfig { url: url?, primary_url, slot, publication, heartbeat, on_gap, origin, streaming, failover })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

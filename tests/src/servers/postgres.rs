@@ -192,6 +192,16 @@ impl Postgres {
         self.port
     }
 
+    /// Major version, such as 15.
+    ///
+    /// # Panics
+    /// When the data directory is no server's.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        let text = fs::read_to_string(self.home.path().join("data/PG_VERSION")).unwrap_or_default();
+        text.trim().parse().unwrap_or_else(|_| panic!("PG_VERSION holds {text:?}"))
+    }
+
     /// Process id of the server, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -43,6 +43,7 @@ pub(crate) const STRANGE_DEFAULTS: &str = "ALTER DATABASE postgres SET timezone 
 pub(crate) fn system(server: &Postgres, user: &str) -> System {
     let config = PostgresConfig {
         url: Secret::new(server.url(user)),
+        primary_url: None,
         slot: SLOT.into(),
         publication: SLOT.into(),
         heartbeat: Duration::from_millis(50),

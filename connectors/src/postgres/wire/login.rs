@@ -33,6 +33,11 @@ const LONGEST: i32 = 1 << 20;
 /// CopyBothResponse: the stream begins.
 const COPY_BOTH: u8 = b'W';
 
+/// Has the server send what is in progress once it holds 4 MiB of it, where it would hold more: what it holds at a commit is still to
+/// be sent then.
+const EARLY: &str = "SELECT set_config(name, least(setting::int8, 4096)::text, false) FROM pg_settings \
+                     WHERE name = 'logical_decoding_work_mem'";
+
 /// Which server the session is on.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -140,6 +145,9 @@ impl Login {
             quote_name(&config.slot)
         );
         let started = async {
+            if config.streaming {
+                self.row(EARLY).await?;
+            }
             self.send(|out| frontend::query(&command, out)).await?;
             self.copy_both().await
         };
