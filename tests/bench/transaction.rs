@@ -1,5 +1,6 @@
 //! One transaction of half a million rows: from its commit to its last row in the log, by a connector that takes it when it is committed
-//! (protocol 1) and by one that takes it while it is in progress.
+//! (protocol 1) and by one that takes it while it is in progress. It is written in statements with a pause after each; one that is written
+//! at full speed is decoded long after its commit by either.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +16,10 @@ use crate::rounds::{Bar, Reference, Rounds, Verdict};
 use crate::{Failure, load, stream};
 
 const ROWS: u64 = 500_000;
-/// Rows of one statement of the transaction.
-const STATEMENT: u64 = 50_000;
+/// Rows of one statement of the transaction, and the pause after it: a job that computes in between, and does not write as fast as its
+/// server can.
+const STATEMENT: u64 = 5_000;
+const PAUSE: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(300);
 
 const AT_COMMIT: Reference = Reference { name: "protocol 1, sent at the commit (reference)", measured: 0.0 };
@@ -54,6 +57,7 @@ async fn one(server: &Postgres, slot: &str, streaming: bool) -> Result<Duration,
     for first in (1..=ROWS).step_by(usize::try_from(STATEMENT)?) {
         let insert = load::rows(first, first + STATEMENT - 1);
         sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut *transaction).await?;
+        tokio::time::sleep(PAUSE).await;
     }
     let begun = Instant::now();
     transaction.commit().await?;
