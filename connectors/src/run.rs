@@ -18,8 +18,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SystemMetrics;
-use crate::publish::{PublishError, PublishSettings, Publisher, Totals};
-use crate::source::{Durable, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
+use crate::publish::{PublishError, PublishSettings, Publisher, Totals, Upcoming};
+use crate::source::{Durable, Refused, SnapshotCommand, Source, SourceBudget, SourceError, SourceStatus};
 
 /// Builds the source from the position that the log holds; called anew for every session.
 pub type SourceFactory = Arc<dyn Fn(Option<Bytes>) -> BoxFuture<'static, Result<Box<dyn Source>, SourceError>> + Send + Sync>;
@@ -200,7 +200,7 @@ impl Connector {
         let mut requests = self.received.lock().await;
         let mut answers = Answers::default();
         let budget = SourceBudget { bytes: self.settings.batch, wait: self.settings.wait };
-        let mut ahead: Option<SourceBatch> = None;
+        let mut ahead: Option<Upcoming> = None;
         loop {
             while let Ok(request) = requests.try_recv() {
                 match source.command(request.command).await {
@@ -215,17 +215,16 @@ impl Connector {
                 Some(batch) => batch,
                 None => tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
-                    batch = source.next_batch(budget) => batch?,
+                    batch = source.next_batch(budget) => Upcoming::from(batch?),
                 },
             };
-            let size: usize = batch.changes.iter().map(guitong_schemas::change::Change::size).sum();
-            let newest = batch.changes.last().map(|change| change.origin.ts_us);
+            let (size, newest) = (batch.size, batch.newest_us);
             let began = Instant::now();
             // A full batch means that more is waiting.
             let published = if size >= budget.bytes / 2 && !shutdown.is_cancelled() {
-                let (published, next) =
-                    tokio::join!(publisher.publish(batch), source.next_batch(SourceBudget { wait: OVERLAP, ..budget }));
-                let published = published.map_err(|error| self.publish_error(error))?;
+                let reading = source.next_batch(SourceBudget { wait: OVERLAP, ..budget });
+                let both = publisher.publish_while(batch, reading).await;
+                let (published, next) = both.map_err(|error| self.publish_error(error))?;
                 ahead = Some(next?);
                 published
             } else {

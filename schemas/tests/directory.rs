@@ -252,7 +252,8 @@ fn an_ended_approval_is_an_error_of_the_check_and_stops_nothing_else() {
 fn a_standby_that_decodes_has_its_primary_named() {
     let primary = "primary_url = \"${env:LICENSING_URL}\"\n";
     let with = |more: &str| changed(&[("systems/licensing.toml", "failover = true\n", more)]);
-    let directory = load_with(with(primary).path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let directory =
+        load_with(with(primary).path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     let SourceConfig::Postgres(source) = &directory.systems["licensing"].source else { panic!("not PostgreSQL") };
     assert_eq!(source.primary_url.as_ref(), Some(&source.url));
     let both = load_with(with(&format!("failover = true\n{primary}")).path(), &[URL], CHECK).unwrap_err();

@@ -85,6 +85,7 @@ pub(super) struct Draft {
 }
 
 /// A finished draft.
+#[derive(Debug)]
 pub(super) struct Finished {
     pub(super) batch: Batch,
     /// Bytes of the records.

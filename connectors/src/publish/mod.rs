@@ -5,6 +5,7 @@
 //! published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`) and stops nothing. Several commits are
 //! made for one batch only by a truncate, and only the last of them holds the position.
 
+mod ahead;
 mod draft;
 mod held;
 mod notices;
@@ -28,6 +29,8 @@ use guitong_schemas::change::{BadImage, Change, Operation, Place};
 use guitong_schemas::position::Version;
 use thiserror::Error;
 
+pub use self::ahead::Upcoming;
+use self::ahead::{Drafted, Stage};
 use self::draft::Draft;
 use self::notices::Notices;
 use self::state::{KeptRow, Progress};
@@ -155,7 +158,56 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishError`]. Unless it is refused for its content, open the owner again and read the source from the position found.
-    pub async fn publish(&mut self, batch: SourceBatch) -> Result<Option<Durable>, PublishError> {
+    pub async fn publish(&mut self, batch: impl Into<Upcoming>) -> Result<Option<Durable>, PublishError> {
+        let Some(Drafted { out, position }) = self.draft(batch.into()).await? else { return Ok(None) };
+        let committed = self.append(out.batch).await?;
+        Ok(self.published(&committed, position))
+    }
+
+    /// Publishes the batch as [`Publisher::publish`] does. While it is being written, the next one is read, and made ready as far as it can
+    /// be.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]; what was read is lost then, and is read again from the position found.
+    pub async fn publish_while<E>(
+        &mut self,
+        batch: Upcoming,
+        reading: impl Future<Output = Result<SourceBatch, E>>,
+    ) -> Result<(Option<Durable>, Result<Upcoming, E>), PublishError> {
+        let Some(Drafted { out, position }) = self.draft(batch).await? else {
+            return Ok((None, reading.await.map(Upcoming::from)));
+        };
+        let (tables, settings, room, whole) = (&mut self.tables, &self.settings, self.room, self.progress.is_none());
+        let next = async {
+            let batch = reading.await?;
+            Ok(if whole { ahead::ahead(tables, settings, room, batch) } else { Upcoming::from(batch) })
+        };
+        let (committed, next) = tokio::join!(self.owned.append(out.batch), next);
+        Ok((self.published(&committed?, position), next))
+    }
+
+    fn published(&mut self, committed: &Committed, position: Option<Bytes>) -> Option<Durable> {
+        let position = position?;
+        self.progress = None;
+        Some(Durable::from_commit(committed, position))
+    }
+
+    /// The batch as it is written at last; `None` where nothing is left to be written.
+    async fn draft(&mut self, batch: Upcoming) -> Result<Option<Drafted>, PublishError> {
+        let Drafted { mut out, position } = match batch.stage {
+            Stage::Drafted(drafted) => drafted,
+            Stage::Read(batch) => self.encode(batch).await?,
+        };
+        self.count(&out.totals);
+        self.room = out.bytes + out.bytes / 8;
+        out.batch.position.clone_from(&position);
+        if position.is_some() && self.progress.is_some() {
+            out.batch.state.push(Progress::removal());
+        }
+        Ok((!out.batch.is_empty()).then_some(Drafted { out, position }))
+    }
+
+    async fn encode(&mut self, batch: SourceBatch) -> Result<Drafted, PublishError> {
         let now_us = jiff::Timestamp::now().as_microsecond();
         let SourceBatch { mut changes, notices, position } = batch;
         if let Some(progress) = &self.progress {
@@ -175,30 +227,17 @@ impl Publisher {
             } else if is_truncate && self.settings.form.unwrap.is_some() {
                 unsaid(change)?;
             } else {
-                self.add(&mut draft, index, &changes, table)?;
+                add(&mut draft, index, &changes, table, &self.settings)?;
             }
             done = Some(change.version);
         }
         // The source's rows are of no more use, and while this batch is written the next one is read.
         drop(changes);
         let mut out = draft.finish();
-        self.count(&out.totals);
-        self.room = out.bytes + out.bytes / 8;
         if !notices.is_empty() {
             out.batch.records.extend(self.notices.records(&notices, now_us, &self.settings).await?);
         }
-        out.batch.position.clone_from(&position);
-        if position.is_some() && self.progress.is_some() {
-            out.batch.state.push(Progress::removal());
-        }
-        if out.batch.is_empty() {
-            return Ok(None);
-        }
-        let committed = self.append(out.batch).await?;
-        if position.is_some() {
-            self.progress = None;
-        }
-        Ok(position.map(|position| Durable::from_commit(&committed, position)))
+        Ok(Drafted { out, position })
     }
 
     fn count(&mut self, more: &Totals) {
@@ -246,24 +285,6 @@ impl Publisher {
             }
         }
         Ok(kept)
-    }
-
-    /// Adds the records and state changes of one change.
-    fn add(&self, draft: &mut Draft, index: usize, changes: &[Change], table: &Arc<Published>) -> Result<(), PublishError> {
-        let Some(change) = changes.get(index) else { return Ok(()) };
-        let mut change = Cow::Borrowed(change);
-        if table.keeps_cells()
-            && let Some(after) = change.after.as_ref().filter(|after| rows::has_absent(after))
-        {
-            let old = rows::row_before_key_change(changes, index);
-            let key = rows::state_key(old.unwrap_or(after), &change.table).map_err(|error| image(&change, error))?;
-            let kept = if old.is_some() { draft.kept_of_removed(table.topic(), &key) } else { draft.kept(table.topic(), &key) };
-            if let Some(kept) = kept {
-                let completed = rows::complete(after, &change.table, kept).map_err(|error| image(&change, error))?;
-                change.to_mut().after = Some(completed);
-            }
-        }
-        draft.add(change, table, rows::other_half(changes, index), &self.settings)
     }
 
     /// Deletes every key that the topic holds, some at a time: first what came before the truncate, then chunk after chunk, each a commit
@@ -316,6 +337,30 @@ impl Publisher {
         self.progress = Some(progress);
         Ok(())
     }
+}
+
+/// Adds the records and state changes of one change.
+fn add(
+    draft: &mut Draft,
+    index: usize,
+    changes: &[Change],
+    table: &Arc<Published>,
+    settings: &PublishSettings,
+) -> Result<(), PublishError> {
+    let Some(change) = changes.get(index) else { return Ok(()) };
+    let mut change = Cow::Borrowed(change);
+    if table.keeps_cells()
+        && let Some(after) = change.after.as_ref().filter(|after| rows::has_absent(after))
+    {
+        let old = rows::row_before_key_change(changes, index);
+        let key = rows::state_key(old.unwrap_or(after), &change.table).map_err(|error| image(&change, error))?;
+        let kept = if old.is_some() { draft.kept_of_removed(table.topic(), &key) } else { draft.kept(table.topic(), &key) };
+        if let Some(kept) = kept {
+            let completed = rows::complete(after, &change.table, kept).map_err(|error| image(&change, error))?;
+            change.to_mut().after = Some(completed);
+        }
+    }
+    draft.add(change, table, rows::other_half(changes, index), settings)
 }
 
 /// A truncate that no event can say, since events are rows and the topic's keys expire.

@@ -92,14 +92,14 @@ pub(super) fn may_be_absent(kind: &ColumnType) -> bool {
 pub(super) struct Tables {
     log: Arc<dyn ExchangeLog>,
     registry: Arc<dyn SchemaRegistry>,
-    known: HashMap<TableName, Vec<Arc<Published>>>,
+    versions: HashMap<TableName, Vec<Arc<Published>>>,
     /// Changes mostly come in runs of one table.
     last: Option<(Arc<Table>, Arc<Published>)>,
 }
 
 impl Tables {
     pub(super) fn new(log: Arc<dyn ExchangeLog>, registry: Arc<dyn SchemaRegistry>) -> Self {
-        Self { log, registry, known: HashMap::new(), last: None }
+        Self { log, registry, versions: HashMap::new(), last: None }
     }
 
     pub(super) async fn resolve(
@@ -108,26 +108,30 @@ impl Tables {
         settings: &PublishSettings,
         owned: &dyn OwnedLog,
     ) -> Result<Arc<Published>, PublishError> {
+        if let Some(known) = self.known(table) {
+            return Ok(known);
+        }
+        let published = Arc::new(self.prepare(table, settings, owned).await?);
+        let versions = self.versions.entry(table.name.clone()).or_default();
+        if versions.len() == VERSIONS {
+            versions.remove(0);
+        }
+        versions.push(Arc::clone(&published));
+        self.last = Some((Arc::clone(table), Arc::clone(&published)));
+        Ok(published)
+    }
+
+    /// The table, where it was published before.
+    pub(super) fn known(&mut self, table: &Arc<Table>) -> Option<Arc<Published>> {
         if let Some((of, published)) = &self.last
             && Arc::ptr_eq(of, table)
         {
-            return Ok(Arc::clone(published));
+            return Some(Arc::clone(published));
         }
-        let versions = self.known.get(&table.name).map(Vec::as_slice).unwrap_or_default();
-        let published = match versions.iter().find(|known| Arc::ptr_eq(&known.table, table) || known.table == *table) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let published = Arc::new(self.prepare(table, settings, owned).await?);
-                let versions = self.known.entry(table.name.clone()).or_default();
-                if versions.len() == VERSIONS {
-                    versions.remove(0);
-                }
-                versions.push(Arc::clone(&published));
-                published
-            }
-        };
-        self.last = Some((Arc::clone(table), Arc::clone(&published)));
-        Ok(published)
+        let versions = self.versions.get(&table.name)?;
+        let known = versions.iter().find(|known| Arc::ptr_eq(&known.table, table) || known.table == *table)?;
+        self.last = Some((Arc::clone(table), Arc::clone(known)));
+        Some(Arc::clone(known))
     }
 
     async fn prepare(
@@ -145,7 +149,8 @@ impl Tables {
             form: &settings.form,
         };
         let plan = EncodePlan::compile(table, &context)?;
-        let holder = self.known.values().flatten().find(|known| known.topic() == plan.topic() && known.table.name != table.name);
+        let holder =
+            self.versions.values().flatten().find(|known| known.topic() == plan.topic() && known.table.name != table.name);
         if let Some(holder) = holder {
             let (one, other) = (holder.table.name.to_string(), table.name.to_string());
             return Err(PublishError::OneTopic { one, other, topic: Arc::clone(plan.topic()) });
@@ -179,7 +184,7 @@ impl Tables {
 
     /// The versions of a table share what is known of its map.
     async fn cells(&self, table: &Table, topic: &Arc<str>, owned: &dyn OwnedLog) -> Result<Cells, PublishError> {
-        let versions = self.known.get(&table.name).map(Vec::as_slice).unwrap_or_default();
+        let versions = self.versions.get(&table.name).map(Vec::as_slice).unwrap_or_default();
         if let Some(cells) = versions.iter().find_map(|version| version.cells.clone()) {
             return Ok(cells);
         }
