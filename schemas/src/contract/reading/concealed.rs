@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 60] = [
+const OPEN: [&str; 61] = [
     "allow_remote",
     "basis",
     "batch",
@@ -45,6 +45,7 @@ const OPEN: [&str; 60] = [
     "other",
     "path",
     "poll",
+    "prefix",
     "publication",
     "purpose",
     "replication_factor",
