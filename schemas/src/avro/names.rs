@@ -206,13 +206,15 @@ mod tests {
     proptest! {
         #[test]
         fn an_event_topic_says_its_kind_and_is_no_tables(
-            (kind, other) in ("[a_u0-9中\\-.A ]{1,8}", "[a_u0-9中\\-.A ]{1,8}"),
-            (schema, table) in ("(outbox)?[a\\-.]{1,4}", "[a\\-.]{1,4}"),
+            (head, tail) in ("[a_u0-9中\\-.A ]{1,4}", "[a_u0-9中\\-.A ]{1,4}"),
+            other in "[a_u0-9中\\-.A ]{1,4}",
         ) {
+            let kind = format!("{head}.{tail}");
             let topic = event_topic("raw.a", &kind);
-            prop_assert_eq!(kind == other, topic == event_topic("raw.a", &other));
+            prop_assert_eq!(head == other, event_topic("raw.a", &head) == event_topic("raw.a", &other));
+            let table = TableName::new(format!("outbox-{head}"), tail);
             for names in [Names::Escaped, Names::Debezium, Names::Avro, Names::AvroUnicode] {
-                prop_assert_ne!(topic.clone(), Some(topic_name("raw.a", &TableName::new(&*schema, &*table), names)));
+                prop_assert_ne!(&topic, &Some(topic_name("raw.a", &table, names)));
             }
         }
 
