@@ -304,6 +304,7 @@ impl Session<'_> {
         metrics.bytes.inc_by(totals.bytes - self.counted.bytes);
         metrics.lossy.inc_by(totals.lossy - self.counted.lossy);
         metrics.too_large.inc_by(totals.too_large - self.counted.too_large);
+        metrics.outbox_errors.inc_by(totals.outbox_errors - self.counted.outbox_errors);
         self.counted = totals;
         let lag = newest.map_or(Duration::ZERO, |newest| {
             Duration::from_micros(u64::try_from(jiff::Timestamp::now().as_microsecond() - newest).unwrap_or(0))

@@ -432,6 +432,43 @@ fn events_can_be_json_or_rows_without_envelopes() {
 }
 
 #[test]
+fn messages_are_outbox_events_where_a_system_says_so() {
+    let with = |outbox: &str| changed(&[("systems/licensing.toml", "[snapshot]", &format!("[outbox]\n{outbox}\n[snapshot]"))]);
+    let form = |outbox: &str| {
+        let directory = load_with(with(outbox).path(), &[URL], CHECK);
+        directory.unwrap_or_else(|problems| panic!("{}", problems.render(false))).systems["licensing"].form.clone()
+    };
+    for (outbox, taken, left) in [
+        ("prefix = \"outbox\"", vec!["outbox"], vec!["outbox2", "outbo", ""]),
+        ("prefix = \"outbox*\"", vec!["outbox", "outbox.order"], vec!["outbo", "an outbox"]),
+        ("prefix = \"*\"", vec!["", "any"], vec![]),
+    ] {
+        let outbox = form(outbox).outbox.unwrap();
+        assert!(taken.iter().all(|prefix| outbox.takes(prefix)), "{outbox:?}");
+        assert!(!left.iter().any(|prefix| outbox.takes(prefix)), "{outbox:?}");
+    }
+
+    let problem = |directory: tempfile::TempDir| {
+        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+        let [problem] = &problems.list[..] else { panic!("{}", problems.render(false)) };
+        let place = problem.excerpt.as_ref().map(|excerpt| excerpt.line.clone()).unwrap_or_default();
+        format!("{place}: {}: {}", problem.code, problem.message)
+    };
+    let prefix = "must be the prefix of messages as `outbox`, or `outbox*` for all that begin so";
+    for (outbox, wanted) in [
+        ("", "[outbox]: missing-key: `outbox.prefix` is missing".to_owned()),
+        ("prefix = \"\"", format!("prefix = \"\": bad-value: `outbox.prefix` {prefix}")),
+        ("prefix = \"a*b\"", format!("prefix = \"a*b\": bad-value: `outbox.prefix` {prefix}")),
+        ("prefix = \"a\"\ntopic = \"b\"", "topic = \"***\": unknown-key: unknown key `topic` in `outbox`".to_owned()),
+    ] {
+        assert_eq!(problem(with(outbox)), wanted);
+    }
+    let hall = changed(&[("systems/hall.toml", "[snapshot]", "[outbox]\nprefix = \"outbox\"\n[snapshot]")]);
+    let wanted = "[outbox]: unknown-key: only a PostgreSQL database has messages that can be outbox events";
+    assert_eq!(problem(hall), wanted);
+}
+
+#[test]
 fn no_resource_is_read_from_events_that_are_not_envelopes_in_avro() {
     let unwrap = "transforms.unwrap = { type = \"io.debezium.transforms.ExtractNewRecordState\", delete.tombstone.handling.mode = \"rewrite\" }";
     let json = "key.converter = \"json\"\nvalue.converter = \"json\"";

@@ -1,6 +1,11 @@
-//! The publisher on a real log, mostly the embedded one: truncates cut by a crash, completion of absent columns, values that do not read.
+//! The publisher on a real log, mostly the embedded one: truncates cut by a crash, completion of absent columns, values that do not read,
+//! messages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
+
+mod publish {
+    mod outbox;
+}
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod ahead;
 mod draft;
 mod held;
 mod notices;
+mod outbox;
 mod rows;
 mod state;
 mod tables;
@@ -125,6 +126,8 @@ pub struct Totals {
     pub lossy: u64,
     /// Events with a column left out because the record was over the limit.
     pub too_large: u64,
+    /// Messages declared as outbox events that do not read as ones.
+    pub outbox_errors: u64,
 }
 
 impl Publisher {
@@ -235,7 +238,8 @@ impl Publisher {
         drop(changes);
         let mut out = draft.finish();
         if !notices.is_empty() {
-            out.batch.records.extend(self.notices.records(&notices, now_us, &self.settings).await?);
+            let records = self.notices.records(&notices, now_us, &self.settings, &mut self.totals).await?;
+            out.batch.records.extend(records);
         }
         Ok(Drafted { out, position })
     }
@@ -245,6 +249,7 @@ impl Publisher {
         self.totals.bytes += more.bytes;
         self.totals.lossy += more.lossy;
         self.totals.too_large += more.too_large;
+        self.totals.outbox_errors += more.outbox_errors;
     }
 
     async fn append(&mut self, batch: Batch) -> Result<Committed, PublishError> {

@@ -31,6 +31,16 @@ pub struct EventForm {
     pub converter: Converter,
     /// `transforms.unwrap`; `None`: events are envelopes.
     pub unwrap: Option<Unwrap>,
+    /// Messages that are events of topics of their own; `None`: all are published as they are.
+    pub outbox: Option<Outbox>,
+}
+
+/// Which messages are outbox events, by their prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outbox {
+    Prefix(String),
+    /// Those whose prefix begins so.
+    Beginning(String),
 }
 
 /// What keys and values are written in.
@@ -200,6 +210,7 @@ impl EventForm {
         transactions: false,
         converter: Converter::Avro,
         unwrap: None,
+        outbox: None,
     };
 
     /// What the topics of a system begin with.
@@ -230,6 +241,17 @@ impl EventForm {
         match (self.converter, self.names) {
             (Converter::Json, Names::Escaped | Names::Debezium) => Cow::Borrowed(column),
             _ => names::field_name(column, self.names),
+        }
+    }
+}
+
+impl Outbox {
+    /// Whether messages with this prefix are outbox events.
+    #[must_use]
+    pub fn takes(&self, prefix: &str) -> bool {
+        match self {
+            Self::Prefix(whole) => prefix == whole,
+            Self::Beginning(head) => prefix.starts_with(head.as_str()),
         }
     }
 }

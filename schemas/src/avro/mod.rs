@@ -21,7 +21,7 @@ mod varint;
 pub use decode::{DecodeError, DecodePlan, Value};
 pub use encode::{EncodeError, EncodePlan, Marks, NoticePlan, Stamp};
 pub use form::EventForm;
-pub use names::{field_name, topic_name};
+pub use names::{event_topic, field_name, topic_name};
 pub use record::RecordEncoder;
 pub use schema::{SchemaError, TableContext};
 pub use validators::set_name_validators;

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 
 use super::form::Names;
+use super::schema::MAX_TOPIC;
 use crate::table::TableName;
 
 /// `<prefix>.<schema>.<table>`.
@@ -21,6 +22,14 @@ pub fn topic_name(prefix: &str, table: &TableName, names: Names) -> String {
         }
     };
     format!("{prefix}.{}.{}", part(&table.schema), part(&table.name))
+}
+
+/// The topic of an application's events of one kind, `<prefix>.outbox-<kind>`. Behind the prefix it has no dot, which every table's topic
+/// has there in every mode, so it is nobody else's. `None`: it would be longer than Kafka takes.
+#[must_use]
+pub fn event_topic(prefix: &str, kind: &str) -> Option<String> {
+    let topic = format!("{prefix}.outbox-{}", escape(kind, |c| is_plain(c) || c == '-'));
+    (topic.len() <= MAX_TOPIC).then_some(topic)
 }
 
 /// The Avro namespace of a topic's records: each part of the topic as a legal Avro name.
@@ -178,7 +187,37 @@ mod tests {
         assert_eq!(field_name("1st", Names::AvroUnicode), "_u0031st");
     }
 
+    #[test]
+    fn kinds_of_events_have_topics_that_no_table_has() {
+        for (kind, topic) in [
+            ("order", "raw.a.outbox-order"),
+            ("loan-request", "raw.a.outbox-loan-request"),
+            ("a.b", "raw.a.outbox-a_u002eb"),
+            ("企业", "raw.a.outbox-_u4f01_u4e1a"),
+        ] {
+            assert_eq!(event_topic("raw.a", kind).as_deref(), Some(topic));
+        }
+        let longest = 249 - "raw.a.outbox-".len();
+        assert!(event_topic("raw.a", &"x".repeat(longest)).is_some());
+        assert_eq!(event_topic("raw.a", &"x".repeat(longest + 1)), None);
+        assert_eq!(event_topic("raw.a", &"企".repeat(40)), None);
+    }
+
     proptest! {
+        #[test]
+        fn an_event_topic_says_its_kind_and_is_no_tables(
+            (head, tail) in ("[a_u0-9中\\-.A ]{1,4}", "[a_u0-9中\\-.A ]{1,4}"),
+            other in "[a_u0-9中\\-.A ]{1,4}",
+        ) {
+            let kind = format!("{head}.{tail}");
+            let topic = event_topic("raw.a", &kind);
+            prop_assert_eq!(head == other, event_topic("raw.a", &head) == event_topic("raw.a", &other));
+            let table = TableName::new(format!("outbox-{head}"), tail);
+            for names in [Names::Escaped, Names::Debezium, Names::Avro, Names::AvroUnicode] {
+                prop_assert_ne!(&topic, &Some(topic_name("raw.a", &table, names)));
+            }
+        }
+
         #[test]
         fn two_names_never_become_one(names in proptest::collection::vec("[a_u0-9中\\-.A ]{0,8}", 2..20)) {
             let mut seen: HashMap<String, &String> = HashMap::new();

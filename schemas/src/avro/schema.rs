@@ -15,7 +15,7 @@ use super::varint::read_long;
 use crate::table::{Column, ColumnType, Table};
 
 /// Longest topic name that Kafka takes.
-const MAX_TOPIC: usize = 249;
+pub(super) const MAX_TOPIC: usize = 249;
 
 /// `connect.parameters.length` of a bit string without a limit.
 const UNLIMITED_BITS: u32 = i32::MAX as u32;

@@ -1,5 +1,5 @@
-//! How a system's rows become events: `names`, `truncate` and `unknown_types` of its file, and Debezium's own options under
-//! `[debezium]`, by their names there (`decimal.handling.mode = "string"`).
+//! How a system's rows become events: `names`, `truncate` and `unknown_types` of its file, Debezium's own options under `[debezium]`, by
+//! their names there (`decimal.handling.mode = "string"`), and which messages are events under `[outbox]`.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::reading::scalar;
 use super::reading::section::Section;
 use crate::avro::EventForm;
 use crate::avro::form::{
-    AddedField, Binary, Converter, DELETED, Decimals, Intervals, Metadata, Names, Times, Truncates, UnknownTypes, Unwrap,
+    AddedField, Binary, Converter, DELETED, Decimals, Intervals, Metadata, Names, Outbox, Times, Truncates, UnknownTypes, Unwrap,
     UnwrappedDeletes,
 };
 use crate::avro::schema::SourceKind;
@@ -61,6 +61,7 @@ pub(super) fn read(root: &Section<'_>, kind: Option<SourceKind>) -> EventForm {
             .map_or(usual.transactions, |found| found.value),
         converter: read_converter(debezium),
         unwrap: read_unwrap(debezium, kind),
+        outbox: read_outbox(root, kind),
     };
     check_deletes(root, debezium, &form);
     if let Some(section) = section {
@@ -130,6 +131,33 @@ fn read_added(section: &Section<'_>, found: &Found<String>, kind: Option<SourceK
         fields.push(AddedField { name, of });
     }
     Some(fields)
+}
+
+/// Only PostgreSQL's log carries messages of applications.
+fn read_outbox(root: &Section<'_>, kind: Option<SourceKind>) -> Option<Outbox> {
+    let section = root.own_section("outbox")?;
+    if kind.is_some_and(|kind| kind != SourceKind::Postgres) {
+        let message = "only a PostgreSQL database has messages that can be outbox events";
+        let help = "take `[outbox]` out, or tail a PostgreSQL database (`kind = \"postgres\"`)".to_owned();
+        root.problem(section.at(), "unknown-key", message, Some(help));
+        return None;
+    }
+    let found = section.required("prefix", |section, key| section.parsed(key, messages));
+    section.finish();
+    found.map(|found| found.value)
+}
+
+/// A prefix of messages, or the beginning of several.
+fn messages(text: &str) -> Result<Outbox, String> {
+    let beginning = text.strip_suffix('*');
+    let name = beginning.unwrap_or(text);
+    if text.is_empty() || name.contains('*') || name.chars().any(char::is_control) {
+        return Err("must be the prefix of messages as `outbox`, or `outbox*` for all that begin so".to_owned());
+    }
+    Ok(match beginning {
+        Some(head) => Outbox::Beginning(head.to_owned()),
+        None => Outbox::Prefix(text.to_owned()),
+    })
 }
 
 /// Every delete has to leave something.

@@ -150,7 +150,7 @@ impl Exchange {
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
             complete: system.complete,
-            form: EventForm::DEFAULT,
+            form: system.form.clone(),
         };
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);
         let publisher = Publisher::new(owned, Arc::new(self.log.clone()), registry, settings).await.unwrap();

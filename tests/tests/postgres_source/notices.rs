@@ -1,8 +1,9 @@
-//! Logical messages and transaction metadata: each comes once, also where the process ends before its slot is confirmed.
+//! Logical messages, outbox events among them, and transaction metadata: each comes once, also where the process ends before its slot is confirmed.
 
 use std::time::{Duration, Instant};
 
 use guitong_connectors::source::{Source, SourceBudget};
+use guitong_schemas::avro::form::Outbox;
 use guitong_schemas::change::{Change, Notice, Order, Place};
 use guitong_tests::servers::postgres::{ADMIN, Postgres};
 
@@ -97,4 +98,45 @@ async fn what_is_committed_right_after_a_message_survives_a_restart() {
         assert_eq!(lines(&session.take(1).await), [format!("c a [{id}]")]);
     }
     session.quiet().await;
+}
+
+/// What a transaction says beside its rows stands or falls with it, and comes once over a crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outbox_events_come_once_and_with_their_transaction_alone() {
+    const EVENT: &str = "json_build_object('id', gen_random_uuid(), 'aggregatetype', '订单', 'aggregateid', $id, 'type', 'Placed', \
+        'payload', json_build_object('no', $id, 'note', '加急'), 'timestamp', now())::text";
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE a (id int PRIMARY KEY)").await.unwrap();
+    let mut system = system(&server, ADMIN);
+    system.form.outbox = Some(Outbox::Prefix("outbox".to_owned()));
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    let place = |id: u32, end: &str| {
+        let event = EVENT.replace("$id", &id.to_string());
+        format!("BEGIN; INSERT INTO a VALUES ({id}); SELECT pg_logical_emit_message(true, 'outbox', {event}); {end}")
+    };
+    let bad = "SELECT pg_logical_emit_message(true, 'outbox', 'no event')";
+    for statement in [&*place(1, "COMMIT"), &*place(2, "ROLLBACK"), bad, &*place(3, "COMMIT")] {
+        server.execute(statement).await.unwrap();
+    }
+    take(&mut session, 3).await;
+    drop(session);
+    server.execute(&place(4, "COMMIT")).await.unwrap();
+    let mut session = exchange.reconnect(&system).await;
+    take(&mut session, 1).await;
+    let records = exchange.records("raw.register.outbox-_u8ba2_u5355").await;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let found: Vec<_> = records.iter().map(|it| (text(it.key.as_ref().unwrap()), text(it.value.as_ref().unwrap()))).collect();
+    let wanted = [1, 3, 4].map(|id| (id.to_string(), format!(r#"{{"no" : {id}, "note" : "加急"}}"#)));
+    assert_eq!(found, wanted);
+    for record in &records {
+        let names: Vec<_> = record.headers.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["id", "eventType", "timestamp", "guitong-version"]);
+        assert_eq!((record.header("id").unwrap().len(), &record.header("eventType").unwrap()[..]), (36, &b"Placed"[..]));
+    }
+    let messages = exchange.records("raw.register.message").await;
+    let why: Vec<_> = messages.iter().map(|record| record.header("guitong-outbox-error").unwrap()).collect();
+    assert_eq!(why, ["the content is not JSON (line 1, column 2)"]);
+    assert_eq!(exchange.records("raw.register.public.a").await.len(), 3);
 }

@@ -45,6 +45,7 @@ const OPEN: [&str; 61] = [
     "other",
     "path",
     "poll",
+    "prefix",
     "publication",
     "purpose",
     "replication_factor",
