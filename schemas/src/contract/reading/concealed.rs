@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 61] = [
+const OPEN: [&str; 62] = [
     "allow_remote",
     "basis",
     "batch",
