@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod publish {
+    mod ahead;
     mod outbox;
 }
 
@@ -31,10 +32,6 @@ use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use guitong_tests::servers::kafka::Kafka;
 use tempfile::TempDir;
-
-mod publish {
-    mod ahead;
-}
 
 const TOPIC: &str = "raw.licensing.public.t";
 
