@@ -250,16 +250,17 @@ fn an_ended_approval_is_an_error_of_the_check_and_stops_nothing_else() {
 
 #[test]
 fn a_standby_that_decodes_has_its_primary_named() {
-    let primary = "primary_url = \"${env:LICENSING_URL}\"\n";
     let with = |more: &str| changed(&[("systems/licensing.toml", "failover = true\n", more)]);
+    let primary = "primary_url = \"${env:CREDIT_URL}\"\n";
     let directory =
         load_with(with(primary).path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     let SourceConfig::Postgres(source) = &directory.systems["licensing"].source else { panic!("not PostgreSQL") };
-    assert_eq!(source.primary_url.as_ref(), Some(&source.url));
+    assert_eq!(source.primary_url.as_ref().map(|url| url.reveal().to_owned()).as_deref(), Some(URL.1));
     let both = load_with(with(&format!("failover = true\n{primary}")).path(), &[URL], CHECK).unwrap_err();
+    assert_eq!(both.list.len(), 1);
     assert!(both.render(false).contains("a slot on a standby cannot be copied to standbys"), "{}", both.render(false));
-    let plain = load_with(with("primary_url = \"postgres://reader:hunter2@db/licensing\"\n").path(), &[URL], CHECK).unwrap_err();
-    assert!(!plain.render(false).contains("hunter2"), "{}", plain.render(false));
+    let broken = load_with(with("primary_url = \"mysql://reader:hunter2@db\"\n").path(), &[URL], CHECK).unwrap_err();
+    assert!(!broken.render(false).contains("hunter2"), "{}", broken.render(false));
 }
 
 #[test]

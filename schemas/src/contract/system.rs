@@ -314,7 +314,7 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
         world.surroundings.check_url(root, key, &found, url)
     };
     let url = root.required("url", read_url);
-    let primary_url = if root.has("primary_url") { Some(read_url(root, "primary_url")?) } else { None };
+    let primary_url = root.has("primary_url").then(|| read_url(root, "primary_url"));
     let slot = root.parsed("slot", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let publication = root.parsed("publication", identifier).map_or_else(|| cut(&usual), |found| found.value);
     let heartbeat = root.parsed("heartbeat", scalar::duration).map_or(Duration::from_secs(10), |found| found.value);
@@ -327,6 +327,10 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
         let help = "with `failover`, `url` leads to whichever server is the primary; take one of the two out".to_owned();
         root.problem(&root.key_at("failover"), "bad-value", "a slot on a standby cannot be copied to standbys", Some(help));
     }
+    let primary_url = match primary_url {
+        None => None,
+        Some(read) => Some(read?),
+    };
     Some(PostgresConfig { url: url?, primary_url, slot, publication, heartbeat, on_gap, origin, streaming, failover })
 }
 
