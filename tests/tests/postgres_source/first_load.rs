@@ -8,7 +8,7 @@ use std::time::Duration;
 use guitong_connectors::source::{Phase, Source};
 use guitong_schemas::change::{Change, Operation, SnapshotMark};
 use guitong_schemas::table::TableName;
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{Postgres, Stop};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -235,7 +235,11 @@ async fn a_commit_that_is_streamed_before_it_is_visible_is_not_lost() {
 /// complete what was not sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_yield_to_what_was_streamed_while_they_were_read() {
-    let server = Postgres::start().await.unwrap();
+    let mut server = Postgres::start().await.unwrap();
+    // From the server's start on, so that no commit can pass before it is known; only the writer waits for it.
+    server.execute("ALTER DATABASE postgres SET synchronous_commit = local").await.unwrap();
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.restart(Stop::Fast).await.unwrap();
     server
         .execute(
             "CREATE TABLE t (id int PRIMARY KEY, n int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
@@ -248,15 +252,13 @@ async fn rows_yield_to_what_was_streamed_while_they_were_read() {
     let pool = server.admin().await.unwrap();
     // The lock stops the reader behind its snapshot, and is held until the commit is visible.
     let mut writer = pool.acquire().await.unwrap();
-    sqlx::raw_sql("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").execute(&mut *writer).await.unwrap();
+    sqlx::raw_sql("SET synchronous_commit = on; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
     let waits = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND NOT granted";
     while sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.unwrap() == 0 {
         assert!(session.step().await.unwrap().is_empty());
-    }
-    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    server.signal(Signal::HUP).unwrap();
-    while sqlx::query_scalar::<_, String>("SHOW synchronous_standby_names").fetch_one(&pool).await.unwrap() != "nobody" {
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let waiting = tokio::spawn(async move {
         let sql = "UPDATE t SET n = 1 WHERE id = 1; UPDATE t SET big = 'new' WHERE id = 2; DELETE FROM t WHERE id = 3; COMMIT";
