@@ -2,9 +2,9 @@
 //! says that it counts, in memory while it is little and then in a file.
 //!
 //! The server sends one when it holds more of all open transactions than the session's `logical_decoding_work_mem`, and would otherwise
-//! write it to its own disk and begin to send only at the commit. What is kept are the messages as they came. After the commit they are taken up in
-//! the order of their LSNs like those of any other transaction ([`Replay`]): whether a transaction came in streams makes no difference
-//! to what is published. After a restart the server sends it again from its beginning.
+//! write it to its own disk and begin to send only at the commit. What is kept are the messages as they came. After the commit they are
+//! taken up in the order of their LSNs like those of any other transaction ([`Replay`]): whether a transaction came in streams makes no
+//! difference to what is published. After a restart the server sends it again from its beginning.
 //!
 //! Subtransactions that are rolled back are cut off: while one is open, everything of its transaction is of it or of one inside it, so
 //! that nothing follows its first message which counts when it is rolled back.

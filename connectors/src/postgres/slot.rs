@@ -78,7 +78,8 @@ pub(crate) async fn ask(connection: &mut PgConnection, name: Option<&str>) -> Re
         "SELECT slot_name::text AS name, plugin::text, database::text, active_pid, wal_status, \
          to_jsonb(s) ->> 'invalidation_reason' AS invalidation, (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed, \
          (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn)::int8 AS retained, \
-         safe_wal_size AS left, (to_jsonb(s) ->> 'failover')::bool AS failover FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
+         safe_wal_size AS left, (to_jsonb(s) ->> 'failover')::bool AS failover \
+         FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
     )
     .bind(name)
     .fetch_all(connection)

@@ -149,8 +149,10 @@ impl FirstLoad {
         let query = ranges::select(&job.relation.table, job.shape.partitioned, self.filter(job), false);
         // Nobody can write the table anew once it was touched.
         let touch = format!("{query} LIMIT 0; {}", Files::query(&job.shape));
-        if Files::read(&reading.reader.run(&touch).await?).is_none_or(|files| !files.seen) {
-            return Err(session.faults.unavailable(rewritten(&job.relation)));
+        match Files::read(&reading.reader.run(&touch).await?) {
+            Some(files) if files.seen => {}
+            Some(_) => return Err(session.faults.unavailable(rewritten(&job.relation))),
+            None => return Err(session.faults.protocol("the files of a table were not told")),
         }
         self.whole = WholeTable::Rows(WholeRows::start(job, query, reading, (commit, ts_us), session.faults.clone()));
         Ok(())

@@ -277,16 +277,14 @@ async fn rows_yield_to_what_was_streamed_while_they_were_read() {
     assert_eq!(exchange.metric("guitong_postgres_snapshot_yielded_rows_total"), 2);
 }
 
+/// A table that is read whole.
+const KEYLESS: &str = "CREATE TABLE k (a int, pad text); ALTER TABLE k REPLICA IDENTITY FULL; \
+    INSERT INTO k SELECT n, repeat('p', 300) FROM generate_series(1, 5000) n;";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyless_rows_arrive_once_while_they_are_written() {
     let server = Postgres::start().await.unwrap();
-    server
-        .execute(
-            "CREATE TABLE k (a int, pad text); ALTER TABLE k REPLICA IDENTITY FULL;
-             INSERT INTO k SELECT n, repeat('p', 300) FROM generate_series(1, 5000) n;",
-        )
-        .await
-        .unwrap();
+    server.execute(KEYLESS).await.unwrap();
     let exchange = Exchange::new().await;
     let stop = Arc::new(AtomicBool::new(false));
     let pool = server.admin().await.unwrap();
@@ -321,13 +319,7 @@ async fn keyless_rows_arrive_once_while_they_are_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_a_table_that_is_read_whole_are_never_ahead_of_the_position() {
     let server = Postgres::start().await.unwrap();
-    server
-        .execute(
-            "CREATE TABLE k (a int, pad text); ALTER TABLE k REPLICA IDENTITY FULL;
-             INSERT INTO k SELECT n, repeat('p', 300) FROM generate_series(1, 5000) n;",
-        )
-        .await
-        .unwrap();
+    server.execute(KEYLESS).await.unwrap();
     let exchange = Exchange::new().await;
     let mut session = exchange.connect_with(&prepared(&server).await, 64 << 10).await.unwrap();
     let some = session.until(|all| !all.is_empty()).await;
