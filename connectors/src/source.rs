@@ -15,6 +15,8 @@ pub struct SourceBatch {
     pub changes: Vec<Change>,
     /// Committed with the changes; their topics are others, so that their order among the changes does not matter.
     pub notices: Vec<Notice>,
+    /// Tables, `schema.name`, that are read to their end with this batch; at a start those that were before.
+    pub loaded: Vec<String>,
     /// Stored in the same commit as the changes; handed to the source again when it resumes.
     pub position: Option<Bytes>,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::position::Version;
-use guitong_schemas::table::{Column, ColumnType, Table};
+use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -88,6 +88,11 @@ impl Codec {
 
     pub(super) fn len(&self) -> usize {
         self.tables.len()
+    }
+
+    /// The tables by their names in the database.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&String, &TableName)> {
+        self.tables.iter().map(|(name, captured)| (name, &captured.table.name))
     }
 
     pub(super) fn names(&self) -> Vec<String> {

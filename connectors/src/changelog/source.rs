@@ -1,5 +1,6 @@
 //! The source: changes first, then a chunk of what is still to be loaded, in one read transaction.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -37,6 +38,8 @@ pub(super) struct ChangelogSource {
     schema_version: i64,
     next_chunk: Instant,
     newest_commit_us: Option<i64>,
+    /// Tables that were told to be read to their end.
+    told: BTreeSet<String>,
 }
 
 impl ChangelogSource {
@@ -86,6 +89,7 @@ impl ChangelogSource {
             schema_version,
             next_chunk: Instant::now(),
             newest_commit_us: None,
+            told: BTreeSet::new(),
         })
     }
 
@@ -137,7 +141,8 @@ impl ChangelogSource {
             self.newest_commit_us = Some(change.origin.ts_us);
         }
         if ids.is_empty() && chunk.is_none() {
-            return Ok(SourceBatch::default());
+            let loaded = self.newly_loaded();
+            return Ok(SourceBatch { loaded, ..SourceBatch::default() });
         }
         for id in ids {
             self.position.published.insert(id);
@@ -151,7 +156,15 @@ impl ChangelogSource {
             self.pace(chunk.rows);
             changes.extend(chunk.changes);
         }
-        Ok(SourceBatch { changes, position: Some(self.position.encode()), ..SourceBatch::default() })
+        let (loaded, position) = (self.newly_loaded(), Some(self.position.encode()));
+        Ok(SourceBatch { changes, loaded, position, ..SourceBatch::default() })
+    }
+
+    /// Tables that are read to their end and were not told to be.
+    fn newly_loaded(&mut self) -> Vec<String> {
+        let is_done = |name: &String| self.position.tables.get(name).is_some_and(|table| table.load == Load::Done);
+        let tables = self.codec.tables().filter(|(name, _)| is_done(name));
+        tables.filter(|(_, table)| self.told.insert(table.to_string())).map(|(_, table)| table.to_string()).collect()
     }
 
     fn pace(&mut self, rows: u64) {
@@ -244,7 +257,7 @@ impl Source for ChangelogSource {
             self.remove().await?;
             let batch = self.read(budget.bytes).await?;
             let rest = until.saturating_duration_since(Instant::now());
-            if !batch.changes.is_empty() || batch.position.is_some() || rest.is_zero() {
+            if !batch.changes.is_empty() || !batch.loaded.is_empty() || batch.position.is_some() || rest.is_zero() {
                 return Ok(batch);
             }
             if self.rewind.is_some() {

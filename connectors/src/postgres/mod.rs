@@ -128,6 +128,8 @@ pub struct PostgresSource {
     tables: Vec<String>,
     /// Tables that the stream shows and the catalogue does not, so that none is waited for twice.
     passed_over: BTreeSet<TableName>,
+    /// Tables that were told to be read to their end.
+    told: BTreeSet<String>,
     metrics: SystemMetrics,
 }
 
@@ -361,7 +363,17 @@ impl PostgresSource {
             None
         };
         let notices = std::mem::take(&mut self.assembly.notices);
-        Ok(SourceBatch { changes: self.assembly.take(), notices, position })
+        let loaded = self.newly_loaded();
+        Ok(SourceBatch { changes: self.assembly.take(), notices, loaded, position })
+    }
+
+    /// Tables that are read to their end and were not told to be.
+    fn newly_loaded(&mut self) -> Vec<String> {
+        let is_left = |table: &String| self.load.jobs.iter().any(|job| job.name().to_string() == *table);
+        let new = self.tables.iter().filter(|table| !self.told.contains(*table) && !is_left(table));
+        let new: Vec<String> = new.cloned().collect();
+        self.told.extend(new.iter().cloned());
+        new
     }
 }
 

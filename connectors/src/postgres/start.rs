@@ -141,6 +141,7 @@ pub(crate) async fn connect(
         slot: None,
         next_survey: Instant::now() + SURVEY / 10,
         passed_over: BTreeSet::new(),
+        told: BTreeSet::new(),
         metrics,
     })
 }

@@ -59,7 +59,10 @@ pub(super) fn ahead(tables: &mut Tables, settings: &PublishSettings, room: usize
 
 fn drafted(tables: &mut Tables, settings: &PublishSettings, room: usize, batch: &SourceBatch) -> Option<Finished> {
     let changes = &batch.changes;
-    if !batch.notices.is_empty() || changes.iter().any(|change| change.operation == Operation::Truncate) {
+    if !batch.notices.is_empty()
+        || !batch.loaded.is_empty()
+        || changes.iter().any(|change| change.operation == Operation::Truncate)
+    {
         return None;
     }
     let known: Vec<Run> = changes

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
-use guitong_log::{AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog};
+use guitong_log::{AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, loaded};
 use guitong_schemas::avro::decode::PlanError;
 use guitong_schemas::avro::form::Truncates;
 use guitong_schemas::avro::schema::SourceKind;
@@ -212,7 +212,7 @@ impl Publisher {
 
     async fn encode(&mut self, batch: SourceBatch) -> Result<Drafted, PublishError> {
         let now_us = jiff::Timestamp::now().as_microsecond();
-        let SourceBatch { mut changes, notices, position } = batch;
+        let SourceBatch { mut changes, notices, loaded, position } = batch;
         if let Some(progress) = &self.progress {
             changes.retain(|change| change.version > progress.done);
         }
@@ -240,6 +240,11 @@ impl Publisher {
         if !notices.is_empty() {
             let records = self.notices.records(&notices, now_us, &self.settings, &mut self.totals).await?;
             out.batch.records.extend(records);
+        }
+        if !loaded.is_empty() {
+            self.tables.ensure_loaded(&self.settings.system).await?;
+            let told = loaded.iter().map(|table| loaded::record(&self.settings.system, table, now_us.div_euclid(1_000)));
+            out.batch.records.extend(told);
         }
         Ok(Drafted { out, position })
     }

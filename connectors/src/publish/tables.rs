@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use guitong_log::OwnedLog;
 use guitong_log::registry::{Compatibility, SchemaRegistry};
-use guitong_log::{ExchangeLog, Retention, TopicSpec};
+use guitong_log::{ExchangeLog, OwnedLog, Retention, TopicSpec, loaded};
 use guitong_schemas::avro::form::{DeleteLeaves, Truncates};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, TableContext};
@@ -95,11 +94,13 @@ pub(super) struct Tables {
     versions: HashMap<TableName, Vec<Arc<Published>>>,
     /// Changes mostly come in runs of one table.
     last: Option<(Arc<Table>, Arc<Published>)>,
+    /// The topic that tells which tables are read is there.
+    tells_loaded: bool,
 }
 
 impl Tables {
     pub(super) fn new(log: Arc<dyn ExchangeLog>, registry: Arc<dyn SchemaRegistry>) -> Self {
-        Self { log, registry, versions: HashMap::new(), last: None }
+        Self { log, registry, versions: HashMap::new(), last: None, tells_loaded: false }
     }
 
     pub(super) async fn resolve(
@@ -190,6 +191,15 @@ impl Tables {
         }
         let any = !owned.scan(topic, &[], None, 1).await?.is_empty();
         Ok(Cells { any: Arc::new(any.into()) })
+    }
+
+    /// Makes the topic that tells which tables are read to their end.
+    pub(super) async fn ensure_loaded(&mut self, system: &str) -> Result<(), PublishError> {
+        if !self.tells_loaded {
+            self.log.ensure_topic(&loaded::spec(system)).await?;
+            self.tells_loaded = true;
+        }
+        Ok(())
     }
 
     /// The keys that the table's topic holds.

@@ -4,6 +4,7 @@
 pub mod contract;
 pub mod embedded;
 pub mod kafka;
+pub mod loaded;
 pub mod metrics;
 pub mod partition;
 pub mod registry;

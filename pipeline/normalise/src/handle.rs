@@ -2,6 +2,7 @@
 //!
 //! The owner is fenced, so everything that reads or writes its state runs inside the stage, between two batches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use guitong_schemas::contract::Resource;
@@ -37,6 +38,10 @@ pub struct NormaliserStatus {
     pub lag_records: u64,
     /// Next offset of the raw topic to be read; everything before it is committed.
     pub offset: u64,
+    /// The same of the topics of joined tables.
+    pub joined: BTreeMap<String, u64>,
+    /// Rows are being made again since what is joined to them changed.
+    pub refreshing: bool,
     /// Version under which the newest records were published.
     pub version: String,
 }
@@ -48,6 +53,10 @@ pub enum Phase {
     Starting,
     /// The raw topic does not exist yet.
     WaitingForTopic,
+    /// The first load of these joined tables is not done.
+    WaitingForTables(String),
+    /// Joined tables are read before anything else.
+    Loading,
     Running,
     /// The mapping does not fit the source's columns: waits for a new mapping.
     Paused(String),

@@ -7,6 +7,7 @@ mod error;
 #[cfg(test)]
 mod fixtures;
 mod handle;
+mod join;
 mod keyed;
 mod mapping;
 mod metrics;

@@ -69,7 +69,7 @@ impl Trial {
             each(match event.change {
                 Change::Good(records) => Outcome::Records(records),
                 Change::Bad { rejections } => Outcome::Rejected(rejections),
-                Change::Delete | Change::Truncate => Outcome::Gone,
+                Change::Delete | Change::Truncate | Change::Unloaded => Outcome::Gone,
             });
         }
         Ok(())

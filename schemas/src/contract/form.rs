@@ -193,7 +193,7 @@ fn prefix(text: &str) -> Result<String, String> {
         return Err(format!("must be 1 to {LONGEST_PREFIX} of the characters A-Z, a-z, 0-9, `.`, `_`, `-`, no part of it empty"));
     }
     match text.split('.').next() {
-        Some(taken @ ("std" | "quarantine" | "raw")) => {
+        Some(taken @ ("std" | "quarantine" | "raw" | "loaded")) => {
             Err(format!("must not begin with `{taken}.`, which is the exchange's own"))
         }
         _ => Ok(text.to_owned()),

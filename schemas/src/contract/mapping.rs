@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::join::LookupUse;
 use super::reading::document::{At, Found};
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
@@ -12,6 +13,7 @@ use crate::standard::{EntityField, FieldOptions};
 pub(super) struct Mapped {
     pub(super) mapping: FieldMapping,
     pub(super) columns: Vec<(String, At)>,
+    pub(super) lookup: Option<LookupUse>,
 }
 
 const UNITS: [(&str, Unit); 3] = [("元", Unit::Yuan), ("万元", Unit::TenThousandYuan), ("亿元", Unit::HundredMillionYuan)];
@@ -22,10 +24,14 @@ pub(super) fn read(map: &Section<'_>, key: &Found<String>, field: Option<&Entity
     if !map.is_table(&key.value) {
         let column = map.words(&key.value)?;
         let columns = vec![(column.value.clone(), column.at)];
-        return Some(Mapped { mapping: plain(ValueSource::Column(column.value), at), columns });
+        return Some(Mapped { mapping: plain(ValueSource::Column(column.value), at), columns, lookup: None });
     }
     let section = map.own_section(&key.value)?;
-    let (value, columns) = read_value(&section);
+    let lookup = read_lookup(&section);
+    let (value, columns) = match &lookup {
+        Some(uses) => looked_up(&section, uses),
+        None => read_value(&section),
+    };
     let mut mapping = plain(ValueSource::Constant(String::new()), at);
     mapping.codes = section.own_section("codes").map_or_else(BTreeMap::new, |codes| read_codes(codes, field));
     mapping.other = section.scalar("other").map(|other| legal(&section, other, field));
@@ -59,7 +65,7 @@ pub(super) fn read(map: &Section<'_>, key: &Found<String>, field: Option<&Entity
     mapping.split = split.map(|found| found.value);
     section.finish();
     mapping.value = value?;
-    Some(Mapped { mapping, columns })
+    Some(Mapped { mapping, columns, lookup })
 }
 
 fn empty() -> ValueSource {
@@ -103,6 +109,32 @@ fn read_value(section: &Section<'_>) -> (Option<ValueSource>, Vec<(String, At)>)
         "const" => (section.scalar("const").map(|found| ValueSource::Constant(found.value)), Vec::new()),
         _ => read_expression(section),
     }
+}
+
+/// `lookup` with the column of the dictionary that is wanted.
+fn read_lookup(section: &Section<'_>) -> Option<LookupUse> {
+    if !section.has("lookup") {
+        return None;
+    }
+    let lookup = section.words("lookup")?;
+    let value = section.required("value", Section::words)?;
+    let from = section.texts("from");
+    let at = from.as_ref().map_or_else(|| section.at().clone(), |found| found.at.clone());
+    Some(LookupUse { lookup, value, from: from.map_or(0, |found| found.value.len()), at })
+}
+
+/// `from` gives the key of a dictionary, each column a part of it.
+fn looked_up(section: &Section<'_>, uses: &LookupUse) -> (Option<ValueSource>, Vec<(String, At)>) {
+    for other in ["const", "cel", "join"].into_iter().filter(|key| section.has(key)) {
+        section.know(other);
+        let message = format!("`lookup` and `{other}` cannot stand together");
+        section.problem(&section.key_at(other), "conflict", message, None);
+    }
+    let Some(found) = section.required("from", Section::texts) else { return (None, Vec::new()) };
+    let columns: Vec<(String, At)> = found.value.into_iter().map(|column| (column.value, column.at)).collect();
+    let from = columns.iter().map(|(column, _)| column.clone()).collect();
+    let (lookup, value) = (uses.lookup.value.clone(), uses.value.value.clone());
+    (Some(ValueSource::Lookup { lookup, from, value }), columns)
 }
 
 fn read_columns(section: &Section<'_>, separator: Option<Found<String>>) -> (Option<ValueSource>, Vec<(String, At)>) {

@@ -5,6 +5,7 @@
 
 mod exchange;
 mod form;
+pub mod join;
 pub mod load;
 mod mapping;
 pub mod problem;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use exchange::MAX_RECORD;
+pub use join::{Join, JoinKind};
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};

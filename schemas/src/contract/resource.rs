@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Name;
+use super::join::{self, Join, Joins, Setting};
 use super::load::World;
 use super::mapping;
 use super::reading::document::Found;
@@ -32,6 +33,8 @@ pub struct Resource {
     pub sharing: Sharing,
     /// Keyed by the entity's field.
     pub map: BTreeMap<String, FieldMapping>,
+    /// Other tables of the system that are read beside the resource's own, by the names that `map` knows them by.
+    pub joins: BTreeMap<String, Join>,
     /// Mandatory fields that the source does not have, with the reason.
     pub not_provided: BTreeMap<String, String>,
     /// Rises when the resource is rebuilt.
@@ -86,6 +89,12 @@ pub enum ValueSource {
     Constant(String),
     /// A CEL expression over `row.<column>`.
     Cel(String),
+    /// Column `value` of the row that a dictionary has for the values of these columns.
+    Lookup {
+        lookup: String,
+        from: Vec<String>,
+        value: String,
+    },
 }
 
 /// What one unit of the source column is worth.
@@ -124,8 +133,9 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let entity = root.required("entity", |root, key| read_entity(root, key, world));
     let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
-    let source = Source { system: system.as_ref(), table: table.as_ref(), sharing: sharing.as_ref() };
-    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, &source, world)));
+    let setting = Setting { system: system.as_ref(), table: table.as_ref(), entity, world };
+    let joins = join::read(&root, &setting);
+    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, &setting, sharing.as_ref(), &joins)));
     let not_provided =
         root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
     if let (Some(entity), true) = (entity, root.is_table("map")) {
@@ -142,16 +152,11 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
         let (raw_topic, names) = raw_topic(&system, &table, world);
-        Some(Resource { name: name?, code, title, system, table, raw_topic, names, entity, sharing, map, not_provided, revision })
+        let joins = joins.into_map();
+        let name = name?;
+        Some(Resource { name, code, title, system, table, raw_topic, names, entity, sharing, map, joins, not_provided, revision })
     })();
     (outline, resource)
-}
-
-/// Where a resource's rows come from, as far as it is known.
-struct Source<'a> {
-    system: Option<&'a Name>,
-    table: Option<&'a TableName>,
-    sharing: Option<&'a Sharing>,
 }
 
 /// Class, item and sub-item of the catalogue, then the serial number (政务信息资源目录编制指南).
@@ -206,7 +211,7 @@ fn refuse_foreign_form(root: &Section<'_>, found: &Found<String>, form: &EventFo
     root.problem(&found.at, "unreadable-events", message, Some(help));
 }
 
-fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &World<'_>) -> Option<TableName> {
+pub(super) fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &World<'_>) -> Option<TableName> {
     let outline = system.and_then(|system| world.systems.get(system.as_str()));
     let usual = outline.and_then(|outline| outline.usual_schema).unwrap_or("public");
     let table = root.parsed(key, |text| scalar::table_name(text, usual))?;
@@ -242,7 +247,7 @@ fn read_table(root: &Section<'_>, key: &str, system: Option<&Name>, world: &Worl
 }
 
 /// Where a system's connector publishes a table, and how it names its columns.
-fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> (String, Names) {
+pub(super) fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> (String, Names) {
     let form = world.systems.get(system.as_str()).map(|outline| outline.form.clone()).unwrap_or_default();
     (topic_name(&form.prefix(system.as_str()), table, form.names), form.names)
 }
@@ -294,13 +299,13 @@ fn read_sharing(section: &Section<'_>) -> Option<Sharing> {
 
 fn read_map(
     section: Section<'_>,
-    entity: Option<&Entity>,
-    source: &Source<'_>,
-    world: &World<'_>,
+    setting: &Setting<'_>,
+    sharing: Option<&Sharing>,
+    joins: &Joins,
 ) -> BTreeMap<String, FieldMapping> {
     let mut map = BTreeMap::new();
     for key in section.keys() {
-        let field = match entity {
+        let field = match setting.entity {
             None => None,
             Some(entity) => match entity.field(&key.value) {
                 Some(field) => Some(field),
@@ -310,23 +315,23 @@ fn read_map(
                 }
             },
         };
-        if let (Some(field), Some(Sharing::Unconditional)) = (field, source.sharing)
+        if let (Some(field), Some(Sharing::Unconditional)) = (field, sharing)
             && field.grade == Grade::G3
         {
             let message = format!("`{}` ({}) is sensitive (G3) in a resource of sharing type 1", key.value, field.title_zh);
             let help = "share it by type 2, or leave the field out".to_owned();
             section.problem(&key.at, "grade", message, Some(help));
         }
+        if joins.fills(&key.value) {
+            let message = format!("`{}` is filled by [details.{}] already", key.value, key.value);
+            section.problem(&key.at, "conflict", message, None);
+        }
         let Some(mapping) = mapping::read(&section, &key, field) else { continue };
-        for (column, at) in mapping.columns {
-            let outline = source.system.and_then(|system| world.systems.get(system.as_str()));
-            let excluded = outline.is_some_and(|outline| {
-                outline.exclude_columns.iter().any(|(table, excluded)| Some(table) == source.table && *excluded == column)
-            });
-            if excluded {
-                let message = format!("column `{}` is excluded by its system and never arrives", scalar::short(&column));
-                section.problem(&at, "excluded-column", message, None);
-            }
+        for (column, at) in &mapping.columns {
+            joins.check_column(&section, column, at, setting);
+        }
+        if let Some(uses) = &mapping.lookup {
+            joins.check_lookup(&section, uses, setting);
         }
         map.insert(key.value, mapping.mapping);
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::StandardError;
 use super::entity::AvroType;
+use super::value::Step;
 
 /// `<Entity>.avsc`: a record whose fields carry `title`, `kind`, `obligation`, `grade`, …
 #[derive(Debug, Deserialize)]
@@ -144,7 +145,7 @@ impl FieldFile {
                 *held == json!({"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale})
             }
             AvroType::Strings => *held == json!({"type": "array", "items": "string"}),
-            AvroType::Steps => step_fields(held) == ["name", "handler", "started", "ended", "action", "opinion"],
+            AvroType::Steps => step_fields(held) == Step::MEMBERS,
         };
         if fits { Ok(()) } else { Err(format!("its Avro type is not that of the kind {}", self.kind)) }
     }

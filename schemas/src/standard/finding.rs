@@ -59,6 +59,7 @@ rules! {
     ColumnAbsent "column.absent" "来源未发送该列且没有已知的值" "the source left the column out and its value is not known";
     ColumnLossy "column.lossy" "来源值超出其传输类型的表示范围" "the source's value is beyond what its type on the wire holds";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
+    LookupMissing "lookup.missing" "对照表中没有该值" "the lookup table does not have this value";
     ListsDiffer "row.parallel_lists" "一行多条记录的各并列项个数不同" "the parallel lists of one row differ in length";
     KeyShared "key.shared" "同一主键有多行数据，以最新者为准" "several rows have this key, the newest is taken";
 

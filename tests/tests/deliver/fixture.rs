@@ -97,6 +97,7 @@ impl Bench {
             entity: "LegalEntity".into(),
             sharing: Sharing::Unconditional,
             map: BTreeMap::new(),
+            joins: BTreeMap::new(),
             not_provided: BTreeMap::new(),
             revision: 1,
         };

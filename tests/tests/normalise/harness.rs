@@ -110,8 +110,8 @@ pub(crate) struct World {
 /// A stage that runs.
 pub(crate) struct Stage {
     pub(crate) handle: NormaliserHandle,
-    task: JoinHandle<Result<(), NormaliseError>>,
-    shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), NormaliseError>>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 /// One record of `std.`, decoded.

@@ -41,6 +41,7 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         entity: entity.into(),
         sharing,
         map: BTreeMap::new(),
+        joins: BTreeMap::new(),
         not_provided: BTreeMap::new(),
         revision: 1,
     }

@@ -313,6 +313,8 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
     let state = match &view.phase {
         NormalisePhase::Starting => ("starting", None),
         NormalisePhase::WaitingForTopic => ("waiting", None),
+        NormalisePhase::WaitingForTables(tables) => ("waiting", Some(format!("the first load of {tables} is not done"))),
+        NormalisePhase::Loading => ("loading", None),
         NormalisePhase::Running => ("running", None),
         NormalisePhase::Paused(why) => ("paused", Some(why.clone())),
         NormalisePhase::Retrying(why) => ("retrying", Some(why.clone())),

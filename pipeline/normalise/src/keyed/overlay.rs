@@ -11,6 +11,7 @@ use super::entity::EntityState;
 use super::row::RowState;
 use super::totals::Totals;
 use super::{ENTITIES, QUARANTINE, ROWS, TOTALS};
+use crate::join::overlay::JoinOverlay;
 use crate::quarantine::Entry;
 
 /// A value of a map that can be stored.
@@ -90,6 +91,11 @@ impl<T: Stored> Cached<T> {
         Ok(())
     }
 
+    /// Whether the batch knows what the log holds under this key.
+    pub(crate) fn is_loaded(&self, key: &[u8]) -> bool {
+        self.slots.contains_key(key)
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Option<&T> {
         self.slots.get(key).and_then(|slot| slot.value.as_ref())
     }
@@ -109,7 +115,7 @@ impl<T: Stored> Cached<T> {
         self.slots.insert(key, Slot { value: None, changed: true });
     }
 
-    fn changes(self, out: &mut Vec<StateChange>) {
+    pub(crate) fn changes(self, out: &mut Vec<StateChange>) {
         let map: Arc<str> = T::MAP.into();
         out.extend(self.slots.into_iter().filter(|(_, slot)| slot.changed).map(|(key, slot)| StateChange {
             map: Arc::clone(&map),
@@ -125,6 +131,7 @@ pub(crate) struct Overlay {
     pub(crate) rows: Cached<RowState>,
     pub(crate) entities: Cached<EntityState>,
     pub(crate) entries: Cached<Entry>,
+    pub(crate) joins: JoinOverlay,
     pub(crate) totals: Totals,
 }
 
@@ -139,6 +146,7 @@ impl Overlay {
         self.rows.changes(&mut out);
         self.entities.changes(&mut out);
         self.entries.changes(&mut out);
+        self.joins.changes(&mut out);
         out.push(StateChange { map: TOTALS.into(), key: Bytes::new(), value: Some(self.totals.encode()) });
         (out, self.totals)
     }

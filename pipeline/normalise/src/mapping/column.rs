@@ -7,6 +7,7 @@ use guitong_schemas::avro::decode::Semantic;
 use guitong_schemas::standard::{Input, StandardValue};
 
 use super::{Columns, Slot};
+use crate::join::plan::FIRST_JOINED;
 
 /// A column's value, borrowed from the event where its form allows.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,8 @@ pub(crate) enum Cell<'a> {
     Absent,
     /// The source sent a value that the column's type on the wire could not hold.
     Lossy,
+    /// A dictionary has no row for the key.
+    Missing,
     Direct(Input<'a>),
     Made(String),
 }
@@ -34,9 +37,16 @@ pub(crate) struct Row<'r, 'a> {
     pub(crate) lossy: &'r [usize],
     /// What is known of absent columns.
     pub(crate) kept: Option<&'a Columns>,
+    /// Cells of joined rows, whose columns are numbered from [`FIRST_JOINED`] on.
+    pub(crate) joined: &'r [Cell<'a>],
 }
 
-impl<'a> Row<'_, 'a> {
+impl<'r, 'a> Row<'r, 'a> {
+    /// A row of which nothing is known but what its event says.
+    pub(crate) fn plain(slots: &'r [Slot], values: &'r [Value<'a>], absent: &'r [usize], lossy: &'r [usize]) -> Self {
+        Self { slots, columns: &[], values, absent, lossy, kept: None, joined: &[] }
+    }
+
     /// The text of a column, where it is one that the event holds.
     #[inline]
     pub(crate) fn text(&self, column: usize) -> Option<&'a str> {
@@ -52,7 +62,10 @@ impl<'a> Row<'_, 'a> {
     /// The cell of one of the mapping's columns.
     #[inline]
     pub(crate) fn cell(&self, column: usize) -> Cell<'a> {
-        let Some(slot) = self.slots.get(column) else { return Cell::Null };
+        let Some(slot) = self.slots.get(column) else {
+            let joined = column.checked_sub(FIRST_JOINED).and_then(|at| self.joined.get(at));
+            return joined.cloned().unwrap_or(Cell::Null);
+        };
         if self.absent.contains(&slot.index) {
             let known = self.kept.zip(self.columns.get(column)).and_then(|(kept, name)| kept.get(name));
             return known.map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)));
@@ -67,7 +80,7 @@ impl<'a> Row<'_, 'a> {
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent | Self::Lossy => None,
+            Self::Null | Self::Absent | Self::Lossy | Self::Missing => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

@@ -9,6 +9,7 @@ use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Fin
 use super::MappingError;
 use super::cel::{Expression, Outcome};
 use super::column::{Cell, Row, text_of};
+use crate::join::plan::ColumnSet;
 use smallvec::SmallVec;
 
 /// Texts that stand for no value.
@@ -48,6 +49,8 @@ pub(crate) enum Refusal {
     ColumnAbsent,
     /// The column's type on the wire could not hold the value.
     ColumnLossy,
+    /// A dictionary has no row for the key.
+    LookupMissing,
     ExpressionFailed,
 }
 
@@ -62,24 +65,22 @@ pub(crate) enum Reading<'a> {
 
 impl FieldPlan {
     /// Compiles `mapping`; columns that it reads are added to `columns` where they are not there yet.
-    pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, columns: &mut Vec<String>) -> Result<Self, MappingError> {
+    pub(crate) fn compile(
+        field: &EntityField,
+        mapping: &FieldMapping,
+        columns: &mut ColumnSet<'_>,
+    ) -> Result<Self, MappingError> {
         let line = mapping.at.line;
-        let mut slot = |column: &String| {
-            columns.iter().position(|known| known == column).unwrap_or_else(|| {
-                columns.push(column.clone());
-                columns.len() - 1
-            })
-        };
+        let mut slots = |names: &[String]| names.iter().map(|column| columns.number(column)).collect::<Result<Vec<_>, _>>();
         let source = match &mapping.value {
-            ValueSource::Column(column) => Source::Column(slot(column)),
-            ValueSource::Joined { columns, separator } => {
-                Source::Joined { slots: columns.iter().map(&mut slot).collect(), separator: separator.clone() }
-            }
+            ValueSource::Column(column) => Source::Column(columns.number(column)?),
+            ValueSource::Lookup { lookup, from, value } => Source::Column(columns.lookup(lookup, from, value)?),
+            ValueSource::Joined { columns, separator } => Source::Joined { slots: slots(columns)?, separator: separator.clone() },
             ValueSource::Constant(text) => Source::Constant(text.clone()),
             ValueSource::Cel(text) => {
                 let failed = |reason| MappingError::Expression { field: field.name.clone(), line, reason };
                 let expression = Expression::compile(text).map_err(failed)?;
-                Source::Cel { slots: expression.columns().iter().map(&mut slot).collect(), expression }
+                Source::Cel { slots: slots(expression.columns())?, expression }
             }
         };
         let is_list = matches!(field.kind, FieldKind::Codes(_) | FieldKind::Steps);
@@ -136,6 +137,7 @@ impl FieldPlan {
                 Cell::Made(text) => Reading::Made(text),
                 Cell::Absent => Reading::Refused(Refusal::ColumnAbsent),
                 Cell::Lossy => Reading::Refused(Refusal::ColumnLossy),
+                Cell::Missing => Reading::Refused(Refusal::LookupMissing),
             },
             Source::Constant(text) => Reading::Value(Input::Text(text)),
             Source::Joined { slots, .. } | Source::Cel { slots, .. } => {
@@ -152,6 +154,9 @@ impl FieldPlan {
         }
         if cells.contains(&Cell::Lossy) {
             return Reading::Refused(Refusal::ColumnLossy);
+        }
+        if cells.contains(&Cell::Missing) {
+            return Reading::Refused(Refusal::LookupMissing);
         }
         match &self.source {
             Source::Joined { separator, .. } => {
@@ -238,6 +243,6 @@ enum Found<'p> {
 }
 
 /// Whether a trimmed text stands for no value.
-fn is_empty(text: &str) -> bool {
+pub(crate) fn is_empty(text: &str) -> bool {
     text.len() <= 6 && EMPTY.iter().any(|empty| text.eq_ignore_ascii_case(empty))
 }

@@ -17,8 +17,10 @@ use guitong_schemas::contract::Resource;
 use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
 use thiserror::Error;
 
+use crate::join::plan::{ColumnSet, JoinPlan};
+
 pub(crate) use columns::Columns;
-pub(crate) use field::{FieldPlan, Reading, Refusal};
+pub(crate) use field::{FieldPlan, Reading, Refusal, is_empty};
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -32,6 +34,8 @@ pub enum MappingError {
     Options { field: String, line: usize, error: OptionError },
     #[error("line {line}: field `{field}`: the expression does not compile: {reason}")]
     Expression { field: String, line: usize, reason: String },
+    #[error("`{name}` cannot be joined: its key needs itself, or has another number of columns")]
+    Join { name: String },
     #[error("the entity's schema does not compile: {0}")]
     Schema(PlanError),
 }
@@ -57,10 +61,12 @@ pub(crate) struct Mapping {
     pub(crate) zone: Zone,
     /// Columns that the mapping reads, each once; what a field reads are indexes into it.
     pub(crate) columns: Vec<String>,
+    /// Tables that are read beside the resource's own; `None` for most resources.
+    pub(crate) joins: Option<JoinPlan>,
     pub(crate) fields: Vec<FieldPlan>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
-    resource: String,
+    pub(crate) resource: String,
     table: String,
     /// How the writer names fields.
     names: Names,
@@ -80,11 +86,27 @@ pub(crate) struct Slot {
     pub(crate) semantic: Semantic,
 }
 
+impl Slot {
+    /// Where `columns` stand in a writer's schema, or those that it does not have.
+    pub(crate) fn find(columns: &[String], plan: &DecodePlan, names: Names) -> Result<Vec<Self>, Vec<String>> {
+        let mut slots = Vec::with_capacity(columns.len());
+        let mut missing = Vec::new();
+        for column in columns {
+            let found = plan.field(&field_name(column, names));
+            match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
+                Some((index, field)) => slots.push(Self { index, semantic: field.semantic.clone() }),
+                None => missing.push(column.clone()),
+            }
+        }
+        if missing.is_empty() { Ok(slots) } else { Err(missing) }
+    }
+}
+
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
         let entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
-        let mut columns = Vec::new();
+        let mut columns = ColumnSet::new(&resource.joins, resource.names);
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
             let field = entity.field(name).ok_or_else(|| MappingError::NoField {
@@ -95,6 +117,7 @@ impl Mapping {
             fields.push(FieldPlan::compile(field, mapping, &mut columns)?);
         }
         fields.sort_by_key(|field| field.index);
+        let (columns, joins) = columns.finish();
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -105,6 +128,7 @@ impl Mapping {
             table: resource.table.to_string(),
             names: resource.names,
             columns,
+            joins,
             fields,
             entity,
         })
@@ -116,19 +140,9 @@ impl Mapping {
         if !plan.is_envelope() {
             return Err(BindError::Schema(format!("{} is no change event", plan.name())));
         }
-        let mut slots = Vec::with_capacity(self.columns.len());
-        let mut missing = Vec::new();
-        for column in &self.columns {
-            let found = plan.field(&field_name(column, self.names));
-            match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
-                Some((index, field)) => slots.push(Slot { index, semantic: field.semantic.clone() }),
-                None => missing.push(column.clone()),
-            }
-        }
-        if missing.is_empty() {
-            Ok(Bound { plan, slots })
-        } else {
-            Err(BindError::Columns { columns: missing, table: self.table.clone(), resource: self.resource.clone() })
+        match Slot::find(&self.columns, &plan, self.names) {
+            Ok(slots) => Ok(Bound { plan, slots }),
+            Err(columns) => Err(BindError::Columns { columns, table: self.table.clone(), resource: self.resource.clone() }),
         }
     }
 

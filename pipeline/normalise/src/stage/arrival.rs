@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Columns,
     /// A column's value is over the limit and was read past.
     TooLarge,
+    /// A key of a joined table has more rows than one record is made of.
+    ManyRows,
 }
 
 impl Fault {
@@ -54,6 +56,9 @@ impl Fault {
                 "字段值超过上限，未读取；请缩短后重新读取该行",
                 "a value over the limit was read past; shorten it and read the row again",
             ),
+            Self::ManyRows => {
+                ("join.too_many_rows", "关联表中同一键值的行数过多", "the joined table has too many rows of one key")
+            }
         }
     }
 }
@@ -66,6 +71,9 @@ pub(crate) struct Arrival {
     pub(crate) version: Version,
     /// The raw key without its frame; a truncate has none, every other event must.
     pub(crate) source: Option<Bytes>,
+    /// It is of a table that is joined to the resource's own; such a one has no source key of the resource, but `key`.
+    pub(crate) is_beside: bool,
+    pub(crate) key: Option<Bytes>,
     pub(crate) body: Body,
     /// The open entry that is being run again.
     pub(crate) entry: Option<u64>,
@@ -96,7 +104,14 @@ impl Arrival {
                 Err(_) => Body::Faulty(Fault::Frame),
             },
         };
-        Self { version: version.unwrap_or_default().with_revision(revision), record, source, body, entry }
+        let version = version.unwrap_or_default().with_revision(revision);
+        Self { version, record, source, is_beside: false, key: None, body, entry }
+    }
+
+    /// The arrival as one of a joined table.
+    pub(crate) fn beside(mut self) -> Self {
+        (self.is_beside, self.key) = (true, self.source.take());
+        self
     }
 
     /// The value's bytes and what the headers say of them.

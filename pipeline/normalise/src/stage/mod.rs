@@ -86,6 +86,12 @@ impl Normaliser {
                     self.wait(jittered(pause), "its raw topic does not exist yet", &shutdown).await;
                     pause = (pause * 2).min(BACKOFF.1 / 5);
                 }
+                Ok(session::End::NotLoaded(tables)) => {
+                    let why = format!("the first load of {tables} is not done");
+                    self.set_phase(Phase::WaitingForTables(tables));
+                    self.wait(jittered(pause), &why, &shutdown).await;
+                    pause = (pause * 2).min(BACKOFF.1 / 5);
+                }
                 Err(error) => {
                     let settled = error.settle(self.resource.name.as_str(), self.resource.system.as_str());
                     let reason = settled.inspect_err(|error| {

@@ -91,7 +91,7 @@ impl Names {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cause {
     /// Version under which its records are published.
-    pub(crate) stamp: Version,
+    pub(crate) version: Version,
     /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) source_ts_us: i64,
     pub(crate) timestamp_ms: i64,
@@ -122,11 +122,11 @@ impl Output {
             Published::Upsert { .. } => (&names.ce_types[0], "upsert"),
             Published::Delete => (&names.ce_types[1], "delete"),
         };
-        let version = self.text(|out| write!(out, "{}", cause.stamp));
+        let version = self.text(|out| write!(out, "{}", cause.version));
         let mut headers: Headers = Vec::with_capacity(11);
         let mut put = |name: &Arc<str>, value: Bytes| headers.push((Arc::clone(name), value));
         put(&header.spec, Bytes::from_static(b"1.0"));
-        put(&header.id, self.text(|out| write!(out, "{}/{}/{n}", names.system, cause.stamp)));
+        put(&header.id, self.text(|out| write!(out, "{}/{}/{n}", names.system, cause.version)));
         put(&header.source, names.ce_source.clone());
         put(&header.kind, kind.clone());
         put(&header.time, self.text(|out| write_time(out, source_ts_us)));

@@ -4,15 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guitong_log::registry::Compatibility;
-use guitong_log::{ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
+use guitong_log::{
+    ExchangeLog, LogError, LogReader, OwnedLog, OwnerId, ReadBatch, ReadBudget, Record, Retention, Role, TopicPartition,
+    TopicSpec,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
 use super::arrival::Arrival;
 use super::output::Names;
-use super::worker::{Progress, Worker};
+use super::worker::{Ends, Progress, Worker};
 use crate::error::SessionError;
 use crate::handle::{Command, HandleError, Phase};
+use crate::join;
+use crate::join::begin::{Load, Standing};
+use crate::join::merge::Merge;
 use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
@@ -30,6 +36,8 @@ pub(super) enum End {
     Reopen,
     /// The connector has not made the raw topic yet.
     NoTopic,
+    /// The first load of joined tables is not done.
+    NotLoaded(String),
 }
 
 /// What the loop of a session works with.
@@ -38,6 +46,12 @@ struct Session {
     worker: Worker,
     raw: TopicPartition,
     next: u64,
+    /// What of joined tables is read before anything else.
+    load: Option<Load>,
+    /// Where joined tables are read from.
+    beside: Vec<(TopicPartition, u64)>,
+    /// Rows may have to be made again.
+    refreshing: bool,
     replay: Option<Replay>,
     /// Why nothing is read.
     paused: Option<String>,
@@ -56,15 +70,25 @@ impl Normaliser {
             return Ok(End::NoTopic);
         }
         let log = Arc::clone(&self.context.log);
-        let owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
+        let mut owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
         let mut worker =
             Worker::new(Arc::clone(&self.context.registry), Arc::clone(&self.mapping), names, Arc::clone(&quarantine), metrics);
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
-        let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
-        self.set_phase(Phase::Running);
+        let (mut load, mut beside) = (None, Vec::new());
+        if let Some(plan) = &self.mapping.joins {
+            match join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str()).await? {
+                Standing::Waiting(tables) => return Ok(End::NotLoaded(tables)),
+                Standing::Unread(unread) => load = Some(unread),
+                Standing::Ready(from) => beside = from,
+            }
+        }
+        worker.joining.is_loading = load.is_some();
+        let refreshing = self.mapping.joins.is_some() && load.is_none();
+        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay: None, paused: None, asked: None };
+        self.set_phase(if session.load.is_some() { Phase::Loading } else { Phase::Running });
         self.report(&mut session).await?;
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
@@ -101,8 +125,14 @@ impl Normaliser {
 
     async fn work(&mut self, session: &mut Session, shutdown: &CancellationToken) -> Result<End, SessionError> {
         let log = Arc::clone(&self.context.log);
-        let mut reader = log.reader(vec![(session.raw.clone(), session.next)]).await?;
+        let mut intake = self.intake(session).await?;
         loop {
+            if session.load.as_ref().is_some_and(|load| load.is_done(&session.beside)) {
+                if let Some(load) = session.load.take() {
+                    load.finish(&mut *session.owner).await?;
+                }
+                return Ok(End::Reopen);
+            }
             let wait = if session.replay.is_some() { Duration::ZERO } else { WAIT };
             let budget = ReadBudget { bytes: self.context.exchange.budgets.batch, wait };
             tokio::select! {
@@ -113,28 +143,64 @@ impl Normaliser {
                         return Ok(end);
                     }
                 }
-                batch = reader.read(budget), if session.paused.is_none() => self.take_batch(session, batch?).await?,
+                () = std::future::ready(()), if session.refreshing => {
+                    session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
+                }
+                batch = intake.read(&*log, budget), if session.paused.is_none() => {
+                    self.take_batch(session, batch?).await?;
+                    session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
+                }
                 () = std::future::ready(()), if session.paused.is_some() && session.replay.is_some() => {}
             }
             if session.replay.is_some() {
                 self.step_replay(session).await?;
             }
+            if session.asked.is_none_or(|asked| asked.elapsed() >= STATUS_EVERY) && self.has_new_topic(session).await? {
+                return Ok(End::Reopen);
+            }
             self.report(session).await?;
         }
     }
 
+    /// Whether a joined table that had no rows has some now.
+    async fn has_new_topic(&self, session: &mut Session) -> Result<bool, SessionError> {
+        let Some(plan) = self.mapping.joins.as_ref().filter(|_| session.load.is_none()) else { return Ok(false) };
+        for table in &plan.tables {
+            let is_read = session.beside.iter().any(|(at, _)| at.topic == table.topic);
+            if !is_read && self.context.log.partitions(&table.topic).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is read: the resource's topic alone, or with those of joined tables.
+    async fn intake(&self, session: &mut Session) -> Result<Intake, SessionError> {
+        let log = &*self.context.log;
+        let own = (session.raw.clone(), session.next);
+        if self.mapping.joins.is_none() {
+            return Ok(Intake::One(log.reader(vec![own]).await?));
+        }
+        let from = match &session.load {
+            Some(load) => load.from.clone(),
+            None => session.beside.iter().cloned().chain([own]).collect(),
+        };
+        Ok(Intake::Several(Merge::begin(log, from, &session.raw.topic).await?))
+    }
+
     async fn take_batch(&mut self, session: &mut Session, batch: ReadBatch) -> Result<(), SessionError> {
         let next = batch.next.iter().find(|(at, _)| *at == session.raw).map_or(session.next, |(_, next)| *next);
+        let beside: Ends = batch.next.iter().filter(|(at, _)| *at != session.raw).cloned().collect();
         if batch.records.is_empty() {
-            session.next = next;
+            (session.next, session.beside) = (next, beside);
             return Ok(());
         }
         let started = Instant::now();
         let revision = self.resource.revision;
-        let arrivals: Vec<_> = batch.records.into_iter().map(|record| Arrival::new(record, revision, None)).collect();
-        let at = Some((session.raw.clone(), next));
-        match session.worker.work(&mut *session.owner, &arrivals, at).await? {
-            Progress::Done => session.next = next,
+        let arrivals: Vec<_> = batch.records.into_iter().map(|record| arrival(&session.raw, record, revision, None)).collect();
+        let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
+        match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
+            Progress::Done => (session.next, session.beside) = (next, beside),
             Progress::Paused(reason) => {
                 tracing::error!(resource = %self.resource.name, reason, "paused");
                 session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
@@ -156,7 +222,7 @@ impl Normaliser {
         }
         let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
         let revision = self.resource.revision;
-        let arrivals: Vec<_> = events.into_iter().map(|(seq, raw)| Arrival::new(raw, revision, Some(seq))).collect();
+        let arrivals: Vec<_> = events.into_iter().map(|(seq, raw)| arrival(&session.raw, raw, revision, Some(seq))).collect();
         session.worker.work(&mut *session.owner, &arrivals, None).await?;
         replay.count(&*session.owner, &numbers).await?;
         session.replay = Some(replay);
@@ -210,6 +276,8 @@ impl Normaliser {
             status.quarantined = totals.open;
             status.newest_source_us = worker.newest_source_us.or(status.newest_source_us);
             status.offset = session.next;
+            status.joined = session.beside.iter().map(|(at, next)| (at.topic.to_string(), *next)).collect();
+            status.refreshing = session.refreshing;
             status.version = totals.stamp.to_string();
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);
@@ -258,6 +326,28 @@ async fn begin(
         })),
         Some(offset) => Ok(offset.next),
     }
+}
+
+/// Where records come from.
+enum Intake {
+    One(Box<dyn LogReader>),
+    Several(Merge),
+}
+
+impl Intake {
+    async fn read(&mut self, log: &dyn ExchangeLog, budget: ReadBudget) -> Result<ReadBatch, LogError> {
+        match self {
+            Self::One(reader) => reader.read(budget).await,
+            Self::Several(merge) => merge.read(log, budget).await,
+        }
+    }
+}
+
+/// A record as it comes in, of the resource's own table or of a joined one.
+fn arrival(own: &TopicPartition, record: Record, revision: u32, entry: Option<u64>) -> Arrival {
+    let is_own = record.at.topic == own.topic;
+    let arrival = Arrival::new(record, revision, entry);
+    if is_own { arrival } else { arrival.beside() }
 }
 
 fn unavailable(error: StateError) -> HandleError {

@@ -17,8 +17,12 @@ use super::arrival::{Arrival, Body, Fault};
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord};
 use crate::error::SessionError;
+use crate::join;
+use crate::join::beside::Uses;
+use crate::join::stage::{BesideEvents, Joining};
+use crate::join::state::Group;
 use crate::keyed::ROWS;
-use crate::keyed::overlay::Overlay;
+use crate::keyed::overlay::{Cached, Overlay};
 use crate::keyed::totals::Totals;
 use crate::mapping::{BindError, Bound, Columns, Mapping};
 use crate::metrics::ResourceMetrics;
@@ -28,9 +32,12 @@ use crate::transform::{Change, Event, Runner, describe_key};
 /// Rows that one commit of a truncate deletes.
 const TRUNCATE_PAGE: usize = 1_000;
 
+/// Next offset of each partition after some arrivals.
+pub(crate) type Ends = Vec<(TopicPartition, u64)>;
+
 /// What a writer's schema came to.
 #[derive(Debug)]
-enum Binding {
+pub(crate) enum Binding {
     Ready(Arc<Bound>),
     /// No change event, or unknown to the registry: events by it are quarantined.
     Unusable,
@@ -59,8 +66,9 @@ pub(crate) struct Worker {
     pub(crate) quarantine_end: u64,
     /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) newest_source_us: Option<i64>,
-    bindings: HashMap<u32, Binding>,
+    pub(crate) bindings: HashMap<u32, Binding>,
     key_plans: HashMap<u32, Option<DecodePlan>>,
+    pub(crate) joining: Joining,
 }
 
 /// One event, its content read.
@@ -70,9 +78,11 @@ struct Read<'a> {
     verdict: Verdict,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
+    /// What it was made of beside its own row.
+    uses: Uses,
 }
 
-enum Verdict {
+pub(crate) enum Verdict {
     /// At or below what was read of the row before.
     Stale,
     Removed,
@@ -83,7 +93,9 @@ enum Verdict {
 /// What one pass over the arrivals read.
 struct Reading<'a> {
     events: Vec<Read<'a>>,
-    /// The arrival after the last event read is a truncate.
+    /// Arrivals that are read.
+    done: usize,
+    /// The arrival after them is a truncate.
     truncate: bool,
 }
 
@@ -106,16 +118,17 @@ impl Worker {
             newest_source_us: None,
             bindings: HashMap::new(),
             key_plans: HashMap::new(),
+            joining: Joining::default(),
         }
     }
 
-    /// Commits what the arrivals come to. `at` is the raw partition and the offset after them all; `None` for a replay, which
+    /// Commits what the arrivals come to. `at` are the raw partitions and the offsets after them all; `None` for a replay, which
     /// consumes nothing.
     pub(crate) async fn work(
         &mut self,
         owner: &mut dyn OwnedLog,
         arrivals: &[Arrival],
-        at: Option<(TopicPartition, u64)>,
+        at: Option<Ends>,
     ) -> Result<Progress, SessionError> {
         if at.is_none() {
             // What the registry did not know when the events came it may know now.
@@ -127,6 +140,7 @@ impl Worker {
             rest = self.round(owner, rest, left, at.as_ref()).await?;
         }
         let misfit = left.first().and_then(|arrival| match arrival.body {
+            Body::Framed { schema } if arrival.is_beside => self.joining.misfit(schema),
             Body::Framed { schema } => self.bindings.get(&schema),
             _ => None,
         });
@@ -140,25 +154,13 @@ impl Worker {
     async fn bind(&mut self, arrivals: &[Arrival]) -> Result<usize, SessionError> {
         for (index, arrival) in arrivals.iter().enumerate() {
             let Body::Framed { schema } = arrival.body else { continue };
-            if !self.bindings.contains_key(&schema) {
-                let binding = match self.registry.schema(schema).await {
-                    Ok(json) => match self.mapping.bind(&json) {
-                        Ok(bound) => Binding::Ready(Arc::new(bound)),
-                        Err(BindError::Schema(reason)) => {
-                            tracing::warn!(schema, reason, "events by this schema are quarantined");
-                            Binding::Unusable
-                        }
-                        Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
-                    },
-                    Err(error @ RegistryError::NoSchema { .. }) => {
-                        tracing::warn!(schema, %error, "events by this schema are quarantined");
-                        Binding::Unusable
-                    }
-                    // Whatever else it answers says nothing about the event.
-                    Err(error) => return Err(SessionError::Transient(error.to_string())),
-                };
-                self.bindings.insert(schema, binding);
+            if arrival.is_beside {
+                if !self.bind_beside(&arrival.record.at.topic, schema).await? && arrival.entry.is_none() {
+                    return Ok(index);
+                }
+                continue;
             }
+            self.bind_schema(schema).await?;
             // An entry that is run again stays where it is; the resource pauses for what comes in.
             if arrival.entry.is_none() && matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
                 return Ok(index);
@@ -167,67 +169,115 @@ impl Worker {
         Ok(arrivals.len())
     }
 
+    /// Binds a writer's schema, where that is not done.
+    pub(crate) async fn bind_schema(&mut self, schema: u32) -> Result<(), SessionError> {
+        if !self.bindings.contains_key(&schema) {
+            let mapping = Arc::clone(&self.mapping);
+            let binding = self.binding(schema, |json| mapping.bind(json)).await?;
+            self.bindings.insert(schema, binding);
+        }
+        Ok(())
+    }
+
+    /// What a writer's schema comes to.
+    pub(crate) async fn binding(
+        &self,
+        schema: u32,
+        bind: impl FnOnce(&str) -> Result<Bound, BindError>,
+    ) -> Result<Binding, SessionError> {
+        let unusable = |reason: String| {
+            tracing::warn!(schema, reason, "events by this schema are quarantined");
+            Binding::Unusable
+        };
+        match self.registry.schema(schema).await {
+            Ok(json) => Ok(match bind(&json) {
+                Ok(bound) => Binding::Ready(Arc::new(bound)),
+                Err(BindError::Schema(reason)) => unusable(reason),
+                Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
+            }),
+            Err(error @ RegistryError::NoSchema { .. }) => Ok(unusable(error.to_string())),
+            // Whatever else it answers says nothing about the event.
+            Err(error) => Err(SessionError::Transient(error.to_string())),
+        }
+    }
+
     /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
     async fn round<'a>(
         &mut self,
         owner: &mut dyn OwnedLog,
         arrivals: &'a [Arrival],
         left: &[Arrival],
-        at: Option<&(TopicPartition, u64)>,
+        at: Option<&Ends>,
     ) -> Result<&'a [Arrival], SessionError> {
         let mut overlay = Overlay::new(self.totals.clone());
         let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
         overlay.rows.load(owner, sources).await?;
         overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
-        let Reading { events, truncate } = self.read(&mut overlay, arrivals);
-        let (done, rest) = arrivals.split_at(events.len());
+        let beside = self.load_beside(owner, &mut overlay, arrivals).await?;
+        let Reading { events, done, truncate } = self.read(&mut overlay, arrivals, beside);
+        let (done, rest) = arrivals.split_at(done);
         let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
-        // The offset of the next arrival that is not part of this commit, or the one after them all.
-        let next = truncated.first().or(rest.first()).or(left.first()).map(|arrival| arrival.record.offset);
         if !done.is_empty() {
-            self.settle(owner, overlay, events, at.map(|(at, end)| (at.clone(), next.unwrap_or(*end)))).await?;
+            self.settle(owner, overlay, events, consumed(at, [truncated, rest, left])).await?;
         }
         if let Some(arrival) = truncated.first() {
-            let next = rest.first().or(left.first()).map(|arrival| arrival.record.offset);
-            self.truncate(owner, arrival, at.map(|(at, end)| (at.clone(), next.unwrap_or(*end)))).await?;
+            let offsets = consumed(at, [rest, left, &[]]);
+            if arrival.is_beside {
+                self.truncate_beside(owner, arrival, offsets).await?;
+            } else {
+                self.truncate(owner, arrival, offsets).await?;
+            }
         }
         Ok(rest)
     }
 
     /// Decodes and maps events in order, up to a truncate. State is only read: what events of this batch change for those after
     /// them stands in the events themselves.
-    fn read<'a>(&mut self, overlay: &mut Overlay, arrivals: &'a [Arrival]) -> Reading<'a> {
+    fn read<'a>(&mut self, overlay: &mut Overlay, arrivals: &'a [Arrival], mut beside: BesideEvents) -> Reading<'a> {
         let mapping = Arc::clone(&self.mapping);
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
-        let mut truncate = false;
-        for arrival in arrivals {
+        let (mut truncate, mut done) = (false, 0);
+        for (place, arrival) in arrivals.iter().enumerate() {
+            done = place;
             let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
+            if arrival.is_beside {
+                match self.take_beside(overlay, beside.remove(&place)) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        truncate = true;
+                        break;
+                    }
+                    Err(fault) => events.push(self.faulty(arrival, fallback, fault)),
+                }
+                done = place + 1;
+                continue;
+            }
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
             let known = Known::of(overlay, arrival, before);
             if known.is_stale(arrival) {
-                events.push(Read { arrival, source_ts_us: fallback, verdict: Verdict::Stale, columns: None });
+                events.push(Read::of(arrival, fallback, Verdict::Stale));
+                done = place + 1;
                 continue;
             }
-            let read = match self.read_one(&mut runner, arrival, known.columns, fallback) {
+            let read = match self.read_one(&mut runner, arrival, known.columns, fallback, &overlay.joins.groups) {
                 Ok(Event { change: Change::Truncate, .. }) => {
                     truncate = true;
                     break;
                 }
-                Ok(Event { source_ts_us, change, columns }) => {
+                // An earlier event of the batch changed what finds them.
+                Ok(Event { change: Change::Unloaded, .. }) => break,
+                Ok(Event { source_ts_us, change, columns, uses }) => {
                     self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
                     let verdict = match change {
                         Change::Good(records) => Verdict::Good(records),
                         Change::Bad { rejections } => Verdict::Bad(rejections),
-                        Change::Delete | Change::Truncate => Verdict::Removed,
+                        Change::Delete | Change::Truncate | Change::Unloaded => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, columns }
+                    Read { arrival, source_ts_us, verdict, columns, uses }
                 }
-                Err(fault) => {
-                    self.metrics.finding("error", fault.texts().0, 1);
-                    Read { arrival, source_ts_us: fallback, verdict: Verdict::Bad(vec![rejection(fault)]), columns: None }
-                }
+                Err(fault) => self.faulty(arrival, fallback, fault),
             };
             if arrival.entry.is_none() {
                 self.metrics.bytes.inc_by(arrival.record.value.as_ref().map_or(0, |value| value.len() as u64));
@@ -237,25 +287,38 @@ impl Worker {
                 }
             }
             events.push(read);
+            done = place + 1;
         }
         for (level, rule, count) in runner.tally.counts() {
             self.metrics.finding(level, rule, count);
         }
-        Reading { events, truncate }
+        Reading { events, done, truncate }
     }
 
-    fn read_one(
+    /// An event that is kept out for what its outside says.
+    fn faulty<'a>(&self, arrival: &'a Arrival, source_ts_us: i64, fault: Fault) -> Read<'a> {
+        self.metrics.finding("error", fault.texts().0, 1);
+        Read::of(arrival, source_ts_us, Verdict::Bad(vec![rejection(fault)]))
+    }
+
+    pub(crate) fn read_one(
         &self,
         runner: &mut Runner<'_>,
         arrival: &Arrival,
         columns: Option<&Columns>,
         fallback_us: i64,
+        groups: &Cached<Group>,
     ) -> Result<Event, Fault> {
+        if self.mapping.joins.is_some() && !join::stage::fits(arrival) {
+            return Err(Fault::TooLarge);
+        }
         let event = match arrival.body {
-            Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, columns: None }),
+            Body::Tombstone => Ok(Event::of(Change::Delete, fallback_us)),
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
-                Some(Binding::Ready(bound)) => runner.run(bound, &arrival.raw(), columns, fallback_us).map_err(|_| Fault::Decode),
+                Some(Binding::Ready(bound)) => {
+                    runner.run_beside(bound, &arrival.raw(), columns, fallback_us, groups).map_err(|_| Fault::Decode)
+                }
                 Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
             },
@@ -270,7 +333,7 @@ impl Worker {
         owner: &mut dyn OwnedLog,
         mut overlay: Overlay,
         events: Vec<Read<'_>>,
-        offset: Option<(TopicPartition, u64)>,
+        offsets: Ends,
     ) -> Result<(), SessionError> {
         let mut keys = Vec::new();
         for event in &events {
@@ -293,12 +356,14 @@ impl Worker {
             };
             self.settle_one(&mut overlay, event, key, &mut output, &mut records);
         }
-        self.commit(owner, overlay, records, offset).await
+        self.commit(owner, overlay, records, offsets).await
     }
 
     fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
-        let Read { arrival, source_ts_us, verdict, columns } = event;
+        let Read { arrival, source_ts_us, verdict, columns, uses } = event;
         let source = arrival.source.as_ref();
+        let newest = uses.newest;
+        let made = self.made(arrival, &verdict, uses, columns.as_ref());
         let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
         if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
             note_seen(overlay, source, arrival, columns);
@@ -339,10 +404,14 @@ impl Worker {
                 }
             }
         };
-        self.emit(overlay, arrival, source_ts_us, effect, output, records);
+        if let (Some(_), Some(source)) = (&self.mapping.joins, source) {
+            join::overlay::note(overlay, source, made);
+        }
+        let cause = Cause { version: arrival.version.max(newest), source_ts_us, timestamp_ms: arrival.record.timestamp_ms };
+        self.emit(overlay, cause, effect, output, records);
     }
 
-    fn entry(&self, arrival: &Arrival, columns: Columns, key: String) -> Entry {
+    pub(crate) fn entry(&self, arrival: &Arrival, columns: Columns, key: String) -> Entry {
         Entry {
             source: arrival.source.clone(),
             key,
@@ -357,7 +426,7 @@ impl Worker {
     }
 
     /// The event's key for people; empty where it cannot be read now.
-    async fn describe_key(&mut self, arrival: &Arrival) -> String {
+    pub(crate) async fn describe_key(&mut self, arrival: &Arrival) -> String {
         let Some((schema, avro)) = arrival.record.key.as_deref().and_then(|key| frame::read(key).ok()) else {
             return String::new();
         };
@@ -370,18 +439,17 @@ impl Worker {
     }
 
     /// Writes what an effect emits and releases.
-    fn emit(
+    pub(crate) fn emit(
         &self,
         overlay: &mut Overlay,
-        arrival: &Arrival,
-        source_ts_us: i64,
+        mut cause: Cause,
         effect: Effect,
         output: &mut Output,
         records: &mut Vec<NewRecord>,
     ) {
-        let timestamp_ms = arrival.record.timestamp_ms;
+        let timestamp_ms = cause.timestamp_ms;
         if !effect.emissions.is_empty() {
-            let cause = Cause { stamp: overlay.totals.stamp(arrival.version), source_ts_us, timestamp_ms };
+            cause.version = overlay.totals.stamp(cause.version);
             for (n, emission) in effect.emissions.into_iter().enumerate() {
                 let record = output.record(cause, n, emission);
                 if record.value.is_some() { &self.metrics.upserts } else { &self.metrics.deletes }.inc();
@@ -391,16 +459,16 @@ impl Worker {
         records.extend(effect.released.iter().map(|seq| record::released(&self.quarantine_topic, *seq, timestamp_ms)));
     }
 
-    async fn commit(
+    pub(crate) async fn commit(
         &mut self,
         owner: &mut dyn OwnedLog,
         overlay: Overlay,
         records: Vec<NewRecord>,
-        offset: Option<(TopicPartition, u64)>,
+        offsets: Ends,
     ) -> Result<(), SessionError> {
         let (state, totals) = overlay.into_changes();
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
-        let batch = Batch { records, offsets: offset.into_iter().collect(), position: None, state };
+        let batch = Batch { records, offsets, position: None, state };
         owner.append(batch).await?;
         self.totals = totals;
         self.quarantine_end += quarantined as u64;
@@ -411,12 +479,7 @@ impl Worker {
 
     /// Deletes every row that was read before the truncate, a page at a time. The offset moves with the last page only, so a
     /// stop in between begins the truncate again, with the rows that are left.
-    async fn truncate(
-        &mut self,
-        owner: &mut dyn OwnedLog,
-        arrival: &Arrival,
-        offset: Option<(TopicPartition, u64)>,
-    ) -> Result<(), SessionError> {
+    async fn truncate(&mut self, owner: &mut dyn OwnedLog, arrival: &Arrival, offsets: Ends) -> Result<(), SessionError> {
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         let mut after: Option<Bytes> = None;
         loop {
@@ -425,6 +488,9 @@ impl Worker {
             let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
             let mut overlay = Overlay::new(self.totals.clone());
             overlay.rows.load(owner, sources.iter().cloned()).await?;
+            if self.mapping.joins.is_some() {
+                overlay.joins.links.load(owner, sources.iter().cloned()).await?;
+            }
             let keys: Vec<_> =
                 sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
             overlay.entities.load(owner, keys).await?;
@@ -433,13 +499,17 @@ impl Worker {
             for source in &sources {
                 if overlay.rows.get(source).is_some_and(|row| row.seen < arrival.version) {
                     let effect = claims::remove(&mut overlay, source);
-                    self.emit(&mut overlay, arrival, source_ts_us, effect, &mut output, &mut records);
+                    if self.mapping.joins.is_some() {
+                        join::overlay::note(&mut overlay, source, None);
+                    }
+                    let cause = Cause { version: arrival.version, source_ts_us, timestamp_ms: arrival.record.timestamp_ms };
+                    self.emit(&mut overlay, cause, effect, &mut output, &mut records);
                 }
             }
             if last {
                 overlay.totals.received += 1;
             }
-            self.commit(owner, overlay, records, if last { offset.clone() } else { None }).await?;
+            self.commit(owner, overlay, records, if last { offsets.clone() } else { Ends::new() }).await?;
             after = sources.last().cloned();
             if last {
                 return Ok(());
@@ -499,7 +569,22 @@ fn note_seen(overlay: &mut Overlay, source: &Bytes, arrival: &Arrival, columns: 
     }
 }
 
-fn rejection(fault: Fault) -> Rejection {
+impl<'a> Read<'a> {
+    fn of(arrival: &'a Arrival, source_ts_us: i64, verdict: Verdict) -> Self {
+        Self { arrival, source_ts_us, verdict, columns: None, uses: Uses::default() }
+    }
+}
+
+/// The offsets of the first arrivals that are not part of a commit; those after them all where every one is.
+fn consumed(at: Option<&Ends>, left: [&[Arrival]; 3]) -> Ends {
+    let next = |at: &TopicPartition| {
+        let first = left.iter().copied().flatten().find(|arrival| arrival.record.at == *at);
+        first.map(|arrival| arrival.record.offset)
+    };
+    at.into_iter().flatten().map(|(at, end)| (at.clone(), next(at).unwrap_or(*end))).collect()
+}
+
+pub(crate) fn rejection(fault: Fault) -> Rejection {
     let (rule, zh, en) = fault.texts();
     Rejection { rule: rule.to_owned(), field: String::new(), value: None, zh: zh.to_owned(), en: en.to_owned() }
 }

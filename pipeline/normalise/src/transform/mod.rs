@@ -15,6 +15,9 @@ use guitong_schemas::standard::{
 use smallvec::SmallVec;
 
 use crate::claims::EntityRecord;
+use crate::join::beside::Uses;
+use crate::join::state::Group;
+use crate::keyed::overlay::Cached;
 use crate::mapping::column::{Cell, Row, text_of};
 use crate::mapping::{Bound, Columns, FieldPlan, Mapping, Reading, Refusal};
 use crate::quarantine::Rejection;
@@ -51,6 +54,8 @@ pub(crate) struct Event {
     pub(crate) change: Change,
     /// Values that later events of the row may leave out; `None` where the event has no row.
     pub(crate) columns: Option<Columns>,
+    /// What the row was made of beside itself.
+    pub(crate) uses: Uses,
 }
 
 #[derive(Debug)]
@@ -58,7 +63,17 @@ pub(crate) enum Change {
     Truncate,
     Delete,
     Good(Vec<EntityRecord>),
-    Bad { rejections: Vec<Rejection> },
+    Bad {
+        rejections: Vec<Rejection>,
+    },
+    /// It needs joined rows that are not loaded.
+    Unloaded,
+}
+
+impl Event {
+    pub(crate) fn of(change: Change, source_ts_us: i64) -> Self {
+        Self { source_ts_us, change, columns: None, uses: Uses::default() }
+    }
 }
 
 /// Counts of findings by level and rule.
@@ -127,26 +142,44 @@ impl<'m> Runner<'m> {
         kept: Option<&Columns>,
         fallback_us: i64,
     ) -> Result<Event, DecodeError> {
+        self.run_beside(bound, raw, kept, fallback_us, &Cached::default())
+    }
+
+    /// As [`Runner::run`], with the rows of joined tables.
+    pub(crate) fn run_beside(
+        &mut self,
+        bound: &Bound,
+        raw: &Raw<'_>,
+        kept: Option<&Columns>,
+        fallback_us: i64,
+        groups: &Cached<Group>,
+    ) -> Result<Event, DecodeError> {
         let Raw { avro, absent, lossy } = *raw;
         let envelope = bound.plan.envelope(avro)?;
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
-            (Operation::Truncate, _) => return Ok(Event { source_ts_us, change: Change::Truncate, columns: None }),
+            (Operation::Truncate, _) => return Ok(Event::of(Change::Truncate, source_ts_us)),
             // Of a row that has no image after the change nothing is left.
-            (Operation::Delete, _) | (_, None) => return Ok(Event { source_ts_us, change: Change::Delete, columns: None }),
+            (Operation::Delete, _) | (_, None) => return Ok(Event::of(Change::Delete, source_ts_us)),
             (_, Some(after)) => after,
         };
         let absent = columns_of(&bound.plan, absent);
         let lossy = columns_of(&bound.plan, lossy);
         let (slots, columns, values) = (&*bound.slots, &*self.mapping.columns, &*after);
-        let row = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept };
+        let alone = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept, joined: &[] };
+        let (joined, uses) = match self.mapping.joins.as_ref().map(|plan| plan.join(&alone, groups)) {
+            None => (Vec::new(), Uses::default()),
+            Some(Ok(joined)) => joined,
+            Some(Err(_)) => return Ok(Event::of(Change::Unloaded, source_ts_us)),
+        };
+        let row = Row { joined: &joined, ..alone };
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         let change = match self.records(&row, &clock) {
             Ok(records) => Change::Good(records),
             Err(rejections) => Change::Bad { rejections },
         };
-        Ok(Event { source_ts_us, change, columns: Some(columns) })
+        Ok(Event { source_ts_us, change, columns: Some(columns), uses })
     }
 
     /// The row's entity records.
@@ -239,6 +272,7 @@ impl<'m> Runner<'m> {
         let (level, rule) = match refusal {
             Refusal::CodeUnlisted => (by_obligation, Rule::CodeUnknown),
             Refusal::ColumnLossy => (by_obligation, Rule::ColumnLossy),
+            Refusal::LookupMissing => (by_obligation, Rule::LookupMissing),
             Refusal::ExpressionFailed => (by_obligation, Rule::ExpressionFailed),
             // A null in its place would tell the subscribers that the value is gone.
             Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
@@ -362,7 +396,7 @@ fn keep(row: &Row<'_, '_>, size: usize) -> Columns {
 }
 
 /// Places in the row of the fields that a header names, one a line.
-fn columns_of(plan: &DecodePlan, names: &str) -> SmallVec<[usize; 4]> {
+pub(crate) fn columns_of(plan: &DecodePlan, names: &str) -> SmallVec<[usize; 4]> {
     names.split('\n').filter(|name| !name.is_empty()).filter_map(|name| plan.field(name)).collect()
 }
 

@@ -1,0 +1,137 @@
+//! Where the reading of joined tables begins: nothing of the resource is made before they are loaded.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, TopicPartition, loaded};
+
+use super::plan::{ID, JoinPlan, JoinedTable};
+use super::state::Refresh;
+use super::{BESIDE, GROUPS, JOINED, REFRESH};
+use crate::error::SessionError;
+
+/// Entries of a map that one commit removes.
+const PAGE: usize = 1_000;
+
+/// How the joined tables stand.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Their first load is not done; these are left.
+    Waiting(String),
+    /// Their topics are to be read up to an end before anything else.
+    Unread(Load),
+    Ready(Vec<(TopicPartition, u64)>),
+}
+
+/// Topics to be read from their beginning, each up to its end of now.
+#[derive(Debug, Clone)]
+pub(crate) struct Load {
+    pub(crate) from: Vec<(TopicPartition, u64)>,
+    pub(crate) upto: Vec<(TopicPartition, u64)>,
+    ids: Vec<Bytes>,
+}
+
+impl Load {
+    /// Whether everything is read.
+    pub(crate) fn is_done(&self, next: &[(TopicPartition, u64)]) -> bool {
+        self.upto.iter().all(|(at, end)| next.iter().any(|(of, next)| of == at && next >= end))
+    }
+
+    /// Says so, once all of it is committed.
+    pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
+        let loaded = |id: &Bytes| StateChange { map: JOINED.into(), key: id.clone(), value: Some(Bytes::new()) };
+        owner.append(Batch { state: self.ids.iter().map(loaded).collect(), ..Batch::default() }).await?;
+        Ok(())
+    }
+}
+
+/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer.
+pub(crate) async fn standing(
+    log: &dyn ExchangeLog,
+    owner: &mut dyn OwnedLog,
+    plan: &JoinPlan,
+    system: &str,
+) -> Result<Standing, SessionError> {
+    let known: BTreeSet<Bytes> = owner.scan(JOINED, &[], None, PAGE).await?.into_iter().map(|(id, _)| id).collect();
+    let id = |table: &JoinedTable| Bytes::copy_from_slice(&table.id);
+    let wanted: BTreeSet<Bytes> = plan.tables.iter().map(id).collect();
+    for gone in known.difference(&wanted) {
+        forget(owner, gone).await?;
+    }
+    let unread: Vec<&JoinedTable> = plan.tables.iter().filter(|table| !known.contains(&table.id[..])).collect();
+    if unread.is_empty() {
+        return Ok(Standing::Ready(topics(log, owner, plan).await?));
+    }
+    let loaded = loaded::tables(log, system).await?;
+    let missing: BTreeSet<&str> =
+        unread.iter().map(|table| table.table.as_str()).filter(|table| !loaded.contains(*table)).collect();
+    if !missing.is_empty() {
+        return Ok(Standing::Waiting(missing.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect() };
+    for topic in unread.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
+        // A table without rows has no topic yet.
+        if log.partitions(topic).await?.is_some() {
+            let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
+            let Bounds { earliest, end } = log.bounds(&at).await?;
+            load.from.push((at.clone(), earliest));
+            load.upto.push((at, end));
+        }
+    }
+    Ok(Standing::Unread(load))
+}
+
+/// Where each joined topic that is there is to be read on from.
+async fn topics(
+    log: &dyn ExchangeLog,
+    owner: &dyn OwnedLog,
+    plan: &JoinPlan,
+) -> Result<Vec<(TopicPartition, u64)>, SessionError> {
+    let mut from = Vec::new();
+    for topic in plan.tables.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
+        if log.partitions(topic).await?.is_some() {
+            let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
+            let next = next(log, owner, &at).await?;
+            from.push((at, next));
+        }
+    }
+    Ok(from)
+}
+
+/// The offset to go on from; the topic's beginning where nothing of it was read.
+pub(crate) async fn next(log: &dyn ExchangeLog, owner: &dyn OwnedLog, at: &TopicPartition) -> Result<u64, SessionError> {
+    let bounds = log.bounds(at).await?;
+    match owner.offset(at) {
+        None => Ok(bounds.earliest),
+        Some(offset) if offset.log != *log.id() => Err(SessionError::Log(LogError::Gap {
+            at: at.clone(),
+            wanted: offset.next,
+            earliest: bounds.earliest,
+            end: bounds.end,
+            of: Some(offset.log),
+        })),
+        Some(offset) => Ok(offset.next),
+    }
+}
+
+/// Removes a table's rows. What used them is made again, with the joins of now.
+async fn forget(owner: &mut dyn OwnedLog, id: &Bytes) -> Result<(), SessionError> {
+    debug_assert_eq!(id.len(), ID);
+    for map in [BESIDE, GROUPS, REFRESH] {
+        loop {
+            let page = owner.scan(map, id, None, PAGE).await?;
+            let last = page.len() < PAGE;
+            let state = page.into_iter().map(|(key, _)| StateChange { map: map.into(), key, value: None }).collect();
+            owner.append(Batch { state, ..Batch::default() }).await?;
+            if last {
+                break;
+            }
+        }
+    }
+    let state = vec![
+        StateChange { map: REFRESH.into(), key: id.clone(), value: Some(Refresh::default().encode()) },
+        StateChange { map: JOINED.into(), key: id.clone(), value: None },
+    ];
+    owner.append(Batch { state, ..Batch::default() }).await?;
+    Ok(())
+}

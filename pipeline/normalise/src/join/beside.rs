@@ -1,0 +1,306 @@
+//! One row with what is joined to it, and one change of a joined row.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use guitong_log::OwnedLog;
+use guitong_schemas::avro::decode::Envelope;
+use guitong_schemas::change::Operation;
+use guitong_schemas::position::Version;
+
+use super::GroupKey;
+use super::cell::Kept;
+use super::overlay::JoinOverlay;
+use super::plan::{FIRST_JOINED, Find, JoinPlan, JoinedTable, key_text};
+use super::state::{BesideRow, Group, GroupRow};
+use crate::keyed::overlay::{Cached, Overlay, StateError};
+use crate::mapping::Bound;
+use crate::mapping::column::{Cell, Row};
+use crate::stage::arrival::{Arrival, Body, Fault};
+use crate::transform::columns_of;
+
+/// Most rows that one key has, and most bytes of them: a record is made of all at once.
+const MAX_ROWS: usize = 5_000;
+const MAX_BYTES: usize = 4 << 20;
+
+/// What a version of a row was made of, beside itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Uses {
+    /// Also of keys that have no row: one may come.
+    pub(crate) groups: Vec<GroupKey>,
+    /// Newest version among the rows found.
+    pub(crate) newest: Version,
+}
+
+/// What a find comes to for one row.
+enum Found<'g> {
+    /// A column that gives the key is empty.
+    NoKey,
+    /// A column that gives the key was not sent and is not known.
+    Unknown,
+    Missing,
+    Row(&'g GroupRow),
+}
+
+impl JoinPlan {
+    /// The joined cells of a row. `Err`: the rows of this key are not loaded.
+    pub(crate) fn join<'g>(&self, row: &Row<'_, '_>, groups: &'g Cached<Group>) -> Result<(Vec<Cell<'g>>, Uses), GroupKey> {
+        let mut uses = Uses::default();
+        let mut found: Vec<Found<'g>> = Vec::with_capacity(self.finds.len());
+        for find in &self.finds {
+            found.push(self.look(find, row, &found, groups, &mut uses)?);
+        }
+        Ok((self.cells.iter().map(|cell| self.cell(*cell, &found)).collect(), uses))
+    }
+
+    fn look<'g>(
+        &self,
+        find: &Find,
+        row: &Row<'_, '_>,
+        before: &[Found<'g>],
+        groups: &'g Cached<Group>,
+        uses: &mut Uses,
+    ) -> Result<Found<'g>, GroupKey> {
+        let Some(table) = self.tables.get(find.table) else { return Ok(Found::NoKey) };
+        let mut parts = Vec::with_capacity(find.from.len());
+        for column in &find.from {
+            let joined = column.checked_sub(FIRST_JOINED).and_then(|at| self.cells.get(at));
+            let cell = joined.map_or_else(|| row.cell(*column), |cell| self.cell(*cell, before));
+            match cell {
+                Cell::Absent | Cell::Lossy => return Ok(Found::Unknown),
+                Cell::Missing => return Ok(Found::Missing),
+                cell => match key_text(cell.input()) {
+                    Some(text) => parts.push(text),
+                    None => return Ok(Found::NoKey),
+                },
+            }
+        }
+        let Some(key) = table.group(parts.iter().map(String::as_str)) else { return Ok(Found::Missing) };
+        if !groups.is_loaded(&key) {
+            return Err(key);
+        }
+        let last = groups.get(&key).and_then(|group| group.last(table.order()));
+        if !uses.groups.contains(&key) {
+            uses.groups.push(key);
+        }
+        Ok(last.map_or(Found::Missing, |row| {
+            uses.newest = uses.newest.max(row.version);
+            Found::Row(row)
+        }))
+    }
+
+    fn cell<'g>(&self, (find, column): (usize, usize), found: &[Found<'g>]) -> Cell<'g> {
+        let is_lookup = || {
+            let table = self.finds.get(find).and_then(|find| self.tables.get(find.table));
+            table.is_some_and(JoinedTable::is_lookup)
+        };
+        match found.get(find) {
+            None | Some(Found::NoKey) => Cell::Null,
+            Some(Found::Unknown) => Cell::Absent,
+            Some(Found::Missing) if is_lookup() => Cell::Missing,
+            Some(Found::Missing) => Cell::Null,
+            Some(Found::Row(row)) => row.cells.get(column).map_or(Cell::Null, Kept::cell),
+        }
+    }
+}
+
+/// One event of a joined table's topic, for one of the tables that are made of it.
+#[derive(Debug)]
+pub(crate) struct BesideChange {
+    table: usize,
+    /// Id and source key.
+    key: Bytes,
+    source: Bytes,
+    version: Version,
+    /// `None`: the row is gone.
+    now: Option<(Option<GroupKey>, Vec<Kept>)>,
+}
+
+/// What the event of a joined table came to.
+#[derive(Debug)]
+pub(crate) enum BesideEvent {
+    Changes { changes: Vec<BesideChange>, source_ts_us: i64 },
+    Truncate,
+    Faulty(Fault),
+}
+
+/// What is known of a writer's schema, for a table and an id.
+pub(crate) type Bindings<'b> = &'b (dyn Fn(usize, u32) -> Result<&'b Bound, Fault> + Sync);
+
+/// Reads the events of joined tables among the arrivals, by their places, and loads the groups that they come from and go to.
+pub(crate) async fn read(
+    plan: &JoinPlan,
+    owner: &dyn OwnedLog,
+    overlay: &mut Overlay,
+    arrivals: &[Arrival],
+    bindings: Bindings<'_>,
+) -> Result<HashMap<usize, BesideEvent>, StateError> {
+    let joins = &mut overlay.joins;
+    let beside = || arrivals.iter().enumerate().filter(|(_, arrival)| arrival.is_beside);
+    let mut keys: Vec<Bytes> = Vec::new();
+    for (_, arrival) in beside() {
+        let source = arrival.key.clone().unwrap_or_default();
+        keys.extend(plan.of_topic(&arrival.record.at.topic).map(|(_, table)| table.row_key(&source)));
+    }
+    joins.rows.load(owner, keys.iter().cloned()).await?;
+    let old: Vec<_> = keys.iter().filter_map(|key| joins.rows.get(key)?.group.clone()).collect();
+    joins.groups.load(owner, old).await?;
+    let mut latest = Latest::default();
+    let mut events = HashMap::new();
+    for (place, arrival) in beside() {
+        let event = read_one(plan, arrival, bindings, joins, &mut latest);
+        events.insert(place, event.unwrap_or_else(BesideEvent::Faulty));
+    }
+    let new = events.values().flat_map(|event| match event {
+        BesideEvent::Changes { changes, .. } => changes.as_slice(),
+        BesideEvent::Truncate | BesideEvent::Faulty(_) => &[],
+    });
+    let new: Vec<GroupKey> = new.filter_map(|change| change.now.as_ref()?.0.clone()).collect();
+    joins.groups.load(owner, new).await?;
+    Ok(events)
+}
+
+/// Cells of the rows as of the events read so far: what an event leaves out is taken from here.
+type Latest = HashMap<Bytes, Option<Vec<Kept>>>;
+
+fn read_one(
+    plan: &JoinPlan,
+    arrival: &Arrival,
+    bindings: Bindings<'_>,
+    joins: &JoinOverlay,
+    latest: &mut Latest,
+) -> Result<BesideEvent, Fault> {
+    let mut source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
+    let source = || arrival.key.clone().ok_or(Fault::Key);
+    let mut changes = Vec::new();
+    for (at, table) in plan.of_topic(&arrival.record.at.topic) {
+        let now = match arrival.body {
+            Body::Tombstone => None,
+            Body::Faulty(fault) => return Err(fault),
+            Body::Framed { schema } => {
+                let bound = bindings(at, schema)?;
+                let raw = arrival.raw();
+                let envelope = bound.plan.envelope(raw.avro).map_err(|_| Fault::Decode)?;
+                if envelope.operation == Operation::Truncate {
+                    return Ok(BesideEvent::Truncate);
+                }
+                source_ts_us = envelope.source_ts_us.unwrap_or(source_ts_us);
+                let key = table.row_key(&source()?);
+                let before = || match latest.get(&key) {
+                    Some(known) => known.as_deref(),
+                    None => kept_of(joins, &key, &source().ok()?),
+                };
+                cells_of(bound, &envelope, (raw.absent, raw.lossy), before)
+            }
+        };
+        let source = source()?;
+        let key = table.row_key(&source);
+        latest.insert(key.clone(), now.clone());
+        let now = now.map(|cells| (table.group_of(&cells), cells));
+        changes.push(BesideChange { table: at, key, source, version: arrival.version, now });
+    }
+    Ok(BesideEvent::Changes { changes, source_ts_us })
+}
+
+/// The values of the row after the change, what it leaves out as it was before; `None` where the row is gone.
+fn cells_of<'k>(
+    bound: &Bound,
+    envelope: &Envelope<'_>,
+    (absent, lossy): (&str, &str),
+    before: impl FnOnce() -> Option<&'k [Kept]>,
+) -> Option<Vec<Kept>> {
+    let after = envelope.after.as_ref().filter(|_| envelope.operation != Operation::Delete)?;
+    let (absent, lossy) = (columns_of(&bound.plan, absent), columns_of(&bound.plan, lossy));
+    let row = Row::plain(&bound.slots, after, &absent, &lossy);
+    let mut cells: Vec<Kept> = (0..bound.slots.len()).map(|column| Kept::of(&row.cell(column))).collect();
+    if cells.contains(&Kept::Absent) {
+        let before = before().unwrap_or_default();
+        for (cell, known) in cells.iter_mut().zip(before).filter(|(cell, _)| **cell == Kept::Absent) {
+            cell.clone_from(known);
+        }
+    }
+    Some(cells)
+}
+
+fn kept_of<'j>(joins: &'j JoinOverlay, key: &[u8], source: &[u8]) -> Option<&'j [Kept]> {
+    let group = joins.rows.get(key)?.group.as_ref()?;
+    joins.groups.get(group)?.row(source).map(|row| row.cells.as_slice())
+}
+
+/// Takes a change over; what used the rows of its keys is made again where `follows` says so.
+///
+/// # Errors
+/// [`Fault::ManyRows`] where the key has too many rows already; the row is found by nothing then.
+pub(crate) fn apply(
+    joins: &mut JoinOverlay,
+    plan: &JoinPlan,
+    change: BesideChange,
+    source_ts_us: i64,
+    follows: bool,
+) -> Result<(), Fault> {
+    let BesideChange { table, key, source, version, now } = change;
+    let old = joins.rows.get(&key).cloned();
+    // A delete and the tombstone after it have one version.
+    if old.as_ref().is_some_and(|old| if now.is_some() { version <= old.version } else { version < old.version }) {
+        return Ok(());
+    }
+    let (group, cells) = now.map_or((None, None), |(group, cells)| (group, Some(cells)));
+    let old_group = old.and_then(|old| old.group);
+    let is_same = old_group == group && {
+        let known = group.as_ref().and_then(|group| joins.groups.get(group)?.row(&source));
+        known.map(|row| &row.cells) == cells.as_ref().filter(|_| group.is_some())
+    };
+    let follow = |joins: &mut JoinOverlay, group: &GroupKey| {
+        if follows && !is_same {
+            joins.follow(group.clone(), version, source_ts_us);
+        }
+    };
+    if let Some(group) = &old_group {
+        leave(joins, group, &source);
+        follow(joins, group);
+    }
+    let Some(cells) = cells else {
+        joins.rows.remove(key);
+        return Ok(());
+    };
+    let Some(group) = group else {
+        joins.rows.put(key, BesideRow { version, group: None });
+        return Ok(());
+    };
+    let mut rows = joins.groups.take(&group).unwrap_or_default();
+    let row = GroupRow { source, version, cells };
+    let fits = rows.rows.len() < MAX_ROWS && rows.size() + row.size() <= MAX_BYTES;
+    if fits {
+        let order = plan.tables.get(table).and_then(JoinedTable::order);
+        let place = rows.rows.partition_point(|other| other.compare(&row, order).is_lt());
+        rows.rows.insert(place, row);
+    }
+    joins.groups.put(group.clone(), rows);
+    follow(joins, &group);
+    joins.rows.put(key, BesideRow { version, group: fits.then_some(group) });
+    if fits { Ok(()) } else { Err(Fault::ManyRows) }
+}
+
+/// Takes a row out of a group.
+fn leave(joins: &mut JoinOverlay, group: &GroupKey, source: &[u8]) {
+    let Some(mut rows) = joins.groups.take(group) else { return };
+    rows.rows.retain(|row| row.source != source);
+    if rows.rows.is_empty() {
+        joins.groups.remove(group.clone());
+    } else {
+        joins.groups.put(group.clone(), rows);
+    }
+}
+
+/// Takes rows of a truncated table out that are older than the truncate.
+pub(crate) fn empty(joins: &mut JoinOverlay, key: Bytes, source: &[u8], truncate: (Version, i64), follows: bool) {
+    let (version, source_ts_us) = truncate;
+    let Some(row) = joins.rows.get(&key).cloned().filter(|row| row.version < version) else { return };
+    if let Some(group) = row.group {
+        leave(joins, &group, source);
+        if follows {
+            joins.follow(group, version, source_ts_us);
+        }
+    }
+    joins.rows.remove(key);
+}

@@ -1,0 +1,307 @@
+//! `[lookups]`, `[joins]` and `[details]` of a resource: rows of other tables of its system that are read beside its own.
+//!
+//! A name of these sections, a dot and a column stand wherever `[map]` names a column: `accept.ACCEPTTIME`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Name;
+use super::load::World;
+use super::reading::document::{At, Found};
+use super::reading::scalar;
+use super::reading::section::Section;
+use super::resource::{self, Place};
+use crate::standard::{Entity, FieldKind, Step};
+use crate::table::TableName;
+
+/// Rows of another table, found by the values of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    pub kind: JoinKind,
+    pub table: TableName,
+    /// The topic of the table's events.
+    pub raw_topic: String,
+    /// Columns of the table by whose values its rows are found.
+    pub key: Vec<String>,
+    /// Where these values come from: columns of the resource's table, or `name.column` of another join. Empty for a dictionary
+    /// that only single fields look into.
+    pub from: Vec<String>,
+    /// Column that orders rows of one key: the last of them is the one row; details come in this order.
+    pub order: Option<String>,
+    pub at: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinKind {
+    /// A dictionary: a value that it does not have is reported with the fields that need it.
+    Lookup,
+    /// One row or none.
+    Row,
+    /// All rows, as the records of the list field that has the join's name; column by member of the record.
+    Details { members: BTreeMap<String, String> },
+}
+
+/// One field's look into a dictionary.
+pub(super) struct LookupUse {
+    pub(super) lookup: Found<String>,
+    pub(super) value: Found<String>,
+    /// Columns that give the key.
+    pub(super) from: usize,
+    pub(super) at: At,
+}
+
+/// The joins of one resource, as far as they could be read.
+#[derive(Default)]
+pub(super) struct Joins {
+    /// Those with problems as well, so that what names them is not reported too.
+    declared: BTreeMap<String, Option<Join>>,
+    places: BTreeMap<String, At>,
+}
+
+/// What joins of a resource are checked against.
+pub(super) struct Setting<'a> {
+    pub(super) system: Option<&'a Name>,
+    pub(super) table: Option<&'a TableName>,
+    pub(super) entity: Option<&'a Entity>,
+    pub(super) world: &'a World<'a>,
+}
+
+const SECTIONS: [&str; 3] = ["lookups", "joins", "details"];
+
+pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
+    let mut joins = Joins::default();
+    for kind in SECTIONS {
+        let Some(section) = root.own_section(kind) else { continue };
+        for key in section.keys() {
+            let Some(declared) = section.own_section(&key.value) else { continue };
+            if !is_name(&key.value) {
+                let message = format!("`{}` cannot be a name here: letters, digits and `_`", scalar::short(&key.value));
+                section.problem(&key.at, "bad-name", message, None);
+            }
+            if joins.declared.contains_key(&key.value) {
+                let message = format!("`{}` is declared twice among lookups, joins and details", key.value);
+                section.problem(&key.at, "duplicate", message, None);
+            }
+            let place = section.place(&key.at);
+            let join = read_one(kind, &key, &declared, place, setting);
+            declared.finish();
+            joins.places.insert(key.value.clone(), key.at);
+            joins.declared.insert(key.value, join);
+        }
+    }
+    joins.check_sources(root, setting);
+    joins
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
+
+fn read_one(kind: &str, name: &Found<String>, section: &Section<'_>, at: Place, setting: &Setting<'_>) -> Option<Join> {
+    let table = section.required("table", |section, key| read_table(section, key, setting));
+    let key = section.required("key", columns);
+    let from = columns(section, "from");
+    let order = section.words(if kind == "details" { "order" } else { "newest_by" }).map(|found| found.value);
+    let kind = match kind {
+        "lookups" => Some(JoinKind::Lookup),
+        "joins" => Some(JoinKind::Row),
+        _ => read_members(name, section, setting).map(|members| JoinKind::Details { members }),
+    };
+    let (kind, table, key) = (kind?, table?, key?);
+    let from = match from {
+        None if section.has("from") => return None,
+        None if kind == JoinKind::Lookup => Vec::new(),
+        None => key.clone(),
+        Some(from) if from.len() == key.len() => from,
+        Some(from) => {
+            let message = format!("`from` gives {} values for a key of {}", from.len(), columns_counted(key.len()));
+            section.problem(&section.key_at("from"), "key-length", message, None);
+            return None;
+        }
+    };
+    let raw_topic = setting.system.map(|system| resource::raw_topic(system, &table, setting.world).0).unwrap_or_default();
+    let join = Join { kind, table, raw_topic, key, from, order, at };
+    join.refuse_excluded(section, setting);
+    Some(join)
+}
+
+fn columns_counted(count: usize) -> String {
+    if count == 1 { "1 column".to_owned() } else { format!("{count} columns") }
+}
+
+/// One column or several.
+fn columns(section: &Section<'_>, key: &str) -> Option<Vec<String>> {
+    let found = section.texts(key)?;
+    if found.value.is_empty() || found.value.iter().any(|column| column.value.trim().is_empty()) {
+        section.problem(&found.at, "empty", format_args!("`{key}` names no column"), None);
+        return None;
+    }
+    Some(found.value.into_iter().map(|column| column.value).collect())
+}
+
+fn read_table(section: &Section<'_>, key: &str, setting: &Setting<'_>) -> Option<TableName> {
+    let table = resource::read_table(section, key, setting.system, setting.world)?;
+    if Some(&table) == setting.table {
+        let help = "name another table of the system; the resource's own columns need no join".to_owned();
+        section.problem(&section.key_at(key), "own-table", format!("{table} is the resource's own table"), Some(help));
+        return None;
+    }
+    Some(table)
+}
+
+fn read_members(name: &Found<String>, section: &Section<'_>, setting: &Setting<'_>) -> Option<BTreeMap<String, String>> {
+    if let Some(entity) = setting.entity {
+        let Some(field) = entity.field(&name.value) else {
+            resource::unknown_field(section, name, entity);
+            return None;
+        };
+        if !matches!(field.kind, FieldKind::Steps) {
+            let message = format!("`{}` ({}) is no list of records", field.name, field.title_zh);
+            section.problem(&name.at, "bad-option", message, Some("`[details]` fills lists of records alone".to_owned()));
+            return None;
+        }
+    }
+    let map = section.required("map", Section::own_section)?;
+    let mut members = BTreeMap::new();
+    for key in map.keys() {
+        if !Step::MEMBERS.contains(&key.value.as_str()) {
+            let message = format!("a record of `{}` has no `{}`", name.value, scalar::short(&key.value));
+            map.problem(&key.at, "unknown-field", message, scalar::suggestion(&key.value, Step::MEMBERS));
+        } else if let Some(column) = map.words(&key.value) {
+            members.insert(key.value, column.value);
+        }
+    }
+    Some(members)
+}
+
+impl Join {
+    /// Columns of the table that its system leaves out never arrive.
+    fn refuse_excluded(&self, section: &Section<'_>, setting: &Setting<'_>) {
+        let members = match &self.kind {
+            JoinKind::Details { members } => members.values().collect(),
+            JoinKind::Lookup | JoinKind::Row => Vec::new(),
+        };
+        for column in self.key.iter().chain(&self.order).chain(members) {
+            if setting.is_excluded(&self.table, column) {
+                excluded(section, section.at(), column);
+            }
+        }
+    }
+}
+
+impl Setting<'_> {
+    pub(super) fn is_excluded(&self, table: &TableName, column: &str) -> bool {
+        let outline = self.system.and_then(|system| self.world.systems.get(system.as_str()));
+        outline.is_some_and(|outline| outline.exclude_columns.iter().any(|(of, name)| of == table && name == column))
+    }
+}
+
+/// Reports a column that its system leaves out.
+pub(super) fn excluded(section: &Section<'_>, at: &At, column: &str) {
+    let message = format!("column `{}` is excluded by its system and never arrives", scalar::short(column));
+    section.problem(at, "excluded-column", message, None);
+}
+
+impl Joins {
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.declared.contains_key(name)
+    }
+
+    /// Whether the field of this name is made of details.
+    pub(super) fn fills(&self, field: &str) -> bool {
+        let join = self.declared.get(field).and_then(Option::as_ref);
+        join.is_some_and(|join| matches!(join.kind, JoinKind::Details { .. }))
+    }
+
+    /// The join and its column that a column's name stands for; `None` for a column of the resource's own table.
+    fn named<'c>(&self, column: &'c str) -> Option<(&'c str, &'c str)> {
+        column.split_once('.').filter(|(name, _)| self.has(name))
+    }
+
+    pub(super) fn into_map(self) -> BTreeMap<String, Join> {
+        self.declared.into_iter().filter_map(|(name, join)| Some((name, join?))).collect()
+    }
+
+    /// Checks a column that a mapping or another join reads.
+    pub(super) fn check_column(&self, section: &Section<'_>, column: &str, at: &At, setting: &Setting<'_>) {
+        let Some((name, part)) = self.named(column) else {
+            if setting.table.is_some_and(|table| setting.is_excluded(table, column)) {
+                excluded(section, at, column);
+            }
+            return;
+        };
+        let Some(Some(join)) = self.declared.get(name) else { return };
+        match &join.kind {
+            JoinKind::Details { .. } => {
+                let message = format!("`{name}` are details: many rows, of which none is meant");
+                section.problem(at, "bad-value", message, Some("declare it under [joins] for one row".to_owned()));
+            }
+            JoinKind::Lookup if join.from.is_empty() => {
+                let message = format!("lookup `{name}` does not say which columns it looks up");
+                let help = format!("add `from` to [lookups.{name}], or look up in the field: lookup = \"{name}\"");
+                section.problem(at, "missing-key", message, Some(help));
+            }
+            JoinKind::Lookup | JoinKind::Row if setting.is_excluded(&join.table, part) => excluded(section, at, column),
+            JoinKind::Lookup | JoinKind::Row => {}
+        }
+    }
+
+    /// Checks `{ from = …, lookup = "name", value = "column" }`.
+    pub(super) fn check_lookup(&self, section: &Section<'_>, uses: &LookupUse, setting: &Setting<'_>) {
+        let lookup = &uses.lookup;
+        let join = match self.declared.get(&lookup.value) {
+            Some(Some(join)) => join,
+            Some(None) => return,
+            None => {
+                let message = format!("no lookup `{}`", scalar::short(&lookup.value));
+                let known: Vec<&str> = self.declared.keys().map(String::as_str).collect();
+                let help = scalar::suggestion(&lookup.value, known).unwrap_or_else(|| "declare it as [lookups.NAME]".to_owned());
+                section.problem(&lookup.at, "unknown-lookup", message, Some(help));
+                return;
+            }
+        };
+        if join.kind != JoinKind::Lookup {
+            let message = format!("`{}` is no lookup", lookup.value);
+            section.problem(&lookup.at, "unknown-lookup", message, Some("declare it under [lookups]".to_owned()));
+        } else if join.key.len() != uses.from {
+            let message = format!("`from` gives {} values for a key of {}", uses.from, columns_counted(join.key.len()));
+            section.problem(&uses.at, "key-length", message, None);
+        } else if setting.is_excluded(&join.table, &uses.value.value) {
+            excluded(section, &uses.value.at, &uses.value.value);
+        }
+    }
+
+    /// Checks what joins are found by, and that none needs itself.
+    fn check_sources(&self, root: &Section<'_>, setting: &Setting<'_>) {
+        for (name, join) in &self.declared {
+            let (Some(join), Some(at)) = (join, self.places.get(name)) else { continue };
+            for column in &join.from {
+                self.check_column(root, column, at, setting);
+            }
+            let mut way = vec![name.as_str()];
+            if self.returns(name, name, &mut way, &mut BTreeSet::new()) {
+                way.push(name);
+                let message = format!("`{name}` needs itself: {}", way.join(" <- "));
+                let help = "take `from` out of one of them, or let it name a column of the resource's table".to_owned();
+                root.problem(at, "cycle", message, Some(help));
+            }
+        }
+    }
+
+    /// Whether what `name` is found by leads back to `goal`; `way` holds the names passed.
+    fn returns<'a>(&'a self, name: &str, goal: &str, way: &mut Vec<&'a str>, seen: &mut BTreeSet<&'a str>) -> bool {
+        let from = self.declared.get(name).and_then(Option::as_ref).map(|join| join.from.as_slice());
+        for (next, _) in from.into_iter().flatten().filter_map(|column| self.named(column)) {
+            if next == goal {
+                return true;
+            }
+            if seen.insert(next) {
+                way.push(next);
+                if self.returns(next, goal, way, seen) {
+                    return true;
+                }
+                way.pop();
+            }
+        }
+        false
+    }
+}
