@@ -11,6 +11,7 @@ pub mod problem;
 mod reading;
 pub mod resource;
 mod revision;
+pub mod rules;
 pub mod subscription;
 pub mod system;
 
@@ -25,6 +26,7 @@ pub use exchange::MAX_RECORD;
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};
+pub use rules::RuleSwitch;
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
 

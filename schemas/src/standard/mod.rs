@@ -15,6 +15,7 @@ mod entity;
 mod field;
 mod file;
 mod finding;
+mod guard;
 mod identifier;
 mod options;
 mod read;
@@ -37,6 +38,7 @@ pub use division_names::is_division_name;
 pub use entity::{Entity, KeyPart, KeySource, RecordContext};
 pub use field::{EntityField, FieldKind, Grade, Obligation};
 pub use finding::{Finding, Level, Rule};
+pub use guard::Guard;
 pub use options::{FieldOptions, OptionError};
 pub use value::{Input, OPEN_END, StandardValue, Step};
 
