@@ -45,7 +45,8 @@ impl Layouts {
         let layouts = Self { root };
         for system in systems()? {
             let path = layouts.path().join(format!("databases/{system}.db"));
-            let mut database = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.map_err(failed)?;
+            let mut database =
+                SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.map_err(failed)?;
             sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut database).await.map_err(failed)?;
             // SQLite has no comments on tables and columns.
             let script = statements(&system)?.lines().filter(|line| !line.starts_with("COMMENT ON")).fold(String::new(), append);
@@ -101,7 +102,8 @@ pub fn statements(system: &str) -> Result<String, ServerError> {
 fn layout(resource: String) -> Result<Layout, ServerError> {
     let text = fs::read_to_string(source().join(format!("resources/{resource}.toml"))).map_err(failed)?;
     let file: toml::Table = text.parse().map_err(failed)?;
-    let word = |key: &str| file.get(key).and_then(toml::Value::as_str).map(str::to_owned).ok_or_else(|| failed(format!("no `{key}`")));
+    let word =
+        |key: &str| file.get(key).and_then(toml::Value::as_str).map(str::to_owned).ok_or_else(|| failed(format!("no `{key}`")));
     let examples = fs::read_to_string(source().join(format!("resources/{resource}.examples.jsonl"))).map_err(failed)?;
     let row = |line: &str| {
         let mut example: Map<String, Value> = serde_json::from_str(line).map_err(failed)?;
