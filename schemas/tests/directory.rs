@@ -15,9 +15,8 @@ use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
-    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
+    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load, load_standard,
 };
-use guitong_schemas::standard::Standard;
 use guitong_schemas::table::TableName;
 use jiff::Timestamp;
 
@@ -27,7 +26,7 @@ fn noon() -> Timestamp {
 
 fn load_with(root: &Path, environment: &[(&str, &str)], purpose: Purpose) -> Result<Directory, Problems> {
     let environment = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    load(root, &environment, Standard::builtin(), noon(), purpose)
+    load(root, &environment, noon(), purpose)
 }
 
 const CHECK: Purpose = Purpose::Check { unset_secrets: false };
@@ -101,6 +100,12 @@ fn every_mistake_is_reported_at_its_place() {
 }
 
 #[test]
+fn every_mistake_in_the_files_of_the_standard_is_reported_at_its_place() {
+    let problems = load_standard(&directories().join("standard-mistakes")).unwrap_err();
+    expect("standard-mistakes.txt", &problems.render(false));
+}
+
+#[test]
 fn a_directory_becomes_what_it_declares() {
     let root = directories().join("valid");
     let directory = load_with(&root, &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
@@ -167,6 +172,15 @@ fn a_mapping_becomes_what_it_declares() {
     assert_eq!(resource.table, TableName::new("public", "qy_jbxx"));
     assert_eq!(resource.sharing, Sharing::Conditional { condition: "履行职责所需".to_owned() });
     assert_eq!(resource.not_provided["reg_authority_code"], "系统未采集");
+    let rules: Vec<String> = resource.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        rules,
+        [
+            "uscc.division off (开发区代码不在 GB/T 2260)",
+            "established:date.form warning (旧系统手工录入)",
+            "reg_address_division:division.no_successor error (只收现行区划)",
+        ]
+    );
     let column = |name: &str| ValueSource::Column(name.to_owned());
     let map = &resource.map;
     assert_eq!((&map["uscc"].value, map["uscc"].at), (&column("tyshxydm"), Place { line: 10, column: 1 }));
@@ -183,6 +197,7 @@ fn a_mapping_becomes_what_it_declares() {
     assert_eq!(map["industry"].edition.as_deref(), Some("2011"));
     assert_eq!(map["reg_address"].value, ValueSource::Cel("row.sheng + row['市']".to_owned()));
     let subscription = &directory.subscriptions["credit-enterprise"];
+    assert!(subscription.unchanged && resource.publish_unchanged);
     assert_eq!((subscription.subscriber.as_str(), subscription.resource.as_str()), ("credit-office", "enterprise"));
     assert_eq!(subscription.fields, ["uscc", "name", "legal_rep_name", "status"]);
     assert_eq!(subscription.masks, BTreeMap::from([("legal_rep_name".to_owned(), Mask::Name)]));

@@ -1,4 +1,4 @@
-//! `[lookups]`, `[joins]` and `[details]` of a resource: rows of other tables of its system that are read beside its own.
+//! `[lookups]` and `[joins]` of a resource: rows of other tables of its system that are read beside its own.
 //!
 //! A name of these sections, a dot and a column stand wherever `[map]` names a column: `accept.ACCEPTTIME`.
 
@@ -10,7 +10,7 @@ use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::resource::{self, Place};
-use crate::standard::{Entity, FieldKind, Step};
+use crate::standard::Entity;
 use crate::table::TableName;
 
 /// Rows of another table, found by the values of columns.
@@ -25,19 +25,17 @@ pub struct Join {
     /// Where these values come from: columns of the resource's table, or `name.column` of another join. Empty for a dictionary
     /// that only single fields look into.
     pub from: Vec<String>,
-    /// Column that orders rows of one key: the last of them is the one row; details come in this order.
+    /// Column that orders rows of one key: the last of them is the one that is meant.
     pub order: Option<String>,
     pub at: Place,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinKind {
     /// A dictionary: a value that it does not have is reported with the fields that need it.
     Lookup,
     /// One row or none.
     Row,
-    /// All rows, as the records of the list field that has the join's name; column by member of the record.
-    Details { members: BTreeMap<String, String> },
 }
 
 /// One field's look into a dictionary.
@@ -65,12 +63,12 @@ pub(super) struct Setting<'a> {
     pub(super) world: &'a World<'a>,
 }
 
-const SECTIONS: [&str; 3] = ["lookups", "joins", "details"];
+const SECTIONS: [(&str, JoinKind); 2] = [("lookups", JoinKind::Lookup), ("joins", JoinKind::Row)];
 
 pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
     let mut joins = Joins::default();
-    for kind in SECTIONS {
-        let Some(section) = root.own_section(kind) else { continue };
+    for (section, kind) in SECTIONS {
+        let Some(section) = root.own_section(section) else { continue };
         for key in section.keys() {
             let Some(declared) = section.own_section(&key.value) else { continue };
             if !is_name(&key.value) {
@@ -78,11 +76,11 @@ pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
                 section.problem(&key.at, "bad-name", message, None);
             }
             if joins.declared.contains_key(&key.value) {
-                let message = format!("`{}` is declared twice among lookups, joins and details", key.value);
+                let message = format!("`{}` is declared twice among lookups and joins", key.value);
                 section.problem(&key.at, "duplicate", message, None);
             }
             let place = section.place(&key.at);
-            let join = read_one(kind, &key, &declared, place, setting);
+            let join = read_one(kind, &declared, place, setting);
             declared.finish();
             joins.places.insert(key.value.clone(), key.at);
             joins.declared.insert(key.value, join);
@@ -96,17 +94,12 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-fn read_one(kind: &str, name: &Found<String>, section: &Section<'_>, at: Place, setting: &Setting<'_>) -> Option<Join> {
+fn read_one(kind: JoinKind, section: &Section<'_>, at: Place, setting: &Setting<'_>) -> Option<Join> {
     let table = section.required("table", |section, key| read_table(section, key, setting));
     let key = section.required("key", columns);
     let from = columns(section, "from");
-    let order = section.words(if kind == "details" { "order" } else { "newest_by" }).map(|found| found.value);
-    let kind = match kind {
-        "lookups" => Some(JoinKind::Lookup),
-        "joins" => Some(JoinKind::Row),
-        _ => read_members(name, section, setting).map(|members| JoinKind::Details { members }),
-    };
-    let (kind, table, key) = (kind?, table?, key?);
+    let order = section.words("newest_by").map(|found| found.value);
+    let (table, key) = (table?, key?);
     let from = match from {
         None if section.has("from") => return None,
         None if kind == JoinKind::Lookup => Vec::new(),
@@ -148,39 +141,10 @@ fn read_table(section: &Section<'_>, key: &str, setting: &Setting<'_>) -> Option
     Some(table)
 }
 
-fn read_members(name: &Found<String>, section: &Section<'_>, setting: &Setting<'_>) -> Option<BTreeMap<String, String>> {
-    if let Some(entity) = setting.entity {
-        let Some(field) = entity.field(&name.value) else {
-            resource::unknown_field(section, name, entity);
-            return None;
-        };
-        if !matches!(field.kind, FieldKind::Steps) {
-            let message = format!("`{}` ({}) is no list of records", field.name, field.title_zh);
-            section.problem(&name.at, "bad-option", message, Some("`[details]` fills lists of records alone".to_owned()));
-            return None;
-        }
-    }
-    let map = section.required("map", Section::own_section)?;
-    let mut members = BTreeMap::new();
-    for key in map.keys() {
-        if !Step::MEMBERS.contains(&key.value.as_str()) {
-            let message = format!("a record of `{}` has no `{}`", name.value, scalar::short(&key.value));
-            map.problem(&key.at, "unknown-field", message, scalar::suggestion(&key.value, Step::MEMBERS));
-        } else if let Some(column) = map.words(&key.value) {
-            members.insert(key.value, column.value);
-        }
-    }
-    Some(members)
-}
-
 impl Join {
     /// Columns of the table that its system leaves out never arrive.
     fn refuse_excluded(&self, section: &Section<'_>, setting: &Setting<'_>) {
-        let members = match &self.kind {
-            JoinKind::Details { members } => members.values().collect(),
-            JoinKind::Lookup | JoinKind::Row => Vec::new(),
-        };
-        for column in self.key.iter().chain(&self.order).chain(members) {
+        for column in self.key.iter().chain(&self.order) {
             if setting.is_excluded(&self.table, column) {
                 excluded(section, section.at(), column);
             }
@@ -206,12 +170,6 @@ impl Joins {
         self.declared.contains_key(name)
     }
 
-    /// Whether the field of this name is made of details.
-    pub(super) fn fills(&self, field: &str) -> bool {
-        let join = self.declared.get(field).and_then(Option::as_ref);
-        join.is_some_and(|join| matches!(join.kind, JoinKind::Details { .. }))
-    }
-
     /// The join and its column that a column's name stands for; `None` for a column of the resource's own table.
     fn named<'c>(&self, column: &'c str) -> Option<(&'c str, &'c str)> {
         column.split_once('.').filter(|(name, _)| self.has(name))
@@ -230,18 +188,12 @@ impl Joins {
             return;
         };
         let Some(Some(join)) = self.declared.get(name) else { return };
-        match &join.kind {
-            JoinKind::Details { .. } => {
-                let message = format!("`{name}` are details: many rows, of which none is meant");
-                section.problem(at, "bad-value", message, Some("declare it under [joins] for one row".to_owned()));
-            }
-            JoinKind::Lookup if join.from.is_empty() => {
-                let message = format!("lookup `{name}` does not say which columns it looks up");
-                let help = format!("add `from` to [lookups.{name}], or look up in the field: lookup = \"{name}\"");
-                section.problem(at, "missing-key", message, Some(help));
-            }
-            JoinKind::Lookup | JoinKind::Row if setting.is_excluded(&join.table, part) => excluded(section, at, column),
-            JoinKind::Lookup | JoinKind::Row => {}
+        if join.from.is_empty() {
+            let message = format!("lookup `{name}` does not say which columns it looks up");
+            let help = format!("add `from` to [lookups.{name}], or look up in the field: lookup = \"{name}\"");
+            section.problem(at, "missing-key", message, Some(help));
+        } else if setting.is_excluded(&join.table, part) {
+            excluded(section, at, column);
         }
     }
 

@@ -9,9 +9,11 @@ pub mod join;
 pub mod load;
 mod mapping;
 pub mod problem;
-mod reading;
+pub(crate) mod reading;
 pub mod resource;
 mod revision;
+pub mod rules;
+mod standard;
 pub mod subscription;
 pub mod system;
 
@@ -27,8 +29,12 @@ pub use join::{Join, JoinKind};
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};
+pub use rules::RuleSwitch;
+pub use standard::load_standard;
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
+
+use crate::standard::Standard;
 
 /// A whole, valid exchange directory.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +42,8 @@ pub struct Directory {
     pub root: PathBuf,
     /// SHA-256 of the canonical form of all files.
     pub revision: Revision,
+    /// The built-in standard with what the directory adds.
+    pub standard: Arc<Standard>,
     pub exchange: Exchange,
     pub systems: BTreeMap<Name, Arc<System>>,
     pub resources: BTreeMap<Name, Arc<Resource>>,

@@ -10,6 +10,7 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
+use super::rules::{self, RuleSwitch};
 use crate::avro::EventForm;
 use crate::avro::form::{Converter, Names};
 use crate::avro::topic_name;
@@ -37,8 +38,12 @@ pub struct Resource {
     pub joins: BTreeMap<String, Join>,
     /// Mandatory fields that the source does not have, with the reason.
     pub not_provided: BTreeMap<String, String>,
+    /// Rules of the standard that weigh otherwise here, in the order of the file.
+    pub rules: Vec<RuleSwitch>,
     /// Rises when the resource is rebuilt.
     pub revision: u32,
+    /// Some subscription asks for updates that change nothing, so they are published, marked.
+    pub publish_unchanged: bool,
 }
 
 /// 共享类型 (政务信息资源共享管理暂行办法).
@@ -141,6 +146,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     if let (Some(entity), true) = (entity, root.is_table("map")) {
         demand_mandatory(&root, entity, &not_provided);
     }
+    let rules = root.own_section("rules").map_or_else(Vec::new, |section| rules::read(section, entity));
     root.finish();
     let outline = Outline {
         code: code.clone(),
@@ -152,9 +158,24 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
         let (raw_topic, names) = raw_topic(&system, &table, world);
-        let joins = joins.into_map();
-        let name = name?;
-        Some(Resource { name, code, title, system, table, raw_topic, names, entity, sharing, map, joins, not_provided, revision })
+        let publish_unchanged = false;
+        Some(Resource {
+            name: name?,
+            code,
+            title,
+            system,
+            table,
+            raw_topic,
+            names,
+            entity,
+            sharing,
+            map,
+            joins: joins.into_map(),
+            not_provided,
+            rules,
+            revision,
+            publish_unchanged,
+        })
     })();
     (outline, resource)
 }
@@ -255,6 +276,9 @@ pub(super) fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> 
 fn read_entity<'w>(root: &Section<'_>, key: &str, world: &World<'w>) -> Option<&'w Entity> {
     let found = root.words(key)?;
     let standard = world.surroundings.standard;
+    if world.surroundings.broken_entities.contains(&found.value) {
+        return None;
+    }
     let entity = standard.entity(&found.value);
     if entity.is_none() {
         let message = format!("the standard has no entity `{}`", scalar::short(&found.value));
@@ -321,10 +345,6 @@ fn read_map(
             let message = format!("`{}` ({}) is sensitive (G3) in a resource of sharing type 1", key.value, field.title_zh);
             let help = "share it by type 2, or leave the field out".to_owned();
             section.problem(&key.at, "grade", message, Some(help));
-        }
-        if joins.fills(&key.value) {
-            let message = format!("`{}` is filled by [details.{}] already", key.value, key.value);
-            section.problem(&key.at, "conflict", message, None);
         }
         let Some(mapping) = mapping::read(&section, &key, field) else { continue };
         for (column, at) in &mapping.columns {

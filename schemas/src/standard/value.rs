@@ -67,11 +67,6 @@ pub struct Step {
     pub opinion: Option<String>,
 }
 
-impl Step {
-    /// Names of the members, in their order.
-    pub const MEMBERS: [&'static str; 6] = ["name", "handler", "started", "ended", "action", "opinion"];
-}
-
 impl StandardValue<'_> {
     #[must_use]
     pub fn is_null(&self) -> bool {

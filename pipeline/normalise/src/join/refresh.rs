@@ -151,7 +151,7 @@ impl Worker {
         let source_ts_us = source_ts_us.max(refresh.source_ts_us);
         let newest = arrival.version.max(refresh.version).max(uses.newest);
         let effect = match verdict {
-            Verdict::Good(made) => claims::settle(overlay, source, arrival.version, made, source_ts_us),
+            Verdict::Good(made) => claims::settle(overlay, source, arrival.version, made, source_ts_us, false),
             Verdict::Bad(rejections) => {
                 let mut entry = self.entry(arrival, columns.clone(), key);
                 entry.rejections.clone_from(&rejections);

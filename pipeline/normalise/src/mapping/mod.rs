@@ -7,6 +7,7 @@ mod cel;
 pub(crate) mod column;
 mod columns;
 mod field;
+mod switches;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::join::plan::{ColumnSet, JoinPlan};
 
 pub(crate) use columns::Columns;
 pub(crate) use field::{FieldPlan, Reading, Refusal, is_empty};
+use switches::Switches;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -66,6 +68,8 @@ pub(crate) struct Mapping {
     pub(crate) fields: Vec<FieldPlan>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
+    /// Rules that weigh otherwise here.
+    pub(crate) switches: Switches,
     pub(crate) resource: String,
     table: String,
     /// How the writer names fields.
@@ -105,7 +109,8 @@ impl Slot {
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
-        let entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let switches = Switches::compile(&resource.rules, &mut entity);
         let mut columns = ColumnSet::new(&resource.joins, resource.names);
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
@@ -122,6 +127,7 @@ impl Mapping {
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
+            switches,
             system: resource.system.to_string(),
             zone: zone.clone(),
             resource: resource.name.to_string(),

@@ -15,7 +15,7 @@ use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
 use super::output::{Cause, Names, Output};
-use crate::claims::{self, Effect, EntityRecord};
+use crate::claims::{self, Effect, EntityRecord, Published};
 use crate::error::SessionError;
 use crate::join;
 use crate::join::beside::Uses;
@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) names: Arc<Names>,
     pub(crate) quarantine_topic: Arc<str>,
+    /// Updates that change nothing are published too, marked.
+    pub(crate) repeats: bool,
     pub(crate) metrics: ResourceMetrics,
     pub(crate) totals: Totals,
     /// The quarantine topic's next record lands at this offset or after it.
@@ -76,6 +78,7 @@ struct Read<'a> {
     arrival: &'a Arrival,
     source_ts_us: i64,
     verdict: Verdict,
+    is_update: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
     /// What it was made of beside its own row.
@@ -112,6 +115,7 @@ impl Worker {
             mapping,
             names,
             quarantine_topic,
+            repeats: false,
             metrics,
             totals: Totals::default(),
             quarantine_end: 0,
@@ -268,14 +272,14 @@ impl Worker {
                 }
                 // An earlier event of the batch changed what finds them.
                 Ok(Event { change: Change::Unloaded, .. }) => break,
-                Ok(Event { source_ts_us, change, columns, uses }) => {
+                Ok(Event { source_ts_us, change, is_update, columns, uses }) => {
                     self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
                     let verdict = match change {
                         Change::Good(records) => Verdict::Good(records),
                         Change::Bad { rejections } => Verdict::Bad(rejections),
                         Change::Delete | Change::Truncate | Change::Unloaded => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, columns, uses }
+                    Read { arrival, source_ts_us, verdict, is_update, columns, uses }
                 }
                 Err(fault) => self.faulty(arrival, fallback, fault),
             };
@@ -360,7 +364,7 @@ impl Worker {
     }
 
     fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
-        let Read { arrival, source_ts_us, verdict, columns, uses } = event;
+        let Read { arrival, source_ts_us, verdict, is_update, columns, uses } = event;
         let source = arrival.source.as_ref();
         let newest = uses.newest;
         let made = self.made(arrival, &verdict, uses, columns.as_ref());
@@ -383,8 +387,9 @@ impl Worker {
                 effect
             }
             (Verdict::Good(made), Some(source)) => {
-                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us);
-                if effect.emissions.is_empty() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
+                let repeat = self.repeats && is_update && arrival.entry.is_none();
+                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us, repeat);
+                if effect.changes_nothing() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
                 effect
             }
             // An event that reads as a change has a key; a tombstone without one says nothing.
@@ -451,8 +456,13 @@ impl Worker {
         if !effect.emissions.is_empty() {
             cause.version = overlay.totals.stamp(cause.version);
             for (n, emission) in effect.emissions.into_iter().enumerate() {
+                match &emission.change {
+                    Published::Upsert { unchanged: false, .. } => &self.metrics.upserts,
+                    Published::Upsert { unchanged: true, .. } => &self.metrics.repeats,
+                    Published::Delete => &self.metrics.deletes,
+                }
+                .inc();
                 let record = output.record(cause, n, emission);
-                if record.value.is_some() { &self.metrics.upserts } else { &self.metrics.deletes }.inc();
                 records.push(record);
             }
         }
@@ -571,7 +581,7 @@ fn note_seen(overlay: &mut Overlay, source: &Bytes, arrival: &Arrival, columns: 
 
 impl<'a> Read<'a> {
     fn of(arrival: &'a Arrival, source_ts_us: i64, verdict: Verdict) -> Self {
-        Self { arrival, source_ts_us, verdict, columns: None, uses: Uses::default() }
+        Self { arrival, source_ts_us, verdict, is_update: false, columns: None, uses: Uses::default() }
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Event {
     /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) source_ts_us: i64,
     pub(crate) change: Change,
+    /// The row was there before, as far as the event says.
+    pub(crate) is_update: bool,
     /// Values that later events of the row may leave out; `None` where the event has no row.
     pub(crate) columns: Option<Columns>,
     /// What the row was made of beside itself.
@@ -72,7 +74,7 @@ pub(crate) enum Change {
 
 impl Event {
     pub(crate) fn of(change: Change, source_ts_us: i64) -> Self {
-        Self { source_ts_us, change, columns: None, uses: Uses::default() }
+        Self { source_ts_us, change, is_update: false, columns: None, uses: Uses::default() }
     }
 }
 
@@ -179,7 +181,8 @@ impl<'m> Runner<'m> {
             Ok(records) => Change::Good(records),
             Err(rejections) => Change::Bad { rejections },
         };
-        Ok(Event { source_ts_us, change, columns: Some(columns), uses })
+        let is_update = envelope.operation == Operation::Update;
+        Ok(Event { source_ts_us, change, is_update, columns: Some(columns), uses })
     }
 
     /// The row's entity records.
@@ -291,6 +294,7 @@ impl<'m> Runner<'m> {
         let mapping = self.mapping;
         let context = RecordContext { clock: *clock, not_provided: &mapping.not_provided };
         mapping.entity.check(&mut values, &context, &mut self.findings);
+        mapping.switches.apply(&mapping.entity, &mut self.findings);
         let mut worst = Level::Note;
         for finding in &self.findings {
             self.tally.add(finding);

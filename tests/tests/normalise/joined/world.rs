@@ -84,7 +84,7 @@ pub(crate) fn directory(resource: &str) -> Result<Directory, guitong_schemas::co
         std::fs::write(path, text).unwrap();
     }
     let now = jiff::Timestamp::from_microsecond(NOW_US).unwrap();
-    load::load(root.path(), &|_| None, Standard::builtin(), now, load::Purpose::Check { unset_secrets: true })
+    load::load(root.path(), &|_| None, now, load::Purpose::Check { unset_secrets: true })
 }
 
 /// Rows by table and key.
