@@ -19,7 +19,7 @@ pub use claims::EntityRecord;
 pub use error::NormaliseError;
 pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayReport};
 pub use keyed::overlay::StateError;
-pub use mapping::MappingError;
+pub use mapping::{Fault as MappingFault, MappingError};
 pub use metrics::Metrics;
 pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
 pub use stage::{NormaliseContext, Normaliser};

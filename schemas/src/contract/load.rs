@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use toml::de::DeTable;
 
+use super::mapping::CodeFiles;
 use super::problem::{Problem, Problems, Well};
 use super::reading::document::{At, Document, Found, Report};
 use super::reading::section::{Environment, Section};
@@ -61,6 +62,7 @@ pub(super) struct World<'a> {
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
     pub(super) resources: BTreeMap<String, resource::Outline>,
+    pub(super) code_files: CodeFiles,
     pub(super) sinks: Sinks,
     pub(super) lapsed: Report,
 }
@@ -108,6 +110,7 @@ pub fn load(
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
     let resources = world.read_resources(resource_files, &report, &mut fingerprint);
     let subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
+    world.code_files.each(|name, text| fingerprint.add_text(name, text));
 
     let well = |files: &[File]| files.iter().filter(|file| !report.names(&file.document.name)).count();
     let well = Well {
@@ -278,6 +281,7 @@ impl<'a> World<'a> {
             departments: BTreeMap::new(),
             systems: BTreeMap::new(),
             resources: BTreeMap::new(),
+            code_files: CodeFiles::default(),
             sinks: Sinks::default(),
             lapsed: Report::default(),
         }

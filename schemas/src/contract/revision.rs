@@ -18,6 +18,14 @@ impl Fingerprint {
         self.0.update(canonical);
     }
 
+    /// Adds a file that is no TOML, as it stands.
+    pub(super) fn add_text(&mut self, file: &str, contents: &str) {
+        let mut canonical = String::new();
+        text(file, &mut canonical);
+        text(contents, &mut canonical);
+        self.0.update(canonical);
+    }
+
     pub(super) fn finish(self) -> Revision {
         Revision(self.0.finalize().into())
     }
