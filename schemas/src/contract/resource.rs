@@ -97,7 +97,21 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
         let (raw_topic, names) = raw_topic(&system, &table, world);
-        Some(Resource { name: name?, code, title, system, table, raw_topic, names, entity, sharing, condition, map, not_provided, revision })
+        Some(Resource {
+            name: name?,
+            code,
+            title,
+            system,
+            table,
+            raw_topic,
+            names,
+            entity,
+            sharing,
+            condition,
+            map,
+            not_provided,
+            revision,
+        })
     })();
     (outline, resource)
 }
@@ -205,6 +219,9 @@ fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> (String, Na
 fn read_entity<'w>(root: &Section<'_>, key: &str, world: &World<'w>) -> Option<&'w Entity> {
     let found = root.words(key)?;
     let standard = world.surroundings.standard;
+    if world.surroundings.broken_entities.contains(&found.value) {
+        return None;
+    }
     let entity = standard.entity(&found.value);
     if entity.is_none() {
         let message = format!("the standard has no entity `{}`", scalar::short(&found.value));

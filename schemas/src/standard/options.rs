@@ -44,7 +44,12 @@ impl FieldOptions {
         only("open_end", "date", mapping.open_end, matches!(field.kind, FieldKind::Date))?;
         only("unit", "amount", mapping.unit.is_some(), matches!(field.kind, FieldKind::Decimal { .. }))?;
         // A text with several values in a field of one: each makes a record of its own.
-        only("split", "list and single-value", mapping.split.is_some() && mapping.part.is_none(), !matches!(field.kind, FieldKind::Steps))?;
+        only(
+            "split",
+            "list and single-value",
+            mapping.split.is_some() && mapping.part.is_none(),
+            !matches!(field.kind, FieldKind::Steps),
+        )?;
         only("edition", "industry and education", mapping.edition.is_some(), !field.editions().is_empty())?;
         let old_edition = match mapping.edition.as_deref() {
             None => false,

@@ -83,8 +83,7 @@ impl Step {
             Some(StandardValue::Time(micros)) => Some(*micros),
             _ => None,
         };
-        let step =
-            Self { name: text(0), handler: text(1), started: time(2), ended: time(3), action: text(4), opinion: text(5) };
+        let step = Self { name: text(0), handler: text(1), started: time(2), ended: time(3), action: text(4), opinion: text(5) };
         (step != Self::default()).then_some(step)
     }
 }
@@ -121,6 +120,6 @@ impl StepReader<'_, '_> {
 
     fn action(&mut self) -> Result<Option<String>, Rule> {
         let Some(written) = self.member("action")?.map(Cow::into_owned) else { return Ok(None) };
-        Ok(read::code(&written, &self.field.facts.step_action, self.remarks)?.map(Cow::into_owned))
+        Ok(read::code(&written, &self.field.facts.step_action, self.clock, self.remarks)?.map(Cow::into_owned))
     }
 }

@@ -85,7 +85,8 @@ fn tag<'t>(marked: &'t str, out: &mut String) -> &'t str {
         out.push('<');
         return inner;
     };
-    if matches!(name.as_str(), "br" | "p" | "div" | "li" | "tr" | "td" | "th" | "h1" | "h2" | "h3" | "h4" | "table" | "ul" | "ol") {
+    if matches!(name.as_str(), "br" | "p" | "div" | "li" | "tr" | "td" | "th" | "h1" | "h2" | "h3" | "h4" | "table" | "ul" | "ol")
+    {
         out.push(' ');
     }
     if SILENT.contains(&name.as_str()) && !inner.starts_with('/') {
@@ -111,7 +112,8 @@ fn entity<'t>(marked: &'t str, out: &mut String) -> &'t str {
     /// Longest reference that is looked for, in bytes.
     const LONGEST: usize = 12;
     let body = marked.get(1..).unwrap_or_default();
-    let found = body.bytes().take(LONGEST).position(|byte| byte == b';').and_then(|end| Some((body.get(..end)?, body.get(end + 1..)?)));
+    let found =
+        body.bytes().take(LONGEST).position(|byte| byte == b';').and_then(|end| Some((body.get(..end)?, body.get(end + 1..)?)));
     let character = found.and_then(|(name, _)| match name {
         "amp" => Some('&'),
         "lt" => Some('<'),

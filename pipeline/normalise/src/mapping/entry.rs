@@ -115,10 +115,9 @@ impl EntryPlan {
         let source = match &mapping.value {
             ValueSource::Column(column) => Source::Column(slots.of(column)),
             ValueSource::First(columns) => Source::First(columns.iter().map(|column| slots.of(column)).collect()),
-            ValueSource::Joined { columns, separator } => Source::Joined {
-                slots: columns.iter().map(|column| slots.of(column)).collect(),
-                separator: separator.clone(),
-            },
+            ValueSource::Joined { columns, separator } => {
+                Source::Joined { slots: columns.iter().map(|column| slots.of(column)).collect(), separator: separator.clone() }
+            }
             ValueSource::Constant(text) => Source::Constant(text.clone()),
             ValueSource::Cel(text) => Source::Cel(Formula::compile(text, slots).map_err(Fault::Expression)?),
             ValueSource::Cases(_) | ValueSource::Items(_) => return Err(Fault::Nested),
@@ -214,7 +213,9 @@ impl EntryPlan {
             };
         }
         match &self.part {
-            Some((separator, at)) => reading.narrowed(|text| text.split(separator.as_str()).nth(*at).map(|part| Cow::Borrowed(part.trim()))),
+            Some((separator, at)) => {
+                reading.narrowed(|text| text.split(separator.as_str()).nth(*at).map(|part| Cow::Borrowed(part.trim())))
+            }
             None => reading,
         }
     }

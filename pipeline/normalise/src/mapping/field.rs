@@ -41,8 +41,11 @@ impl FieldPlan {
     /// Compiles `mapping`; columns that it reads are added to `columns` where they are not there yet.
     pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, columns: &mut Vec<String>) -> Result<Self, MappingError> {
         let mut slots = Slots::new(columns);
-        let way = Way::compile(field, mapping, &mut slots)
-            .map_err(|fault| MappingError::Field { field: field.name.clone(), line: mapping.at.line, fault })?;
+        let way = Way::compile(field, mapping, &mut slots).map_err(|fault| MappingError::Field {
+            field: field.name.clone(),
+            line: mapping.at.line,
+            fault,
+        })?;
         let plain = match &way {
             Way::Entry(entry) => entry.plain(),
             Way::Cases(_) | Way::Items(_) => None,

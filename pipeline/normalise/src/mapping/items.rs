@@ -27,8 +27,15 @@ enum Way {
     /// Each reads the row itself.
     Groups(Vec<MembersPlan>),
     /// `slots` are the places in the row of what the members read.
-    Parallel { separator: String, slots: Vec<usize>, item: ItemPlan },
-    Json { slot: usize, item: ItemPlan },
+    Parallel {
+        separator: String,
+        slots: Vec<usize>,
+        item: ItemPlan,
+    },
+    Json {
+        slot: usize,
+        item: ItemPlan,
+    },
 }
 
 /// Entries, each with the place of its member.
@@ -80,7 +87,9 @@ impl ItemsPlan {
                 let texts = slots.iter().map(|slot| text(row, *slot)).collect::<Result<Vec<_>, _>>()?;
                 let lists: Vec<Vec<&str>> = texts
                     .iter()
-                    .map(|text| text.as_deref().map_or_else(Vec::new, |text| text.split(separator.as_str()).map(str::trim).collect()))
+                    .map(|text| {
+                        text.as_deref().map_or_else(Vec::new, |text| text.split(separator.as_str()).map(str::trim).collect())
+                    })
                     .collect();
                 let count = lists.iter().map(Vec::len).max().unwrap_or(0);
                 if lists.iter().any(|list| !list.is_empty() && list.len() != count) {

@@ -57,7 +57,12 @@ pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The framed record by the encoder of its schema.
-pub(super) fn encode_nested(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn encode_nested(
+    mapping: &Mapping,
+    values: &[StandardValue<'_>],
+    schema: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
     for value in values {
         if let StandardValue::Decimal { unscaled, .. } = value {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 use guitong_schemas::avro::decode::{DecodeError, DecodePlan};
-use guitong_schemas::avro::frame;
+
 use guitong_schemas::change::Operation;
 use guitong_schemas::standard::{
     Clock, EntityField, Finding, Grade, Input, Level, Obligation, RecordContext, Rule, StandardValue, Step,
@@ -280,13 +280,7 @@ impl<'m> Runner<'m> {
     }
 
     /// The items of a nested field.
-    fn items(
-        &mut self,
-        items: &ItemsPlan,
-        field: &EntityField,
-        row: &Row<'_, '_>,
-        clock: &Clock<'_>,
-    ) -> StandardValue<'static> {
+    fn items(&mut self, items: &ItemsPlan, field: &EntityField, row: &Row<'_, '_>, clock: &Clock<'_>) -> StandardValue<'static> {
         let mut steps = Vec::new();
         let made = items.each(row, |entries, row| {
             let mut values: SmallVec<[StandardValue<'static>; 6]> = items.members.iter().map(|_| StandardValue::Null).collect();
@@ -306,7 +300,9 @@ impl<'m> Runner<'m> {
             Err(fault) => {
                 match fault {
                     ItemsFault::Column(refusal) => self.refuse(field, refusal),
-                    ItemsFault::Rule(rule) => self.findings.push(found(by_obligation(field, Level::Warning), field.index(), rule)),
+                    ItemsFault::Rule(rule) => {
+                        self.findings.push(found(by_obligation(field, Level::Warning), field.index(), rule))
+                    }
                 }
                 StandardValue::Null
             }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use apache_avro::Schema;
 use apache_avro::types::Value as Oracle;
+use guitong_schemas::avro::frame;
 use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
 use guitong_schemas::contract::resource::Place;

@@ -107,8 +107,14 @@ impl CodeFile {
             let cells: Vec<&str> = record.iter().map(str::trim).collect();
             if std::mem::take(&mut first) {
                 if !cells.starts_with(&HEADER) {
-                    let message = format!("the code list's first columns are `{}`, not `value,code`", scalar::short(&cells.join(",")));
-                    wrong(span, "wrong-header", message, "begin the file with the line `value,code`; further columns are for people");
+                    let message =
+                        format!("the code list's first columns are `{}`, not `value,code`", scalar::short(&cells.join(",")));
+                    wrong(
+                        span,
+                        "wrong-header",
+                        message,
+                        "begin the file with the line `value,code`; further columns are for people",
+                    );
                     return None;
                 }
                 continue;
@@ -120,7 +126,12 @@ impl CodeFile {
             };
             if let Some(other) = rows.iter().find(|row| row.value == *value) {
                 let line = document.place(other.span.start).line;
-                wrong(span, "duplicate", format!("`{}` stands in line {line} already", scalar::short(value)), "list each value once");
+                wrong(
+                    span,
+                    "duplicate",
+                    format!("`{}` stands in line {line} already", scalar::short(value)),
+                    "list each value once",
+                );
                 sound = false;
                 continue;
             }
@@ -144,11 +155,7 @@ fn line_at(text: &str, at: usize) -> Range<usize> {
 
 impl Reader<'_> {
     /// `codes` and `other` of an entry.
-    pub(super) fn codes(
-        &self,
-        section: &Section<'_>,
-        field: Option<&EntityField>,
-    ) -> (BTreeMap<String, String>, Option<Other>) {
+    pub(super) fn codes(&self, section: &Section<'_>, field: Option<&EntityField>) -> (BTreeMap<String, String>, Option<Other>) {
         let other = section.scalar("other").map(|found| match found.value.as_str() {
             "keep" => Other::Keep,
             _ => {
@@ -163,12 +170,12 @@ impl Reader<'_> {
         let codes = match (section.has("codes"), section.is_table("codes")) {
             (false, _) => BTreeMap::new(),
             (true, true) => section.own_section("codes").map_or_else(BTreeMap::new, |codes| inline(&codes, field)),
-            (true, false) => self.from_file(section, field),
+            (true, false) => self.file_codes(section, field),
         };
         (codes, other)
     }
 
-    fn from_file(&self, section: &Section<'_>, field: Option<&EntityField>) -> BTreeMap<String, String> {
+    fn file_codes(&self, section: &Section<'_>, field: Option<&EntityField>) -> BTreeMap<String, String> {
         let inside = |text: &str| {
             let plain = text.ends_with(".csv") && Path::new(text).components().all(|part| matches!(part, Component::Normal(_)));
             plain.then(|| text.to_owned()).ok_or_else(|| "must name a CSV file of this directory, as codes/status.csv".to_owned())

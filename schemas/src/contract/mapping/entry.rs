@@ -28,7 +28,8 @@ impl Reader<'_> {
         let value = self.value(&section);
         let mut mapping = FieldMapping::plain(value.clone().unwrap_or(ValueSource::Constant(String::new())), at);
         mapping.clean = read_clean(&section);
-        mapping.extract = section.parsed("extract", |text| Pattern::parse(text).map_err(|error| error.to_string())).map(|it| it.value);
+        mapping.extract =
+            section.parsed("extract", |text| Pattern::parse(text).map_err(|error| error.to_string())).map(|it| it.value);
         mapping.split = section.text("split").filter(|split| not_empty(&section, "split", split)).map(|found| found.value);
         mapping.part = section.number("part", 1..MAX_PART + 1).map(|found| found.value as usize);
         mapping.default = section.scalar("default").map(|found| found.value);

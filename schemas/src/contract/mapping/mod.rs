@@ -158,7 +158,10 @@ pub enum UnitSource {
     Fixed(Unit),
     /// In a column of the row; `default` where that is empty. Anything but a unit of money is refused: a rate or a price for one
     /// piece is no amount.
-    Column { column: String, default: Option<Unit> },
+    Column {
+        column: String,
+        default: Option<Unit>,
+    },
 }
 
 /// What one unit of the source column is worth.

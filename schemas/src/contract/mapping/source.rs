@@ -31,8 +31,8 @@ impl Reader<'_> {
             section.problem(&section.key_at("join"), "conflict", message, None);
         }
         match kind {
-            "from" => self.from(section, separator),
-            "first" => self.first(section),
+            "from" => self.all_of(section, separator),
+            "first" => self.first_of(section),
             "const" => section.scalar("const").map(|found| ValueSource::Constant(found.value)),
             _ => self.expression(section, "cel").map(ValueSource::Cel),
         }
@@ -48,7 +48,7 @@ impl Reader<'_> {
         Some(Found { value: value.into_iter().map(|column| self.column(column)).collect(), at })
     }
 
-    fn from(&self, section: &Section<'_>, separator: Option<Found<String>>) -> Option<ValueSource> {
+    fn all_of(&self, section: &Section<'_>, separator: Option<Found<String>>) -> Option<ValueSource> {
         let Found { value: columns, at } = self.columns(section, "from")?;
         match (columns.as_slice(), separator) {
             ([one], None) => Some(ValueSource::Column(one.clone())),
@@ -65,7 +65,7 @@ impl Reader<'_> {
         }
     }
 
-    fn first(&self, section: &Section<'_>) -> Option<ValueSource> {
+    fn first_of(&self, section: &Section<'_>) -> Option<ValueSource> {
         let Found { value: columns, at } = self.columns(section, "first")?;
         let twice = columns.iter().enumerate().any(|(at, column)| columns.iter().take(at).any(|other| other == column));
         if columns.len() < 2 || twice {

@@ -333,7 +333,15 @@ impl<'a> Section<'a> {
             };
             let (document, report, known) = (self.document, self.report, RefCell::default());
             let path = format!("{}[{}]", self.full(key), number + 1);
-            sections.push(Section { document, report, path, table: Some(table), at: At::Span(item.span()), overrides: None, known });
+            sections.push(Section {
+                document,
+                report,
+                path,
+                table: Some(table),
+                at: At::Span(item.span()),
+                overrides: None,
+                known,
+            });
         }
         Some(sections)
     }

@@ -31,7 +31,7 @@ fn declared(entity: &str, body: &str, files: &[(&str, &str)]) -> Result<Resource
     write("resources/one.toml", &format!("{head}entity = \"{entity}\"\n{sharing}{body}\n[not_provided]\n{missing}"));
     files.iter().for_each(|(name, text)| write(name, text));
     let now = jiff::Timestamp::from_microsecond(NOW_US).expect("a time");
-    let directory: Directory = load(root.path(), &|_| None, Standard::builtin(), now, Purpose::Run)?;
+    let directory: Directory = load(root.path(), &|_| None, now, Purpose::Run)?;
     Ok((**directory.resources.values().next().expect("one resource")).clone())
 }
 
@@ -105,11 +105,14 @@ fn the_first_column_that_is_not_empty_is_taken() {
 #[test]
 fn an_expression_for_the_whole_value_refuses_others_and_one_for_a_part_warns() {
     let whole = service("dept_name", "{ from = \"c\", extract = '^(.+?)（[0-9A-Z]{18}）$' }");
-    whole.expect("dept_name", &[
-        ("测试局（91450100PDY00001X1）", Some("测试局"), ""),
-        ("测试局", None, "dept_name!mapping.no_match"),
-        ("无", None, "dept_name!field.missing"),
-    ]);
+    whole.expect(
+        "dept_name",
+        &[
+            ("测试局（91450100PDY00001X1）", Some("测试局"), ""),
+            ("测试局", None, "dept_name!mapping.no_match"),
+            ("无", None, "dept_name!field.missing"),
+        ],
+    );
     let penalty = "[map]\nrecord_kind = { const = \"2\" }\ndoc_no = \"bh\"\nauthority_uscc = { const = \"11450000PDY00001X0\" }\n\
                    fine = { from = \"c\", extract = '罚款(人民币[^，。；]+)' }\n";
     let fine = Language::new("CreditRecord", &["bh", "c"], penalty);
@@ -143,11 +146,14 @@ fn codes_come_from_a_file_and_others_are_kept_or_replaced() {
     assert_eq!(problems.list.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["unknown-code"]);
     let body = body.replace(", other = \"9\"", ", other = \"2\"");
     let case = Language::with("ServiceCase", &["bh", "c"], &body, &files);
-    case.expect("dept_name", &[
-        ("市人社局", Some("南宁市人力资源和社会保障局"), ""),
-        ("市,局", Some("某局"), ""),
-        ("自治区人社厅", Some("自治区人社厅"), ""),
-    ]);
+    case.expect(
+        "dept_name",
+        &[
+            ("市人社局", Some("南宁市人力资源和社会保障局"), ""),
+            ("市,局", Some("某局"), ""),
+            ("自治区人社厅", Some("自治区人社厅"), ""),
+        ],
+    );
     case.expect("channel", &[("WEB", Some("1"), ""), ("窗", Some("2"), "")]);
 }
 
@@ -166,11 +172,10 @@ fn each_item_of_a_list_has_its_code() {
 #[test]
 fn short_codes_are_padded_and_empty_ones_are_not() {
     let padded = service("item_basic_code", "{ from = \"c\", pad = { width = 5 } }");
-    padded.expect("item_basic_code", &[
-        ("42", Some("00042"), ""),
-        ("123456", Some("123456"), ""),
-        ("无", None, "item_basic_code!field.missing"),
-    ]);
+    padded.expect(
+        "item_basic_code",
+        &[("42", Some("00042"), ""), ("123456", Some("123456"), ""), ("无", None, "item_basic_code!field.missing")],
+    );
 }
 
 #[test]
@@ -204,7 +209,11 @@ fn a_unit_stands_in_a_column() {
     for unit in [Some("％"), Some("%"), Some("元/平方米"), None] {
         assert_eq!(of("12", unit), (None, "number.unit".to_owned()), "{unit:?}");
     }
-    let case = Language::new("PublicResourceTransaction", &["bh", "je", "dw"], &body.replace("\"dw\" }", "\"dw\", default = \"万元\" }"));
+    let case = Language::new(
+        "PublicResourceTransaction",
+        &["bh", "je", "dw"],
+        &body.replace("\"dw\" }", "\"dw\", default = \"万元\" }"),
+    );
     let found = case.field("amount", &[Some("T1"), Some("3"), Some("/")]);
     assert_eq!(found.0.map(|value| value.contains("3000000")), Some(true), "{}", found.1);
 }
