@@ -99,7 +99,9 @@ impl Bench {
             condition: None,
             map: BTreeMap::new(),
             not_provided: BTreeMap::new(),
+            rules: Vec::new(),
             revision: 1,
+            publish_unchanged: false,
         };
         Self {
             value: RecordEncoder::compile(&entity.schema_json).unwrap(),
@@ -178,6 +180,7 @@ impl Bench {
             approval: None,
             fields: fields.iter().map(|&field| field.into()).collect(),
             condition: None,
+            unchanged: false,
             masks: BTreeMap::from([("contact".to_owned(), Mask::None)])
                 .into_iter()
                 .filter(|(f, _)| fields.contains(&&**f))

@@ -10,6 +10,7 @@ mod columns;
 mod entry;
 mod field;
 mod items;
+mod switches;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use entry::Formula;
 pub(crate) use entry::{EntryPlan, Reading, Refusal};
 pub(crate) use field::{Chosen, FieldPlan};
 pub(crate) use items::{ItemsFault, ItemsPlan};
+use switches::Switches;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -82,6 +84,8 @@ pub(crate) struct Mapping {
     pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
+    /// Rules that weigh otherwise here.
+    pub(crate) switches: Switches,
     resource: String,
     table: String,
     /// How the writer names fields.
@@ -134,7 +138,8 @@ impl<'c> Slots<'c> {
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
-        let entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let switches = Switches::compile(&resource.rules, &mut entity);
         let mut columns = Vec::new();
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
@@ -153,6 +158,7 @@ impl Mapping {
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
+            switches,
             system: resource.system.to_string(),
             zone: zone.clone(),
             resource: resource.name.to_string(),
