@@ -406,7 +406,8 @@ mod tests {
         assert_eq!(data.len(), HEAD + plain);
         assert_eq!(RawRecords::new(&data).unwrap().count(), 1_000);
 
-        let noise: Vec<u8> = (0..1_000_u32).flat_map(|n| rand::rng().random::<u64>().to_le_bytes().map(|byte| byte ^ n as u8)).collect();
+        let noise: Vec<u8> =
+            (0..1_000_u32).flat_map(|n| rand::rng().random::<u64>().to_le_bytes().map(|byte| byte ^ n as u8)).collect();
         assert_eq!(pack(&[of_value(&noise)]).data.len(), HEAD + RECORD_HEAD + noise.len());
     }
 
@@ -419,7 +420,9 @@ mod tests {
             for bits in [1, 0x80, 0xff] {
                 let mut data = whole.clone();
                 data[at] ^= bits;
-                if let Ok(plain) = unpack(data) && let Ok(walk) = RawRecords::new(&plain) {
+                if let Ok(plain) = unpack(data)
+                    && let Ok(walk) = RawRecords::new(&plain)
+                {
                     walk.take(1_000).for_each(drop);
                 }
             }

@@ -20,7 +20,7 @@ use crate::contract::{
 };
 use crate::partition::partition_for;
 
-/// Bytes of records that are packed by another thread, while the task that appends them makes the next batch ready.
+/// Bytes of a batch whose records are packed by another thread, while the task that appends them makes the next batch ready.
 const MUCH: usize = 512 << 10;
 
 #[derive(Debug)]
@@ -42,14 +42,14 @@ impl Hold {
     }
 
     /// The batch, whose records are taken out, as the writer takes it.
-    async fn prepare(&self, batch: &mut Batch) -> Result<Append, LogError> {
+    async fn prepare(&self, batch: &mut Batch, is_large: bool) -> Result<Append, LogError> {
         let mut consumed = Vec::with_capacity(batch.offsets.len());
         for (at, next) in &batch.offsets {
             consumed.push((self.inner.topics.partition(at)?.id, *next));
         }
         let changes = self.changes(&batch.state).await?;
         let run = if changes.is_empty() { Vec::new() } else { state::encode(&changes) };
-        let blocks = self.pack(std::mem::take(&mut batch.records)).await?;
+        let blocks = self.pack(std::mem::take(&mut batch.records), is_large).await?;
         let bytes = run.len() + blocks.iter().flat_map(|part| &part.1).map(|block| block.data.len()).sum::<usize>();
         Ok(Append {
             owner: self.owner.to_string(),
@@ -64,8 +64,8 @@ impl Hold {
         })
     }
 
-    async fn pack(&self, records: Vec<NewRecord>) -> Result<Vec<Packed>, LogError> {
-        if records.iter().map(NewRecord::size).sum::<usize>() < MUCH {
+    async fn pack(&self, records: Vec<NewRecord>, is_large: bool) -> Result<Vec<Packed>, LogError> {
+        if !is_large {
             return pack(&self.inner, &records);
         }
         let inner = Arc::clone(&self.inner);
@@ -97,6 +97,12 @@ impl Hold {
             GetError::Log(error) => error,
         }
     }
+}
+
+/// Bytes of the batch's records and state.
+fn size(batch: &Batch) -> usize {
+    let state = batch.state.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len));
+    batch.records.iter().map(NewRecord::size).chain(state).sum()
 }
 
 /// Blocks of one partition.
@@ -232,10 +238,9 @@ impl OwnedLog for Hold {
             let detail = format!("an earlier append of {} had no answer; open it again", self.owner);
             return Err(AppendError::Unknown(LogError::Other(detail)));
         }
-        let room = self.inner.room(&batch).await.map_err(AppendError::Refused)?;
-        let records = batch.records.len();
-        let work = self.prepare(&mut batch).await.map_err(AppendError::Refused)?;
-        let bytes = work.bytes();
+        let (records, bytes) = (batch.records.len(), size(&batch));
+        let room = self.inner.room(bytes).await.map_err(AppendError::Refused)?;
+        let work = self.prepare(&mut batch, bytes >= MUCH).await.map_err(AppendError::Refused)?;
         self.in_doubt = true;
         let ended = self.inner.queue.submit(Box::new(work), Some((self.owner.clone(), self.epoch))).await;
         drop(room);
