@@ -161,11 +161,12 @@ fn check_runs_examples_and_tells_each_difference_with_its_line() {
     let checked = exchange.command(&["check", &dir]).unwrap();
     assert_eq!(checked.code, Some(0), "{}", checked.err);
 
+    let company = |n| serde_json::from_str::<Value>(&row(n, &credit_code(n), "广西甲(集团)有限公司")).unwrap();
     let lines = [
-        json!({ "row": given, "expect": { "partial": true, "record": { "name": "广西甲(集团)有限公司" } } }),
-        json!({ "row": given, "expect": { "verdict": "rejected", "reasons": [{ "field": "uscc", "rule": "uscc.length" }] } }),
-        json!({ "row": given, "expect": { "record": { "name": "广西甲（集团）有限公司" } } }),
-        json!({ "row": given, "expects": {} }),
+        json!({ "row": company(1), "expect": { "partial": true, "record": { "name": "广西甲(集团)有限公司" } } }),
+        json!({ "row": company(2), "expect": { "verdict": "rejected", "reasons": [{ "field": "uscc", "rule": "uscc.length" }] } }),
+        json!({ "row": company(3), "expect": { "record": { "name": "广西甲（集团）有限公司" } } }),
+        json!({ "row": company(4), "expects": {} }),
     ];
     write(&exchange, examples, &lines.map(|line| line.to_string()).join("\n"));
     let checked = exchange.command(&["check", &dir]).unwrap();

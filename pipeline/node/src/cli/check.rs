@@ -8,7 +8,6 @@ use guitong_govern::Entitlement;
 use guitong_schemas::contract::load::Purpose;
 use guitong_schemas::contract::problem::Well;
 use guitong_schemas::contract::{Directory, Problem, Problems};
-use guitong_schemas::standard::Standard;
 
 use crate::exit::{self, Failure};
 use crate::{open, trial};
@@ -33,7 +32,7 @@ impl Check {
             Err(problems) => return Err(self.report(&problems, color)),
         };
         grants(&directory)?;
-        let list = trial::check(&directory, Standard::builtin()).await;
+        let list = trial::check(&directory).await;
         if !list.is_empty() {
             return Err(self.report(&Problems { well: well(&directory, &list), list }, color));
         }
@@ -76,7 +75,7 @@ fn well(directory: &Directory, list: &[Problem]) -> Well {
 fn grants(directory: &Directory) -> Result<(), Failure> {
     for (name, subscription) in &directory.subscriptions {
         let resource = directory.resources.get(&subscription.resource);
-        let entity = resource.and_then(|resource| Standard::builtin().entity(&resource.entity));
+        let entity = resource.and_then(|resource| directory.standard.entity(&resource.entity));
         if let (Some(resource), Some(entity)) = (resource, entity) {
             let compiled = Entitlement::compile(subscription, resource, entity, &directory.exchange.time_zone);
             compiled.map_err(|error| Failure::no(format!("subscriptions/{name}.toml: {error}")))?;

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use guitong_schemas::standard::Standard;
 
 use super::InDirectory;
 use crate::exit::{self, Failure};
@@ -49,10 +48,10 @@ impl Try {
     async fn execute(self, color: bool) -> Result<(), Failure> {
         let directory = match &self.input {
             // Secrets are needed to reach a database alone.
-            Some(_) => open::load_without_secrets(&self.at.dir, color)?,
+            Some(_) => open::look_or_report(&self.at.dir, color)?,
             None => open::load_or_report(&self.at.dir, color)?,
         };
-        let trial = Trial::new(&directory, Standard::builtin(), &self.name)?;
+        let trial = Trial::new(&directory, &self.name)?;
         let outcomes = match &self.input {
             Some(path) => trial.lines(&crate::trial::lines(&read(path)?)).await?,
             None => trial.table(self.limit as usize).await?,

@@ -15,7 +15,6 @@ use std::path::Path;
 use guitong_schemas::contract::problem::Excerpt;
 use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::{Directory, Problem};
-use guitong_schemas::standard::Standard;
 use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -94,14 +93,14 @@ impl<'de> Deserialize<'de> for Example {
 }
 
 /// Runs the examples of every resource of a directory; every difference is a problem with its file, line and field.
-pub(crate) async fn check(directory: &Directory, standard: &Standard) -> Vec<Problem> {
+pub(crate) async fn check(directory: &Directory) -> Vec<Problem> {
     let mut problems = Vec::new();
     for name in directory.resources.keys() {
         let file = format!("resources/{name}.examples.jsonl");
         let path = directory.root.join(&file);
         match read(&path) {
             Ok(None) => {}
-            Ok(Some(bytes)) => problems.extend(check_resource(directory, standard, name.as_str(), &file, &bytes).await),
+            Ok(Some(bytes)) => problems.extend(check_resource(directory, name.as_str(), &file, &bytes).await),
             Err(message) => problems.push(Problem { code: "unreadable", message, file, excerpt: None, help: None }),
         }
     }
@@ -118,9 +117,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     std::fs::read(path).map(Some).map_err(|error| format!("cannot be read: {error}"))
 }
 
-async fn check_resource(directory: &Directory, standard: &Standard, name: &str, file: &str, bytes: &[u8]) -> Vec<Problem> {
+async fn check_resource(directory: &Directory, name: &str, file: &str, bytes: &[u8]) -> Vec<Problem> {
     let lines: Vec<Line<Example>> = rows::lines(bytes);
-    let ran = match Trial::new(directory, standard, name) {
+    let ran = match Trial::new(directory, name) {
         Ok(trial) => trial.lines(&lines).await,
         Err(failure) => Err(failure),
     };

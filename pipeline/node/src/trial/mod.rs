@@ -17,7 +17,7 @@ use guitong_normalise::{SourceColumn, source_columns};
 use guitong_schemas::avro::DecodePlan;
 use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Directory, Name, Resource, System};
-use guitong_schemas::standard::{Entity, Standard, Zone};
+use guitong_schemas::standard::{Entity, Zone};
 
 use crate::exit::Failure;
 use crate::prepare;
@@ -32,7 +32,6 @@ pub(crate) use show::{Summary, View};
 #[derive(Debug)]
 pub(crate) struct Trial<'d> {
     directory: &'d Directory,
-    standard: &'d Standard,
     pub(crate) resource: Arc<Resource>,
     system: Arc<System>,
     pub(crate) entity: Arc<Entity>,
@@ -51,25 +50,24 @@ struct Entry<'e> {
 impl<'d> Trial<'d> {
     /// # Errors
     /// When there is no such resource, or its mapping does not compile.
-    pub(crate) fn new(directory: &'d Directory, standard: &'d Standard, name: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(directory: &'d Directory, name: &str) -> Result<Self, Failure> {
         let resource = directory.resources.get(name).ok_or_else(|| {
             let known: Vec<&str> = directory.resources.keys().map(Name::as_str).collect();
             Failure::usage(format!("there is no resource `{name}`")).help(format!("resources are: {}", known.join(", ")))
         })?;
         let missing = |what: &str| Failure::usage(format!("resource {name} names {what}, which is not there"));
         let system = directory.systems.get(&resource.system).ok_or_else(|| missing("a system"))?;
-        let entity = standard.entity(&resource.entity).ok_or_else(|| missing("an entity"))?;
+        let entity = directory.standard.entity(&resource.entity).ok_or_else(|| missing("an entity"))?;
         let zone = Zone::new(directory.exchange.time_zone.clone());
         let refused = |error: String| Failure::usage(format!("resources/{name}.toml: {error}"));
         Ok(Self {
-            columns: source_columns(resource, standard, &zone).map_err(|error| refused(error.to_string()))?,
+            columns: source_columns(resource, &directory.standard, &zone).map_err(|error| refused(error.to_string()))?,
             plan: outcome::plan(entity).map_err(refused)?,
             settings: stages::settings(directory, system)?,
             resource: Arc::clone(resource),
             system: Arc::clone(system),
             entity: Arc::clone(entity),
             directory,
-            standard,
         })
     }
 
@@ -160,7 +158,7 @@ impl<'d> Trial<'d> {
             return Ok(Vec::new());
         }
         let rows = changes.iter().map(|(_, change)| change.clone()).collect();
-        let fates = stages::run(self.directory, &self.resource, self.standard, self.settings.clone(), rows).await?;
+        let fates = stages::run(self.directory, &self.resource, self.settings.clone(), rows).await?;
         let outcome = |((line, change), fate): (&(Option<usize>, Change), &stages::Fate)| {
             Outcome::new(change, *line, fate, &self.entity, &self.plan)
         };

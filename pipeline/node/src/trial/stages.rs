@@ -16,7 +16,6 @@ use guitong_normalise::{NormaliseContext, Normaliser, NormaliserHandle, Phase, R
 use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Directory, Resource, System};
 use guitong_schemas::position::Version;
-use guitong_schemas::standard::Standard;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +49,6 @@ pub(crate) fn settings(directory: &Directory, system: &Arc<System>) -> Result<Pu
 pub(crate) async fn run(
     directory: &Directory,
     resource: &Arc<Resource>,
-    standard: &Standard,
     settings: PublishSettings,
     changes: Vec<Change>,
 ) -> Result<Vec<Fate>, Failure> {
@@ -62,7 +60,7 @@ pub(crate) async fn run(
     let context = NormaliseContext {
         log: Arc::new(log.clone()),
         registry,
-        standard: Arc::new(standard.clone()),
+        standard: Arc::clone(&directory.standard),
         exchange: Arc::new(directory.exchange.clone()),
         metrics: guitong_normalise::Metrics::register(&prometheus::Registry::new()).map_err(broken)?,
     };
