@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use guitong_schemas::contract::resource::{Place, ValueSource};
+use guitong_schemas::contract::mapping::ValueSource;
+use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::{Directory, Join, JoinKind, Problems, Purpose, load};
 use guitong_schemas::table::TableName;
 

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Name;
 use super::load::World;
+use super::mapping::Reader;
 use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::resource::{self, Place};
-use crate::standard::Entity;
+
 use crate::table::TableName;
 
 /// Rows of another table, found by the values of columns.
@@ -59,7 +60,6 @@ pub(super) struct Joins {
 pub(super) struct Setting<'a> {
     pub(super) system: Option<&'a Name>,
     pub(super) table: Option<&'a TableName>,
-    pub(super) entity: Option<&'a Entity>,
     pub(super) world: &'a World<'a>,
 }
 
@@ -179,8 +179,15 @@ impl Joins {
         self.declared.into_iter().filter_map(|(name, join)| Some((name, join?))).collect()
     }
 
+    /// Checks everything that the resource's entries name.
+    pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>) {
+        let (columns, lookups) = reader.into_named();
+        columns.iter().for_each(|(column, at)| self.check_column(root, column, at, setting));
+        lookups.iter().for_each(|uses| self.check_lookup(root, uses, setting));
+    }
+
     /// Checks a column that a mapping or another join reads.
-    pub(super) fn check_column(&self, section: &Section<'_>, column: &str, at: &At, setting: &Setting<'_>) {
+    fn check_column(&self, section: &Section<'_>, column: &str, at: &At, setting: &Setting<'_>) {
         let Some((name, part)) = self.named(column) else {
             if setting.table.is_some_and(|table| setting.is_excluded(table, column)) {
                 excluded(section, at, column);
@@ -198,7 +205,7 @@ impl Joins {
     }
 
     /// Checks `{ from = …, lookup = "name", value = "column" }`.
-    pub(super) fn check_lookup(&self, section: &Section<'_>, uses: &LookupUse, setting: &Setting<'_>) {
+    fn check_lookup(&self, section: &Section<'_>, uses: &LookupUse, setting: &Setting<'_>) {
         let lookup = &uses.lookup;
         let join = match self.declared.get(&lookup.value) {
             Some(Some(join)) => join,

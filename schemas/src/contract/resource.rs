@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Name;
-use super::join::{self, Join, Joins, Setting};
+use super::join::{self, Join, Setting};
 use super::load::World;
-use super::mapping;
+use super::mapping::{self, FieldMapping};
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
@@ -32,6 +32,8 @@ pub struct Resource {
     /// Name of an entity of the standard.
     pub entity: String,
     pub sharing: Sharing,
+    /// Rows for which this does not hold are not the resource's: a CEL expression over `row.<column>`.
+    pub condition: Option<String>,
     /// Keyed by the entity's field.
     pub map: BTreeMap<String, FieldMapping>,
     /// Other tables of the system that are read beside the resource's own, by the names that `map` knows them by.
@@ -55,62 +57,6 @@ pub enum Sharing {
     Conditional { condition: String },
     /// 3 不予共享: never flows.
     Refused { basis: String },
-}
-
-/// Where a field's value comes from and what is done to it, in this order: value, default, code list or format, unit.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FieldMapping {
-    pub value: ValueSource,
-    /// Used where the source value is null or empty.
-    pub default: Option<String>,
-    /// Source value -> standard value; a value that is not listed is an error of the record (a warning and null where the field
-    /// is not mandatory) unless `other` is set.
-    pub codes: BTreeMap<String, String>,
-    /// Standard value of source values that `codes` does not list.
-    pub other: Option<String>,
-    /// Date or time formats, tried in order (`yyyyMMdd`, `yyyy-MM-dd HH:mm:ss`, `epoch_ms`, `excel`, …); none: every form
-    /// that is unambiguous by itself.
-    pub formats: Vec<String>,
-    /// Reads 2099-12-31, 长期, 永久 and `--` as the open end 9999-12-31.
-    pub open_end: bool,
-    pub unit: Option<Unit>,
-    /// Edition of the code list at the source (`2011` for GB/T 4754, `1984` for GB/T 4658).
-    pub edition: Option<String>,
-    /// Splits one text into a list field. In a field of one value each part makes a record of its own: several winners in one
-    /// row are several records, and all fields that are split so must give the same number of parts.
-    pub split: Option<String>,
-    /// Line and column in the resource's file, for messages.
-    pub at: Place,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum ValueSource {
-    Column(String),
-    /// Several columns joined; null and empty ones are left out.
-    Joined {
-        columns: Vec<String>,
-        separator: String,
-    },
-    Constant(String),
-    /// A CEL expression over `row.<column>`.
-    Cel(String),
-    /// Column `value` of the row that a dictionary has for the values of these columns.
-    Lookup {
-        lookup: String,
-        from: Vec<String>,
-        value: String,
-    },
-}
-
-/// What one unit of the source column is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// 元
-    Yuan,
-    /// 万元, the unit of the standard's amounts
-    TenThousandYuan,
-    /// 亿元
-    HundredMillionYuan,
 }
 
 /// 1-based.
@@ -138,9 +84,12 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let entity = root.required("entity", |root, key| read_entity(root, key, world));
     let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
-    let setting = Setting { system: system.as_ref(), table: table.as_ref(), entity, world };
+    let setting = Setting { system: system.as_ref(), table: table.as_ref(), world };
     let joins = join::read(&root, &setting);
-    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, &setting, sharing.as_ref(), &joins)));
+    let reader = mapping::Reader::new(world);
+    let condition = reader.expression(&root, "where");
+    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, sharing.as_ref(), &reader)));
+    joins.check(&root, reader, &setting);
     let not_provided =
         root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
     if let (Some(entity), true) = (entity, root.is_table("map")) {
@@ -169,6 +118,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
             names,
             entity,
             sharing,
+            condition,
             map,
             joins: joins.into_map(),
             not_provided,
@@ -323,13 +273,13 @@ fn read_sharing(section: &Section<'_>) -> Option<Sharing> {
 
 fn read_map(
     section: Section<'_>,
-    setting: &Setting<'_>,
+    entity: Option<&Entity>,
     sharing: Option<&Sharing>,
-    joins: &Joins,
+    reader: &mapping::Reader<'_>,
 ) -> BTreeMap<String, FieldMapping> {
     let mut map = BTreeMap::new();
     for key in section.keys() {
-        let field = match setting.entity {
+        let field = match entity {
             None => None,
             Some(entity) => match entity.field(&key.value) {
                 Some(field) => Some(field),
@@ -346,14 +296,9 @@ fn read_map(
             let help = "share it by type 2, or leave the field out".to_owned();
             section.problem(&key.at, "grade", message, Some(help));
         }
-        let Some(mapping) = mapping::read(&section, &key, field) else { continue };
-        for (column, at) in &mapping.columns {
-            joins.check_column(&section, column, at, setting);
+        if let Some(mapping) = reader.field(&section, &key, field) {
+            map.insert(key.value, mapping);
         }
-        if let Some(uses) = &mapping.lookup {
-            joins.check_lookup(&section, uses, setting);
-        }
-        map.insert(key.value, mapping.mapping);
     }
     map
 }

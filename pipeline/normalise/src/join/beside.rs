@@ -43,8 +43,12 @@ enum Found<'g> {
 }
 
 impl JoinPlan {
-    /// The joined cells of a row. `Err`: the rows of this key are not loaded.
-    pub(crate) fn join<'g>(&self, row: &Row<'_, '_>, groups: &'g Cached<Group>) -> Result<(Vec<Cell<'g>>, Uses), GroupKey> {
+    /// The joined cells of a row; without `groups` nothing is found. `Err`: the rows of this key are not loaded.
+    pub(crate) fn join<'g>(
+        &self,
+        row: &Row<'_, '_>,
+        groups: Option<&'g Cached<Group>>,
+    ) -> Result<(Vec<Cell<'g>>, Uses), GroupKey> {
         let mut uses = Uses::default();
         let mut found: Vec<Found<'g>> = Vec::with_capacity(self.finds.len());
         for find in &self.finds {
@@ -58,7 +62,7 @@ impl JoinPlan {
         find: &Find,
         row: &Row<'_, '_>,
         before: &[Found<'g>],
-        groups: &'g Cached<Group>,
+        groups: Option<&'g Cached<Group>>,
         uses: &mut Uses,
     ) -> Result<Found<'g>, GroupKey> {
         let Some(table) = self.tables.get(find.table) else { return Ok(Found::NoKey) };
@@ -76,6 +80,7 @@ impl JoinPlan {
             }
         }
         let Some(key) = table.group(parts.iter().map(String::as_str)) else { return Ok(Found::Missing) };
+        let Some(groups) = groups else { return Ok(Found::Missing) };
         if !groups.is_loaded(&key) {
             return Err(key);
         }

@@ -56,61 +56,69 @@ pub(super) struct Find {
 }
 
 /// Numbers the columns that a mapping reads: those of its table, and behind [`FIRST_JOINED`] those of joined rows.
-#[derive(Debug)]
-pub(crate) struct ColumnSet<'r> {
+#[derive(Debug, Default)]
+pub(crate) struct ColumnSet {
     own: Vec<String>,
-    declared: &'r BTreeMap<String, Join>,
+    declared: BTreeMap<String, Join>,
     plan: JoinPlan,
     /// Joins whose sources are being numbered.
     depth: usize,
+    /// A join that cannot be followed.
+    fault: Option<String>,
 }
 
-impl<'r> ColumnSet<'r> {
-    pub(crate) fn new(declared: &'r BTreeMap<String, Join>, names: Names) -> Self {
-        Self { own: Vec::new(), declared, plan: JoinPlan { names, ..JoinPlan::default() }, depth: 0 }
+impl ColumnSet {
+    pub(crate) fn new(declared: BTreeMap<String, Join>, names: Names) -> Self {
+        Self { declared, plan: JoinPlan { names, ..JoinPlan::default() }, ..Self::default() }
     }
 
     /// The number of a column, or of a join's: `name.column`.
-    pub(crate) fn number(&mut self, column: &str) -> Result<usize, MappingError> {
-        let declared = self.declared;
-        let joined = column.split_once('.').and_then(|(name, part)| Some((name, declared.get(name)?, part)));
-        let Some((name, join, part)) = joined else {
-            return Ok(position_or_push(&mut self.own, |known| known == column, || column.to_owned()));
+    pub(crate) fn number(&mut self, column: &str) -> usize {
+        let joined = column.split_once('.').and_then(|(name, part)| Some((name, self.declared.get(name)?.from.clone(), part)));
+        match joined {
+            Some((name, from, part)) => self.lookup(name, &from, part),
+            None => position_or_push(&mut self.own, |known| known == column, || column.to_owned()),
+        }
+    }
+
+    /// The number of a column of the joined row that is found by `from`.
+    pub(crate) fn lookup(&mut self, name: &str, from: &[String], part: &str) -> usize {
+        let Some(find) = self.find(name, from) else {
+            self.fault.get_or_insert_with(|| name.to_owned());
+            return FIRST_JOINED;
         };
-        self.joined(name, join, &join.from, part)
-    }
-
-    /// The number of a column of the dictionary row that is found by `from`.
-    pub(crate) fn lookup(&mut self, name: &str, from: &[String], part: &str) -> Result<usize, MappingError> {
-        let join = self.declared.get(name).ok_or_else(|| MappingError::Join { name: name.to_owned() })?;
-        self.joined(name, join, from, part)
-    }
-
-    fn joined(&mut self, name: &str, join: &Join, from: &[String], part: &str) -> Result<usize, MappingError> {
-        let find = self.find(name, join, from)?;
         let table = self.plan.finds.get(find).map_or(0, |find| find.table);
         let column = self.plan.tables.get_mut(table).map_or(0, |table| table.column(part));
         let cell = (find, column);
-        Ok(FIRST_JOINED + position_or_push(&mut self.plan.cells, |known| *known == cell, || cell))
+        FIRST_JOINED + position_or_push(&mut self.plan.cells, |known| *known == cell, || cell)
     }
 
-    fn find(&mut self, name: &str, join: &Join, from: &[String]) -> Result<usize, MappingError> {
-        // The directory's check refuses both.
-        if self.depth > self.declared.len() || from.len() != join.key.len() {
-            return Err(MappingError::Join { name: name.to_owned() });
+    /// `None` where its key needs itself or has another number of columns, which the directory's check refuses.
+    fn find(&mut self, name: &str, from: &[String]) -> Option<usize> {
+        let join = self.declared.get(name).filter(|join| join.key.len() == from.len())?.clone();
+        if self.depth > self.declared.len() {
+            return None;
         }
         self.depth += 1;
-        let from = from.iter().map(|column| self.number(column)).collect::<Result<Vec<_>, _>>()?;
+        let from: Vec<usize> = from.iter().map(|column| self.number(column)).collect();
         self.depth -= 1;
-        let table = position_or_push(&mut self.plan.tables, |known| known.name == name, || JoinedTable::new(name, join));
+        let table = position_or_push(&mut self.plan.tables, |known| known.name == name, || JoinedTable::new(name, &join));
         let same = |known: &Find| known.table == table && known.from == from;
-        Ok(position_or_push(&mut self.plan.finds, same, || Find { table, from: from.clone() }))
+        Some(position_or_push(&mut self.plan.finds, same, || Find { table, from: from.clone() }))
     }
 
     /// The columns of the resource's table, and the joins that any field reads.
-    pub(crate) fn finish(mut self) -> (Vec<String>, Option<JoinPlan>) {
+    pub(crate) fn finish(mut self) -> Result<(Vec<String>, Option<JoinPlan>), MappingError> {
+        if let Some(name) = self.fault {
+            return Err(MappingError::Join { name });
+        }
         self.plan.tables.iter_mut().for_each(JoinedTable::identify);
-        (self.own, (!self.plan.tables.is_empty()).then_some(self.plan))
+        Ok((self.own, (!self.plan.tables.is_empty()).then_some(self.plan)))
+    }
+
+    /// The columns, where none is of a join.
+    pub(crate) fn into_own(self) -> Vec<String> {
+        self.own
     }
 }
 

@@ -113,7 +113,7 @@ impl Worker {
         let state = || arrival.source.as_ref().and_then(|source| overlay.rows.get(source)?.columns.as_ref());
         let kept = columns.or_else(state);
         let row = Row { columns: &self.mapping.columns, kept, ..Row::plain(&bound.slots, &after, &absent, &lossy) };
-        plan.join(&row, &overlay.joins.groups).err()
+        plan.join(&row, Some(&overlay.joins.groups)).err()
     }
 
     /// Takes over one event of a joined table; `true` for a truncate, which is left to the caller.

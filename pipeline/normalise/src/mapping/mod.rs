@@ -4,9 +4,12 @@
 //! pauses before the first such event and says so.
 
 mod cel;
+mod clean;
 pub(crate) mod column;
 mod columns;
+mod entry;
 mod field;
+mod items;
 mod switches;
 
 use std::sync::Arc;
@@ -21,7 +24,10 @@ use thiserror::Error;
 use crate::join::plan::{ColumnSet, JoinPlan};
 
 pub(crate) use columns::Columns;
-pub(crate) use field::{FieldPlan, Reading, Refusal, is_empty};
+use entry::Formula;
+pub(crate) use entry::{EntryPlan, Reading, Refusal, is_empty};
+pub(crate) use field::{Chosen, FieldPlan};
+pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
 
 /// What is wrong with a mapping, whatever the source sends.
@@ -32,14 +38,28 @@ pub enum MappingError {
     NoEntity { entity: String },
     #[error("line {line}: entity {entity} has no field `{field}`")]
     NoField { entity: String, field: String, line: usize },
-    #[error("line {line}: field `{field}`: {error}")]
-    Options { field: String, line: usize, error: OptionError },
-    #[error("line {line}: field `{field}`: the expression does not compile: {reason}")]
-    Expression { field: String, line: usize, reason: String },
+    #[error("line {line}: field `{field}`: {fault}")]
+    Field { field: String, line: usize, fault: Fault },
+    #[error("`where`: {0}")]
+    Condition(Fault),
     #[error("`{name}` cannot be joined: its key needs itself, or has another number of columns")]
     Join { name: String },
     #[error("the entity's schema does not compile: {0}")]
     Schema(PlanError),
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    #[error(transparent)]
+    Options(OptionError),
+    #[error("the expression does not compile: {0}")]
+    Expression(String),
+    #[error("cases and items do not stand within another entry")]
+    Nested,
+    #[error("the items have no member `{0}`")]
+    NoMember(String),
 }
 
 /// Why a mapping cannot read events by a writer's schema.
@@ -66,6 +86,8 @@ pub(crate) struct Mapping {
     /// Tables that are read beside the resource's own; `None` for most resources.
     pub(crate) joins: Option<JoinPlan>,
     pub(crate) fields: Vec<FieldPlan>,
+    /// Holds for the rows that give records.
+    pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
     /// Rules that weigh otherwise here.
@@ -106,12 +128,48 @@ impl Slot {
     }
 }
 
+/// Places of columns among those of a mapping, and which of them were asked for.
+#[derive(Debug)]
+pub(crate) struct Slots<'c> {
+    columns: &'c mut ColumnSet,
+    read: Vec<usize>,
+}
+
+impl<'c> Slots<'c> {
+    fn new(columns: &'c mut ColumnSet) -> Self {
+        Self { columns, read: Vec::new() }
+    }
+
+    /// The column's place; one that is not there yet is added.
+    fn of(&mut self, column: &str) -> usize {
+        let slot = self.columns.number(column);
+        self.note(slot)
+    }
+
+    /// The place of a column of the dictionary row that is found by `from`.
+    fn of_lookup(&mut self, lookup: &str, from: &[String], column: &str) -> usize {
+        let slot = self.columns.lookup(lookup, from, column);
+        self.note(slot)
+    }
+
+    fn note(&mut self, slot: usize) -> usize {
+        if !self.read.contains(&slot) {
+            self.read.push(slot);
+        }
+        slot
+    }
+
+    fn into_read(self) -> Vec<usize> {
+        self.read
+    }
+}
+
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
         let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
         let switches = Switches::compile(&resource.rules, &mut entity);
-        let mut columns = ColumnSet::new(&resource.joins, resource.names);
+        let mut columns = ColumnSet::new(resource.joins.clone(), resource.names);
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
             let field = entity.field(name).ok_or_else(|| MappingError::NoField {
@@ -122,7 +180,10 @@ impl Mapping {
             fields.push(FieldPlan::compile(field, mapping, &mut columns)?);
         }
         fields.sort_by_key(|field| field.index);
-        let (columns, joins) = columns.finish();
+        let mut slots = Slots::new(&mut columns);
+        let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
+        let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
+        let (columns, joins) = columns.finish()?;
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -136,6 +197,7 @@ impl Mapping {
             columns,
             joins,
             fields,
+            condition,
             entity,
         })
     }

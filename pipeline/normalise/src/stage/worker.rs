@@ -321,7 +321,7 @@ impl Worker {
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
                 Some(Binding::Ready(bound)) => {
-                    runner.run_beside(bound, &arrival.raw(), columns, fallback_us, groups).map_err(|_| Fault::Decode)
+                    runner.run_beside(bound, &arrival.raw(), columns, fallback_us, Some(groups)).map_err(|_| Fault::Decode)
                 }
                 Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
