@@ -8,7 +8,7 @@ use super::codes::{CodeList, ListError};
 use super::entity::Entity;
 use super::facts::Facts;
 use super::field::FieldKind;
-use super::table::Tables;
+use super::table::{TITLES_NAME, Table, Tables};
 use super::{Standard, table_file};
 use crate::avro::compat::{self, CompatError, Compatibility};
 use crate::contract::Revision;
@@ -37,6 +37,7 @@ pub(crate) fn extend(files: &[Document], revision: Revision, report: &Report) ->
     standard.extension = Some(revision);
     let mut extension = Extension { standard, files, report, broken: BTreeSet::new() };
     extension.read_tables();
+    extension.read_titles();
     extension.read_entities();
     Extended { standard: extension.standard, broken: extension.broken }
 }
@@ -117,7 +118,7 @@ impl<'a> Extension<'a> {
 
     fn read_tables(&mut self) {
         for document in self.files {
-            let Some(name) = file_name(document).strip_suffix(TABLE) else { continue };
+            let Some(name) = file_name(document).strip_suffix(TABLE).filter(|name| *name != TITLES_NAME) else { continue };
             if !is_plain(name) {
                 let help = "lower-case letters, digits and underscores".to_owned();
                 let message = format!("`{}` is no name of a code table", scalar::short(name));
@@ -137,6 +138,18 @@ impl<'a> Extension<'a> {
                     self.report.push(document.problem(&At::File, "bad-table", message, error.help));
                 }
             }
+        }
+    }
+
+    /// The titles of tables; after the tables, which they name.
+    fn read_titles(&mut self) {
+        let Some(document) = self.document(&format!("{TITLES_NAME}{TABLE}")) else { return };
+        let known = |name: &str| {
+            self.standard.tables.names().any(|known| known == name) || self.document(&format!("{name}{TABLE}")).is_some()
+        };
+        table_file::check_titles(document, self.report, known);
+        if let (false, Ok(titles)) = (self.report.names(&document.name), Table::parse(&document.text)) {
+            Arc::make_mut(&mut self.standard.tables).add_titles(&titles);
         }
     }
 
