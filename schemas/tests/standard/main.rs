@@ -2,8 +2,11 @@
 
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod catalogue;
 mod extension;
 mod fields;
+mod forms;
+mod promises;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +14,8 @@ use std::sync::Arc;
 use guitong_schemas::contract::resource::{FieldMapping, Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::standard::{
-    CHECKS, Clock, Entity, EntityField, FieldKind, FieldOptions, Finding, Grade, Level, OptionError, RecordContext, Standard,
-    StandardValue, Zone, vectors,
+    CHECKS, Clock, Entity, EntityField, FieldKind, FieldOptions, Finding, Grade, Level, Obligation, OptionError, RecordContext,
+    Standard, StandardValue, Zone, vectors,
 };
 use proptest::prelude::*;
 
