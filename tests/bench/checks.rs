@@ -2,7 +2,7 @@
 
 use guitong_schemas::standard::{Clock, Standard, Zone};
 
-use crate::rounds::{Verdict, timed};
+use crate::rounds::{Verdict, median, timed};
 use crate::{Failure, allocations};
 
 /// Values of one kind, and how often they are read in one run.
@@ -23,13 +23,17 @@ const fn case(kind: &'static str, written: &'static str, value: fn(u32) -> Strin
 }
 
 const CASES: [Case; 21] = [
-    case("citizen_id", "18 characters", |n| guitong::demo::citizen_number(n)),
-    case("uscc", "18 characters", |n| guitong::demo::credit_code(n)),
-    case("orgcode", "9 characters", |n| guitong::demo::credit_code(n).chars().skip(8).take(9).collect()),
-    case("bizreg15", "15 digits", |_| "310230001716146".to_owned()),
+    case("citizen_id", "18 characters", |n| completed("citizen_id", format!("45010319900101{}", 996 + n % 4), "0123456789X")),
+    case("uscc", "18 characters", |n| {
+        completed("uscc", format!("91450103{}", organisation(n)), "0123456789ABCDEFGHJKLMNPQRTUWXY")
+    }),
+    case("orgcode", "9 characters", organisation),
+    case("bizreg15", "15 digits", |n| completed("bizreg15", format!("45010000{n:06}"), "0123456789")),
     case("mobile", "11 digits", |n| format!("160{n:08}")),
-    case("bankcard", "16 digits", |_| "6200000000000005".to_owned()),
-    case("division", "6 digits", |n| ["450103", "450202", "450302", "440305"].get(n as usize % 4).copied().unwrap_or_default().to_owned()),
+    case("bankcard", "16 digits", |n| completed("bankcard", format!("620000{n:09}"), "0123456789")),
+    case("division", "6 digits", |n| {
+        ["450103", "450202", "450302", "440305"].get(n as usize % 4).copied().unwrap_or_default().to_owned()
+    }),
     case("project_code", "24 characters", |n| format!("2403-450103-04-01-{:06}", 100_000 + n)),
     case("date", "2017-09-22", |n| format!("20{:02}-{:02}-{:02}", n % 26, n % 12 + 1, n % 28 + 1)),
     case("date", "20170922", |n| format!("20{:02}{:02}{:02}", n % 26, n % 12 + 1, n % 28 + 1)),
@@ -39,12 +43,29 @@ const CASES: [Case; 21] = [
     case("date_open_end", "2099-12-31", |n| format!("2{}99-12-31", n % 2)),
     case("date_excel_serial", "43000", |n| (40_000 + n).to_string()),
     case("date_epoch_ms", "1506009600000", |n| (1_506_009_600_000 + u64::from(n) * 86_400_000).to_string()),
-    case("datetime", "2017-09-22 08:30:05", |n| format!("20{:02}-{:02}-{:02} 08:{:02}:05", n % 26, n % 12 + 1, n % 28 + 1, n % 60)),
-    case("datetime", "2017-09-22T08:30:05+08:00", |n| format!("20{:02}-{:02}-{:02}T08:{:02}:05+08:00", n % 26, n % 12 + 1, n % 28 + 1, n % 60)),
+    case("datetime", "2017-09-22 08:30:05", |n| {
+        format!("20{:02}-{:02}-{:02} 08:{:02}:05", n % 26, n % 12 + 1, n % 28 + 1, n % 60)
+    }),
+    case("datetime", "2017-09-22T08:30:05+08:00", |n| {
+        format!("20{:02}-{:02}-{:02}T08:{:02}:05+08:00", n % 26, n % 12 + 1, n % 28 + 1, n % 60)
+    }),
     case("text", "20 characters", |n| format!("南宁市青秀区民族大道{n}号金湖广场一层")),
     case("code:gbt3304_ethnic", "a code", |n| format!("{:02}", n % 56 + 1)),
     case("decimal:24,6", "1234.5", |n| format!("{n}.5")),
 ];
+
+/// A code of the range that nobody is given.
+fn organisation(number: u32) -> String {
+    completed("orgcode", format!("PDY{number:05}"), "0123456789X")
+}
+
+/// The code with the check character that makes it valid.
+fn completed(kind: &str, body: String, checks: &str) -> String {
+    let clock = Clock::at(NOW, Zone::shanghai());
+    let Ok(checker) = Standard::builtin().checker(kind) else { return body };
+    let whole = checks.chars().map(|check| format!("{body}{check}"));
+    whole.into_iter().find(|code| checker.check(code, &clock).verdict().is_valid()).unwrap_or(body)
+}
 
 pub(crate) fn run(runs: usize) -> crate::Outcome {
     let standard = Standard::builtin();
@@ -80,14 +101,13 @@ pub(crate) fn run(runs: usize) -> crate::Outcome {
                 took.as_secs_f64() * 1e9 / done as f64
             })
             .collect();
-        times.sort_by(f64::total_cmp);
-        let of = |at: usize| times.get(at).copied().unwrap_or_default();
+        let middle = median(&mut times);
         println!(
             "{kind:<20}  {:<26}  {:>5.0} ({:.0} to {:.0})  {:.2}",
             written,
-            of(times.len() / 2),
-            of(0),
-            of(times.len() - 1),
+            middle,
+            times.first().copied().unwrap_or_default(),
+            times.last().copied().unwrap_or_default(),
             made as f64 / f64::from(VALUES)
         );
     }

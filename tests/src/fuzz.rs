@@ -141,8 +141,24 @@ pub fn date(bytes: &[u8]) {
 /// A value of any kind of the standard, which the first byte chooses.
 pub fn check(bytes: &[u8]) {
     const KINDS: [&str; 18] = [
-        "citizen_id", "uscc", "orgcode", "bizreg15", "mobile", "bankcard", "division", "project_code", "text", "name:100", "address:400",
-        "phone:18", "identifier:25", "registration_no:100", "decimal:24,6", "industry", "code:gbt3304_ethnic", "steps",
+        "citizen_id",
+        "uscc",
+        "orgcode",
+        "bizreg15",
+        "mobile",
+        "bankcard",
+        "division",
+        "project_code",
+        "text",
+        "name:100",
+        "address:400",
+        "phone:18",
+        "identifier:25",
+        "registration_no:100",
+        "decimal:24,6",
+        "industry",
+        "code:gbt3304_ethnic",
+        "steps",
     ];
     checked(&KINDS, bytes);
 }
@@ -158,7 +174,9 @@ fn checked(kinds: &[&str], bytes: &[u8]) {
     let found = checker.check(value, &clock);
     assert!(found.verdict() != Verdict::Error || !found.findings.is_empty(), "a value that is refused has its rule");
     // Serial numbers become dates, and steps a list of names.
-    let Some(canonical) = found.normalised.filter(|_| !matches!(kind, "date_excel_serial" | "date_epoch_ms" | "steps")) else { return };
+    let Some(canonical) = found.normalised.filter(|_| !matches!(kind, "date_excel_serial" | "date_epoch_ms" | "steps")) else {
+        return;
+    };
     let again = checker.check(&canonical, &clock);
     assert_eq!(again.normalised.as_deref(), Some(canonical.as_str()), "{kind} reads its own canonical form otherwise");
 }

@@ -1,6 +1,6 @@
 //! The built-in standard with the files of a directory: entities and code tables that they add or replace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::build::{self, Surroundings};
@@ -35,7 +35,7 @@ pub(crate) fn extend(files: &[Document], revision: Revision, report: &Report) ->
         return Extended { standard, broken: BTreeSet::new() };
     }
     standard.extension = Some(revision);
-    let mut extension = Extension { standard, files, report, broken: BTreeSet::new() };
+    let mut extension = Extension { standard, files, report, broken: BTreeSet::new(), broken_tables: BTreeSet::new() };
     extension.read_tables();
     extension.read_titles();
     extension.read_entities();
@@ -109,6 +109,8 @@ struct Extension<'a> {
     files: &'a [Document],
     report: &'a Report,
     broken: BTreeSet<String>,
+    /// Tables whose files have problems: what asks for one of them is not wrong for that.
+    broken_tables: BTreeSet<&'a str>,
 }
 
 impl<'a> Extension<'a> {
@@ -127,6 +129,12 @@ impl<'a> Extension<'a> {
             }
             table_file::check(name, document, self.report);
             if self.report.names(&document.name) {
+                self.broken_tables.insert(name);
+                continue;
+            }
+            if !self.standard.tables.names().any(|known| known == name) {
+                // Nothing that is built in asks for it.
+                Arc::make_mut(&mut self.standard.tables).insert(name.to_owned(), document.text.clone());
                 continue;
             }
             let mut tables = Tables::clone(&self.standard.tables);
@@ -154,7 +162,6 @@ impl<'a> Extension<'a> {
     }
 
     fn read_entities(&mut self) {
-        let mut declared: BTreeMap<String, &str> = BTreeMap::new();
         for document in self.files {
             let file = file_name(document);
             if let Some(stem) = file.strip_suffix(KEY) {
@@ -171,12 +178,16 @@ impl<'a> Extension<'a> {
                 self.report.push(document.problem(&At::File, "no-key", format!("the entity {stem} has no key"), help));
                 continue;
             };
-            let around = Surroundings { tables: &self.standard.tables, facts: &self.standard.facts, report: self.report };
+            let around = Surroundings {
+                tables: &self.standard.tables,
+                broken_tables: &self.broken_tables,
+                facts: &self.standard.facts,
+                report: self.report,
+            };
             let Some(entity) = build::entity(document, key, around) else { continue };
             if entity.name != stem {
                 let help = Some(format!("name the file {}{SCHEMA}, or the entity {stem}", scalar::short(&entity.name)));
-                let other =
-                    declared.get(&entity.name).copied().or(self.document(&format!("{}{SCHEMA}", entity.name)).map(file_name));
+                let other = self.document(&format!("{}{SCHEMA}", entity.name)).map(file_name);
                 let (code, message) = match other {
                     Some(other) => ("duplicate-entity", format!("the entity {} is already that of {other}", entity.name)),
                     None => ("bad-name", format!("the file declares the entity {}", scalar::short(&entity.name))),
@@ -185,7 +196,6 @@ impl<'a> Extension<'a> {
                 continue;
             }
             if self.goes_with_built_in(&entity, document, key) {
-                declared.insert(entity.name.clone(), file);
                 self.broken.remove(stem);
                 self.standard.entities.insert(entity.name.clone(), Arc::new(entity));
             }

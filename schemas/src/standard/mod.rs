@@ -32,7 +32,7 @@ mod text;
 mod value;
 pub mod vectors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
@@ -105,7 +105,8 @@ impl Standard {
     fn build_in() -> Result<Self, String> {
         let (report, tables) = (Report::default(), Tables::builtin());
         let facts = Arc::new(Facts::build(&tables).map_err(|error| error.to_string())?);
-        let around = build::Surroundings { tables: &tables, facts: &facts, report: &report };
+        let around =
+            build::Surroundings { tables: &tables, broken_tables: &BTreeSet::new(), facts: &facts, report: &report };
         let built = ENTITIES.iter().filter_map(|(schema, key)| {
             let document = |text: &str| Document::new("built in".to_owned(), text.to_owned());
             build::entity(&document(schema), &document(key), around)
