@@ -10,6 +10,7 @@ mod handle;
 mod keyed;
 mod mapping;
 mod metrics;
+mod outline;
 mod quarantine;
 mod stage;
 mod transform;
@@ -21,6 +22,8 @@ pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayR
 pub use keyed::overlay::StateError;
 pub use mapping::MappingError;
 pub use metrics::Metrics;
+pub use outline::{SourceColumn, source_columns};
 pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
 pub use stage::{NormaliseContext, Normaliser};
+pub use transform::conceal;
 pub use trial::{Outcome, Trial, TrialError};

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod init;
 mod quarantine;
+mod resource;
 mod run;
 mod slots;
 mod status;
@@ -71,6 +72,9 @@ enum Command {
     /// Look at rejected records and let them in again
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    /// See what a resource's mapping does before anything is published
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
@@ -91,10 +95,11 @@ pub async fn execute(cli: Cli) -> u8 {
     let color = cli.color.enabled();
     let outcome = match cli.command {
         Command::Init(command) => command.execute(),
-        Command::Check(command) => command.execute(color),
+        Command::Check(command) => command.execute(color).await,
         Command::Run(command) => command.execute(color).await,
         Command::Status(command) => command.execute().await,
         Command::Quarantine(command) => command.execute().await,
+        Command::Resource(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,

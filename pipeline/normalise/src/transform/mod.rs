@@ -387,7 +387,8 @@ fn text_of_reading(reading: Reading<'_>) -> Option<String> {
 }
 
 /// A value as an operator may see it: clear up to G1, the first character at G2, a few outer characters of a long one at G3.
-fn conceal(text: &str, grade: Grade) -> String {
+#[must_use]
+pub fn conceal(text: &str, grade: Grade) -> String {
     let characters = text.chars().count();
     let (head, tail) = match grade {
         Grade::G0 | Grade::G1 if characters <= SHOWN => return text.to_owned(),
