@@ -105,8 +105,7 @@ impl Standard {
     fn build_in() -> Result<Self, String> {
         let (report, tables) = (Report::default(), Tables::builtin());
         let facts = Arc::new(Facts::build(&tables).map_err(|error| error.to_string())?);
-        let around =
-            build::Surroundings { tables: &tables, broken_tables: &BTreeSet::new(), facts: &facts, report: &report };
+        let around = build::Surroundings { tables: &tables, broken_tables: &BTreeSet::new(), facts: &facts, report: &report };
         let built = ENTITIES.iter().filter_map(|(schema, key)| {
             let document = |text: &str| Document::new("built in".to_owned(), text.to_owned());
             build::entity(&document(schema), &document(key), around)
