@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use guitong_schemas::standard::Standard;
 use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -28,6 +29,9 @@ pub struct Layouts {
 pub struct Layout {
     pub resource: String,
     pub system: String,
+    pub entity: String,
+    /// Of the catalogue.
+    pub code: String,
     /// Without schema.
     pub table: String,
     /// Example rows, column to value.
@@ -53,6 +57,40 @@ impl Layouts {
             sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut database).await.map_err(failed)?;
         }
         Ok(layouts)
+    }
+
+    /// Declares one more department, which is granted every field of every resource without a mask, each in a SQLite table `records`
+    /// of its own ([`Layouts::sink`]).
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn share(&self) -> Result<(), ServerError> {
+        let write = |file: String, text: String| {
+            let path = self.path().join(file);
+            fs::create_dir_all(path.parent().unwrap_or(self.path())).and_then(|()| fs::write(&path, text)).map_err(failed)
+        };
+        fs::create_dir_all(self.path().join("sinks")).map_err(failed)?;
+        write("departments/reader.toml".to_owned(), "title = \"订阅方\"\ncode = \"11450000PDY00001X0\"\n".to_owned())?;
+        for layout in all()? {
+            let name = &layout.resource;
+            let entity = Standard::builtin().entity(&layout.entity).ok_or_else(|| failed(format!("no {}", layout.entity)))?;
+            let fields: Vec<String> = entity.fields.iter().map(|field| format!("\"{}\"", field.name)).collect();
+            let masks: Vec<String> = entity.fields.iter().map(|field| format!("{} = \"none\"", field.name)).collect();
+            let text = format!(
+                "subscriber = \"reader\"\nresource = \"{}\"\npurpose = \"测试\"\napproval = {{ number = \"测试〔2026〕1号\", until = 2099-12-31 }}\nfields = [{}]\nmasks = {{ {} }}\n\n[sink]\nkind = \"sqlite\"\npath = \"sinks/{name}.db\"\ntable = \"records\"\n",
+                layout.code,
+                fields.join(", "),
+                masks.join(", ")
+            );
+            write(format!("subscriptions/{name}.toml"), text)?;
+        }
+        Ok(())
+    }
+
+    /// The database that a resource is delivered to.
+    #[must_use]
+    pub fn sink(&self, resource: &str) -> PathBuf {
+        self.path().join(format!("sinks/{resource}.db"))
     }
 
     #[must_use]
@@ -114,6 +152,8 @@ fn layout(resource: String) -> Result<Layout, ServerError> {
     };
     Ok(Layout {
         system: word("system")?,
+        entity: word("entity")?,
+        code: word("code")?,
         table: word("table")?,
         rows: examples.lines().map(row).collect::<Result<_, _>>()?,
         resource,
