@@ -121,8 +121,15 @@ pub fn all() -> Result<Vec<Layout>, ServerError> {
 /// When a file is not as it should be.
 pub fn statements(system: &str) -> Result<String, ServerError> {
     let mut script = fs::read_to_string(source().join(format!("databases/{system}.sql"))).map_err(failed)?;
+    // Two resources may read one table, and have its rows both.
+    let mut inserted: Vec<(String, Map<String, Value>)> = Vec::new();
     for layout in all()?.iter().filter(|layout| layout.system == system) {
         for row in &layout.rows {
+            let place = (layout.table.clone(), row.clone());
+            if inserted.contains(&place) {
+                continue;
+            }
+            inserted.push(place);
             let columns: Vec<String> = row.keys().map(|column| quoted(column, '"')).collect();
             let values: Vec<String> = row.values().map(literal).collect();
             let _ = writeln!(
