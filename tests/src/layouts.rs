@@ -39,11 +39,11 @@ pub struct Layout {
 }
 
 impl Layouts {
-    /// Copies the directory and builds every system's database.
+    /// Copies the directory and builds every system's database, with these rows.
     ///
     /// # Errors
     /// When a file or a statement is not as it should be.
-    pub async fn build() -> Result<Self, ServerError> {
+    pub async fn build(all: &[Layout]) -> Result<Self, ServerError> {
         let root = tempfile::tempdir().map_err(failed)?;
         copy(&source(), root.path())?;
         let layouts = Self { root };
@@ -53,7 +53,8 @@ impl Layouts {
                 SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.map_err(failed)?;
             sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut database).await.map_err(failed)?;
             // SQLite has no comments on tables and columns.
-            let script = statements(&system)?.lines().filter(|line| !line.starts_with("COMMENT ON")).fold(String::new(), append);
+            let script =
+                statements(&system, all)?.lines().filter(|line| !line.starts_with("COMMENT ON")).fold(String::new(), append);
             sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut database).await.map_err(failed)?;
         }
         Ok(layouts)
@@ -119,11 +120,11 @@ pub fn all() -> Result<Vec<Layout>, ServerError> {
 ///
 /// # Errors
 /// When a file is not as it should be.
-pub fn statements(system: &str) -> Result<String, ServerError> {
+pub fn statements(system: &str, all: &[Layout]) -> Result<String, ServerError> {
     let mut script = fs::read_to_string(source().join(format!("databases/{system}.sql"))).map_err(failed)?;
     // Two resources may read one table, and have its rows both.
     let mut inserted: Vec<(String, Map<String, Value>)> = Vec::new();
-    for layout in all()?.iter().filter(|layout| layout.system == system) {
+    for layout in all.iter().filter(|layout| layout.system == system) {
         for row in &layout.rows {
             let place = (layout.table.clone(), row.clone());
             if inserted.contains(&place) {

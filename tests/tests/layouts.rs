@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use guitong_schemas::standard::Standard;
 use guitong_tests::exchange::binary;
 use guitong_tests::layouts::{self, Layout, Layouts};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{ConnectOptions, Row, ValueRef};
@@ -33,20 +35,85 @@ fn text(bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_come_out_the_same_checked_tried_and_through_an_exchange() {
-    let layouts = Layouts::build().await.unwrap();
+    let all = layouts::all().unwrap();
+    let layouts = Layouts::build(&all).await.unwrap();
+    let checked = guitong(layouts.path(), &["check"]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let examples = |layout: &Layout| layouts.path().join(format!("resources/{}.examples.jsonl", layout.resource));
+    exchange(&layouts, &all, examples).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_rows_come_out_the_same_tried_and_through_an_exchange() {
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let mut all = layouts::all().unwrap();
+    let mut tables: BTreeMap<(String, String), Vec<Map<String, Value>>> = BTreeMap::new();
+    for layout in &mut all {
+        // Resources of one table have its rows both.
+        let table = tables.entry((layout.system.clone(), layout.table.clone()));
+        layout.rows = table.or_insert_with(|| shuffled(&layout.rows, &mut random)).clone();
+    }
+    let layouts = Layouts::build(&all).await.unwrap();
+    let file = |layout: &Layout| {
+        let path = layouts.path().join(format!("{}.jsonl", layout.resource));
+        let lines: Vec<String> = layout.rows.iter().map(|row| Value::Object(row.clone()).to_string()).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        path
+    };
+    exchange(&layouts, &all, file).await;
+}
+
+/// Lets departments' tables flow to a subscriber, and compares what arrives with what is made of the same rows in files.
+async fn exchange(layouts: &Layouts, all: &[Layout], file: impl Fn(&Layout) -> PathBuf) {
     layouts.share().unwrap();
     let dir = layouts.path();
-    let checked = guitong(dir, &["check"]);
-    assert!(checked.status.success(), "{}", text(&checked.stderr));
     for system in layouts::systems().unwrap() {
         let prepared = guitong(dir, &["system", "prepare", &system, "--apply"]);
         assert!(prepared.status.success(), "{system}: {}", text(&prepared.stderr));
     }
     let _node = Node::start(dir);
-    for layout in layouts::all().unwrap() {
-        let tried = tried(dir, &layout);
-        settles(&layouts, &layout, &tried).await;
+    for layout in all {
+        let tried = tried(dir, layout, &file(layout));
+        settles(layouts, layout, &tried).await;
     }
+}
+
+/// The rows with their keys, in the order of these, and in the other columns values of other rows, none, or ones that mean trouble.
+fn shuffled(rows: &[Map<String, Value>], random: &mut StdRng) -> Vec<Map<String, Value>> {
+    const KEYS: [&str; 2] = ["DATAVERSION", "环节"];
+    const TROUBLE: [&str; 12] = [
+        "",
+        "无",
+        "0",
+        "NULL",
+        "２０１７年９月２２日",
+        "17-9-22",
+        "1/2",
+        " 测试 甲 ",
+        "测\u{200B}试",
+        "a;b",
+        "450102199001019997",
+        "面议",
+    ];
+    let mut out: Vec<Map<String, Value>> = rows.to_vec();
+    for row in &mut out {
+        for (at, (column, value)) in row.iter_mut().enumerate() {
+            if at == 0 || KEYS.contains(&column.as_str()) {
+                continue;
+            }
+            let other = &rows[random.random_range(0..rows.len())][column];
+            *value = match random.random_range(0..20) {
+                0 => Value::Null,
+                // A column of numbers holds numbers.
+                1 | 2 if rows.iter().all(|row| !row[column].is_number()) => TROUBLE[random.random_range(0..TROUBLE.len())].into(),
+                3..8 => other.clone(),
+                _ => continue,
+            };
+        }
+    }
+    // As a first load reads them; a key that two rows share is that of the later one.
+    out.sort_by_key(|row| row.values().next().map(|key| (key.as_i64(), key.to_string())));
+    out
 }
 
 /// A node that runs on a directory; killed when its handle goes.
@@ -66,10 +133,9 @@ impl Drop for Node {
     }
 }
 
-/// What `guitong resource try` makes of the examples.
-fn tried(dir: &Path, layout: &Layout) -> Standing {
-    let examples = dir.join(format!("resources/{}.examples.jsonl", layout.resource));
-    let tried = guitong(dir, &["resource", "try", &layout.resource, "--input", examples.to_str().unwrap(), "--json"]);
+/// What `guitong resource try` makes of the rows of a file.
+fn tried(dir: &Path, layout: &Layout, file: &Path) -> Standing {
+    let tried = guitong(dir, &["resource", "try", &layout.resource, "--input", file.to_str().unwrap(), "--json"]);
     assert!(matches!(tried.status.code(), Some(0 | 1)), "{}: {}", layout.resource, text(&tried.stderr));
     let mut standing = Standing::default();
     for line in text(&tried.stdout).lines() {
