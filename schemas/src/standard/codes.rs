@@ -209,6 +209,14 @@ impl CodeList {
         Some((self.get(&format!("{text:0>width$}"))?, Rule::CodePadded))
     }
 
+    /// Whether a text stands in the list as a name or an alias, and not as a code; `None` where it does not stand in it.
+    pub(crate) fn is_name(&self, text: &str) -> Option<bool> {
+        if self.contains(text) {
+            return Some(false);
+        }
+        self.find_otherwise(text).map(|(_, rule)| rule == Rule::CodeByName)
+    }
+
     /// The code nearest to a mistyped one, for messages: by code, else by name.
     #[must_use]
     pub fn nearest(&self, text: &str) -> Option<&Code> {

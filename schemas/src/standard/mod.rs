@@ -30,6 +30,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+pub(crate) use characters::{is_empty_word, is_han};
 pub use clock::{Clock, Zone};
 pub use codes::{Code, CodeList};
 pub use condition::Condition;
@@ -133,6 +134,12 @@ impl Standard {
     /// All entities by name.
     pub fn entities(&self) -> impl Iterator<Item = &Arc<Entity>> {
         self.entities.values()
+    }
+
+    /// A field of this kind by itself: of no entity, mandatory, with no rule but its kind's.
+    #[must_use]
+    pub fn field_alone(&self, kind: FieldKind) -> EntityField {
+        EntityField::alone(kind, &self.facts)
     }
 
     /// The entity that a mistyped name probably means.

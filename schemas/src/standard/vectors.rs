@@ -7,7 +7,7 @@ use std::io::Read;
 
 use super::clock::{Clock, Zone};
 use super::date::pattern::Format;
-use super::field::{EntityField, FieldKind, Grade, Obligation};
+use super::field::{EntityField, FieldKind};
 use super::finding::{Finding, Level};
 use super::options::FieldOptions;
 use super::{Standard, StandardValue};
@@ -129,24 +129,7 @@ fn reader_of(standard: &Standard, kind: &str) -> Option<(EntityField, FieldOptio
         "text" => (FieldKind::Text { max: 256 }, FieldOptions::default()),
         _ => return None,
     };
-    let field = EntityField {
-        name: String::new(),
-        title_zh: String::new(),
-        title_en: String::new(),
-        kind,
-        obligation: Obligation::Mandatory,
-        when: None,
-        grade: Grade::G0,
-        grade_person: None,
-        range: (None, None),
-        not_before: None,
-        past_only: false,
-        derived: false,
-        in_key: false,
-        index: 0,
-        facts: standard.facts.clone(),
-    };
-    Some((field, options))
+    Some((standard.field_alone(kind), options))
 }
 
 #[cfg(test)]

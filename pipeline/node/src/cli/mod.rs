@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod demo;
 mod init;
+mod inspect;
 mod quarantine;
 mod run;
 mod slots;
