@@ -15,9 +15,8 @@ use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
-    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
+    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load, load_standard,
 };
-use guitong_schemas::standard::Standard;
 use guitong_schemas::table::TableName;
 use jiff::Timestamp;
 
@@ -27,7 +26,7 @@ fn noon() -> Timestamp {
 
 fn load_with(root: &Path, environment: &[(&str, &str)], purpose: Purpose) -> Result<Directory, Problems> {
     let environment = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    load(root, &environment, Standard::builtin(), noon(), purpose)
+    load(root, &environment, noon(), purpose)
 }
 
 const CHECK: Purpose = Purpose::Check { unset_secrets: false };
@@ -98,6 +97,12 @@ fn every_mistake_is_reported_at_its_place() {
     expect("mistakes.json", &format!("{:#}\n", problems.to_json()));
     let rendered = format!("{}{}{problems:?}", problems.render(true), problems.to_json());
     assert!(!rendered.contains("geheim"), "a password is shown");
+}
+
+#[test]
+fn every_mistake_in_the_files_of_the_standard_is_reported_at_its_place() {
+    let problems = load_standard(&directories().join("standard-mistakes")).unwrap_err();
+    expect("standard-mistakes.txt", &problems.render(false));
 }
 
 #[test]

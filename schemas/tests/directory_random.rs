@@ -10,7 +10,6 @@ use std::time::Duration;
 use guitong_schemas::contract::resource::ValueSource;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{Directory, Purpose, SourceConfig, load};
-use guitong_schemas::standard::Standard;
 use proptest::prelude::*;
 use toml::{Table, Value};
 
@@ -196,7 +195,7 @@ fn written(declared: &Declared, layout: Layout) -> tempfile::TempDir {
 
 fn loaded(root: &Path) -> Result<Directory, TestCaseError> {
     let now = "2026-11-23T12:00:00+08:00".parse().unwrap();
-    load(root, &|_| None, Standard::builtin(), now, Purpose::Run).map_err(|problems| TestCaseError::fail(problems.render(false)))
+    load(root, &|_| None, now, Purpose::Run).map_err(|problems| TestCaseError::fail(problems.render(false)))
 }
 
 proptest! {
@@ -278,7 +277,7 @@ proptest! {
             fs::write(target, if at == file { damage(text, &hits) } else { (*text).to_owned() }).unwrap();
         }
         let now = "2026-11-23T12:00:00+08:00".parse().unwrap();
-        if let Err(problems) = load(root.path(), &|_| None, Standard::builtin(), now, Purpose::Run) {
+        if let Err(problems) = load(root.path(), &|_| None, now, Purpose::Run) {
             prop_assert!(!problems.is_empty());
             let shown = format!("{}\n{}", problems.render(true), problems.to_json());
             prop_assert!(!shown.contains("geheim"), "{}", shown);

@@ -107,7 +107,7 @@ fn resource() -> Result<Arc<Resource>, Failure> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
     let purpose = Purpose::Check { unset_secrets: true };
     let now = jiff::Timestamp::from_microsecond(COMMITTED_US)?;
-    let directory = guitong_schemas::contract::load::load(&root, &|_| None, Standard::builtin(), now, purpose);
+    let directory = guitong_schemas::contract::load::load(&root, &|_| None, now, purpose);
     let directory = directory.map_err(|problems| problems.render(false))?;
     let found = directory.resources.values().find(|resource| resource.name.as_str() == RESOURCE);
     Ok(Arc::clone(found.ok_or("the quick start lacks the resource")?))

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use guitong_connectors::registration;
 use guitong_schemas::contract::load::{Purpose, load};
-use guitong_schemas::standard::Standard;
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, RESOURCE};
 use sqlx::{ConnectOptions, Connection};
 
@@ -146,7 +145,7 @@ async fn make_departments(root: &Path) -> Result<(), Failure> {
         std::fs::create_dir_all(root.join(folder))?;
     }
     let begun = Instant::now();
-    let directory = load(root, &|_| None, Standard::builtin(), jiff::Timestamp::now(), Purpose::Run);
+    let directory = load(root, &|_| None, jiff::Timestamp::now(), Purpose::Run);
     let directory = directory.map_err(|problems| problems.render(false))?;
     println!("the directory loads in {:.2} s", begun.elapsed().as_secs_f64());
     for system in 0..SYSTEMS {

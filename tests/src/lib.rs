@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod exchange;
 pub mod fuzz;
+pub mod layouts;
 pub mod log_conformance;
 mod seed;
 pub mod servers;

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use guitong::template;
 use guitong_schemas::contract::{Directory, LogConfig, Purpose, SinkConfig, SourceConfig, load};
-use guitong_schemas::standard::Standard;
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use prometheus::{IntGauge, Registry};
 
@@ -87,7 +86,7 @@ fn composed() -> Result<Directory, Box<dyn std::error::Error>> {
     }
     let variables = environment("guitong")?;
     let lookup = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    Ok(load(root.path(), &lookup, Standard::builtin(), jiff::Timestamp::now(), Purpose::Run)?)
+    Ok(load(root.path(), &lookup, jiff::Timestamp::now(), Purpose::Run)?)
 }
 
 #[test]

@@ -10,7 +10,6 @@ use guitong_log::registry::{BuiltinRegistry, RegistryClient, SchemaRegistry};
 use guitong_log::{ExchangeLog, Role};
 use guitong_schemas::contract::load::{Purpose, load as load_directory};
 use guitong_schemas::contract::{Directory, LogConfig, Problems};
-use guitong_schemas::standard::Standard;
 
 use crate::exit::{self, Failure};
 
@@ -20,7 +19,7 @@ use crate::exit::{self, Failure};
 /// The problems.
 pub(crate) fn read(dir: &Path, purpose: Purpose) -> Result<Directory, Problems> {
     let environment = |name: &str| std::env::var(name).ok();
-    load_directory(dir, &environment, Standard::builtin(), jiff::Timestamp::now(), purpose)
+    load_directory(dir, &environment, jiff::Timestamp::now(), purpose)
 }
 
 /// The directory, or a failure that carries its problems as text.

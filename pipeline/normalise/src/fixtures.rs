@@ -8,7 +8,6 @@ use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, f
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::{Directory, Name, Resource, load};
 use guitong_schemas::position::Version;
-use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
 /// 2026-11-23T00:00:00Z
@@ -18,7 +17,7 @@ static QUICKSTART: LazyLock<Directory> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/quickstart");
     let purpose = load::Purpose::Check { unset_secrets: true };
     let now = jiff::Timestamp::from_microsecond(NOW_US).expect("a time");
-    let directory = load::load(&root, &|_| None, Standard::builtin(), now, purpose);
+    let directory = load::load(&root, &|_| None, now, purpose);
     directory.unwrap_or_else(|problems| panic!("{}", problems.render(false)))
 });
 

@@ -1,9 +1,9 @@
 //! Loading of a directory: every file is read, every rule is checked, and either all of it holds or every problem is reported.
 //!
-//! Files are read in the order in which they name each other: exchange, departments, systems, resources, subscriptions. A file
+//! Files are read in the order in which they name each other: standard, exchange, departments, systems, resources, subscriptions. A file
 //! with problems still counts as declared, so that what names it is not reported as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
@@ -20,7 +20,7 @@ use super::reading::{concealed, scalar, secret};
 use super::revision::Fingerprint;
 use super::subscription::Sinks;
 use super::{Department, Directory, Exchange, Name, Resource, Secret, Subscription, System};
-use super::{exchange, resource, subscription, system};
+use super::{exchange, resource, standard, subscription, system};
 use crate::standard::{Clock, FieldOptions, Standard, StandardValue, Zone};
 
 /// A file of the directory is written by hand; more than this is a mistake.
@@ -45,6 +45,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) root: &'a Path,
     pub(super) environment: Environment<'a>,
     pub(super) standard: &'a Standard,
+    /// Entities whose files have problems.
+    pub(super) broken_entities: &'a BTreeSet<String>,
     pub(super) now: Timestamp,
     pub(super) purpose: Purpose,
 }
@@ -84,7 +86,6 @@ struct File {
 pub fn load(
     root: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
-    standard: &Standard,
     now: Timestamp,
     purpose: Purpose,
 ) -> Result<Directory, Problems> {
@@ -96,7 +97,11 @@ pub fn load(
     let exchange_file = read_root(root, &report);
     let folders = FOLDERS.map(|folder| read_folder(root, folder, &report));
 
-    let surroundings = Surroundings { root, environment, standard, now, purpose };
+    let (standard_files, extended) = standard::read(root, &report);
+    standard_files.iter().for_each(|document| fingerprint.add_text(&document.name, &document.text));
+
+    let surroundings =
+        Surroundings { root, environment, standard: &extended.standard, broken_entities: &extended.broken, now, purpose };
     let exchange = exchange_file.as_ref().and_then(|file| {
         understand(file, &report, &mut fingerprint, Some(environment), |section| exchange::read_exchange(section, &surroundings))
     });
@@ -117,7 +122,8 @@ pub fn load(
         subscriptions: well(subscription_files),
     };
     let files = exchange_file.iter().chain(folders.iter().flatten());
-    let order: Vec<&str> = files.map(|file| file.document.name.as_str()).collect();
+    let documents = standard_files.iter().chain(files.map(|file| &file.document));
+    let order: Vec<&str> = documents.map(|document| document.name.as_str()).collect();
     let read = departments.len() + systems.len() + resources.len() + subscriptions.len();
     let declared: usize = folders.iter().map(Vec::len).sum();
     if read < declared && report.is_empty() {
@@ -128,6 +134,7 @@ pub fn load(
         (Some(exchange), list) if list.is_empty() => Ok(Directory {
             root: root.to_path_buf(),
             revision: fingerprint.finish(),
+            standard: Arc::new(extended.standard.clone()),
             exchange,
             systems,
             resources,
@@ -140,7 +147,7 @@ pub fn load(
 }
 
 /// Problems by file, in the order in which files are read, and by place; those of the environment and of the tree come first.
-fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
+pub(super) fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
     list.sort_by_cached_key(|problem| {
         let file = order.iter().position(|name| *name == problem.file).map_or(0, |at| at + 1);
         let place = problem.excerpt.as_ref().map(|excerpt| (excerpt.place.line, excerpt.place.column));
@@ -149,7 +156,7 @@ fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
     list
 }
 
-fn tree_problem(report: &Report, file: &str, code: &'static str, message: String, help: Option<String>) {
+pub(super) fn tree_problem(report: &Report, file: &str, code: &'static str, message: String, help: Option<String>) {
     report.push(Problem { code, message, file: file.to_owned(), excerpt: None, help });
 }
 
@@ -167,7 +174,8 @@ fn read_root(root: &Path, report: &Report) -> Option<File> {
     names.sort_unstable();
     for name in &names {
         let folder = name.strip_suffix(".toml").unwrap_or(name);
-        let alike = scalar::nearest(folder, FOLDERS).filter(|known| *known != name && strsim::jaro_winkler(folder, known) > 0.9);
+        let alike = scalar::nearest(folder, FOLDERS.into_iter().chain([standard::FOLDER]))
+            .filter(|known| *known != name && strsim::jaro_winkler(folder, known) > 0.9);
         let misplaced = name.ends_with(".toml") && name != "exchange.toml";
         let help = alike.map(|known| format!("did you mean the folder `{known}`?"));
         if misplaced || (alike.is_some() && root.join(name).is_dir()) {
@@ -185,7 +193,7 @@ fn read_root(root: &Path, report: &Report) -> Option<File> {
         tree_problem(report, "exchange.toml", "no-exchange", "the directory has no exchange.toml".to_owned(), help);
         return None;
     }
-    let document = read_document(&root.join("exchange.toml"), "exchange.toml".to_owned(), report)?;
+    let document = read_document(&root.join("exchange.toml"), "exchange.toml".to_owned(), MAX_FILE, report)?;
     Some(File { name: None, stem: "exchange".to_owned(), document })
 }
 
@@ -212,26 +220,32 @@ fn read_folder(root: &Path, folder: &str, report: &Report) -> Vec<File> {
             let help = "a letter, then at most 40 lower-case letters, digits and dashes".to_owned();
             tree_problem(report, &path, "bad-name", message, Some(help));
         }
-        if let Some(document) = read_document(&root.join(&path), path, report) {
+        if let Some(document) = read_document(&root.join(&path), path, MAX_FILE, report) {
             files.push(File { name, stem, document });
         }
     }
     files
 }
 
-fn read_document(path: &Path, name: String, report: &Report) -> Option<Document> {
+pub(super) fn read_document(path: &Path, name: String, most: u64, report: &Report) -> Option<Document> {
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    let read = fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         tree_problem(report, &name, "unreadable", format!("cannot be read: {error}"), None);
         return None;
     }
-    if bytes.len() as u64 > MAX_FILE {
-        tree_problem(report, &name, "too-large", "is larger than 1 MiB".to_owned(), None);
+    if bytes.len() as u64 > most {
+        tree_problem(report, &name, "too-large", format!("is larger than {} MiB", most >> 20), None);
         return None;
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Some(Document::new(name, text)),
+        Ok(mut text) => {
+            // Some editors begin a file with a byte order mark.
+            if text.starts_with('\u{FEFF}') {
+                text.remove(0);
+            }
+            Some(Document::new(name, text))
+        }
         Err(error) => {
             let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;
             let help = Some("save the file as UTF-8".to_owned());

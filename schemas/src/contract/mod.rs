@@ -8,9 +8,10 @@ mod form;
 pub mod load;
 mod mapping;
 pub mod problem;
-mod reading;
+pub(crate) mod reading;
 pub mod resource;
 mod revision;
+mod standard;
 pub mod subscription;
 pub mod system;
 
@@ -25,8 +26,11 @@ pub use exchange::MAX_RECORD;
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems};
 pub use resource::{Resource, Sharing};
+pub use standard::load_standard;
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
+
+use crate::standard::Standard;
 
 /// A whole, valid exchange directory.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,8 @@ pub struct Directory {
     pub root: PathBuf,
     /// SHA-256 of the canonical form of all files.
     pub revision: Revision,
+    /// The built-in standard with what the directory adds.
+    pub standard: Arc<Standard>,
     pub exchange: Exchange,
     pub systems: BTreeMap<Name, Arc<System>>,
     pub resources: BTreeMap<Name, Arc<Resource>>,

@@ -98,7 +98,8 @@ impl Problems {
         let files = self.list.iter().map(|problem| &problem.file).collect::<BTreeSet<_>>().len();
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let errors = self.list.len();
-        format!("{errors} error{} in {files} file{}; {} are well.", plural(errors), plural(files), self.well)
+        let found = format!("{errors} error{} in {files} file{}", plural(errors), plural(files));
+        if self.well == Well::default() { format!("{found}.") } else { format!("{found}; {} are well.", self.well) }
     }
 
     /// `{"errors": [{"code", "message", "file", "line", "column", "text", "help"}], "well": {…}}`; what a problem does not have is null.

@@ -250,6 +250,9 @@ fn raw_topic(system: &Name, table: &TableName, world: &World<'_>) -> (String, Na
 fn read_entity<'w>(root: &Section<'_>, key: &str, world: &World<'w>) -> Option<&'w Entity> {
     let found = root.words(key)?;
     let standard = world.surroundings.standard;
+    if world.surroundings.broken_entities.contains(&found.value) {
+        return None;
+    }
     let entity = standard.entity(&found.value);
     if entity.is_none() {
         let message = format!("the standard has no entity `{}`", scalar::short(&found.value));

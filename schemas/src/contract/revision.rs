@@ -1,4 +1,5 @@
-//! The directory's revision: SHA-256 of what its files say, whatever their layout, comments and order of keys.
+//! The directory's revision: SHA-256 of what its files say, whatever their layout, comments and order of keys; files of the standard count
+//! byte by byte.
 
 use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
@@ -14,6 +15,15 @@ impl Fingerprint {
         let mut canonical = String::new();
         text(file, &mut canonical);
         write_table(table, &mut canonical);
+        canonical.push('\n');
+        self.0.update(canonical);
+    }
+
+    /// A file that counts as it is written.
+    pub(super) fn add_text(&mut self, file: &str, content: &str) {
+        let mut canonical = String::new();
+        text(file, &mut canonical);
+        text(content, &mut canonical);
         canonical.push('\n');
         self.0.update(canonical);
     }

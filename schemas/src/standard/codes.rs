@@ -1,37 +1,12 @@
-//! Code tables: CSV files, read once, looked up by code, by name and by alias.
-//!
-//! A table is any CSV with a column `code`; what else is used, where it is there: `name` or `name_zh`, `name_en`, aliases
-//! (`short_name`, `aliases`, …), `scheme` or `list` (several lists in one file).
+//! Code lists: what a code field may hold, looked up by code, by name and by alias.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::StandardError;
+use super::file::plain_date;
 use super::finding::Rule;
-
-/// The built-in tables by file stem.
-const BUILTIN: &[(&str, &str)] = &[
-    ("field_lists", include_str!("../../codes/field_lists.csv")),
-    ("gb32100_dept_org", include_str!("../../codes/gb32100_dept_org.csv")),
-    ("gbt12402_economic_type", include_str!("../../codes/gbt12402_economic_type.csv")),
-    ("gbt2260_guangxi", include_str!("../../codes/gbt2260_guangxi.csv")),
-    ("gbt2260_guangxi_history", include_str!("../../codes/gbt2260_guangxi_history.csv")),
-    ("gbt2260_national", include_str!("../../codes/gbt2260_national.csv")),
-    ("gbt2260_provinces", include_str!("../../codes/gbt2260_provinces.csv")),
-    ("gbt2261_1_sex", include_str!("../../codes/gbt2261_1_sex.csv")),
-    ("gbt2261_2_marital", include_str!("../../codes/gbt2261_2_marital.csv")),
-    ("gbt2659_countries", include_str!("../../codes/gbt2659_countries.csv")),
-    ("gbt3304_ethnic", include_str!("../../codes/gbt3304_ethnic.csv")),
-    ("gbt4658_1984_education_major", include_str!("../../codes/gbt4658_1984_education_major.csv")),
-    ("gbt4658_1984_to_2006", include_str!("../../codes/gbt4658_1984_to_2006.csv")),
-    ("gbt4658_education", include_str!("../../codes/gbt4658_education.csv")),
-    ("gbt4754_2011_divisions", include_str!("../../codes/gbt4754_2011_divisions.csv")),
-    ("gbt4754_industry_sections", include_str!("../../codes/gbt4754_industry_sections.csv")),
-    ("gbt4761_family_relation", include_str!("../../codes/gbt4761_family_relation.csv")),
-    ("id_document_types", include_str!("../../codes/id_document_types.csv")),
-    ("iso4217_currency", include_str!("../../codes/iso4217_currency.csv")),
-    ("regional_lists", include_str!("../../codes/regional_lists.csv")),
-];
+use super::table::{Table, Tables};
+use crate::contract::reading::scalar;
 
 /// Columns whose values, separated by `;`, find a code as its name does.
 const ALIASES: &[&str] = &[
@@ -47,53 +22,19 @@ const ALIASES: &[&str] = &[
     "code_with_section",
 ];
 
-/// The rows of one file.
-#[derive(Debug, Clone)]
-pub(crate) struct Table {
-    header: csv::StringRecord,
-    rows: Vec<csv::StringRecord>,
+/// Why a code list cannot be had, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("code table {table}: {message}{}", .help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default())]
+pub struct ListError {
+    /// The table that it is about.
+    pub table: String,
+    pub message: String,
+    pub help: Option<String>,
 }
 
-impl Table {
-    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, StandardError> {
-        let failed = |error: csv::Error| StandardError::Table { table: name.to_owned(), reason: error.to_string() };
-        let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let header = reader.headers().map_err(failed)?.clone();
-        let rows = reader.records().collect::<Result<_, _>>().map_err(failed)?;
-        Ok(Self { header, rows })
-    }
-
-    pub(crate) fn column(&self, name: &str) -> Option<usize> {
-        self.header.iter().position(|column| column == name)
-    }
-
-    /// Each row's cells of these columns; a column that is not there reads as empty.
-    pub(crate) fn cells<'t, const N: usize>(&'t self, columns: [&str; N]) -> impl Iterator<Item = [&'t str; N]> + 't {
-        let columns = columns.map(|name| self.column(name));
-        self.rows.iter().map(move |row| columns.map(|column| column.and_then(|at| row.get(at)).unwrap_or_default()))
-    }
-}
-
-/// Every table of a standard.
-#[derive(Debug, Clone)]
-pub(crate) struct Tables(HashMap<String, Table>);
-
-impl Tables {
-    pub(crate) fn builtin() -> Result<Self, StandardError> {
-        let tables = BUILTIN.iter().map(|(name, text)| Ok(((*name).to_owned(), Table::parse(name, text)?)));
-        Ok(Self(tables.collect::<Result<_, StandardError>>()?))
-    }
-
-    /// Adds a table, or replaces the one of that name.
-    pub(crate) fn insert(&mut self, name: String, table: Table) {
-        self.0.insert(name, table);
-    }
-
-    pub(crate) fn get(&self, name: &str) -> Result<&Table, StandardError> {
-        self.0.get(name).ok_or_else(|| StandardError::NoTable {
-            table: name.to_owned(),
-            nearest: super::nearest(name, self.0.keys().map(String::as_str)).map(str::to_owned),
-        })
+impl ListError {
+    pub(crate) fn new(table: &str, message: String) -> Self {
+        Self { table: table.to_owned(), message, help: None }
     }
 }
 
@@ -105,6 +46,35 @@ pub struct Code {
     pub name: Box<str>,
     /// Empty where the table has none.
     pub name_en: Box<str>,
+    /// `None` for a code that is in force without end, as nearly all are.
+    pub history: Option<Box<History>>,
+}
+
+/// When a code is in force, in days since 1970-01-01, and what it became.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    pub valid_from: Option<i32>,
+    /// The last day.
+    pub valid_to: Option<i32>,
+    pub successor: Option<Box<str>>,
+}
+
+impl History {
+    fn read(table: &Table, row: &csv::StringRecord) -> Option<Box<Self>> {
+        let cell = |name: &str| table.column(name).and_then(|at| row.get(at)).filter(|cell| !cell.is_empty());
+        let history = Self {
+            valid_from: cell("valid_from").and_then(plain_date),
+            valid_to: cell("valid_to").and_then(plain_date),
+            successor: cell("successor").map(Box::from),
+        };
+        let is_told = history.valid_from.is_some() || history.valid_to.is_some() || history.successor.is_some();
+        is_told.then(|| Box::new(history))
+    }
+
+    /// Whether the code is out of force on a day: after its last one, or at any time where it has a successor and no last day.
+    fn is_over(&self, today: i32) -> bool {
+        self.valid_to.map_or(self.successor.is_some(), |last| today > last)
+    }
 }
 
 /// The legal values of a code field, made of one or several tables.
@@ -114,6 +84,8 @@ pub struct CodeList {
     pub name: String,
     codes: Vec<Code>,
     by_code: PackedMap<u64, u32>,
+    /// Codes of more than eight bytes.
+    by_long_code: PackedMap<Box<str>, u32>,
     by_name: PackedMap<Box<str>, u32>,
     /// All codes have this many characters, so that shorter digits may lack leading zeros.
     width: Option<usize>,
@@ -121,20 +93,18 @@ pub struct CodeList {
 
 impl CodeList {
     /// Builds the list that `spec` names: `table`, `table:part`, `table#column`, or several joined by `|`.
-    pub(crate) fn build(spec: &str, tables: &Tables) -> Result<Self, StandardError> {
+    pub(crate) fn build(spec: &str, tables: &Tables) -> Result<Self, ListError> {
         let mut list = Self {
             name: spec.to_owned(),
             codes: Vec::new(),
             by_code: HashMap::default(),
+            by_long_code: HashMap::default(),
             by_name: HashMap::default(),
             width: None,
         };
         let mut names: HashMap<Box<str>, Option<u32>> = HashMap::new();
         for part in spec.split('|') {
             list.add(part, tables, &mut names)?;
-        }
-        if list.codes.is_empty() {
-            return Err(StandardError::EmptyList { list: spec.to_owned() });
         }
         list.by_name = names.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
         let mut widths = list.codes.iter().map(|code| code.code.len());
@@ -144,38 +114,56 @@ impl CodeList {
     }
 
     /// `names` holds `None` for a name that two codes share: it finds neither.
-    fn add(&mut self, spec: &str, tables: &Tables, names: &mut HashMap<Box<str>, Option<u32>>) -> Result<(), StandardError> {
+    fn add(&mut self, spec: &str, tables: &Tables, names: &mut HashMap<Box<str>, Option<u32>>) -> Result<(), ListError> {
         let (spec, code_column) = spec.split_once('#').unwrap_or((spec, "code"));
         let (name, part) = spec.split_once(':').map_or((spec, None), |(name, part)| (name, Some(part)));
         let table = tables.get(name)?;
-        let failed = |reason: String| StandardError::Table { table: name.to_owned(), reason };
-        let code_at = table.column(code_column).ok_or_else(|| failed(format!("no column {code_column}")))?;
-        let name_at = table.column("name").or_else(|| table.column("name_zh"));
-        let part_at = part.map(|_| table.column("scheme").or_else(|| table.column("list")));
-        if part_at == Some(None) {
-            return Err(failed("no column scheme or list".to_owned()));
-        }
+        let code_at = column(&table, name, code_column)?;
+        let part_at = match part {
+            None => None,
+            Some(_) => Some(table.list_column().ok_or_else(|| ListError::new(name, "it has no column `list`".to_owned()))?),
+        };
         let alias_at: Vec<usize> = ALIASES.iter().chain(&["code"]).filter_map(|column| table.column(column)).collect();
-        for row in &table.rows {
-            let in_part = part.zip(part_at.flatten()).is_none_or(|(part, at)| row.get(at).unwrap_or_default().starts_with(part));
-            let code = row.get(code_at).unwrap_or_default();
+        let before = self.codes.len();
+        for row in table.rows() {
+            let cell = |at: Option<usize>| at.and_then(|at| row.get(at)).unwrap_or_default();
+            let in_part = part.is_none_or(|part| cell(part_at).starts_with(part));
+            let code = cell(Some(code_at));
             if !in_part || code.is_empty() {
                 continue;
             }
-            let packed = pack(code).ok_or_else(|| failed(format!("code {code} has more than 8 bytes")))?;
             let at = u32::try_from(self.codes.len()).unwrap_or(u32::MAX);
-            if self.by_code.insert(packed, at).is_some() {
-                return Err(failed(format!("code {code} stands twice")));
+            let held = match pack(code) {
+                Some(packed) => self.by_code.insert(packed, at),
+                None => self.by_long_code.insert(code.into(), at),
+            };
+            if held.is_some() {
+                let help =
+                    part.is_none().then(|| table.list_column()).flatten().map(|_| format!("name one of its lists: {name}:…"));
+                return Err(ListError { table: name.to_owned(), message: format!("code {code} stands twice"), help });
             }
-            let title = name_at.and_then(|at| row.get(at)).unwrap_or_default();
-            let name_en = table.column("name_en").and_then(|at| row.get(at)).unwrap_or_default();
+            let title = cell(table.name_column());
             let aliases = alias_at.iter().filter_map(|at| row.get(*at)).flat_map(|cell| cell.split(';'));
             for alias in aliases.chain([title]).filter(|alias| !alias.is_empty() && *alias != code) {
                 names.entry(alias.into()).and_modify(|held| *held = held.filter(|held| *held == at)).or_insert(Some(at));
             }
-            self.codes.push(Code { code: code.into(), name: title.into(), name_en: name_en.into() });
+            self.codes.push(Code {
+                code: code.into(),
+                name: title.into(),
+                name_en: cell(table.column("name_en")).into(),
+                history: History::read(&table, row),
+            });
         }
-        Ok(())
+        if self.codes.len() > before {
+            return Ok(());
+        }
+        let lists: BTreeSet<&str> =
+            part_at.into_iter().flat_map(|at| table.rows().iter().filter_map(move |row| row.get(at))).collect();
+        let message = match part {
+            Some(part) => format!("it has no list `{}`", scalar::short(part)),
+            None => "it has no codes".to_owned(),
+        };
+        Err(ListError { table: name.to_owned(), message, help: part.and_then(|part| scalar::suggestion(part, lists)) })
     }
 
     /// All codes in the table's order.
@@ -192,7 +180,26 @@ impl CodeList {
 
     #[must_use]
     pub fn get(&self, code: &str) -> Option<&Code> {
-        self.codes.get(*self.by_code.get(&pack(code)?)? as usize)
+        let at = match pack(code) {
+            Some(packed) => self.by_code.get(&packed)?,
+            None => self.by_long_code.get(code)?,
+        };
+        self.codes.get(*at as usize)
+    }
+
+    /// The code that is in force on a day in this one's place, with the rule of the change. A code that ended without a successor stands
+    /// for itself.
+    pub(crate) fn in_force<'l>(&'l self, code: &'l Code, today: i32) -> (&'l Code, Option<Rule>) {
+        let (mut current, mut rule) = (code, None);
+        // A chain of successors is no longer than the list; a file whose chain is a ring was refused.
+        for _ in &self.codes {
+            let Some(history) = current.history.as_ref().filter(|history| history.is_over(today)) else { break };
+            match history.successor.as_ref().and_then(|successor| self.get(successor)) {
+                Some(successor) => (current, rule) = (successor, Some(Rule::CodeRetired)),
+                None => return (current, Some(Rule::CodeNoSuccessor)),
+            }
+        }
+        (current, rule)
     }
 
     /// The code with exactly this name or alias.
@@ -223,9 +230,17 @@ impl CodeList {
         if let Some((code, _)) = self.find_otherwise(text) {
             return Some(code);
         }
-        let name = super::nearest(text, self.codes.iter().map(|code| &*code.name))?;
+        let name = scalar::nearest(text, self.codes.iter().map(|code| &*code.name))?;
         self.codes.iter().find(|code| &*code.name == name)
     }
+}
+
+fn column(table: &Table, name: &str, column: &str) -> Result<usize, ListError> {
+    table.column(column).ok_or_else(|| ListError {
+        table: name.to_owned(),
+        message: format!("it has no column `{}`", scalar::short(column)),
+        help: scalar::suggestion(column, table.header()),
+    })
 }
 
 /// Up to eight bytes as a number, distinct for distinct codes: no code holds NUL.
@@ -266,7 +281,7 @@ mod tests {
     use super::*;
 
     fn list(spec: &str) -> CodeList {
-        CodeList::build(spec, &Tables::builtin().expect("tables")).expect("list")
+        CodeList::build(spec, &Tables::builtin()).expect("list")
     }
 
     #[test]
@@ -294,9 +309,8 @@ mod tests {
     fn parts_of_tables_join_and_an_ambiguous_name_finds_nothing() {
         let types = list("id_document_types:GA/T 517-2004|regional_lists:doc_type_regional");
         assert!(types.contains("111") && types.contains("R01") && !types.contains("201"));
-        let mut tables = Tables::builtin().expect("tables");
-        let table = Table::parse("two", "code,name,aliases\n1,甲,共\n2,乙,共;己\n").expect("table");
-        tables.insert("two".to_owned(), table);
+        let mut tables = Tables::builtin();
+        tables.insert("two".to_owned(), "code,name,aliases\n1,甲,共\n2,乙,共;己\n".to_owned());
         let two = CodeList::build("two", &tables).expect("list");
         assert!(two.find_otherwise("共").is_none());
         assert_eq!(two.find_otherwise("己").map(|(code, _)| &*code.code), Some("2"));
@@ -304,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_not_there_is_an_error_with_the_nearest_name() {
-        let error = CodeList::build("gbt2261_1_sexx", &Tables::builtin().expect("tables")).expect_err("no such table");
+        let error = CodeList::build("gbt2261_1_sexx", &Tables::builtin()).expect_err("no such table");
         assert!(error.to_string().contains("gbt2261_1_sex"), "{error}");
     }
 }

@@ -26,16 +26,30 @@ pub enum Condition {
     },
 }
 
+/// Why a text is no condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ConditionError {
+    Form,
+    /// There is no field of this name.
+    Field(String),
+    /// It asks for an age, and the entity names no field `birth`.
+    NoBirth,
+}
+
 impl Condition {
     /// Parses the text of a schema. `field` finds a field's index by name; `birth` is the entity's birth date.
-    pub(crate) fn parse(text: &str, birth: Option<usize>, field: impl Fn(&str) -> Option<usize>) -> Option<Self> {
+    pub(crate) fn parse(text: &str, birth: Option<usize>, field: impl Fn(&str) -> Option<usize>) -> Result<Self, ConditionError> {
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let known = |name: &str| field(name).ok_or_else(|| ConditionError::Field(name.to_owned()));
         match *words.as_slice() {
-            ["age", "<", years] => Some(Self::AgeUnder { birth: birth?, years: years.parse().ok()? }),
-            [name, "=", value] => Some(Self::Equals { field: field(name)?, value: value.to_owned() }),
-            [name, "has", value] => Some(Self::Has { field: field(name)?, value: value.to_owned() }),
-            [name, "present"] => Some(Self::Present { field: field(name)? }),
-            _ => None,
+            ["age", "<", years] => {
+                let birth = birth.ok_or(ConditionError::NoBirth)?;
+                Ok(Self::AgeUnder { birth, years: years.parse().map_err(|_| ConditionError::Form)? })
+            }
+            [name, "=", value] => Ok(Self::Equals { field: known(name)?, value: value.to_owned() }),
+            [name, "has", value] => Ok(Self::Has { field: known(name)?, value: value.to_owned() }),
+            [name, "present"] => Ok(Self::Present { field: known(name)? }),
+            _ => Err(ConditionError::Form),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use super::codes::Tables;
+use super::table::Tables;
 
 /// What a province's name may leave out: 广西 for 广西壮族自治区.
 const PROVINCE_SUFFIXES: [&str; 6] = ["壮族自治区", "回族自治区", "维吾尔自治区", "自治区", "省", "市"];
@@ -11,8 +11,7 @@ const PROVINCE_SUFFIXES: [&str; 6] = ["壮族自治区", "回族自治区", "维
 /// Whether `name` is that of a division down to the county, current or retired (GB/T 2260).
 #[must_use]
 pub fn is_division_name(name: &str) -> bool {
-    static NAMES: LazyLock<HashSet<Box<str>>> =
-        LazyLock::new(|| Tables::builtin().map(|tables| names(&tables)).unwrap_or_default());
+    static NAMES: LazyLock<HashSet<Box<str>>> = LazyLock::new(|| names(&Tables::builtin()));
     NAMES.contains(name)
 }
 

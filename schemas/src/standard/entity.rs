@@ -1,19 +1,16 @@
-//! An entity: its fields, its key, its rules, loaded from an Avro schema with annotations.
+//! An entity: its fields, its key, its rules, and the checks of a whole record.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::clock::{Clock, days_from_civil};
-use super::codes::{CodeList, Tables};
+use super::clock::Clock;
 use super::condition::{Condition, age};
+use super::facts::Facts;
 use super::field::{EntityField, FieldKind, Grade, Obligation};
-use super::file::{FieldFile, KeyFile, RecordFile};
 use super::finding::{Finding, Level, Rule};
 use super::identifier::citizen;
 use super::rules::RecordRule;
-use super::tables::Facts;
 use super::value::StandardValue;
-use super::{StandardError, nearest};
 
 /// Years below which a person's record is sensitive as a whole (personal information protection law, article 28).
 const CHILD: i32 = 14;
@@ -25,6 +22,8 @@ pub struct Entity {
     pub title_zh: String,
     /// The schema's `doc`.
     pub title_en: String,
+    /// Rises with every change of the schema.
+    pub version: u32,
     pub fields: Vec<EntityField>,
     /// The fields of the key record, in its order.
     pub key: Vec<KeyPart>,
@@ -36,7 +35,7 @@ pub struct Entity {
     pub person: Option<Condition>,
     /// Field of the person's birth date, in entities that are persons.
     pub birth: Option<usize>,
-    rules: Vec<RecordRule>,
+    pub(crate) rules: Vec<RecordRule>,
     pub(crate) facts: Arc<Facts>,
 }
 
@@ -65,58 +64,9 @@ pub struct RecordContext<'c> {
 }
 
 impl Entity {
-    pub(crate) fn build(schema: &str, key_schema: &str, tables: &Tables, facts: &Arc<Facts>) -> Result<Self, StandardError> {
-        let file = RecordFile::parse(schema)?;
-        let key_file = KeyFile::parse(key_schema)?;
-        let failed = |reason: String| StandardError::Entity { entity: file.name.clone(), reason };
-        if key_file.name != format!("{}Key", file.name) {
-            return Err(failed(format!("its key schema is named {}", key_file.name)));
-        }
-        let at = |name: &str| file.fields.iter().position(|field| field.name == name);
-        let known = |name: &str| at(name).ok_or_else(|| failed(format!("there is no field {name}")));
-        let key = key_parts(&key_file, known)?;
-        let birth = file.birth.as_deref().map(known).transpose()?;
-        let condition =
-            |text: &str| Condition::parse(text, birth, at).ok_or_else(|| failed(format!("the condition `{text}` is not known")));
-        let person = file.person.as_deref().map(condition).transpose()?;
-        let rules =
-            file.rules.iter().map(|rule| RecordRule::compile(rule, known, condition, failed)).collect::<Result<Vec<_>, _>>()?;
-        let mut fields = Vec::with_capacity(file.fields.len());
-        for (index, field) in file.fields.iter().enumerate() {
-            let in_key = key
-                .iter()
-                .any(|part| matches!(&part.source, KeySource::Fields(from) if *from == [index] && part.name == field.name));
-            let derived = rules.iter().any(|rule| rule.fills(index));
-            let when = field.when.as_deref().map(condition).transpose()?;
-            fields.push(build_field(field, index, in_key, derived, when, tables, facts).map_err(|reason| match reason {
-                FieldError::Standard(error) => error,
-                FieldError::Field(reason) => failed(format!("field {}: {reason}", field.name)),
-            })?);
-        }
-        Ok(Self {
-            title_zh: file.title.clone(),
-            title_en: file.doc.clone(),
-            fields,
-            key,
-            schema_json: schema.to_owned(),
-            key_schema_json: key_schema.to_owned(),
-            person,
-            birth,
-            rules,
-            facts: Arc::clone(facts),
-            name: file.name,
-        })
-    }
-
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&EntityField> {
         self.fields.iter().find(|field| field.name == name)
-    }
-
-    /// The field that a mistyped name probably means.
-    #[must_use]
-    pub fn nearest_field(&self, name: &str) -> Option<&str> {
-        nearest(name, self.fields.iter().map(|field| field.name.as_str()))
     }
 
     /// The grade of one field of this record: a person's record, and a child's, is graded higher. A record that does not say
@@ -196,147 +146,5 @@ impl Entity {
                 .find(|text| !text.is_empty())
                 .unwrap_or_default(),
         })
-    }
-}
-
-fn key_parts(file: &KeyFile, known: impl Fn(&str) -> Result<usize, StandardError>) -> Result<Vec<KeyPart>, StandardError> {
-    let parts = file.fields.iter().map(|field| {
-        let source = match field.from.as_slice() {
-            [system] if system == "$system" => KeySource::System,
-            [] => KeySource::Fields(vec![known(&field.name)?]),
-            names => KeySource::Fields(names.iter().map(|name| known(name)).collect::<Result<_, _>>()?),
-        };
-        Ok(KeyPart { name: field.name.clone(), source })
-    });
-    parts.collect()
-}
-
-enum FieldError {
-    Standard(StandardError),
-    Field(String),
-}
-
-fn build_field(
-    file: &FieldFile,
-    index: usize,
-    in_key: bool,
-    derived: bool,
-    when: Option<Condition>,
-    tables: &Tables,
-    facts: &Arc<Facts>,
-) -> Result<EntityField, FieldError> {
-    let failed = |reason: &str| FieldError::Field(reason.to_owned());
-    let kind = kind(&file.kind, tables)?;
-    let grade = |text: &str| Grade::ALL.into_iter().find(|grade| grade.as_str() == text).ok_or_else(|| failed("unknown grade"));
-    let obligation = match file.obligation.as_str() {
-        "mandatory" => Obligation::Mandatory,
-        "conditional" => Obligation::Conditional,
-        "optional" => Obligation::Optional,
-        _ => return Err(failed("the obligation is mandatory, conditional or optional")),
-    };
-    if in_key && !matches!(avro_type(&kind), AvroType::String) {
-        return Err(failed("a key's field is a text"));
-    }
-    if in_key && obligation == Obligation::Optional {
-        return Err(failed("a key's field is mandatory or conditional"));
-    }
-    file.check_type(&avro_type(&kind), in_key).map_err(FieldError::Field)?;
-    let date = |text: &str| {
-        let mut parts = text.split('-').map(str::parse::<u32>);
-        let mut part = || parts.next()?.ok();
-        days_from_civil(i32::try_from(part()?).ok()?, part()?, part()?)
-    };
-    Ok(EntityField {
-        name: file.name.clone(),
-        title_zh: file.title.clone(),
-        title_en: file.doc.clone(),
-        kind,
-        obligation,
-        when,
-        grade: grade(&file.grade)?,
-        grade_person: file.grade_person.as_deref().map(grade).transpose()?,
-        range: (file.minimum, file.maximum),
-        not_before: match file.not_before.as_deref() {
-            None => None,
-            Some(text) => Some(date(text).ok_or_else(|| failed("not_before is a date"))?),
-        },
-        past_only: match file.not_after.as_deref() {
-            None => false,
-            Some("today") => true,
-            Some(_) => return Err(failed("not_after is `today`")),
-        },
-        derived,
-        in_key,
-        index: u16::try_from(index).map_err(|_| failed("too many fields"))?,
-        facts: Arc::clone(facts),
-    })
-}
-
-/// Parses a `kind` annotation.
-fn kind(text: &str, tables: &Tables) -> Result<FieldKind, FieldError> {
-    let unknown = || FieldError::Field(format!("the kind `{text}` is not known"));
-    let (name, argument) = text.split_once(':').map_or((text, None), |(name, argument)| (name, Some(argument)));
-    let max = || argument.and_then(|max| max.parse().ok()).ok_or_else(unknown);
-    let list = || CodeList::build(argument.ok_or_else(unknown)?, tables).map(Arc::new).map_err(FieldError::Standard);
-    let kind = match name {
-        "text" => FieldKind::Text { max: max()? },
-        "name" => FieldKind::Name { max: max()? },
-        "address" => FieldKind::Address { max: max()? },
-        "phone" => FieldKind::Phone { max: max()? },
-        "identifier" => FieldKind::Identifier { max: max()? },
-        "registration_no" => FieldKind::RegistrationNo { max: max()? },
-        "code" => FieldKind::Code(list()?),
-        "codes" => FieldKind::Codes(list()?),
-        "decimal" => {
-            let (precision, scale) = argument.and_then(|argument| argument.split_once(',')).ok_or_else(unknown)?;
-            let (precision, scale) = (precision.parse().map_err(|_| unknown())?, scale.parse().map_err(|_| unknown())?);
-            if precision > 38 || scale > precision {
-                return Err(FieldError::Field("a decimal has at most 38 digits, and no more places than digits".into()));
-            }
-            FieldKind::Decimal { precision, scale }
-        }
-        _ if argument.is_some() => return Err(unknown()),
-        "business_registration" => FieldKind::BusinessRegistration,
-        "citizen_id" => FieldKind::CitizenId,
-        "uscc" => FieldKind::Uscc,
-        "org_code" => FieldKind::OrgCode,
-        "mobile" => FieldKind::Mobile,
-        "bank_card" => FieldKind::BankCard,
-        "project_code" => FieldKind::ProjectCode,
-        "division" => FieldKind::Division,
-        "industry" => FieldKind::Industry,
-        "education" => FieldKind::Education,
-        "date" => FieldKind::Date,
-        "partial_date" => FieldKind::PartialDate,
-        "time" => FieldKind::Time,
-        "integer" => FieldKind::Int,
-        "url" => FieldKind::Url,
-        "steps" => FieldKind::Steps,
-        _ => return Err(unknown()),
-    };
-    Ok(kind)
-}
-
-/// The Avro type that a kind is written as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AvroType {
-    String,
-    Date,
-    Time,
-    Long,
-    Decimal { precision: u32, scale: u32 },
-    Strings,
-    Steps,
-}
-
-fn avro_type(kind: &FieldKind) -> AvroType {
-    match kind {
-        FieldKind::Date => AvroType::Date,
-        FieldKind::Time => AvroType::Time,
-        FieldKind::Int => AvroType::Long,
-        FieldKind::Decimal { precision, scale } => AvroType::Decimal { precision: *precision, scale: *scale },
-        FieldKind::Codes(_) => AvroType::Strings,
-        FieldKind::Steps => AvroType::Steps,
-        _ => AvroType::String,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::codes::CodeList;
 use super::condition::Condition;
-use super::tables::Facts;
+use super::facts::Facts;
 use crate::contract::subscription::Mask;
 
 /// One field of an entity.

@@ -125,6 +125,8 @@ rules! {
     CodeByName "code.by_name" "由名称查得代码" "code found by its name";
     CodePadded "code.padded" "已补前导零" "leading zero restored";
     CodeConverted "code.converted" "已由旧版代码转换" "turned from an older edition";
+    CodeRetired "code.retired" "已停用的代码已换为现行代码" "a retired code replaced by its successor";
+    CodeNoSuccessor "code.no_successor" "代码已停用且无后继，按原代码保留" "a retired code without a successor, kept";
     CodeEstimated "code.estimated" "旧版代码无对应项，取最接近者" "the older edition's code has no counterpart; the nearest is taken";
 
     DateForm "date.form" "不是可识别的日期" "not a date of a known form";

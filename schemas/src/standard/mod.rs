@@ -1,10 +1,11 @@
 //! The regional standard: entities, code tables, and the checks of identifiers, dates, texts and amounts.
 //!
-//! Entities and code tables are data (`schemas/entities/*.avsc`, `schemas/codes/*.csv`): built in, and extended or replaced by a
-//! directory of further files. Reading a value is pure: no clock but the event's, no place to look but the tables; it gives the canonical form,
-//! and findings in three levels. What cannot be read is never guessed: it is null with a finding.
+//! Entities and code tables are data (`schemas/entities/*.avsc`, `schemas/codes/*.csv`): built in, and extended or replaced by the files of
+//! an exchange directory's folder `standard/`. Reading a value is pure: no clock but the event's, no place to look but the tables; it gives
+//! the canonical form, and findings in three levels. What cannot be read is never guessed: it is null with a finding.
 
 mod amount;
+mod build;
 mod characters;
 mod clock;
 mod codes;
@@ -12,37 +13,43 @@ mod condition;
 mod date;
 mod division_names;
 mod entity;
+mod extend;
+mod facts;
 mod field;
 mod file;
 mod finding;
 mod identifier;
+mod kind;
 mod options;
 mod read;
 mod rules;
 mod steps;
-mod tables;
+mod table;
+mod table_file;
 mod text;
 mod value;
 pub mod vectors;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 pub(crate) use characters::{is_empty_word, is_han};
 pub use clock::{Clock, Zone};
-pub use codes::{Code, CodeList};
+pub use codes::{Code, CodeList, History, ListError};
 pub use condition::Condition;
 pub use division_names::is_division_name;
 pub use entity::{Entity, KeyPart, KeySource, RecordContext};
+pub(crate) use extend::{Extended, extend};
 pub use field::{EntityField, FieldKind, Grade, Obligation};
 pub use finding::{Finding, Level, Rule};
+pub use kind::UnknownKind;
 pub use options::{FieldOptions, OptionError};
 pub use value::{Input, OPEN_END, StandardValue, Step};
 
-use codes::{Table, Tables};
-use tables::Facts;
+use crate::contract::Revision;
+use crate::contract::reading::document::{Document, Report};
+use facts::Facts;
+use table::Tables;
 
 macro_rules! entities {
     ($($name:literal),+) => {
@@ -57,30 +64,24 @@ macro_rules! entities {
 const ENTITIES: &[(&str, &str)] =
     entities!("NaturalPerson", "LegalEntity", "InvestmentProject", "PublicResourceTransaction", "CreditRecord", "ServiceCase");
 
-/// A standard that does not load, or a file that extends it.
-#[derive(Debug, thiserror::Error)]
-pub enum StandardError {
-    #[error("code table {table}: {reason}")]
-    Table { table: String, reason: String },
-    #[error("there is no code table {table}{}", .nearest.as_ref().map(|name| format!(" (nearest: {name})")).unwrap_or_default())]
-    NoTable { table: String, nearest: Option<String> },
-    #[error("the code list {list} has no codes")]
-    EmptyList { list: String },
-    #[error("entity schema: {0}")]
-    Schema(String),
-    #[error("entity {entity}: {reason}")]
-    Entity { entity: String, reason: String },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: Box<StandardError> },
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-}
+/// Version of the built-in standard: the year, and its edition within it.
+const VERSION: &str = "2026.1";
 
 /// Entities and code tables.
 #[derive(Debug, Clone)]
 pub struct Standard {
     entities: BTreeMap<String, Arc<Entity>>,
+    tables: Arc<Tables>,
     facts: Arc<Facts>,
+    /// Of the files that a directory adds, if it adds any.
+    extension: Option<Revision>,
+}
+
+/// Two standards are the same where the same files extend the built-in one.
+impl PartialEq for Standard {
+    fn eq(&self, other: &Self) -> bool {
+        self.extension == other.extension
+    }
 }
 
 impl Standard {
@@ -92,38 +93,32 @@ impl Standard {
     #[allow(clippy::expect_used)]
     pub fn builtin() -> &'static Self {
         static STANDARD: LazyLock<Standard> =
-            LazyLock::new(|| Standard::load(None).expect("this crate's tests load what is built in"));
+            LazyLock::new(|| Standard::build_in().expect("this crate's tests load what is built in"));
         &STANDARD
     }
 
-    /// The built-in standard with a directory's files added: `*.csv` adds or replaces a code table (named by its file),
-    /// `<Entity>.avsc` with `<Entity>.key.avsc` adds or replaces an entity.
-    ///
-    /// # Errors
-    /// [`StandardError`] with the file that cannot be read or does not keep the form.
-    pub fn load(directory: Option<&Path>) -> Result<Self, StandardError> {
-        let mut tables = Tables::builtin()?;
-        let files = directory.map(list_files).transpose()?.unwrap_or_default();
-        for path in with_ending(&files, ".csv") {
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let table = Table::parse(name, &read_file(path)?).map_err(|error| in_file(path, error))?;
-            tables.insert(name.to_owned(), table);
+    fn build_in() -> Result<Self, String> {
+        let (report, tables) = (Report::default(), Tables::builtin());
+        let facts = Arc::new(Facts::build(&tables).map_err(|error| error.to_string())?);
+        let around = build::Surroundings { tables: &tables, facts: &facts, report: &report };
+        let built = ENTITIES.iter().filter_map(|(schema, key)| {
+            let document = |text: &str| Document::new("built in".to_owned(), text.to_owned());
+            build::entity(&document(schema), &document(key), around)
+        });
+        let entities = built.map(|entity| (entity.name.clone(), Arc::new(entity))).collect();
+        match report.into_list().first() {
+            Some(problem) => Err(format!("{problem:?}")),
+            None => Ok(Self { entities, tables: Arc::new(tables), facts, extension: None }),
         }
-        let facts = Arc::new(Facts::build(&tables)?);
-        let mut entities = BTreeMap::new();
-        let mut add = |schema: &str, key: &str| {
-            let entity = Entity::build(schema, key, &tables, &facts)?;
-            entities.insert(entity.name.clone(), Arc::new(entity));
-            Ok(())
-        };
-        for (schema, key) in ENTITIES {
-            add(schema, key)?;
+    }
+
+    /// The version: that of the built-in standard, followed by the beginning of the revision of the files that extend it.
+    #[must_use]
+    pub fn version(&self) -> String {
+        match &self.extension {
+            None => VERSION.to_owned(),
+            Some(revision) => format!("{VERSION}+{:.8}", revision.to_string()),
         }
-        for path in with_ending(&files, ".avsc").filter(|path| !path.to_string_lossy().ends_with(".key.avsc")) {
-            let key = read_file(&path.with_extension("key.avsc"))?;
-            add(&read_file(path)?, &key).map_err(|error| in_file(path, error))?;
-        }
-        Ok(Self { entities, facts })
     }
 
     #[must_use]
@@ -142,40 +137,13 @@ impl Standard {
         EntityField::alone(kind, &self.facts)
     }
 
-    /// The entity that a mistyped name probably means.
-    #[must_use]
-    pub fn nearest_entity(&self, name: &str) -> Option<&str> {
-        nearest(name, self.entities.keys().map(String::as_str))
+    /// The codes that `list` names as a schema does: `gbt2261_1_sex`, `regional_lists:penalty_kind`.
+    ///
+    /// # Errors
+    /// [`ListError`] with the nearest name where there is no such list.
+    pub fn code_list(&self, list: &str) -> Result<CodeList, ListError> {
+        CodeList::build(list, &self.tables)
     }
-}
-
-/// The candidate nearest to a mistyped name, if one is near enough to be meant.
-fn nearest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(similarity, _)| *similarity >= 0.75)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, candidate)| candidate)
-}
-
-fn list_files(directory: &Path) -> Result<Vec<PathBuf>, StandardError> {
-    let failed = |source| StandardError::Io { path: directory.to_owned(), source };
-    let entries = fs::read_dir(directory).map_err(failed)?;
-    let mut files = entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect::<Result<Vec<_>, StandardError>>()?;
-    files.sort();
-    Ok(files)
-}
-
-fn with_ending<'f>(files: &'f [PathBuf], ending: &'f str) -> impl Iterator<Item = &'f PathBuf> {
-    files.iter().filter(move |path| path.to_string_lossy().ends_with(ending))
-}
-
-fn read_file(path: &Path) -> Result<String, StandardError> {
-    fs::read_to_string(path).map_err(|source| StandardError::Io { path: path.to_owned(), source })
-}
-
-fn in_file(path: &Path, error: StandardError) -> StandardError {
-    StandardError::File { path: path.to_owned(), source: Box::new(error) }
 }
 
 #[cfg(test)]
@@ -197,10 +165,6 @@ mod tests {
                 ("ServiceCase", 30)
             ]
         );
-        let legal = standard.entity("LegalEntity").expect("entity");
-        assert_eq!(legal.nearest_field("legal_rep_nam"), Some("legal_rep_name"));
-        assert_eq!(legal.nearest_field("zzz"), None);
-        assert_eq!(standard.nearest_entity("LegalEntitty"), Some("LegalEntity"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::clock::Clock;
-use super::codes::CodeList;
+use super::codes::{Code, CodeList};
 use super::field::{EntityField, FieldKind, Obligation};
 use super::finding::{Finding, Level, Remarks, Rule};
 use super::identifier::clean::fold;
@@ -104,9 +104,9 @@ impl EntityField {
             FieldKind::Education if options.old_edition => {
                 return nullable(place::education_1984(text, facts, remarks)?.map(Cow::Owned));
             }
-            FieldKind::Education => return nullable(code(text, &facts.education, remarks)?),
-            FieldKind::Code(list) => return nullable(code(text, list, remarks)?),
-            FieldKind::Codes(list) => return codes(text, list, options.split.as_deref(), remarks),
+            FieldKind::Education => return nullable(code(text, &facts.education, clock, remarks)?),
+            FieldKind::Code(list) => return nullable(code(text, list, clock, remarks)?),
+            FieldKind::Codes(list) => return codes(text, list, options.split.as_deref(), clock, remarks),
             FieldKind::Url => text::url(text, remarks)?,
             FieldKind::Steps => return steps::read(text, self, options, clock, remarks),
             // The kinds that `parse` reads from any input.
@@ -172,24 +172,43 @@ fn as_text(input: Input<'_>) -> String {
     }
 }
 
-/// A code of a list, by code, name or alias; zeros are empty where the list has no such code.
-pub(crate) fn code<'a>(text: &'a str, list: &'a CodeList, remarks: &mut Remarks<'_>) -> Result<Option<Cow<'a, str>>, Rule> {
-    if list.contains(text) {
-        return Ok(Some(Cow::Borrowed(text)));
+/// A code of a list, by code, name or alias, as it is in force at the event's time; zeros are empty where the list has no such code.
+pub(crate) fn code<'a>(
+    text: &'a str,
+    list: &'a CodeList,
+    clock: &Clock<'_>,
+    remarks: &mut Remarks<'_>,
+) -> Result<Option<Cow<'a, str>>, Rule> {
+    let Some(found) = find(text, list, remarks)? else { return Ok(None) };
+    if found.history.is_none() {
+        return Ok(Some(Cow::Borrowed(&found.code)));
+    }
+    let (current, rule) = list.in_force(found, clock.today);
+    match rule {
+        Some(rule @ Rule::CodeNoSuccessor) => remarks.warn(rule),
+        Some(rule) => remarks.note(rule),
+        None => {}
+    }
+    Ok(Some(Cow::Borrowed(&current.code)))
+}
+
+fn find<'a>(text: &str, list: &'a CodeList, remarks: &mut Remarks<'_>) -> Result<Option<&'a Code>, Rule> {
+    if let Some(code) = list.get(text) {
+        return Ok(Some(code));
     }
     // A text that begins with a Han character is no code in other letters.
     if matches!(text.as_bytes(), [0xe4..=0xe9, ..])
         && let Some(code) = list.named(text)
     {
         remarks.note(Rule::CodeByName);
-        return Ok(Some(Cow::Borrowed(&code.code)));
+        return Ok(Some(code));
     }
     let folded = fold(text)?;
     let upper = folded.to_ascii_uppercase();
     for written in [&*folded, &upper] {
         if let Some(code) = list.get(written) {
             remarks.note(Rule::IdentifierRepaired);
-            return Ok(Some(Cow::Borrowed(&code.code)));
+            return Ok(Some(code));
         }
     }
     if folded.bytes().all(|b| b == b'0') {
@@ -200,7 +219,7 @@ pub(crate) fn code<'a>(text: &'a str, list: &'a CodeList, remarks: &mut Remarks<
     for written in [plain, &folded, &upper] {
         if let Some((code, rule)) = list.find_otherwise(written) {
             remarks.note(rule);
-            return Ok(Some(Cow::Borrowed(&code.code)));
+            return Ok(Some(code));
         }
     }
     Err(Rule::CodeUnknown)
@@ -211,6 +230,7 @@ fn codes<'a>(
     text: &'a str,
     list: &'a CodeList,
     split: Option<&str>,
+    clock: &Clock<'_>,
     remarks: &mut Remarks<'_>,
 ) -> Result<StandardValue<'a>, Rule> {
     let mut items: Vec<Cow<'a, str>> = Vec::new();
@@ -218,7 +238,7 @@ fn codes<'a>(
         if characters::is_empty_word(item) {
             return Ok(());
         }
-        if let Some(item) = code(item, list, remarks)?
+        if let Some(item) = code(item, list, clock, remarks)?
             && !items.contains(&item)
         {
             items.push(item);

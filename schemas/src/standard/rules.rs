@@ -7,12 +7,12 @@ use super::clock::Clock;
 use super::condition::{Condition, age};
 use super::date::period;
 use super::entity::Entity;
+use super::facts::{Facts, Standing};
 use super::field::Obligation;
-use super::file::RuleFile;
 use super::finding::{Finding, Level, Remarks, Rule};
 use super::identifier::{citizen, credit, numbers, project};
-use super::tables::{Facts, Standing};
 use super::value::{StandardValue, Step};
+use crate::contract::reading::scalar;
 
 /// One compiled rule; numbers are indexes of fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,16 +110,49 @@ pub(crate) enum RecordRule {
     },
 }
 
+/// Every rule: its name, its fields in their order, whether it has a value, whether it has a condition.
+const FORMS: [(&str, &[&str], bool, bool); 19] = [
+    ("order", &["first", "second"], false, false),
+    ("fill", &["field"], true, true),
+    ("positive", &["field"], false, true),
+    ("person_document", &["kind", "number"], true, false),
+    ("citizen_document", &["kind", "number", "citizen_id"], false, false),
+    ("citizen_birth", &["citizen_id", "birth"], false, false),
+    ("citizen_sex", &["citizen_id", "sex"], false, false),
+    ("citizen_nationality", &["kind", "nationality"], false, false),
+    ("marriage_age", &["birth", "sex", "marital"], false, false),
+    ("doctor_age", &["birth", "education"], false, false),
+    ("entity_type", &["uscc", "entity_type"], false, false),
+    ("organisation_part", &["uscc", "org_code"], false, false),
+    ("credit_division", &["uscc", "division"], false, false),
+    ("project_division", &["code", "division"], false, false),
+    ("project_type", &["code", "approval_type"], false, false),
+    ("project_industry", &["code", "industry"], false, false),
+    ("winner_code", &["kind", "code"], false, false),
+    ("applicant_document", &["kind", "doc_type", "number"], false, false),
+    ("steps", &["steps"], false, false),
+];
+
+/// Why a rule of a schema is none, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnknownRule {
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
+
 impl RecordRule {
-    pub(crate) fn compile<E>(
-        file: &RuleFile,
-        known: impl Fn(&str) -> Result<usize, E>,
-        condition: impl Fn(&str) -> Result<Condition, E>,
-        failed: impl Fn(String) -> E,
-    ) -> Result<Self, E> {
-        let fields = file.fields.iter().map(|name| known(name)).collect::<Result<Vec<_>, _>>()?;
-        let when = file.when.as_deref().map(condition).transpose()?;
-        let rule = match (file.rule.as_str(), fields.as_slice(), file.value.clone(), when) {
+    /// Compiles a rule of a schema whose fields have these indexes.
+    pub(crate) fn compile(
+        name: &str,
+        fields: &[usize],
+        value: Option<&str>,
+        when: Option<Condition>,
+    ) -> Result<Self, UnknownRule> {
+        let Some((_, roles, has_value, has_condition)) = FORMS.iter().find(|(known, ..)| *known == name) else {
+            let help = scalar::suggestion(name, FORMS.iter().map(|(name, ..)| *name));
+            return Err(UnknownRule { message: format!("the rule `{}` is not known", scalar::short(name)), help });
+        };
+        let rule = match (name, fields, value.map(str::to_owned), when) {
             ("fill", &[field], Some(value), Some(when)) => Self::Fill { field, value, when },
             ("positive", &[field], None, Some(when)) => Self::Positive { field, when },
             ("person_document", &[kind, number], Some(citizen), None) => Self::PersonDocument { kind, number, citizen },
@@ -140,11 +173,19 @@ impl RecordRule {
                 ("winner_code", &[kind, code]) => Self::WinnerCode { kind, code },
                 ("applicant_document", &[kind, doc_type, number]) => Self::ApplicantDocument { kind, doc_type, number },
                 ("steps", &[steps]) => Self::Steps { steps },
-                _ => return Err(failed(format!("the rule `{name}` is not known, or not with these fields"))),
+                _ => return Err(Self::form(name, roles, *has_value, *has_condition)),
             },
-            (name, ..) => return Err(failed(format!("the rule `{name}` is not known, or its value or condition is not for it"))),
+            (name, ..) => return Err(Self::form(name, roles, *has_value, *has_condition)),
         };
         Ok(rule)
+    }
+
+    fn form(name: &str, roles: &[&str], has_value: bool, has_condition: bool) -> UnknownRule {
+        let mut parts = vec![format!("fields {}", scalar::listed(roles))];
+        parts.extend(has_value.then(|| "a `value`".to_owned()));
+        parts.extend(has_condition.then(|| "a condition `when`".to_owned()));
+        let message = format!("the rule `{name}` is not written so");
+        UnknownRule { message, help: Some(format!("it has {}, and nothing else", parts.join(", "))) }
     }
 
     /// Whether the rule can fill this field.

@@ -71,6 +71,6 @@ impl StepReader<'_, '_> {
 
     fn action(&mut self) -> Result<Option<String>, Rule> {
         let Some(written) = self.member("action")?.map(Cow::into_owned) else { return Ok(None) };
-        Ok(read::code(&written, &self.field.facts.step_action, self.remarks)?.map(Cow::into_owned))
+        Ok(read::code(&written, &self.field.facts.step_action, self.clock, self.remarks)?.map(Cow::into_owned))
     }
 }

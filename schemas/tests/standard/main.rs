@@ -2,9 +2,11 @@
 
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod extension;
 mod fields;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use guitong_schemas::contract::resource::{FieldMapping, Place, Unit, ValueSource};
 use guitong_schemas::contract::subscription::Mask;
@@ -465,46 +467,4 @@ fn mapping() -> FieldMapping {
 fn split(separator: &str) -> FieldOptions {
     let field = entity("CreditRecord").field("penalty_kind").expect("field");
     FieldOptions::compile(field, &FieldMapping { split: Some(separator.into()), ..mapping() }).expect("options")
-}
-
-#[test]
-fn a_directory_adds_an_entity_and_replaces_a_table() {
-    let directory = tempfile::tempdir().expect("directory");
-    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("file");
-    write("colours.csv", "code,name,name_en\n1,红,red\n2,绿,green\n");
-    write("gbt2261_1_sex.csv", "code,name\nM,男\nF,女\n");
-    write(
-        "Permit.avsc",
-        r#"{"type": "record", "name": "Permit", "namespace": "cn.guitong.standard", "title": "许可", "fields": [
-            {"name": "no", "type": "string", "title": "编号", "kind": "identifier:20", "obligation": "mandatory", "grade": "G0"},
-            {"name": "colour", "type": ["null", "string"], "default": null, "title": "颜色", "kind": "code:colours", "obligation": "optional", "grade": "G0"}]}"#,
-    );
-    let key = r#"{"type": "record", "name": "PermitKey", "namespace": "cn.guitong.standard", "fields": [{"name": "no", "type": "string"}]}"#;
-    write("Permit.key.avsc", key);
-    let standard = Standard::load(Some(directory.path())).expect("standard");
-    let colour = standard.entity("Permit").and_then(|entity| entity.field("colour")).expect("field");
-    assert!(colour.is_legal_code("2") && !colour.is_legal_code("3"));
-    let sex = standard.entity("NaturalPerson").and_then(|entity| entity.field("sex")).expect("field");
-    assert!(sex.is_legal_code("M") && !sex.is_legal_code("1"));
-
-    for (file, text, said) in [
-        ("Permit.key.avsc", key.replace("\"no\"", "\"number\""), "there is no field number"),
-        ("Permit.key.avsc", key.replace("PermitKey", "Permit"), "its key schema is named Permit"),
-        ("colours.csv", "code,name\n1,红\n1,绿\n".to_owned(), "code 1 stands twice"),
-        ("colours.csv", "name\n红\n".to_owned(), "no column code"),
-    ] {
-        let good = std::fs::read_to_string(directory.path().join(file)).expect("file");
-        write(file, &text);
-        let error = Standard::load(Some(directory.path())).expect_err(said).to_string();
-        assert!(error.contains(said) && error.contains("Permit.avsc"), "{error}");
-        write(file, &good);
-    }
-    write(
-        "Permit.avsc",
-        r#"{"type": "record", "name": "Permit", "namespace": "cn.guitong.standard", "title": "许可", "fields": [
-        {"name": "no", "type": "string", "title": "编号", "kind": "identifier:20", "obligation": "mandatory", "grade": "G0"},
-        {"name": "day", "type": ["null", "string"], "default": null, "title": "日", "kind": "date", "obligation": "optional", "grade": "G0"}]}"#,
-    );
-    let error = Standard::load(Some(directory.path())).expect_err("a date is no string").to_string();
-    assert!(error.contains("field day: its Avro type is not that of the kind date"), "{error}");
 }

@@ -10,7 +10,6 @@ use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::topic_name;
 use guitong_schemas::contract::load::{Purpose, load};
 use guitong_schemas::contract::{Directory, System};
-use guitong_schemas::standard::Standard;
 use guitong_schemas::table::TableName;
 
 use super::Failure;
@@ -67,8 +66,8 @@ pub(super) fn write(root: &Path, dump: &Dump, url: &str, tables: &Tables) -> Res
         let path = root.join(name);
         path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text)).map_err(Failure::new)?;
     }
-    let directory = load(root, &|_| None, Standard::builtin(), jiff::Timestamp::now(), Purpose::Run)
-        .map_err(|problems| Failure::new(problems.render(false)))?;
+    let directory =
+        load(root, &|_| None, jiff::Timestamp::now(), Purpose::Run).map_err(|problems| Failure::new(problems.render(false)))?;
     let system = directory.systems.get(SYSTEM).cloned().ok_or_else(|| Failure::new("the directory has no system"))?;
     Ok((directory, system))
 }

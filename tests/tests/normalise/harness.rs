@@ -190,7 +190,7 @@ impl World {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
         let now = jiff::Timestamp::from_microsecond(NOW_US).unwrap();
         let purpose = load::Purpose::Check { unset_secrets: true };
-        let directory = load::load(&root, &|_| None, Standard::builtin(), now, purpose).unwrap();
+        let directory = load::load(&root, &|_| None, now, purpose).unwrap();
         let mut resource = (*directory.resources[&Name::parse("enterprise").unwrap()]).clone();
         let is_here = |column: &str| COLUMNS.contains(&column);
         resource.map.retain(|_, field| match &field.value {

@@ -6,7 +6,6 @@ use clap::Args;
 use guitong_govern::Entitlement;
 use guitong_schemas::contract::Directory;
 use guitong_schemas::contract::load::Purpose;
-use guitong_schemas::standard::Standard;
 
 use crate::exit::{self, Failure};
 use crate::open;
@@ -61,7 +60,7 @@ impl Check {
 fn grants(directory: &Directory) -> Result<(), Failure> {
     for (name, subscription) in &directory.subscriptions {
         let resource = directory.resources.get(&subscription.resource);
-        let entity = resource.and_then(|resource| Standard::builtin().entity(&resource.entity));
+        let entity = resource.and_then(|resource| directory.standard.entity(&resource.entity));
         if let (Some(resource), Some(entity)) = (resource, entity) {
             let compiled = Entitlement::compile(subscription, resource, entity, &directory.exchange.time_zone);
             compiled.map_err(|error| Failure::no(format!("subscriptions/{name}.toml: {error}")))?;

@@ -5,7 +5,7 @@ use guitong_connectors::inspect::Selection;
 use guitong_connectors::registration;
 use guitong_schemas::contract::{Directory, System};
 use guitong_schemas::profile::{ColumnProfile, Counted, ListCount, Profile, ProfileError, TableProfile, TableSample, Values};
-use guitong_schemas::standard::{Clock, Standard, Zone};
+use guitong_schemas::standard::{Clock, Zone};
 use guitong_schemas::table::TableName;
 
 use super::InDirectory;
@@ -70,7 +70,7 @@ pub(super) async fn look(
     let mut profiles = vec![Vec::new(); kinds.len()];
     let mut each = |sample: TableSample| {
         for (kind, profiles) in kinds.iter().zip(&mut profiles) {
-            profiles.push(sample.profile(Standard::builtin(), &clock, *kind));
+            profiles.push(sample.profile(&directory.standard, &clock, *kind));
         }
     };
     let lacking = registration::inspect(system, selection, &mut each).await.map_err(prepare::failure)?;

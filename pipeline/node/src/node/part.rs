@@ -24,8 +24,8 @@ use crate::status::{Part as PartStatus, ResourceStatus, Snapshot, Status, Subscr
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Config {
     System(Arc<System>),
-    Resource(Arc<Resource>),
-    Subscription(Arc<Subscription>, Arc<Resource>),
+    Resource(Arc<Resource>, Arc<Standard>),
+    Subscription(Arc<Subscription>, Arc<Resource>, Arc<Standard>),
 }
 
 /// What all parts of a stage share, and which stages this node runs.
@@ -37,7 +37,6 @@ pub(crate) struct Stages {
     deliver: guitong_deliver::Metrics,
     /// Connections to sinks, shared by address.
     pools: Pools,
-    standard: Arc<Standard>,
 }
 
 /// A part that was started; it may have ended since.
@@ -68,17 +67,21 @@ impl Stages {
             pools: Pools::default(),
             normalise: guitong_normalise::Metrics::register(registry)?,
             deliver: guitong_deliver::Metrics::register(registry)?,
-            standard: Arc::new(Standard::builtin().clone()),
         })
     }
 
     /// The parts that the directory declares, this node's roles include, and the log's placement gives to this node.
     pub(crate) fn wanted(&self, directory: &Directory, placement: &Placement) -> BTreeMap<OwnerId, Config> {
         let systems = directory.systems.iter().map(|(name, system)| (Role::Connect, name, Config::System(Arc::clone(system))));
-        let resources = directory.resources.iter().map(|(name, it)| (Role::Normalise, name, Config::Resource(Arc::clone(it))));
+        let standard = &directory.standard;
+        let resources = directory
+            .resources
+            .iter()
+            .map(|(name, resource)| (Role::Normalise, name, Config::Resource(Arc::clone(resource), Arc::clone(standard))));
         let subscriptions = directory.subscriptions.iter().filter_map(|(name, subscription)| {
             let resource = directory.resources.get(&subscription.resource)?;
-            Some((Role::Deliver, name, Config::Subscription(Arc::clone(subscription), Arc::clone(resource))))
+            let config = Config::Subscription(Arc::clone(subscription), Arc::clone(resource), Arc::clone(standard));
+            Some((Role::Deliver, name, config))
         });
         let all = systems.chain(resources).chain(subscriptions);
         let ours = all.filter(|(role, _, _)| self.roles.contains(role));
@@ -92,8 +95,8 @@ impl Stages {
         let (ended, problem) = watch::channel(None);
         let started = match &config {
             Config::System(system) => self.connect(directory, opened, system, stop.clone(), ended),
-            Config::Resource(resource) => self.normalise(directory, opened, resource, stop.clone(), ended),
-            Config::Subscription(subscription, resource) => {
+            Config::Resource(resource, _) => self.normalise(directory, opened, resource, stop.clone(), ended),
+            Config::Subscription(subscription, resource, _) => {
                 self.deliver(directory, opened, subscription, resource, stop.clone(), ended)
             }
         };
@@ -127,7 +130,7 @@ impl Stages {
         let context = NormaliseContext {
             log: Arc::clone(&opened.log),
             registry: Arc::clone(&opened.registry),
-            standard: Arc::clone(&self.standard),
+            standard: Arc::clone(&directory.standard),
             exchange: Arc::new(directory.exchange.clone()),
             metrics: self.normalise.clone(),
         };
@@ -148,7 +151,7 @@ impl Stages {
         stop: CancellationToken,
         ended: Ended,
     ) -> Started {
-        let Some(entity) = self.standard.entity(&resource.entity) else {
+        let Some(entity) = directory.standard.entity(&resource.entity) else {
             // A validated resource names an entity of the standard.
             ended.send_replace(Some(format!("the standard has no entity {}", resource.entity)));
             return (View::None, tokio::spawn(std::future::ready(())));
@@ -222,7 +225,7 @@ impl Part {
 
     pub(crate) fn normaliser(&self) -> Option<(&Resource, &NormaliserHandle)> {
         match (&self.config, &self.view) {
-            (Config::Resource(resource), View::Resource(handle)) => Some((resource, handle)),
+            (Config::Resource(resource, _), View::Resource(handle)) => Some((resource, handle)),
             _ => None,
         }
     }
@@ -244,17 +247,17 @@ impl Part {
                 let part = stopped(system.name.as_str(), &system.title, problem);
                 status.systems.push(SystemStatus { part, ..SystemStatus::default() });
             }
-            (Config::Resource(resource), View::Resource(view)) => {
+            (Config::Resource(resource, _), View::Resource(view)) => {
                 status.resources.push(of_resource(resource, &view.status().borrow(), problem));
             }
-            (Config::Resource(resource), _) => {
+            (Config::Resource(resource, _), _) => {
                 let part = stopped(resource.name.as_str(), &resource.title, problem);
                 status.resources.push(ResourceStatus { part, ..ResourceStatus::default() });
             }
-            (Config::Subscription(subscription, _), View::Subscription(view)) => {
+            (Config::Subscription(subscription, ..), View::Subscription(view)) => {
                 status.subscriptions.push(of_subscription(subscription, &view.borrow(), problem));
             }
-            (Config::Subscription(subscription, _), _) => {
+            (Config::Subscription(subscription, ..), _) => {
                 let part = stopped(subscription.name.as_str(), &subscription.purpose, problem);
                 status.subscriptions.push(SubscriptionStatus { part, sink: sink(subscription), ..SubscriptionStatus::default() });
             }

@@ -57,13 +57,15 @@ impl Shared {
                     state.refused = None;
                     return;
                 }
-                if directory.exchange == *kept {
+                if directory.exchange != *kept {
+                    Some("exchange.toml changed: what it declares is read at start; restart the node".to_owned())
+                } else if let Err(why) = directory.standard.follows(&state.directory.standard) {
+                    Some(why)
+                } else {
                     tracing::info!(revision = %directory.revision, "the changed directory is in force");
                     state.directory = Arc::new(directory);
                     state.refused = None;
                     None
-                } else {
-                    Some("exchange.toml changed: what it declares is read at start; restart the node".to_owned())
                 }
             }
         };
@@ -79,11 +81,18 @@ impl Shared {
 
 /// Names, sizes and times of the files that make the directory.
 fn stamp(root: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
-    let folders = ["systems", "resources", "departments", "subscriptions"].map(|name| root.join(name));
+    const FOLDERS: [(&str, &[&str]); 5] = [
+        ("systems", &["toml"]),
+        ("resources", &["toml"]),
+        ("departments", &["toml"]),
+        ("subscriptions", &["toml"]),
+        ("standard", &["avsc", "csv"]),
+    ];
     let mut files = vec![root.join("exchange.toml")];
-    for folder in folders {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "toml")));
+    for (folder, kinds) in FOLDERS {
+        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        let is_read = |path: &PathBuf| path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known));
+        files.extend(entries.map(|entry| entry.path()).filter(is_read));
     }
     let facts = |path: &PathBuf| std::fs::metadata(path).ok().map(|data| (data.len(), data.modified().ok()));
     files.into_iter().filter_map(|path| facts(&path).map(|facts| (path, facts))).collect()

@@ -15,7 +15,6 @@ mod tests {
     use std::path::Path;
 
     use guitong_schemas::contract::{Directory, Problems, Purpose, load};
-    use guitong_schemas::standard::Standard;
 
     use super::FILES;
 
@@ -28,7 +27,7 @@ mod tests {
             std::fs::write(target, if *path == changed { text } else { content }).unwrap();
         }
         let now = "2026-11-23T12:00:00+08:00".parse().unwrap();
-        load(root.path(), &|_| None, Standard::builtin(), now, Purpose::Check { unset_secrets: true })
+        load(root.path(), &|_| None, now, Purpose::Check { unset_secrets: true })
     }
 
     #[test]

@@ -13,10 +13,10 @@ const SHOWN: usize = 140;
 
 /// A file's text and what of it is secret.
 #[derive(Debug)]
-pub(in crate::contract) struct Document {
+pub(crate) struct Document {
     /// Path below the root, with `/`.
-    pub(in crate::contract) name: String,
-    pub(in crate::contract) text: String,
+    pub(crate) name: String,
+    pub(crate) text: String,
     /// Byte offsets of line starts.
     starts: Vec<usize>,
     hidden: OnceCell<Vec<Range<usize>>>,
@@ -24,7 +24,7 @@ pub(in crate::contract) struct Document {
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::contract) enum At {
+pub(crate) enum At {
     /// Bytes of the file.
     Span(Range<usize>),
     /// An environment variable.
@@ -35,54 +35,54 @@ pub(in crate::contract) enum At {
 
 /// A value and where it came from.
 #[derive(Debug, Clone)]
-pub(in crate::contract) struct Found<T> {
-    pub(in crate::contract) value: T,
-    pub(in crate::contract) at: At,
+pub(crate) struct Found<T> {
+    pub(crate) value: T,
+    pub(crate) at: At,
 }
 
 /// Where problems are gathered.
 #[derive(Debug, Default)]
-pub(in crate::contract) struct Report(RefCell<Vec<Problem>>);
+pub(crate) struct Report(RefCell<Vec<Problem>>);
 
 impl Report {
-    pub(in crate::contract) fn push(&self, problem: Problem) {
+    pub(crate) fn push(&self, problem: Problem) {
         self.0.borrow_mut().push(problem);
     }
 
-    pub(in crate::contract) fn into_list(self) -> Vec<Problem> {
+    pub(crate) fn into_list(self) -> Vec<Problem> {
         self.0.into_inner()
     }
 
-    pub(in crate::contract) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
     /// Whether a file has a problem.
-    pub(in crate::contract) fn names(&self, file: &str) -> bool {
+    pub(crate) fn names(&self, file: &str) -> bool {
         self.0.borrow().iter().any(|problem| problem.file == file)
     }
 }
 
 impl Document {
-    pub(in crate::contract) fn new(name: String, text: String) -> Self {
+    pub(crate) fn new(name: String, text: String) -> Self {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { name, text, starts, hidden: OnceCell::new() }
     }
 
     /// Keeps bytes of the text out of every excerpt. Said once, before the first excerpt.
-    pub(in crate::contract) fn hide(&self, spans: impl IntoIterator<Item = Range<usize>>) {
+    pub(crate) fn hide(&self, spans: impl IntoIterator<Item = Range<usize>>) {
         self.hidden.get_or_init(|| spans.into_iter().collect());
     }
 
     /// The 1-based line and column, in characters, of a byte.
-    pub(in crate::contract) fn place(&self, offset: usize) -> Place {
+    pub(crate) fn place(&self, offset: usize) -> Place {
         let line = self.starts.partition_point(|&start| start <= offset);
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
         let column = self.text.get(start..offset).map_or(1, |head| head.chars().count() + 1);
         Place { line, column }
     }
 
-    pub(in crate::contract) fn problem(&self, at: &At, code: &'static str, message: String, help: Option<String>) -> Problem {
+    pub(crate) fn problem(&self, at: &At, code: &'static str, message: String, help: Option<String>) -> Problem {
         let (file, excerpt) = match at {
             At::Span(span) => (self.name.clone(), Some(self.excerpt(span))),
             At::Variable(name) => (format!("environment variable {name}"), None),

@@ -1,8 +1,9 @@
 //! From files to values: places and excerpts, sections of TOML with every problem reported, scalars, expressions.
 
 pub(super) mod concealed;
-pub(super) mod document;
+pub(crate) mod document;
 pub(super) mod expression;
-pub(super) mod scalar;
+pub(crate) mod json;
+pub(crate) mod scalar;
 pub(super) mod secret;
 pub(super) mod section;

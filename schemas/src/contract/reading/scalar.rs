@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::table::TableName;
 
 /// The known name that a wrong one was probably meant to be: the most similar, else the only one that begins as it does.
-pub(in crate::contract) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity a suggestion misleads more than it helps.
     const ALIKE: f64 = 0.75;
     let head = wrong.split(['_', '-', '.']).next().filter(|head| head.len() >= 3);
@@ -27,7 +27,7 @@ pub(in crate::contract) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Ite
 }
 
 /// `did you mean …?`, else the known names.
-pub(in crate::contract) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
+pub(crate) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     if let Some(name) = nearest(wrong, known.clone()) {
         return Some(format!("did you mean `{name}`?"));
     }
@@ -36,7 +36,7 @@ pub(in crate::contract) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<
 }
 
 /// Names in one line, the first dozen of them.
-pub(in crate::contract) fn listed(names: &[&str]) -> String {
+pub(crate) fn listed(names: &[&str]) -> String {
     const SHOWN: usize = 12;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{}`", short(name))).collect();
     let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
@@ -44,7 +44,7 @@ pub(in crate::contract) fn listed(names: &[&str]) -> String {
 }
 
 /// A text of somebody else's that fits in a message.
-pub(in crate::contract) fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     const SHOWN: usize = 60;
     let plain = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
     let mut out: String = text.chars().take(SHOWN).map(plain).collect();
@@ -55,7 +55,7 @@ pub(in crate::contract) fn short(text: &str) -> String {
 }
 
 /// `"16 MiB"` in bytes.
-pub(in crate::contract) fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let units = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     measured(text, &units)
         .and_then(|bytes| usize::try_from(bytes).ok())
@@ -63,7 +63,7 @@ pub(in crate::contract) fn size(text: &str) -> Result<usize, String> {
 }
 
 /// `"10 s"`.
-pub(in crate::contract) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
     measured(text, &units).map(Duration::from_millis).ok_or_else(|| "must be a time as `10 s` (ms, s, min, h)".to_owned())
 }
@@ -76,7 +76,7 @@ fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// `schema.table`, or a table of the database's usual schema.
-pub(in crate::contract) fn table_name(text: &str, usual_schema: &str) -> Result<TableName, String> {
+pub(crate) fn table_name(text: &str, usual_schema: &str) -> Result<TableName, String> {
     let (schema, name) = text.split_once('.').unwrap_or((usual_schema, text));
     let whole = |part: &str| !part.trim().is_empty() && part.trim() == part && !part.chars().any(char::is_control);
     if whole(schema) && whole(name) {
@@ -86,7 +86,7 @@ pub(in crate::contract) fn table_name(text: &str, usual_schema: &str) -> Result<
 }
 
 /// `postgres://user:password@host:port/database?sslmode=…`: what of it is wrong, without showing any of it.
-pub(in crate::contract) fn postgres_url(url: &str) -> Result<(), String> {
+pub(crate) fn postgres_url(url: &str) -> Result<(), String> {
     const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
     let rest = url
         .strip_prefix("postgres://")
@@ -112,7 +112,7 @@ pub(in crate::contract) fn postgres_url(url: &str) -> Result<(), String> {
 }
 
 /// `http://host:port/path` or https, without a user in it.
-pub(in crate::contract) fn http_url(url: &str) -> Result<String, String> {
+pub(crate) fn http_url(url: &str) -> Result<String, String> {
     let rest =
         url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).ok_or("must begin with http:// or https://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -124,7 +124,7 @@ pub(in crate::contract) fn http_url(url: &str) -> Result<String, String> {
 }
 
 /// `host:port`; brackets around an IPv6 address.
-pub(in crate::contract) fn host_and_port(text: &str, usual: Option<u16>) -> Result<(), String> {
+pub(crate) fn host_and_port(text: &str, usual: Option<u16>) -> Result<(), String> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => (host, port.strip_prefix(':')),
         None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),

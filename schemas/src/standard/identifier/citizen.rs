@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::super::clock::{Clock, civil_from_days, days_from_civil};
+use super::super::facts::Facts;
 use super::super::finding::{Remarks, Rule};
-use super::super::tables::Facts;
 use super::clean::clean;
 use super::credit::number;
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::super::facts::Facts;
 use super::super::finding::{Remarks, Rule};
-use super::super::tables::Facts;
 use super::clean::clean;
 
 /// 3^(i-1) mod 31.

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::super::codes::pack;
+use super::super::facts::{Facts, Standing};
 use super::super::finding::{Remarks, Rule};
-use super::super::tables::{Facts, Standing};
 use super::clean::clean;
 use super::credit::number;
 

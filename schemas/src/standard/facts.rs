@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::StandardError;
-use super::codes::{CodeList, PackedMap, Tables, pack};
+use super::codes::{CodeList, ListError, PackedMap, pack};
+use super::table::Tables;
 
 /// Everything that field kinds look up.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn build(tables: &Tables) -> Result<Self, StandardError> {
+    pub(crate) fn build(tables: &Tables) -> Result<Self, ListError> {
         Ok(Self {
             divisions: Divisions::build(tables)?,
             industry: Industry::build(tables)?,
@@ -74,12 +74,12 @@ pub(crate) struct Years {
     pub(crate) to: u16,
 }
 
-fn number(table: &str, code: &str) -> Result<u32, StandardError> {
-    code.parse().map_err(|_| StandardError::Table { table: table.to_owned(), reason: format!("{code} is not a number") })
+fn number(table: &str, code: &str) -> Result<u32, ListError> {
+    code.parse().map_err(|_| ListError::new(table, format!("`{code}` is not a number")))
 }
 
 impl Divisions {
-    fn build(tables: &Tables) -> Result<Self, StandardError> {
+    fn build(tables: &Tables) -> Result<Self, ListError> {
         let mut national = PackedMap::default();
         for [code, status, from, to] in tables.get("gbt2260_national")?.cells(["code", "status", "from_year", "to_year"]) {
             let read = |year: &str, otherwise| year.parse::<u16>().unwrap_or(otherwise);
@@ -168,7 +168,7 @@ pub(crate) struct Industry {
 }
 
 impl Industry {
-    fn build(tables: &Tables) -> Result<Self, StandardError> {
+    fn build(tables: &Tables) -> Result<Self, ListError> {
         let mut divisions = [false; 100];
         for [code, level] in tables.get("gbt4754_industry_sections")?.cells(["code", "level"]) {
             if level == "division"
@@ -212,7 +212,7 @@ pub(crate) struct Education1984 {
     pub(crate) estimated: bool,
 }
 
-fn education_1984(tables: &Tables) -> Result<PackedMap<u64, Education1984>, StandardError> {
+fn education_1984(tables: &Tables) -> Result<PackedMap<u64, Education1984>, ListError> {
     let mut map = PackedMap::default();
     for [old, now, verdict] in tables.get("gbt4658_1984_to_2006")?.cells(["code_1984", "code_2006", "verdict"]) {
         if let Some(packed) = pack(old) {
@@ -231,7 +231,7 @@ pub(crate) struct Categories {
 }
 
 impl Categories {
-    fn build(tables: &Tables) -> Result<Self, StandardError> {
+    fn build(tables: &Tables) -> Result<Self, ListError> {
         let mut departments = [false; 128];
         let mut categories = PackedMap::default();
         for [code, confidence] in tables.get("gb32100_dept_org")?.cells(["code", "confidence"]) {

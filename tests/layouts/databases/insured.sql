@@ -1,0 +1,33 @@
+-- 1B 人社社保库: indicator codes of the social-insurance systems; dates and times are numbers; one-digit marital status; divisions of 12 digits.
+CREATE TABLE "AC01" (
+    "AAC001" BIGINT NOT NULL,
+    "AAC058" TEXT,
+    "AAC147" TEXT,
+    "AAC003" TEXT,
+    "AAC004" TEXT,
+    "AAC005" TEXT,
+    "AAC006" INTEGER,
+    "AAC011" TEXT,
+    "AAC017" TEXT,
+    "AAC009" TEXT,
+    "AAE005" TEXT,
+    "AAE006" TEXT,
+    "AAB301" TEXT,
+    "AAE036" BIGINT,
+    PRIMARY KEY ("AAC001")
+);
+COMMENT ON TABLE "AC01" IS '参保人员基本信息';
+COMMENT ON COLUMN "AC01"."AAC001" IS '个人编号';
+COMMENT ON COLUMN "AC01"."AAC058" IS '证件类型';
+COMMENT ON COLUMN "AC01"."AAC147" IS '证件号码';
+COMMENT ON COLUMN "AC01"."AAC003" IS '姓名';
+COMMENT ON COLUMN "AC01"."AAC004" IS '性别';
+COMMENT ON COLUMN "AC01"."AAC005" IS '民族';
+COMMENT ON COLUMN "AC01"."AAC006" IS '出生日期';
+COMMENT ON COLUMN "AC01"."AAC011" IS '文化程度';
+COMMENT ON COLUMN "AC01"."AAC017" IS '婚姻状况';
+COMMENT ON COLUMN "AC01"."AAC009" IS '户口性质';
+COMMENT ON COLUMN "AC01"."AAE005" IS '联系电话';
+COMMENT ON COLUMN "AC01"."AAE006" IS '地址';
+COMMENT ON COLUMN "AC01"."AAB301" IS '行政区划';
+COMMENT ON COLUMN "AC01"."AAE036" IS '经办时间';

@@ -1,0 +1,35 @@
+-- 2B 税务 登记: pinyin; the taxpayer number is a credit code (18), division and organisation code (15), or a citizen number and 00 (20); capital in 元.
+CREATE TABLE "DJ_NSRXX" (
+    "NSRSBH" TEXT NOT NULL,
+    "NSRMC" TEXT,
+    "DJZCLX_DM" TEXT,
+    "FDDBRXM" TEXT,
+    "FDDBR_SFZJLX_DM" TEXT,
+    "FDDBR_SFZJHM" TEXT,
+    "ZCDZ" TEXT,
+    "SCJYDZ" TEXT,
+    "XZQHSZ_DM" TEXT,
+    "HY_DM" TEXT,
+    "KYSLRQ" TEXT,
+    "ZCZB" TEXT,
+    "ZZJG_DM" TEXT,
+    "NSRZT_DM" TEXT,
+    "LRRQ" TEXT,
+    PRIMARY KEY ("NSRSBH")
+);
+COMMENT ON TABLE "DJ_NSRXX" IS '纳税人信息';
+COMMENT ON COLUMN "DJ_NSRXX"."NSRSBH" IS '纳税人识别号';
+COMMENT ON COLUMN "DJ_NSRXX"."NSRMC" IS '纳税人名称';
+COMMENT ON COLUMN "DJ_NSRXX"."DJZCLX_DM" IS '登记注册类型代码';
+COMMENT ON COLUMN "DJ_NSRXX"."FDDBRXM" IS '法定代表人姓名';
+COMMENT ON COLUMN "DJ_NSRXX"."FDDBR_SFZJLX_DM" IS '法定代表人身份证件类型代码';
+COMMENT ON COLUMN "DJ_NSRXX"."FDDBR_SFZJHM" IS '法定代表人身份证件号码';
+COMMENT ON COLUMN "DJ_NSRXX"."ZCDZ" IS '注册地址';
+COMMENT ON COLUMN "DJ_NSRXX"."SCJYDZ" IS '生产经营地址';
+COMMENT ON COLUMN "DJ_NSRXX"."XZQHSZ_DM" IS '行政区划数字代码';
+COMMENT ON COLUMN "DJ_NSRXX"."HY_DM" IS '行业代码';
+COMMENT ON COLUMN "DJ_NSRXX"."KYSLRQ" IS '开业设立日期';
+COMMENT ON COLUMN "DJ_NSRXX"."ZCZB" IS '注册资本（元）';
+COMMENT ON COLUMN "DJ_NSRXX"."ZZJG_DM" IS '组织机构代码';
+COMMENT ON COLUMN "DJ_NSRXX"."NSRZT_DM" IS '纳税人状态代码';
+COMMENT ON COLUMN "DJ_NSRXX"."LRRQ" IS '录入日期';
