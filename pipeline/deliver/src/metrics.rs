@@ -32,7 +32,10 @@ impl Metrics {
         let batch = HistogramOpts::from(name("batch_records", "Records in one batch to a sink."));
         let metrics = Self {
             events: IntCounterVec::new(
-                name("events_total", "Records by what became of them: upsert, delete, parked, unjudged."),
+                name(
+                    "events_total",
+                    "Records by what became of them: upsert, delete, unchanged (not delivered), parked, unjudged.",
+                ),
                 &["subscription", "what"],
             )?,
             bytes: IntCounterVec::new(name("bytes_total", "Bytes of standard records read for a subscription."), subscription)?,
@@ -64,6 +67,7 @@ impl Metrics {
             upserts: events("upsert"),
             deletes: events("delete"),
             parked: events("parked"),
+            unchanged: events("unchanged"),
             unjudged: events("unjudged"),
             bytes: self.bytes.with_label_values(&[subscription]),
             errors: self.errors.clone(),
@@ -82,6 +86,7 @@ pub(crate) struct SubscriptionMetrics {
     pub(crate) upserts: IntCounter,
     pub(crate) deletes: IntCounter,
     pub(crate) parked: IntCounter,
+    pub(crate) unchanged: IntCounter,
     pub(crate) unjudged: IntCounter,
     pub(crate) bytes: IntCounter,
     errors: IntCounterVec,

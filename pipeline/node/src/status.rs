@@ -124,6 +124,9 @@ pub struct ResourceStatus {
     pub held_back: u64,
     pub quarantined: u64,
     pub oldest_quarantined_seconds: Option<u64>,
+    /// Rules of the standard that weigh otherwise here, each with the reason.
+    #[serde(default)]
+    pub rules: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -210,6 +213,9 @@ impl Status {
             let counts = [resource.received, resource.published, resource.held_back].map(text::count);
             let [received, published, held_back] = counts;
             table.row(&resource.part, [resource.part.state.clone(), received, published, held_back, quarantined]);
+            if !resource.rules.is_empty() {
+                table.note(&format!("switched rules: {}", resource.rules.join("; ")));
+            }
         }
         table.write(out);
     }

@@ -39,7 +39,14 @@ pub(crate) struct Emission {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Published {
-    Upsert { record: Bytes, quality: Bytes, shared: bool, source_ts_us: i64 },
+    Upsert {
+        record: Bytes,
+        quality: Bytes,
+        shared: bool,
+        source_ts_us: i64,
+        /// An update that left the published record as it was.
+        unchanged: bool,
+    },
     Delete,
 }
 
@@ -51,13 +58,15 @@ pub(crate) struct Effect {
     pub(crate) released: SmallVec<[u64; 1]>,
 }
 
-/// A good version: the row claims the keys of `records`, and leaves those that it claimed before.
+/// A good version: the row claims the keys of `records`, and leaves those that it claimed before. `repeat`: a record that is as
+/// it was is emitted once more, marked.
 pub(crate) fn settle(
     overlay: &mut Overlay,
     source: &Bytes,
     version: Version,
     records: impl IntoIterator<Item = EntityRecord>,
     source_ts_us: i64,
+    repeat: bool,
 ) -> Effect {
     let mut effect = Effect::default();
     let mut row = overlay.rows.take(source).unwrap_or_default();
@@ -76,7 +85,7 @@ pub(crate) fn settle(
     }
     for (key, claim) in claims {
         row.keys.push(key.clone());
-        take_claim(overlay, key, claim, &mut effect);
+        take_claim(overlay, key, claim, repeat, &mut effect);
     }
     row.good = Some(version);
     row.seen = row.seen.max(version);
@@ -137,6 +146,11 @@ pub(crate) fn quarantine(overlay: &mut Overlay, source: Option<&Bytes>, version:
 impl Effect {
     pub(crate) fn is_empty(&self) -> bool {
         self.emissions.is_empty() && self.released.is_empty()
+    }
+
+    /// Nothing that was published is otherwise now.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.emissions.iter().all(|emission| matches!(emission.change, Published::Upsert { unchanged: true, .. }))
     }
 }
 
@@ -214,11 +228,11 @@ fn count_held(overlay: &mut Overlay, was: bool, is: bool) {
 
 fn upsert(key: Bytes, claim: &Claim, shared: bool) -> Emission {
     let Claim { record, quality, source_ts_us, .. } = claim;
-    let change = Published::Upsert { record: record.clone(), quality: quality.clone(), shared, source_ts_us: *source_ts_us };
-    Emission { key, change }
+    let (record, quality, source_ts_us) = (record.clone(), quality.clone(), *source_ts_us);
+    Emission { key, change: Published::Upsert { record, quality, shared, source_ts_us, unchanged: false } }
 }
 
-fn take_claim(overlay: &mut Overlay, key: Bytes, claim: Claim, effect: &mut Effect) {
+fn take_claim(overlay: &mut Overlay, key: Bytes, claim: Claim, repeat: bool, effect: &mut Effect) {
     let Some(mut state) = overlay.entities.take(&key) else {
         overlay.totals.entities += 1;
         effect.emissions.push(upsert(key.clone(), &claim, false));
@@ -226,10 +240,14 @@ fn take_claim(overlay: &mut Overlay, key: Bytes, claim: Claim, effect: &mut Effe
         return;
     };
     if state.holder.source == claim.source {
-        let unchanged = state.holder.record == claim.record && state.holder.quality == claim.quality;
+        let same = state.holder.record == claim.record && state.holder.quality == claim.quality;
         state.holder = claim;
-        if !unchanged {
-            effect.emissions.push(upsert(key.clone(), &state.holder, !state.claimants.is_empty()));
+        if !same || repeat {
+            let mut emission = upsert(key.clone(), &state.holder, !state.claimants.is_empty());
+            if let Published::Upsert { unchanged, .. } = &mut emission.change {
+                *unchanged = same;
+            }
+            effect.emissions.push(emission);
         }
     } else {
         state.claimants.retain(|other| other.source != claim.source);
@@ -373,7 +391,7 @@ mod tests {
                 let (cause, effect) = match step {
                     Step::Good { row, keys, text } => {
                         model.good(row, at, &keys, text);
-                        (at, settle(&mut overlay, &bytes(row), version(at), records(&keys, text), 0))
+                        (at, settle(&mut overlay, &bytes(row), version(at), records(&keys, text), 0, at % 2 == 0))
                     }
                     Step::Delete { row } => {
                         model.rows.remove(&row);
@@ -393,7 +411,7 @@ mod tests {
                     Step::Replay { place, keys, text } => {
                         let Some(&(_, row, bad_at)) = model.open.get(place) else { continue };
                         model.good(row, bad_at, &keys, text);
-                        (bad_at, settle(&mut overlay, &bytes(row), version(bad_at), records(&keys, text), 0))
+                        (bad_at, settle(&mut overlay, &bytes(row), version(bad_at), records(&keys, text), 0, at % 2 == 0))
                     }
                 };
                 if !effect.emissions.is_empty() {
@@ -444,9 +462,9 @@ mod tests {
     fn an_equal_record_is_not_published_again() {
         let mut overlay = Overlay::default();
         let (row, other) = (bytes(1), bytes(2));
-        assert_eq!(settle(&mut overlay, &row, version(1), records(&[7], 0), 0).emissions.len(), 1);
-        assert!(settle(&mut overlay, &row, version(2), records(&[7], 0), 0).emissions.is_empty());
-        let taken = settle(&mut overlay, &other, version(3), records(&[7], 0), 0);
+        assert_eq!(settle(&mut overlay, &row, version(1), records(&[7], 0), 0, false).emissions.len(), 1);
+        assert!(settle(&mut overlay, &row, version(2), records(&[7], 0), 0, false).emissions.is_empty());
+        let taken = settle(&mut overlay, &other, version(3), records(&[7], 0), 0, false);
         assert!(matches!(taken.emissions.as_slice(), [Emission { change: Published::Upsert { shared: true, .. }, .. }]));
         assert!(remove(&mut overlay, &row).emissions.is_empty(), "a row that is not the holder changes nothing");
         assert!(matches!(remove(&mut overlay, &other).emissions.as_slice(), [Emission { change: Published::Delete, .. }]));

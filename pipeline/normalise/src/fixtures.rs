@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::contract::resource::{FieldMapping, ValueSource};
 use guitong_schemas::contract::{Directory, Name, Resource, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
@@ -116,4 +117,9 @@ impl Source {
         let absent: Vec<&str> = marks.absent.iter().filter_map(|at| self.plan.field(*at)).map(|name| &**name).collect();
         (out.split_off(frame::LEN), absent.join("\n"))
     }
+}
+
+/// The mapping of a field as it stands in a column.
+pub(crate) fn of_column(like: &FieldMapping, column: &str) -> FieldMapping {
+    FieldMapping { value: ValueSource::Column(column.to_owned()), ..like.clone() }
 }

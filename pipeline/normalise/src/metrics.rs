@@ -34,7 +34,10 @@ impl Metrics {
             )?,
             bytes: IntCounterVec::new(Opts::new("guitong_normalise_bytes_total", "Bytes of raw events read"), &resource)?,
             records: IntCounterVec::new(
-                Opts::new("guitong_normalise_records_total", "Standard records written, by operation"),
+                Opts::new(
+                    "guitong_normalise_records_total",
+                    "Standard records written, by operation (upsert, delete, unchanged)",
+                ),
                 &by("op"),
             )?,
             findings: IntCounterVec::new(
@@ -93,6 +96,7 @@ impl Metrics {
             quarantined: event("quarantined"),
             upserts: record("upsert"),
             deletes: record("delete"),
+            repeats: record("unchanged"),
             bytes: self.bytes.with_label_values(&labels),
             held_back: self.held_back.with_label_values(&labels),
             open: self.quarantined.with_label_values(&labels),
@@ -115,6 +119,8 @@ pub(crate) struct ResourceMetrics {
     pub(crate) quarantined: IntCounter,
     pub(crate) upserts: IntCounter,
     pub(crate) deletes: IntCounter,
+    /// Records as they were, published again because a subscription asks for them.
+    pub(crate) repeats: IntCounter,
     pub(crate) bytes: IntCounter,
     pub(crate) held_back: IntGauge,
     pub(crate) open: IntGauge,

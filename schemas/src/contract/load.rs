@@ -111,8 +111,13 @@ pub fn load(
 
     let departments = world.read_departments(department_files, &report, &mut fingerprint);
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
-    let resources = world.read_resources(resource_files, &report, &mut fingerprint);
+    let mut resources = world.read_resources(resource_files, &report, &mut fingerprint);
     let subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
+    for subscription in subscriptions.values().filter(|subscription| subscription.unchanged) {
+        if let Some(resource) = resources.get_mut(&subscription.resource) {
+            Arc::make_mut(resource).publish_unchanged = true;
+        }
+    }
 
     let well = |files: &[File]| files.iter().filter(|file| !report.names(&file.document.name)).count();
     let well = Well {

@@ -9,6 +9,7 @@ use super::mapping;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
+use super::rules::{self, RuleSwitch};
 use crate::avro::EventForm;
 use crate::avro::form::{Converter, Names};
 use crate::avro::topic_name;
@@ -34,8 +35,12 @@ pub struct Resource {
     pub map: BTreeMap<String, FieldMapping>,
     /// Mandatory fields that the source does not have, with the reason.
     pub not_provided: BTreeMap<String, String>,
+    /// Rules of the standard that weigh otherwise here, in the order of the file.
+    pub rules: Vec<RuleSwitch>,
     /// Rises when the resource is rebuilt.
     pub revision: u32,
+    /// Some subscription asks for updates that change nothing, so they are published, marked.
+    pub publish_unchanged: bool,
 }
 
 /// 共享类型 (政务信息资源共享管理暂行办法).
@@ -131,6 +136,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     if let (Some(entity), true) = (entity, root.is_table("map")) {
         demand_mandatory(&root, entity, &not_provided);
     }
+    let rules = root.own_section("rules").map_or_else(Vec::new, |section| rules::read(section, entity));
     root.finish();
     let outline = Outline {
         code: code.clone(),
@@ -142,7 +148,23 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         let (code, title, system, table) = (code?, title?.value, system?, table?);
         let (entity, sharing, map) = (entity?.name.clone(), sharing?, map?);
         let (raw_topic, names) = raw_topic(&system, &table, world);
-        Some(Resource { name: name?, code, title, system, table, raw_topic, names, entity, sharing, map, not_provided, revision })
+        let publish_unchanged = false;
+        Some(Resource {
+            name: name?,
+            code,
+            title,
+            system,
+            table,
+            raw_topic,
+            names,
+            entity,
+            sharing,
+            map,
+            not_provided,
+            rules,
+            revision,
+            publish_unchanged,
+        })
     })();
     (outline, resource)
 }

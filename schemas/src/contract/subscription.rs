@@ -26,6 +26,8 @@ pub struct Subscription {
     pub condition: Option<String>,
     /// Masks by field; a granted field of grade G2 or G3 without one gets the default mask of its grade.
     pub masks: BTreeMap<String, Mask>,
+    /// Updates that change no field of the entity are delivered too.
+    pub unchanged: bool,
     pub sink: SinkConfig,
     /// Keys the HMAC of `guitong_key`.
     pub secret: Option<Secret>,
@@ -94,6 +96,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let condition = root.words("where").and_then(|found| read_condition(&root, found, entity));
     let masks =
         root.own_section("masks").map_or_else(BTreeMap::new, |section| read_masks(section, entity, fields.as_deref(), &root));
+    let unchanged = root.flag("unchanged").is_some_and(|found| found.value);
     let sink = root.required("sink", |root, key| {
         let sink = read_sink(root.own_section(key)?, world);
         root.know(key);
@@ -112,7 +115,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     }
     root.finish();
     let (subscriber, resource, purpose, fields, sink) = (subscriber?.value, resource?.value, purpose?.value, fields?, sink?);
-    Some(Subscription { name: name?, subscriber, resource, purpose, approval, fields, condition, masks, sink, secret })
+    Some(Subscription { name: name?, subscriber, resource, purpose, approval, fields, condition, masks, unchanged, sink, secret })
 }
 
 /// A resource by its name or its catalogue code.

@@ -6,6 +6,7 @@ use super::clock::Clock;
 use super::codes::{Code, CodeList};
 use super::field::{EntityField, FieldKind, Obligation};
 use super::finding::{Finding, Level, Remarks, Rule};
+use super::guard::Guard;
 use super::identifier::clean::fold;
 use super::identifier::{citizen, credit, numbers, place, project};
 use super::options::FieldOptions;
@@ -37,6 +38,7 @@ impl EntityField {
             Ok(StandardValue::Text(text)) if characters::is_empty_word(&text) => StandardValue::Null,
             Ok(value) => value,
             Err(rule) => {
+                debug_assert!(rule.guards() == Guard::Value || rule.is_bound(), "{rule} leaves no value");
                 let must = self.obligation == Obligation::Mandatory && !self.derived;
                 remarks.push(if must { Level::Error } else { Level::Warning }, rule);
                 StandardValue::Null

@@ -10,6 +10,7 @@ use super::entity::Entity;
 use super::facts::{Facts, Standing};
 use super::field::Obligation;
 use super::finding::{Finding, Level, Remarks, Rule};
+use super::guard::Guard;
 use super::identifier::{citizen, credit, numbers, project};
 use super::value::{StandardValue, Step};
 use crate::contract::reading::scalar;
@@ -345,6 +346,7 @@ impl Record<'_, '_> {
                 true
             }
             Err(rule) => {
+                debug_assert!(rule.guards() == Guard::Value, "{rule} leaves no value");
                 let Some(declared) = entity.fields.get(field) else { return false };
                 let level = if declared.obligation == Obligation::Mandatory { Level::Error } else { Level::Warning };
                 self.push(level, field, rule);

@@ -98,7 +98,9 @@ impl Bench {
             sharing: Sharing::Unconditional,
             map: BTreeMap::new(),
             not_provided: BTreeMap::new(),
+            rules: Vec::new(),
             revision: 1,
+            publish_unchanged: false,
         };
         Self {
             value: RecordEncoder::compile(&entity.schema_json).unwrap(),
@@ -177,6 +179,7 @@ impl Bench {
             approval: None,
             fields: fields.iter().map(|&field| field.into()).collect(),
             condition: None,
+            unchanged: false,
             masks: BTreeMap::from([("contact".to_owned(), Mask::None)])
                 .into_iter()
                 .filter(|(f, _)| fields.contains(&&**f))

@@ -50,6 +50,7 @@ on_both_sinks! {
     a_changed_grant_takes_away_before_anything_new
     a_record_the_sink_refuses_is_set_aside
     another_log_is_a_gap_that_a_refill_closes
+    what_changes_nothing_is_delivered_only_where_it_is_asked_for
 }
 
 /// A sink that goes away is tried again and again, stops nobody else, and goes on where it was.

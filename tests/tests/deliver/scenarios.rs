@@ -384,3 +384,37 @@ pub(crate) async fn another_log_is_a_gap_that_a_refill_closes(mut bench: Bench, 
     bench.deliver(&subscription).await;
     assert_eq!(target.names("t").await, names(&[("K1", "new"), ("K2", "new"), ("K3", "new")]));
 }
+
+/// `K1` as it was, at a later commit.
+fn unchanged(bench: &Bench, commit: u64) -> guitong_log::NewRecord {
+    let mut record = bench.named("K1", "甲", commit);
+    record.headers.push(("guitong-unchanged".into(), "true".into()));
+    record
+}
+
+pub(crate) async fn what_changes_nothing_is_delivered_only_where_it_is_asked_for(mut bench: Bench, target: &Target) {
+    let usual = bench.subscription("usual", target.config("t"), &["uscc", "name"]);
+    let mut asking = bench.subscription("asking", target.config("u"), &["uscc", "name"]);
+    asking.unchanged = true;
+    bench.append(vec![bench.named("K1", "甲", 1), bench.named("K2", "乙", 2)]).await;
+    let (mut first, mut second) = (bench.start(&usual), bench.start(&asking));
+    bench.caught_up(&mut first).await;
+    bench.caught_up(&mut second).await;
+    bench.append(vec![unchanged(&bench, 3)]).await;
+    bench.caught_up(&mut first).await;
+    bench.caught_up(&mut second).await;
+    let delivered = |running: &crate::fixture::Running| running.status.borrow().upserts;
+    assert_eq!((delivered(&first), delivered(&second)), (2, 3));
+    assert_eq!(target.names("t").await, target.names("u").await);
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+
+    // Where the log has only the last record of the key left, everybody who reads it from its beginning gets that.
+    let late = bench.subscription("late", target.config("v"), &["uscc", "name"]);
+    bench.replace_log().await;
+    bench.append(vec![unchanged(&bench, 3)]).await;
+    bench.deliver(&late).await;
+    bench.deliver(&usual).await;
+    assert_eq!(target.names("v").await, names(&[("K1", "甲")]));
+    assert_eq!(target.names("t").await, names(&[("K1", "甲")]));
+}

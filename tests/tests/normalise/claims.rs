@@ -103,6 +103,31 @@ async fn nothing_changed_is_not_published() {
 }
 
 #[tokio::test]
+async fn what_changes_nothing_is_published_marked_where_a_subscription_asks() {
+    let mut world = World::new().await;
+    world.resource.publish_unchanged = true;
+    let code = uscc(1);
+    world.create(1, &code, &[]).await;
+    world.update(1, &code, &[]).await;
+    // Marks are part of what is delivered.
+    world.update(1, &code, &[("zczb", Some("很多"))]).await;
+    world.update(1, &code, &[("zczb", Some("许多"))]).await;
+    // A row that is read again is no update.
+    world.transaction(&[(Operation::Read, row(1, &code, &[("zczb", Some("很多"))]))]).await;
+    world.delete(1).await;
+    let stage = world.start();
+    world.settled(&stage).await;
+    let records = world.records(STD).await;
+    let marks: Vec<_> = records.iter().map(|record| super::harness::headers(record).contains_key("guitong-unchanged")).collect();
+    assert_eq!(marks, [false, true, false, true, false]);
+    assert!(records[4].value.is_none(), "a delete is never unchanged");
+    assert_eq!(records[0].value, records[1].value);
+    assert_eq!(world.metric("guitong_normalise_events_total", ("outcome", "unchanged")), 3.0);
+    assert_eq!(world.metric("guitong_normalise_records_total", ("op", "unchanged")), 2.0);
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn a_row_that_changes_its_code_leaves_the_old_one() {
     let mut world = World::new().await;
     let (a, b) = (uscc(1), uscc(2));

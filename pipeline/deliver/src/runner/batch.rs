@@ -27,15 +27,18 @@ pub(crate) struct Item<'r> {
 pub(crate) enum Outcome<'r> {
     Change(Change<'r>),
     Unreadable(Unreadable),
+    /// Repeats what was delivered, and the subscription does not ask for that.
+    Unchanged,
     /// Was set aside before.
     Parked,
 }
 
-/// Decides on every record, or says why nothing may be delivered now.
+/// Decides on every record, or says why nothing may be delivered now. `repeats`: records that are as they were are delivered too.
 pub(crate) fn decide<'r>(
     entitlement: &Entitlement,
     schemas: &'r Schemas,
     records: &'r [Record],
+    repeats: bool,
     now: Timestamp,
 ) -> Result<Vec<Item<'r>>, Stop> {
     let mut items = Vec::with_capacity(records.len());
@@ -49,6 +52,10 @@ pub(crate) fn decide<'r>(
         };
         match schemas.read(record) {
             Err(unreadable) => item.outcome = Outcome::Unreadable(unreadable),
+            Ok(decoded) if decoded.unchanged && !repeats => {
+                item.source_us = decoded.source_us;
+                item.outcome = Outcome::Unchanged;
+            }
             Ok(decoded) => {
                 item.source_us = decoded.source_us;
                 let whole = Whole { key: &decoded.key, fields: decoded.fields.as_deref(), source_us: decoded.source_us };

@@ -39,6 +39,8 @@ pub(crate) struct Decoded<'r> {
     pub(crate) version: Version,
     /// Commit time at the source, microseconds since 1970-01-01T00:00Z.
     pub(crate) source_us: i64,
+    /// The record is as it was.
+    pub(crate) unchanged: bool,
 }
 
 /// Compiled schemas by id.
@@ -115,7 +117,8 @@ impl Schemas {
             Some(_) => text("guitong-source-ts")?.parse().map_err(|_| Unreadable::Header("guitong-source-ts"))?,
             None => record.timestamp_ms.saturating_mul(1000),
         };
-        Ok(Decoded { key, fields, version, source_us })
+        let unchanged = record.header("guitong-unchanged").is_some();
+        Ok(Decoded { key, fields, version, source_us, unchanged })
     }
 
     fn fields<'r>(&'r self, framed: &'r [u8]) -> Result<Vec<StandardValue<'r>>, Unreadable> {

@@ -120,7 +120,7 @@ impl Hand<'_> {
 
     fn count(&self, items: &[Item<'_>]) {
         let now = Timestamp::now().as_microsecond();
-        let (mut upserts, mut deletes, mut unjudged, mut reason) = (0, 0, 0, None);
+        let (mut upserts, mut deletes, mut unchanged, mut unjudged, mut reason) = (0, 0, 0, 0, None);
         for item in items {
             if let Some(error) = item.unjudged {
                 unjudged += 1;
@@ -131,6 +131,10 @@ impl Hand<'_> {
                     What::Upsert(_) => upserts += 1,
                     What::Delete(_) => deletes += 1,
                 },
+                Outcome::Unchanged => {
+                    unchanged += 1;
+                    continue;
+                }
                 Outcome::Unreadable(_) | Outcome::Parked => continue,
             }
             // The age of what is delivered again says nothing about delivery.
@@ -141,6 +145,7 @@ impl Hand<'_> {
         self.metrics.batch.observe(items.len() as f64);
         self.metrics.upserts.inc_by(upserts);
         self.metrics.deletes.inc_by(deletes);
+        self.metrics.unchanged.inc_by(unchanged);
         self.metrics.unjudged.inc_by(unjudged);
         self.status.send_modify(|status| {
             status.upserts += upserts;

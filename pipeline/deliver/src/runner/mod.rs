@@ -119,6 +119,8 @@ pub struct Deliverer {
     log: Arc<dyn ExchangeLog>,
     entitlement: Entitlement,
     grant: String,
+    /// The subscription asks for records that are as they were.
+    unchanged: bool,
     schemas: Schemas,
     sink: Box<dyn Sink>,
     metrics: SubscriptionMetrics,
@@ -141,6 +143,8 @@ struct Session {
     positions: BTreeMap<u32, u64>,
     /// Where the refill under way ends, by partition.
     refill: Option<BTreeMap<u32, u64>>,
+    /// Everything in the log was read at some moment of this hold: whatever was still there of each key is with the sink.
+    caught_up: bool,
     measured: Option<Instant>,
     forgotten: Option<Instant>,
 }
@@ -169,6 +173,7 @@ impl Deliverer {
             metrics: metrics.of(&name),
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
+            unchanged: subscription.unchanged,
             schemas: Schemas::new(registry, entity),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
@@ -336,6 +341,7 @@ impl Deliverer {
             epoch: stand.epoch,
             positions: stand.partitions.iter().map(|stand| (stand.partition, stand.next)).collect(),
             refill: stand.refilling.then_some(refill),
+            caught_up: false,
             measured: None,
             forgotten: None,
             journal,
@@ -383,7 +389,10 @@ impl Deliverer {
 
     async fn deliver(&mut self, session: &mut Session, read: &ReadBatch, next: &[(u32, u64)]) -> Result<(), Fault> {
         self.schemas.prepare(&read.records).await.map_err(Fault::Registry)?;
-        let mut items = decide(&self.entitlement, &self.schemas, &read.records, Timestamp::now()).map_err(Fault::Stopped)?;
+        // Of what is far behind the log may have dropped the record that a later one repeats.
+        let repeats = self.unchanged || !session.caught_up;
+        let decided = decide(&self.entitlement, &self.schemas, &read.records, repeats, Timestamp::now());
+        let mut items = decided.map_err(Fault::Stopped)?;
         let mut hand = Hand {
             name: &self.name,
             topic: &self.topic,
@@ -422,6 +431,7 @@ impl Deliverer {
         let lag = futures::future::try_join_all(lags).await?.into_iter().sum();
         let age = self.newest_us.filter(|_| lag > 0).map_or(0, |newest| Timestamp::now().as_microsecond() - newest);
         let lag_seconds = age.max(0) as f64 / 1e6;
+        session.caught_up |= lag == 0 && session.refill.is_none();
         self.metrics.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.lag_seconds.set(lag_seconds);
         let phase = match &session.refill {

@@ -42,7 +42,9 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         sharing,
         map: BTreeMap::new(),
         not_provided: BTreeMap::new(),
+        rules: Vec::new(),
         revision: 1,
+        publish_unchanged: false,
     }
 }
 
@@ -55,6 +57,7 @@ fn subscription(fields: &[&str]) -> Subscription {
         approval: None,
         fields: fields.iter().map(|&field| field.into()).collect(),
         condition: None,
+        unchanged: false,
         masks: BTreeMap::new(),
         sink: SinkConfig::Sqlite { path: "x.db".into(), table: "t".into() },
         secret: Some(Secret::new("s3cret".into())),

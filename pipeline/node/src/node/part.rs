@@ -335,6 +335,7 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         held_back: view.held_back,
         quarantined: view.quarantined,
         oldest_quarantined_seconds: view.oldest_quarantine_us.map(age),
+        rules: resource.rules.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -7,6 +7,7 @@ mod cel;
 pub(crate) mod column;
 mod columns;
 mod field;
+mod switches;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub(crate) use columns::Columns;
 pub(crate) use field::{FieldPlan, Reading, Refusal};
+use switches::Switches;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -60,6 +62,8 @@ pub(crate) struct Mapping {
     pub(crate) fields: Vec<FieldPlan>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
+    /// Rules that weigh otherwise here.
+    pub(crate) switches: Switches,
     resource: String,
     table: String,
     /// How the writer names fields.
@@ -83,7 +87,8 @@ pub(crate) struct Slot {
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
-        let entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let switches = Switches::compile(&resource.rules, &mut entity);
         let mut columns = Vec::new();
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
@@ -99,6 +104,7 @@ impl Mapping {
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
+            switches,
             system: resource.system.to_string(),
             zone: zone.clone(),
             resource: resource.name.to_string(),

@@ -24,8 +24,8 @@ pub(crate) struct Names {
     pub(crate) origin: Bytes,
     /// `cn.guitong.<Entity>.upsert` and `.delete`
     pub(crate) ce_types: [Bytes; 2],
-    /// Field that a shared key is reported for: the first of the key.
-    pub(crate) key_field: String,
+    /// Field that a shared key is reported for, the first of the key; `None` where that rule is off.
+    pub(crate) key_field: Option<String>,
     pub(crate) key_schema: u32,
     pub(crate) value_schema: u32,
     headers: HeaderNames,
@@ -43,6 +43,7 @@ struct HeaderNames {
     op: Arc<str>,
     origin: Arc<str>,
     quality: Arc<str>,
+    unchanged: Arc<str>,
     source_ts: Arc<str>,
 }
 
@@ -59,6 +60,7 @@ impl HeaderNames {
             op: "guitong-op".into(),
             origin: "guitong-origin".into(),
             quality: "guitong-quality".into(),
+            unchanged: "guitong-unchanged".into(),
             source_ts: "guitong-source-ts".into(),
         }
     }
@@ -68,7 +70,7 @@ impl Names {
     pub(crate) fn new(
         exchange: &str,
         resource: &guitong_schemas::contract::Resource,
-        key_field: &str,
+        key_field: Option<&str>,
         (key_schema, value_schema): (u32, u32),
     ) -> Self {
         let system = resource.system.to_string();
@@ -78,7 +80,7 @@ impl Names {
             ce_source: Bytes::from(format!("/guitong/{exchange}/{system}")),
             origin: Bytes::from(format!("{system}/{}", resource.table)),
             ce_types: [kind("upsert"), kind("delete")],
-            key_field: key_field.to_owned(),
+            key_field: key_field.map(str::to_owned),
             key_schema,
             value_schema,
             headers: HeaderNames::new(),
@@ -123,7 +125,7 @@ impl Output {
             Published::Delete => (&names.ce_types[1], "delete"),
         };
         let version = self.text(|out| write!(out, "{}", cause.stamp));
-        let mut headers: Headers = Vec::with_capacity(11);
+        let mut headers: Headers = Vec::with_capacity(12);
         let mut put = |name: &Arc<str>, value: Bytes| headers.push((Arc::clone(name), value));
         put(&header.spec, Bytes::from_static(b"1.0"));
         put(&header.id, self.text(|out| write!(out, "{}/{}/{n}", names.system, cause.stamp)));
@@ -137,14 +139,18 @@ impl Output {
         put(&header.source_ts, self.text(|out| write!(out, "{source_ts_us}")));
         let value = match change {
             Published::Delete => None,
-            Published::Upsert { record, quality, shared, .. } => {
-                let quality = if shared {
-                    let comma = if quality.is_empty() { "" } else { "," };
-                    let marks = String::from_utf8_lossy(&quality);
-                    self.text(|out| write!(out, "{marks}{comma}{}:{SHARED_KEY}", names.key_field))
-                } else {
-                    quality
+            Published::Upsert { record, quality, shared, unchanged, .. } => {
+                let quality = match &names.key_field {
+                    Some(field) if shared => {
+                        let comma = if quality.is_empty() { "" } else { "," };
+                        let marks = String::from_utf8_lossy(&quality);
+                        self.text(|out| write!(out, "{marks}{comma}{field}:{SHARED_KEY}"))
+                    }
+                    _ => quality,
                 };
+                if unchanged {
+                    headers.push((Arc::clone(&header.unchanged), Bytes::from_static(b"true")));
+                }
                 if !quality.is_empty() {
                     headers.push((Arc::clone(&header.quality), quality));
                 }

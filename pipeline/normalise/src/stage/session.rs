@@ -18,6 +18,7 @@ use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
 use crate::quarantine::QuarantineStore;
 use crate::quarantine::replay::Replay;
+use crate::transform::SHARED_KEY;
 
 /// How long one read waits for a record.
 const WAIT: Duration = Duration::from_secs(1);
@@ -61,6 +62,7 @@ impl Normaliser {
         let metrics = self.context.metrics.of(&self.resource);
         let mut worker =
             Worker::new(Arc::clone(&self.context.registry), Arc::clone(&self.mapping), names, Arc::clone(&quarantine), metrics);
+        worker.repeats = self.resource.publish_unchanged;
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
         let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
@@ -81,7 +83,8 @@ impl Normaliser {
         let level = Compatibility::FullTransitive;
         let key_schema = registry.register_with(&key, &entity.key_schema_json, level).await?;
         let value_schema = registry.register_with(&value, &entity.schema_json, level).await?;
-        let key_field = entity.key.first().map_or("", |part| part.name.as_str());
+        let first = entity.key.first().map(|part| part.name.as_str());
+        let key_field = first.filter(|_| !self.mapping.switches.hides(SHARED_KEY));
         Ok(Arc::new(Names::new(self.context.exchange.name.as_str(), &self.resource, key_field, (key_schema, value_schema))))
     }
 

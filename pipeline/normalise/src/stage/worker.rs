@@ -15,7 +15,7 @@ use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
 use super::output::{Cause, Names, Output};
-use crate::claims::{self, Effect, EntityRecord};
+use crate::claims::{self, Effect, EntityRecord, Published};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
 use crate::keyed::overlay::Overlay;
@@ -53,6 +53,8 @@ pub(crate) struct Worker {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) names: Arc<Names>,
     pub(crate) quarantine_topic: Arc<str>,
+    /// Updates that change nothing are published too, marked.
+    pub(crate) repeats: bool,
     pub(crate) metrics: ResourceMetrics,
     pub(crate) totals: Totals,
     /// The quarantine topic's next record lands at this offset or after it.
@@ -68,6 +70,7 @@ struct Read<'a> {
     arrival: &'a Arrival,
     source_ts_us: i64,
     verdict: Verdict,
+    is_update: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
 }
@@ -100,6 +103,7 @@ impl Worker {
             mapping,
             names,
             quarantine_topic,
+            repeats: false,
             metrics,
             totals: Totals::default(),
             quarantine_end: 0,
@@ -207,7 +211,7 @@ impl Worker {
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
             let known = Known::of(overlay, arrival, before);
             if known.is_stale(arrival) {
-                events.push(Read { arrival, source_ts_us: fallback, verdict: Verdict::Stale, columns: None });
+                events.push(Read { arrival, source_ts_us: fallback, verdict: Verdict::Stale, is_update: false, columns: None });
                 continue;
             }
             let read = match self.read_one(&mut runner, arrival, known.columns, fallback) {
@@ -215,18 +219,24 @@ impl Worker {
                     truncate = true;
                     break;
                 }
-                Ok(Event { source_ts_us, change, columns }) => {
+                Ok(Event { source_ts_us, change, is_update, columns }) => {
                     self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
                     let verdict = match change {
                         Change::Good(records) => Verdict::Good(records),
                         Change::Bad { rejections } => Verdict::Bad(rejections),
                         Change::Delete | Change::Truncate => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, columns }
+                    Read { arrival, source_ts_us, verdict, is_update, columns }
                 }
                 Err(fault) => {
                     self.metrics.finding("error", fault.texts().0, 1);
-                    Read { arrival, source_ts_us: fallback, verdict: Verdict::Bad(vec![rejection(fault)]), columns: None }
+                    Read {
+                        arrival,
+                        source_ts_us: fallback,
+                        verdict: Verdict::Bad(vec![rejection(fault)]),
+                        is_update: false,
+                        columns: None,
+                    }
                 }
             };
             if arrival.entry.is_none() {
@@ -252,7 +262,7 @@ impl Worker {
         fallback_us: i64,
     ) -> Result<Event, Fault> {
         let event = match arrival.body {
-            Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, columns: None }),
+            Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, is_update: false, columns: None }),
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
                 Some(Binding::Ready(bound)) => runner.run(bound, &arrival.raw(), columns, fallback_us).map_err(|_| Fault::Decode),
@@ -297,7 +307,7 @@ impl Worker {
     }
 
     fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
-        let Read { arrival, source_ts_us, verdict, columns } = event;
+        let Read { arrival, source_ts_us, verdict, is_update, columns } = event;
         let source = arrival.source.as_ref();
         let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
         if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
@@ -318,8 +328,9 @@ impl Worker {
                 effect
             }
             (Verdict::Good(made), Some(source)) => {
-                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us);
-                if effect.emissions.is_empty() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
+                let repeat = self.repeats && is_update && arrival.entry.is_none();
+                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us, repeat);
+                if effect.changes_nothing() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
                 effect
             }
             // An event that reads as a change has a key; a tombstone without one says nothing.
@@ -383,8 +394,13 @@ impl Worker {
         if !effect.emissions.is_empty() {
             let cause = Cause { stamp: overlay.totals.stamp(arrival.version), source_ts_us, timestamp_ms };
             for (n, emission) in effect.emissions.into_iter().enumerate() {
+                match &emission.change {
+                    Published::Upsert { unchanged: false, .. } => &self.metrics.upserts,
+                    Published::Upsert { unchanged: true, .. } => &self.metrics.repeats,
+                    Published::Delete => &self.metrics.deletes,
+                }
+                .inc();
                 let record = output.record(cause, n, emission);
-                if record.value.is_some() { &self.metrics.upserts } else { &self.metrics.deletes }.inc();
                 records.push(record);
             }
         }

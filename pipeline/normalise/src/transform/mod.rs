@@ -49,6 +49,8 @@ pub(crate) struct Event {
     /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) source_ts_us: i64,
     pub(crate) change: Change,
+    /// The row was there before, as far as the event says.
+    pub(crate) is_update: bool,
     /// Values that later events of the row may leave out; `None` where the event has no row.
     pub(crate) columns: Option<Columns>,
 }
@@ -131,9 +133,13 @@ impl<'m> Runner<'m> {
         let envelope = bound.plan.envelope(avro)?;
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
-            (Operation::Truncate, _) => return Ok(Event { source_ts_us, change: Change::Truncate, columns: None }),
+            (Operation::Truncate, _) => {
+                return Ok(Event { source_ts_us, change: Change::Truncate, is_update: false, columns: None });
+            }
             // Of a row that has no image after the change nothing is left.
-            (Operation::Delete, _) | (_, None) => return Ok(Event { source_ts_us, change: Change::Delete, columns: None }),
+            (Operation::Delete, _) | (_, None) => {
+                return Ok(Event { source_ts_us, change: Change::Delete, is_update: false, columns: None });
+            }
             (_, Some(after)) => after,
         };
         let absent = columns_of(&bound.plan, absent);
@@ -146,7 +152,8 @@ impl<'m> Runner<'m> {
             Ok(records) => Change::Good(records),
             Err(rejections) => Change::Bad { rejections },
         };
-        Ok(Event { source_ts_us, change, columns: Some(columns) })
+        let is_update = envelope.operation == Operation::Update;
+        Ok(Event { source_ts_us, change, is_update, columns: Some(columns) })
     }
 
     /// The row's entity records.
@@ -257,6 +264,7 @@ impl<'m> Runner<'m> {
         let mapping = self.mapping;
         let context = RecordContext { clock: *clock, not_provided: &mapping.not_provided };
         mapping.entity.check(&mut values, &context, &mut self.findings);
+        mapping.switches.apply(&mapping.entity, &mut self.findings);
         let mut worst = Level::Note;
         for finding in &self.findings {
             self.tally.add(finding);

@@ -75,7 +75,7 @@ const OPEN: [&str; 62] = [
 ];
 
 /// Tables whose keys are names of fields, columns and values.
-const OPEN_TABLES: [&str; 5] = ["codes", "keys", "map", "masks", "not_provided"];
+const OPEN_TABLES: [&str; 6] = ["codes", "keys", "map", "masks", "not_provided", "rules"];
 
 /// Bytes to hide. The tree of a broken file is not to be trusted, so its lines are looked at one by one.
 pub(in crate::contract) fn spans(text: &str, table: &DeTable<'_>, broken: bool) -> Vec<Range<usize>> {
