@@ -12,11 +12,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 /// A person's table and an enterprise's, with titles as a department writes them.
 const TABLES: &str = r#"
-CREATE TABLE rk ("编号" bigint PRIMARY KEY, "姓名" varchar(50) NOT NULL, gmsfhm char(18), lxdh text, xb char(1), mz varchar(2), gxsj timestamp);
+CREATE TABLE rk ("编号" bigint PRIMARY KEY, "姓名" varchar(50) NOT NULL, gmsfhm char(18), lxdh text, xb char(1), mz varchar(2), hyzk text, gxsj timestamp);
 COMMENT ON TABLE rk IS '人口基本信息';
 COMMENT ON COLUMN rk.gmsfhm IS '公民身份号码';
 INSERT INTO rk SELECT n, (ARRAY['韦小明','覃丽','黄海燕','欧阳海'])[1 + n % 4], CASE WHEN n % 2 = 0 THEN '450102199001019997' ELSE '450102199001019989' END,
-  '1600000000' || n % 3, (1 + n % 2)::text, '0' || (1 + n % 8), now() FROM generate_series(1, 60) n;
+  '1600000000' || n % 3, (1 + n % 2)::text, '0' || (1 + n % 8), '1' || n % 2, now() FROM generate_series(1, 60) n;
 "#;
 
 async fn department() -> (Postgres, PgPool, Exchange) {
@@ -59,6 +59,10 @@ async fn a_table_is_described_and_no_persons_value_is_shown() {
     assert_eq!(column("姓名")["checks"]["person_name"], 60);
     assert_eq!(column("xb")["values"][0]["rows"], 30);
     assert_eq!(column("mz")["lists"]["gbt3304_ethnic"]["by_code"], 60);
+
+    // Marital status is sensitive, and nothing in the values shows it: the field that the column would be drafted to does.
+    let marital = column("hyzk");
+    assert_eq!((&marital["values"], &marital["withheld"]), (&Value::Null, &"probably personal (G3)".into()));
 
     let text = inspect(&exchange, &["--table", "rk"]);
     let saved = std::fs::read_to_string(exchange.path().join("profiles/licensing.json")).unwrap();

@@ -65,7 +65,7 @@ pub struct ColumnProfile {
     pub kind: ColumnType,
     pub nullable: bool,
     pub nulls: u64,
-    /// Blank texts, and words that stand for nothing: 无, `-`, NULL.
+    /// Blank texts, words that stand for nothing (无, `-`, NULL), and dates of zeros.
     pub empty: u64,
     /// Different values among those that are neither null nor empty.
     pub distinct: u64,

@@ -12,6 +12,8 @@ use crate::table::Table;
 const FEW: usize = 40;
 /// A column is one of few values where each stands for at least this many rows on average.
 const ROWS_PER_VALUE: u64 = 3;
+/// Longest value that may be a code or its name, in characters.
+const CODE: u32 = 20;
 /// Shapes that are listed.
 const SHAPES: usize = 5;
 /// Longest shape, in characters.
@@ -63,6 +65,8 @@ impl fmt::Debug for Cell {
 pub enum Values {
     /// Those of columns with few, none of them personal: no citizen number, telephone or bank card, no column full of names or addresses.
     Plain,
+    /// As [`Values::Plain`], and those of any short column with few. A code need not be repeated in a small table. Such a profile is never saved.
+    Codes,
     /// The commonest of every column. Such a profile is never saved.
     All,
 }
@@ -87,7 +91,7 @@ impl TableSample {
     fn column(&self, at: usize, checks: &Checks, clock: &Clock<'_>, wanted: Values) -> Option<ColumnProfile> {
         let (column, more) = (self.table.columns.get(at)?, self.columns.get(at)?);
         let cells = || self.sample.iter().filter_map(|row| row.get(at)?.as_ref());
-        let present = || cells().filter(|cell| !is_empty_word(&cell.text));
+        let present = || cells().filter(|cell| !is_nothing(&cell.text));
         let mut distinct: HashMap<&str, u64> = HashMap::new();
         for cell in present() {
             *distinct.entry(&cell.text).or_default() += 1;
@@ -110,7 +114,13 @@ impl TableSample {
         let filled: u64 = distinct.values().sum();
         let few = distinct.len() <= FEW && filled >= ROWS_PER_VALUE * distinct.len() as u64;
         let cut = present().any(|cell| cell.length as usize > cell.text.chars().count());
-        let values = if wanted == Values::All || few && !cut { by_count(distinct.iter(), FEW) } else { Vec::new() };
+        let short = distinct.len() <= FEW && length.is_some_and(|length| length.max <= CODE);
+        let listed = match wanted {
+            Values::Plain => few && !cut,
+            Values::Codes => few && !cut || short,
+            Values::All => true,
+        };
+        let values = if listed { by_count(distinct.iter(), FEW) } else { Vec::new() };
         let mut profile = ColumnProfile {
             name: column.name.clone(),
             comment: more.comment.clone(),
@@ -128,13 +138,19 @@ impl TableSample {
             values,
             withheld: None,
         };
-        if wanted == Values::Plain
+        if wanted != Values::All
             && let Some(reason) = personal(&profile, filled)
         {
             profile.withhold(reason);
         }
         Some(profile)
     }
+}
+
+/// Words that stand for no value, and dates of zeros.
+fn is_nothing(text: &str) -> bool {
+    const DATE: usize = 8;
+    is_empty_word(text) || text.len() >= DATE && text.starts_with('0') && text.bytes().all(|byte| b"0-/.: ".contains(&byte))
 }
 
 /// Why a column's values are about persons, as far as they show it themselves.

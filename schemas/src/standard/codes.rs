@@ -224,6 +224,12 @@ impl CodeList {
         self.find_otherwise(text).map(|(_, rule)| rule == Rule::CodeByName)
     }
 
+    /// The code that a text stands for: as a code, with or without leading zeros, as a name or as an alias.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<&Code> {
+        self.get(text).or_else(|| self.find_otherwise(text).map(|(code, _)| code))
+    }
+
     /// The code nearest to a mistyped one, for messages: by code, else by name.
     #[must_use]
     pub fn nearest(&self, text: &str) -> Option<&Code> {

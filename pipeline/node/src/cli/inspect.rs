@@ -3,6 +3,7 @@
 use clap::Args;
 use guitong_connectors::inspect::Selection;
 use guitong_connectors::registration;
+use guitong_normalise::draft::withhold_personal;
 use guitong_schemas::contract::{Directory, System};
 use guitong_schemas::profile::{ColumnProfile, Counted, ListCount, Profile, ProfileError, TableProfile, TableSample, Values};
 use guitong_schemas::standard::{Clock, Zone};
@@ -70,7 +71,11 @@ pub(super) async fn look(
     let mut profiles = vec![Vec::new(); kinds.len()];
     let mut each = |sample: TableSample| {
         for (kind, profiles) in kinds.iter().zip(&mut profiles) {
-            profiles.push(sample.profile(&directory.standard, &clock, *kind));
+            let mut table = sample.profile(&directory.standard, &clock, *kind);
+            if *kind == Values::Plain {
+                withhold_personal(&mut table, &directory.standard);
+            }
+            profiles.push(table);
         }
     };
     let lacking = registration::inspect(system, selection, &mut each).await.map_err(prepare::failure)?;

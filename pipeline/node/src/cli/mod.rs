@@ -6,6 +6,7 @@ mod demo;
 mod init;
 mod inspect;
 mod quarantine;
+mod resource;
 mod run;
 mod slots;
 mod status;
@@ -75,6 +76,9 @@ enum Command {
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Make a resource of a department's table
+    #[command(subcommand)]
+    Resource(resource::Resource),
     /// Copy the embedded log, also while the exchange runs
     Backup(backup::Backup),
     /// Put a copy of the embedded log in place; it becomes a new log
@@ -97,6 +101,7 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Status(command) => command.execute().await,
         Command::Quarantine(command) => command.execute().await,
         Command::System(command) => command.execute(color).await,
+        Command::Resource(command) => command.execute(color).await,
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,
         Command::Demo(command) => command.execute().await,
