@@ -26,7 +26,8 @@ async fn department() -> (Postgres, PgPool, Exchange) {
     for number in 1..=40_u32 {
         let insert = "INSERT INTO qy VALUES ($1, $2, $3, '韦小明', '450102199001019997', '2017年9月22日', 5000000, $4, '广西南宁市青秀区民族大道1号', \
                       '450103000000', 'geheim', now())";
-        let insert = sqlx::query(insert).bind(i64::from(number)).bind(credit_code(number)).bind(format!("南宁第{number}有限公司"));
+        let insert =
+            sqlx::query(insert).bind(i64::from(number)).bind(credit_code(number)).bind(format!("南宁第{number}有限公司"));
         insert.bind((1 + number % 3).to_string()).execute(&department).await.unwrap();
     }
     let source = format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("reader", PASSWORD, "department"));

@@ -19,6 +19,7 @@ mod literal;
 mod position;
 mod prepare;
 mod read;
+mod sample;
 mod source;
 mod types;
 mod wake;
@@ -33,6 +34,7 @@ use sqlx::{ConnectOptions, SqlSafeStr};
 
 pub use self::inspect::inspect_tables;
 pub use self::prepare::{apply, prepare_sql, unprepare_sql};
+pub use self::sample::sample;
 use self::source::ChangelogSource;
 use crate::source::{Source, SourceError};
 

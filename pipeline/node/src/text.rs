@@ -55,6 +55,25 @@ pub fn pad(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
 }
 
+/// `text` as far as `columns` of a terminal hold it, with `…` where something is cut.
+#[must_use]
+pub fn clip(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut used = 1;
+    for letter in text.chars() {
+        used += width(letter.encode_utf8(&mut [0; 4]));
+        if used > columns {
+            break;
+        }
+        out.push(letter);
+    }
+    out.push('…');
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +101,8 @@ mod tests {
         assert_eq!(width("企业登记"), 8);
         assert_eq!(pad("企业", 6), "企业  ");
         assert_eq!(pad("toolong", 3), "toolong");
+        assert_eq!(clip("企业登记", 8), "企业登记");
+        assert_eq!(clip("企业登记", 7), "企业登…");
+        assert_eq!(clip("企业登记", 6), "企业…");
     }
 }

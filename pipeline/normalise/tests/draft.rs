@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guitong_normalise::draft::{Draft, draft};
+use guitong_normalise::draft::{Draft, Line, draft};
 use guitong_schemas::contract::load::{Purpose, load};
-use guitong_schemas::contract::resource::{FieldMapping, ValueSource};
+use guitong_schemas::contract::mapping::{FieldMapping, UnitSource, ValueSource};
 use guitong_schemas::contract::{Directory, Resource};
 use guitong_schemas::profile::{Cell, SampledColumn, TableProfile, TableSample, Values};
 use guitong_schemas::standard::{Clock, Standard, Zone};
@@ -111,15 +111,24 @@ fn profile(resource: &Resource, view: View) -> TableProfile {
 
 /// The columns that a mapping reads.
 fn columns_of(mapping: &FieldMapping, known: &[String]) -> Vec<String> {
-    match &mapping.value {
+    let named = |text: &str| {
+        let within = |column: &&String| text.contains(&format!("row.{column}")) || text.contains(&format!("'{column}'"));
+        known.iter().filter(within).cloned().collect::<Vec<_>>()
+    };
+    let mut columns = match &mapping.value {
         ValueSource::Column(column) => vec![column.clone()],
-        ValueSource::Joined { columns, .. } => columns.clone(),
-        ValueSource::Cel(text) => {
-            let within = |column: &&String| text.contains(&format!("row.{column}")) || text.contains(&format!("'{column}'"));
-            known.iter().filter(within).cloned().collect()
-        }
-        ValueSource::Constant(_) => Vec::new(),
+        ValueSource::First(columns) | ValueSource::Joined { columns, .. } => columns.clone(),
+        ValueSource::Cel(text) => named(text),
+        ValueSource::Cases(cases) => cases
+            .iter()
+            .flat_map(|case| [case.when.as_deref().map(named).unwrap_or_default(), columns_of(&case.mapping, known)].concat())
+            .collect(),
+        ValueSource::Constant(_) | ValueSource::Items(_) => Vec::new(),
+    };
+    if let Some(UnitSource::Column { column, .. }) = &mapping.unit {
+        columns.push(column.clone());
     }
+    columns
 }
 
 #[derive(Default)]
@@ -156,7 +165,8 @@ fn judge(view: View) -> Score {
 fn tally(score: &mut Score, resource: &Resource, truth: &BTreeMap<String, BTreeSet<&str>>, drafted: &Draft) {
     for (column, fields) in truth {
         score.mappable += 1;
-        let lines = drafted.lines.iter().filter(|line| line.column.as_ref() == Some(column));
+        let reads = |line: &&Line| line.column.as_ref() == Some(column) || line.transform.unit_from.as_ref() == Some(column);
+        let lines = drafted.lines.iter().filter(reads);
         let found: Vec<&str> = lines.map(|line| line.field.as_str()).collect();
         if found.iter().any(|field| fields.contains(field)) {
             score.right += 1;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use toml::de::DeTable;
 
+use super::mapping::CodeFiles;
 use super::problem::{Problem, Problems, Well};
 use super::reading::document::{At, Document, Found, Report};
 use super::reading::section::{Environment, Section};
@@ -38,6 +39,15 @@ pub enum Purpose {
     /// To tell what is wrong: ended approvals are errors. With `unset_secrets`, a secret that is not set in this place passes
     /// as empty, as when a directory is checked before it is merged; such a directory must not be run.
     Check { unset_secrets: bool },
+    /// To look at what is declared without reaching a server: a secret that is not set passes as empty, and ended approvals are as in
+    /// [`Purpose::Run`].
+    Look,
+}
+
+impl Purpose {
+    fn tolerates_unset_secrets(self) -> bool {
+        matches!(self, Self::Look | Self::Check { unset_secrets: true })
+    }
 }
 
 /// What a directory is loaded in.
@@ -63,6 +73,7 @@ pub(super) struct World<'a> {
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
     pub(super) resources: BTreeMap<String, resource::Outline>,
+    pub(super) code_files: CodeFiles,
     pub(super) sinks: Sinks,
     pub(super) lapsed: Report,
 }
@@ -113,6 +124,7 @@ pub fn load(
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
     let mut resources = world.read_resources(resource_files, &report, &mut fingerprint);
     let subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
+    world.code_files.each(|name, text| fingerprint.add_text(name, text));
     for subscription in subscriptions.values().filter(|subscription| subscription.unchanged) {
         if let Some(resource) = resources.get_mut(&subscription.resource) {
             Arc::make_mut(resource).publish_unchanged = true;
@@ -156,7 +168,7 @@ pub(super) fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
     list.sort_by_cached_key(|problem| {
         let file = order.iter().position(|name| *name == problem.file).map_or(0, |at| at + 1);
         let place = problem.excerpt.as_ref().map(|excerpt| (excerpt.place.line, excerpt.place.column));
-        (file, place)
+        (file, problem.file.clone(), place)
     });
     list
 }
@@ -297,6 +309,7 @@ impl<'a> World<'a> {
             departments: BTreeMap::new(),
             systems: BTreeMap::new(),
             resources: BTreeMap::new(),
+            code_files: CodeFiles::default(),
             sinks: Sinks::default(),
             lapsed: Report::default(),
         }
@@ -377,7 +390,7 @@ impl Surroundings<'_> {
     pub(super) fn secret(&self, section: &Section<'_>, key: &str, found: &Found<String>) -> Option<Secret> {
         let (code, why) = match secret::resolve(&found.value, self.root, self.environment) {
             Ok(secret) => return Some(secret),
-            Err(secret::SecretError::Unset(_)) if self.purpose == (Purpose::Check { unset_secrets: true }) => {
+            Err(secret::SecretError::Unset(_)) if self.purpose.tolerates_unset_secrets() => {
                 return Some(Secret::new(String::new()));
             }
             Err(secret::SecretError::Unset(why)) => ("unset-secret", why),
@@ -401,7 +414,7 @@ impl Surroundings<'_> {
 
     /// Passes on the address of a PostgreSQL database if it is one; an empty one is an unset secret that is tolerated.
     pub(super) fn check_url(&self, section: &Section<'_>, key: &str, found: &Found<String>, url: Secret) -> Option<Secret> {
-        let tolerated = url.reveal().is_empty() && self.purpose == (Purpose::Check { unset_secrets: true });
+        let tolerated = url.reveal().is_empty() && self.purpose.tolerates_unset_secrets();
         match scalar::postgres_url(url.reveal()) {
             Err(why) if !tolerated => {
                 section.problem(&found.at, "bad-url", format_args!("`{key}` {why}"), None);

@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod demo;
+mod draft;
 mod init;
 mod inspect;
 mod quarantine;
@@ -73,12 +74,12 @@ enum Command {
     /// Look at rejected records and let them in again
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    /// Draft a resource from a department's table, and see what its mapping does before anything is published
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
-    /// Make a resource of a department's table
-    #[command(subcommand)]
-    Resource(resource::Resource),
     /// Copy the embedded log, also while the exchange runs
     Backup(backup::Backup),
     /// Put a copy of the embedded log in place; it becomes a new log
@@ -96,7 +97,7 @@ pub async fn execute(cli: Cli) -> u8 {
     let color = cli.color.enabled();
     let outcome = match cli.command {
         Command::Init(command) => command.execute(),
-        Command::Check(command) => command.execute(color),
+        Command::Check(command) => command.execute(color).await,
         Command::Run(command) => command.execute(color).await,
         Command::Status(command) => command.execute().await,
         Command::Quarantine(command) => command.execute().await,

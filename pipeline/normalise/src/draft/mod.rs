@@ -79,7 +79,9 @@ pub fn draft(table: &TableProfile, entity: &Entity, standard: &Standard) -> Draf
     lines.sort_by_key(|line| entity.field(&line.field).map(EntityField::index));
     let has = |field: &&EntityField| lines.iter().any(|line| line.field == field.name);
     let missing = entity.fields.iter().filter(|field| !has(field)).map(|field| field.name.clone()).collect();
-    let taken = |column: &ColumnProfile| lines.iter().any(|line| line.column.as_deref() == Some(&column.name));
+    let reads =
+        |line: &Line, name: &str| line.column.as_deref() == Some(name) || line.transform.unit_from.as_deref() == Some(name);
+    let taken = |column: &ColumnProfile| lines.iter().any(|line| reads(line, &column.name));
     let free = matched.columns.iter().filter(|column| !taken(column.profile));
     let left_out = free.map(|column| LeftOut { column: column.profile.name.clone(), reason: column.why_nothing() }).collect();
     Draft { lines, left_out, missing }

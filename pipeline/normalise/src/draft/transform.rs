@@ -22,6 +22,9 @@ pub struct Transform {
     pub open_end: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<&'static str>,
+    /// The column in which the unit of each value stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit_from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edition: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,9 +159,8 @@ fn pattern(shape: &str) -> Option<String> {
 fn unit(table: &TableProfile, column: &ColumnProfile, values: Option<&Values<'_>>, transform: &mut Transform) -> Option<String> {
     let told = format!("{} {}", column.name, column.comment.as_deref().unwrap_or_default());
     if let Some(beside) = unit_column(table) {
-        let (amount, unit) = (quoted(&column.name), quoted(beside));
-        transform.cel = Some(format!("row[{amount}] == null ? null : row[{amount}] + row[{unit}]"));
-        return Some(format!("the unit of each value stands in `{beside}`"));
+        transform.unit_from = Some(beside.to_owned());
+        return None;
     }
     let written = ["亿元", "万元", "元"].into_iter().find(|unit| told.contains(unit));
     if written.is_some() {

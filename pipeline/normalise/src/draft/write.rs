@@ -35,7 +35,7 @@ impl Line {
 
     /// The right side of the mapping's line.
     fn value(&self) -> String {
-        let Transform { constant, cel, format, open_end, unit, edition, split, codes, unknown: _ } = &self.transform;
+        let Transform { constant, cel, format, open_end, unit, unit_from, edition, split, codes, unknown: _ } = &self.transform;
         let mut options: Vec<String> = Vec::new();
         match (constant, cel, &self.column) {
             (Some(constant), ..) => options.push(format!("const = {}", text(constant))),
@@ -54,6 +54,7 @@ impl Line {
         for (key, value) in [("unit", unit), ("edition", edition), ("split", split)] {
             options.extend(value.map(|value| format!("{key} = {}", text(value))));
         }
+        options.extend(unit_from.as_ref().map(|column| format!("unit = {{ from = {} }}", text(column))));
         if !codes.is_empty() {
             let codes: Vec<String> = codes.iter().map(|(value, code)| format!("{} = {}", text(value), text(code))).collect();
             options.push(format!("codes = {{ {} }}", codes.join(", ")));

@@ -4,9 +4,12 @@
 //! pauses before the first such event and says so.
 
 mod cel;
+mod clean;
 pub(crate) mod column;
 mod columns;
+mod entry;
 mod field;
+mod items;
 mod switches;
 
 use std::sync::Arc;
@@ -19,7 +22,10 @@ use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
 use thiserror::Error;
 
 pub(crate) use columns::Columns;
-pub(crate) use field::{FieldPlan, Reading, Refusal};
+use entry::Formula;
+pub(crate) use entry::{EntryPlan, Reading, Refusal};
+pub(crate) use field::{Chosen, FieldPlan};
+pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
 
 /// What is wrong with a mapping, whatever the source sends.
@@ -30,12 +36,26 @@ pub enum MappingError {
     NoEntity { entity: String },
     #[error("line {line}: entity {entity} has no field `{field}`")]
     NoField { entity: String, field: String, line: usize },
-    #[error("line {line}: field `{field}`: {error}")]
-    Options { field: String, line: usize, error: OptionError },
-    #[error("line {line}: field `{field}`: the expression does not compile: {reason}")]
-    Expression { field: String, line: usize, reason: String },
+    #[error("line {line}: field `{field}`: {fault}")]
+    Field { field: String, line: usize, fault: Fault },
+    #[error("`where`: {0}")]
+    Condition(Fault),
     #[error("the entity's schema does not compile: {0}")]
     Schema(PlanError),
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    #[error(transparent)]
+    Options(OptionError),
+    #[error("the expression does not compile: {0}")]
+    Expression(String),
+    #[error("cases and items do not stand within another entry")]
+    Nested,
+    #[error("the items have no member `{0}`")]
+    NoMember(String),
 }
 
 /// Why a mapping cannot read events by a writer's schema.
@@ -60,6 +80,8 @@ pub(crate) struct Mapping {
     /// Columns that the mapping reads, each once; what a field reads are indexes into it.
     pub(crate) columns: Vec<String>,
     pub(crate) fields: Vec<FieldPlan>,
+    /// Holds for the rows that give records.
+    pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
     /// Rules that weigh otherwise here.
@@ -84,6 +106,35 @@ pub(crate) struct Slot {
     pub(crate) semantic: Semantic,
 }
 
+/// Places of columns among those of a mapping, and which of them were asked for.
+#[derive(Debug)]
+pub(crate) struct Slots<'c> {
+    columns: &'c mut Vec<String>,
+    read: Vec<usize>,
+}
+
+impl<'c> Slots<'c> {
+    fn new(columns: &'c mut Vec<String>) -> Self {
+        Self { columns, read: Vec::new() }
+    }
+
+    /// The column's place; one that is not there yet is added.
+    fn of(&mut self, column: &str) -> usize {
+        let slot = self.columns.iter().position(|known| known == column).unwrap_or_else(|| {
+            self.columns.push(column.to_owned());
+            self.columns.len() - 1
+        });
+        if !self.read.contains(&slot) {
+            self.read.push(slot);
+        }
+        slot
+    }
+
+    fn into_read(self) -> Vec<usize> {
+        self.read
+    }
+}
+
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
@@ -100,6 +151,9 @@ impl Mapping {
             fields.push(FieldPlan::compile(field, mapping, &mut columns)?);
         }
         fields.sort_by_key(|field| field.index);
+        let mut slots = Slots::new(&mut columns);
+        let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
+        let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -112,6 +166,7 @@ impl Mapping {
             names: resource.names,
             columns,
             fields,
+            condition,
             entity,
         })
     }
