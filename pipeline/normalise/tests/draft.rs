@@ -1,5 +1,7 @@
 //! Drafts judged on the twelve layouts of `tests/layouts`: the right answer for each column is what the layout's own mapping says.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +29,11 @@ fn directory() -> Directory {
     load(&layouts(), &|_| None, now, purpose).unwrap_or_else(|problems| panic!("{}", problems.render(false)))
 }
 
+/// Name, declared type and comment of a column.
+type Described = (String, String, Option<String>);
+
 /// A table's columns with their declared types and comments, and the table's comment, as the layout's SQL has them.
-fn described(system: &str, table: &str) -> (Vec<(String, String, Option<String>)>, Option<String>) {
+fn described(system: &str, table: &str) -> (Vec<Described>, Option<String>) {
     let sql = fs::read_to_string(layouts().join(format!("databases/{system}.sql"))).unwrap();
     let opening = format!("CREATE TABLE \"{table}\" (");
     let body = sql.split(&opening).nth(1).unwrap_or_else(|| panic!("{table} in {system}.sql")).split("\n);").next().unwrap();
@@ -57,7 +62,7 @@ fn rows(resource: &Resource) -> Vec<Value> {
 }
 
 /// Indexes of the primary key's columns.
-fn keys(resource: &Resource, columns: &[(String, String, Option<String>)]) -> Vec<usize> {
+fn keys(resource: &Resource, columns: &[Described]) -> Vec<usize> {
     let sql = fs::read_to_string(layouts().join(format!("databases/{}.sql", resource.system))).unwrap();
     let table = sql.split(&format!("CREATE TABLE \"{}\" (", resource.table.name)).nth(1).unwrap();
     let key = table.split("PRIMARY KEY (").nth(1).unwrap().split(')').next().unwrap();
