@@ -4,6 +4,7 @@
 //!
 //! A synonym of no field (entity `*`) is the name of something that is never mapped: passwords, stamps of the system, row numbers.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -164,8 +165,10 @@ pub(super) fn meaning(list: &CodeList, words: &str) -> Option<String> {
         |wanted: &str| known.iter().find(|(word, code)| word == wanted && list.contains(code)).map(|(_, code)| code.clone());
     held(words).or_else(|| {
         let within = |word: &str| word.chars().count() >= 2 && words.contains(word);
-        let longest = known.iter().filter(|(word, code)| within(word) && list.contains(code)).max_by_key(|(word, _)| word.len());
-        let named = list.codes().iter().filter(|code| within(&code.name)).max_by_key(|code| code.name.len());
+        // What stands first is what is said: 吊销，未注销. Of two that begin there the longer one.
+        let place = |word: &str| (Reverse(words.find(word)), word.len());
+        let longest = known.iter().filter(|(word, code)| within(word) && list.contains(code)).max_by_key(|(word, _)| place(word));
+        let named = list.codes().iter().filter(|code| within(&code.name)).max_by_key(|code| place(&code.name));
         longest.map(|(_, code)| code.clone()).or_else(|| named.map(|code| code.code.to_string()))
     })
 }
