@@ -10,6 +10,7 @@ mod handle;
 mod keyed;
 mod mapping;
 mod metrics;
+mod quality;
 mod quarantine;
 mod stage;
 mod transform;
@@ -21,6 +22,9 @@ pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayR
 pub use keyed::overlay::StateError;
 pub use mapping::MappingError;
 pub use metrics::Metrics;
-pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
+pub use quality::{DayReport, QualityReport};
+pub use quarantine::{
+    DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,
+};
 pub use stage::{NormaliseContext, Normaliser};
 pub use trial::{Outcome, Trial, TrialError};

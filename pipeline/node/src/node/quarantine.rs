@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guitong_normalise::{HandleError, NormaliserHandle, QuarantineItem};
+use guitong_normalise::{Filter, HandleError, NormaliserHandle, QuarantineItem};
 use guitong_schemas::contract::Resource;
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ impl Shared {
         let mut out = Vec::new();
         for (resource, handle) in self.normalisers(resource).await? {
             let room = limit.saturating_sub(out.len());
-            let list = handle.list(None, room.min(PAGE)).await.map_err(failed)?;
+            let list = handle.list(Filter::default(), None, room.min(PAGE)).await.map_err(failed)?;
             out.extend(list.items.iter().map(|item| document(&resource, item)));
         }
         Ok(out)
@@ -53,8 +53,7 @@ impl Shared {
 
     pub(crate) async fn replay(&self, resource: &str, ids: Vec<String>) -> Result<String, Failure> {
         let (_, handle) = self.normaliser(resource).await?;
-        let ids = (!ids.is_empty()).then_some(ids);
-        let report = handle.replay(ids).await.map_err(failed)?;
+        let report = handle.replay(Filter { ids, ..Filter::default() }).await.map_err(failed)?;
         Ok(format!("{} tried, {} released, {} stay with their reasons", report.tried, report.released, report.kept))
     }
 
@@ -64,7 +63,7 @@ impl Shared {
         for (_, handle) in self.normalisers(None).await? {
             let mut after = None;
             loop {
-                let page = handle.list(after, PAGE).await.map_err(failed)?;
+                let page = handle.list(Filter::default(), after, PAGE).await.map_err(failed)?;
                 for rejection in page.items.iter().flat_map(|item| &item.rejections) {
                     let entry = counts.entry((rejection.rule.clone(), rejection.field.clone()));
                     entry.or_insert_with(|| (rejection.zh.clone(), rejection.en.clone(), 0)).2 += 1;

@@ -15,12 +15,16 @@ use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
-use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
+use guitong_schemas::contract::resource::{FieldMapping, Place};
+use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub(crate) use columns::Columns;
 pub(crate) use field::{FieldPlan, Reading, Refusal};
 use switches::Switches;
+
+use crate::quality::flow::Reporting;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -64,6 +68,9 @@ pub(crate) struct Mapping {
     pub(crate) not_provided: Vec<usize>,
     /// Rules that weigh otherwise here.
     pub(crate) switches: Switches,
+    pub(crate) reporting: Option<Reporting>,
+    /// Tells one mapping from another, whatever the layout of its file.
+    pub(crate) fingerprint: u64,
     resource: String,
     table: String,
     /// How the writer names fields.
@@ -105,6 +112,11 @@ impl Mapping {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
             switches,
+            fingerprint: fingerprint(resource),
+            reporting: resource.quality.reporting.as_ref().and_then(|reporting| {
+                let field = entity.field(&reporting.field)?.index();
+                Some(Reporting { field, working_days: reporting.working_days })
+            }),
             system: resource.system.to_string(),
             zone: zone.clone(),
             resource: resource.name.to_string(),
@@ -114,6 +126,12 @@ impl Mapping {
             fields,
             entity,
         })
+    }
+
+    /// How many fields of the entity are mandatory, conditional and optional.
+    pub(crate) fn fields_by_obligation(&self) -> [u64; 3] {
+        let count = |obligation| self.entity.fields.iter().filter(|field| field.obligation == obligation).count() as u64;
+        [Obligation::Mandatory, Obligation::Conditional, Obligation::Optional].map(count)
     }
 
     /// Finds the mapping's columns in a writer's schema.
@@ -144,4 +162,12 @@ impl Mapping {
         let readers = self.fields.iter().filter(|field| field.reads(slot));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
     }
+}
+
+fn fingerprint(resource: &Resource) -> u64 {
+    let anywhere = |mapping: &FieldMapping| FieldMapping { at: Place::default(), ..mapping.clone() };
+    let map: Vec<_> = resource.map.iter().map(|(field, mapping)| (field, anywhere(mapping))).collect();
+    let Resource { entity, not_provided, rules, quality, revision, .. } = resource;
+    let digest = Sha256::digest(format!("{:?}", (entity, map, not_provided, rules, quality.pause_above, revision)));
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
