@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use guitong_schemas::avro::schema::SourceKind;
+use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Exchange, Secret, SourceConfig, System};
+use guitong_schemas::table::TableName;
 
 use crate::metrics::Metrics;
 use crate::postgres::PostgresSource;
 use crate::publish::PublishSettings;
 use crate::run::{ConnectorSettings, SourceFactory};
-use crate::source::{Source, SourceError};
+use crate::source::{SampleBudget, Source, SourceError};
 use crate::{changelog, postgres};
 
 /// Longest wait of a source for its first change; the connector's status is as old as this on an idle system.
@@ -83,6 +85,17 @@ pub async fn unprepare(system: &System) -> Result<Vec<String>, SourceError> {
             Ok(postgres::unprepare_sql(config, &survey.role, &survey.tables))
         }
         SourceConfig::Sqlite(config) => changelog::unprepare_sql(system, config).await,
+    }
+}
+
+/// The first rows of a table, read as a first load would read them: nothing is written, and the system need not be prepared.
+///
+/// # Errors
+/// When the table is not there, or the database cannot be read.
+pub async fn sample(system: &System, table: &TableName, budget: SampleBudget) -> Result<Vec<Change>, SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(config) => postgres::sample(system, config, table, budget).await,
+        SourceConfig::Sqlite(config) => changelog::sample(system, config, table, budget).await,
     }
 }
 

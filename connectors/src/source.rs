@@ -26,6 +26,14 @@ pub struct SourceBudget {
     pub wait: Duration,
 }
 
+/// How much of a table a sample may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct SampleBudget {
+    pub rows: usize,
+    /// Of the rows; the one that goes beyond it is the last.
+    pub bytes: usize,
+}
+
 /// Proof that everything up to `position` is durable in the log. Only [`crate::publish`] makes one, and only from a commit.
 #[derive(Debug)]
 pub struct Durable {

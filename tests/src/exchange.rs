@@ -23,7 +23,6 @@ sharing = { type = 1 }
 [map]
 uscc = "tyshxydm"
 name = "qymc"
-entity_type = "tyshxydm"
 legal_rep_name = "fddbr"
 established = { const = "2017-09-22" }
 status = { const = "1" }

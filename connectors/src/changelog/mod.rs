@@ -18,6 +18,7 @@ mod literal;
 mod position;
 mod prepare;
 mod read;
+mod sample;
 mod source;
 mod types;
 mod wake;
@@ -31,6 +32,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, SqlSafeStr};
 
 pub use self::prepare::{apply, prepare_sql, unprepare_sql};
+pub use self::sample::sample;
 use self::source::ChangelogSource;
 use crate::source::{Source, SourceError};
 

@@ -55,6 +55,13 @@ pub(super) struct Changes {
     pub(super) cut: bool,
 }
 
+/// How much one chunk may hold, at least one row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkBudget {
+    pub(super) bytes: usize,
+    pub(super) rows: usize,
+}
+
 /// One chunk of a table.
 #[derive(Debug)]
 pub(super) struct Chunk {
@@ -269,7 +276,7 @@ impl Codec {
         }
     }
 
-    /// The next chunk of a table, up to `bytes`; `high` is the largest change id that the same transaction sees.
+    /// The next chunk of a table; `high` is the largest change id that the same transaction sees.
     pub(super) async fn chunk(
         &mut self,
         conn: &mut SqliteConnection,
@@ -277,7 +284,7 @@ impl Codec {
         after: Option<&str>,
         high: i64,
         first_row: u64,
-        bytes: usize,
+        budget: ChunkBudget,
     ) -> Result<Chunk, SourceError> {
         let Some(captured) = self.tables.get(table).cloned() else {
             return Ok(Chunk { changes: vec![], rows: 0, after: None });
@@ -303,12 +310,12 @@ impl Codec {
             size += image.len();
             images.push(image);
             last = Some(place);
-            if size >= bytes {
+            if size >= budget.bytes || images.len() >= budget.rows {
                 break;
             }
         }
         drop(rows);
-        let ended = size < bytes;
+        let ended = size < budget.bytes && images.len() < budget.rows;
         let now_us = jiff::Timestamp::now().as_microsecond();
         let mut changes = Vec::with_capacity(images.len());
         let count = images.len();

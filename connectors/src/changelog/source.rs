@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::catalogue::{self, Captured};
 use super::position::{IdSet, Load, Position, TablePosition};
-use super::read::{Changes, Codec};
+use super::read::{Changes, ChunkBudget, Codec};
 use super::wake::Watch;
 use super::{connect, fault, is_busy, prepare};
 use crate::source::{Durable, Phase, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
@@ -128,7 +128,8 @@ impl ChangelogSource {
                 Load::Begin | Load::Done => None,
             };
             let rows = self.position.snapshot_rows;
-            let read = self.codec.chunk(&mut tx, &table, after, high, rows, self.snapshot.chunk.min(bytes)).await?;
+            let budget = ChunkBudget { bytes: self.snapshot.chunk.min(bytes), rows: usize::MAX };
+            let read = self.codec.chunk(&mut tx, &table, after, high, rows, budget).await?;
             chunk = Some((table, read));
         }
         tx.rollback().await.map_err(failed)?;

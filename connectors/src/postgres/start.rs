@@ -67,7 +67,7 @@ pub(crate) fn address(system: &System, config: &PostgresConfig, faults: &Faults)
 }
 
 /// Where tables are read and watermarks are written.
-fn primary(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
+pub(crate) fn primary(system: &System, config: &PostgresConfig, faults: &Faults) -> Result<Address, SourceError> {
     let url = config.primary_url.as_ref().unwrap_or(&config.url);
     Address::parse(url, format!("guitong {}", system.name), faults)
 }

@@ -98,7 +98,7 @@ pub struct TopicSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retention {
-    /// Records leave by age or when the topic's partition exceeds `bytes`; `None` keeps them.
+    /// Records leave by age or when the topic's partition, compressed as it lies there, exceeds `bytes`; `None` keeps them.
     Expire { age: Option<Duration>, bytes: Option<u64> },
     /// The last record of each key stays; older ones go once they are `after` old, tombstones `tombstones` after they were written.
     Compact { after: Duration, tombstones: Duration },

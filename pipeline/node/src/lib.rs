@@ -12,5 +12,6 @@ pub mod status;
 mod telemetry;
 pub mod template;
 pub mod text;
+mod trial;
 
 pub use node::Node;

@@ -33,10 +33,17 @@ pub fn load(dir: &Path) -> Result<Directory, Failure> {
 
 /// As [`load`], with the problems printed as `guitong check` prints them.
 pub(crate) fn load_or_report(dir: &Path, color: bool) -> Result<Directory, Failure> {
-    read(dir, Purpose::Run).map_err(|problems| {
-        eprint!("{}", problems.render(color));
-        Failure { code: exit::USAGE, message: String::new(), help: None }
-    })
+    read(dir, Purpose::Run).map_err(|problems| reported(&problems, color))
+}
+
+/// As [`load_or_report`], for what reaches no server: secrets that are not set in this place pass as empty.
+pub(crate) fn look_or_report(dir: &Path, color: bool) -> Result<Directory, Failure> {
+    read(dir, Purpose::Look).map_err(|problems| reported(&problems, color))
+}
+
+fn reported(problems: &Problems, color: bool) -> Failure {
+    eprint!("{}", problems.render(color));
+    Failure { code: exit::USAGE, message: String::new(), help: None }
 }
 
 /// The log and the registry of a directory.

@@ -10,6 +10,7 @@ mod handle;
 mod keyed;
 mod mapping;
 mod metrics;
+mod outline;
 mod quality;
 mod quarantine;
 mod stage;
@@ -22,9 +23,11 @@ pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayR
 pub use keyed::overlay::StateError;
 pub use mapping::MappingError;
 pub use metrics::Metrics;
+pub use outline::{SourceColumn, source_columns};
 pub use quality::{DayReport, QualityReport};
 pub use quarantine::{
     DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,
 };
 pub use stage::{NormaliseContext, Normaliser};
+pub use transform::conceal;
 pub use trial::{Outcome, Trial, TrialError};

@@ -38,6 +38,15 @@ pub enum Purpose {
     /// To tell what is wrong: ended approvals are errors. With `unset_secrets`, a secret that is not set in this place passes
     /// as empty, as when a directory is checked before it is merged; such a directory must not be run.
     Check { unset_secrets: bool },
+    /// To look at what is declared without reaching a server: a secret that is not set passes as empty, and ended approvals are as in
+    /// [`Purpose::Run`].
+    Look,
+}
+
+impl Purpose {
+    fn tolerates_unset_secrets(self) -> bool {
+        matches!(self, Self::Look | Self::Check { unset_secrets: true })
+    }
 }
 
 /// What a directory is loaded in.
@@ -377,7 +386,7 @@ impl Surroundings<'_> {
     pub(super) fn secret(&self, section: &Section<'_>, key: &str, found: &Found<String>) -> Option<Secret> {
         let (code, why) = match secret::resolve(&found.value, self.root, self.environment) {
             Ok(secret) => return Some(secret),
-            Err(secret::SecretError::Unset(_)) if self.purpose == (Purpose::Check { unset_secrets: true }) => {
+            Err(secret::SecretError::Unset(_)) if self.purpose.tolerates_unset_secrets() => {
                 return Some(Secret::new(String::new()));
             }
             Err(secret::SecretError::Unset(why)) => ("unset-secret", why),
@@ -401,7 +410,7 @@ impl Surroundings<'_> {
 
     /// Passes on the address of a PostgreSQL database if it is one; an empty one is an unset secret that is tolerated.
     pub(super) fn check_url(&self, section: &Section<'_>, key: &str, found: &Found<String>, url: Secret) -> Option<Secret> {
-        let tolerated = url.reveal().is_empty() && self.purpose == (Purpose::Check { unset_secrets: true });
+        let tolerated = url.reveal().is_empty() && self.purpose.tolerates_unset_secrets();
         match scalar::postgres_url(url.reveal()) {
             Err(why) if !tolerated => {
                 section.problem(&found.at, "bad-url", format_args!("`{key}` {why}"), None);

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use guitong_log::{
     Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnerId, ReadBudget, Record, Retention, Role, TopicPartition, TopicSpec,
 };
+use rand::rngs::StdRng;
+use rand::{RngCore as _, SeedableRng as _};
 
 pub(crate) const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(10) };
 /// For reads that are to find nothing.
@@ -29,6 +31,13 @@ pub(crate) fn record(topic: &Arc<str>, key: &str, value: &str) -> NewRecord {
         headers: vec![("guitong-version".into(), Bytes::from_static(b"1/2/3/4/5"))],
         timestamp_ms: 1_700_000_000_000,
     }
+}
+
+/// Bytes that no log makes shorter.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
 }
 
 pub(crate) fn records(records: Vec<NewRecord>) -> Batch {

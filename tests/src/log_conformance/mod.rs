@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use guitong_log::ExchangeLog;
 
 pub use self::basics::*;
-pub use self::build::everything;
+pub use self::build::{everything, noise};
 pub use self::kill::*;
 pub use self::owners::*;
 pub use self::reading::*;

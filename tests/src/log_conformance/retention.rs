@@ -9,7 +9,7 @@ use bytes::Bytes;
 use guitong_log::{ExchangeLog, LogError, LogReader, NewRecord, Record, Retention, TopicPartition, TopicSpec};
 
 use super::LogUnderTest;
-use super::build::{BRIEF, everything, owner, record, records, text};
+use super::build::{BRIEF, everything, noise, owner, record, records, text};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROWS: usize = 40;
@@ -20,7 +20,7 @@ fn now_ms() -> i64 {
 
 fn row(topic: &Arc<str>, key: &str, n: usize, days_ago: i64) -> NewRecord {
     let mut row = record(topic, key, &n.to_string());
-    row.headers.push(("filler".into(), Bytes::from(vec![n as u8; 100_000])));
+    row.headers.push(("filler".into(), Bytes::from(noise(n as u64, 100_000))));
     row.timestamp_ms = now_ms() - days_ago * DAY.as_millis() as i64;
     row
 }

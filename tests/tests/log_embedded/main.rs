@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnerId, ReadBudget, Record, Retention, Role, TopicPartition, TopicSpec};
-use guitong_tests::log_conformance::LogUnderTest;
+use guitong_tests::log_conformance::{LogUnderTest, noise};
 use tempfile::TempDir;
 
 /// A log file in a directory of its own.
@@ -105,7 +105,7 @@ fn record(key: &str, value: Vec<u8>, timestamp_ms: i64) -> NewRecord {
 /// A batch of one record that also says its number as the position.
 fn numbered(n: u64, size: usize) -> Batch {
     let mut value = n.to_be_bytes().to_vec();
-    value.resize(size.max(8), 7);
+    value.extend(noise(n, size.saturating_sub(8)));
     Batch { records: vec![record("k", value, 0)], position: Some(n.to_string().into()), ..Batch::default() }
 }
 

@@ -3,6 +3,9 @@
 //! Layout, integers big-endian: version `u8` = 1, record count `u32`, then for each record: offset minus the block's first
 //! offset `u32`, timestamp `i64` (ms), key length `u32`, value length `u32` (`u32::MAX`: none), header count `u16`, key, value, and for
 //! each header: name length `u16`, name, value length `u32`, value. Offsets can have holes once a block was compacted.
+//!
+//! Neighbouring rows of a table are much alike, so a block that becomes shorter by it lies compressed: version `u8` = 2, length of
+//! what follows when it is unpacked `u32`, then a block of version 1 as an LZ4 block.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,8 +16,14 @@ use crate::contract::{Headers, LogError, MAX_RECORD, NewRecord, Record, TopicPar
 
 /// A block is closed once it is this long. Longer blocks cost readers with small budgets more than they gain writers.
 pub(crate) const BLOCK_BYTES: usize = 128 << 10;
-const VERSION: u8 = 1;
+const PLAIN: u8 = 1;
+const COMPRESSED: u8 = 2;
+/// Version and a number, of either kind of block.
 const HEAD: usize = 5;
+/// Shorter blocks, which fill a page of the file at most, are not worth the work.
+const COMPRESSIBLE: usize = 4 << 10;
+/// More than any block has: one is closed with the record that makes it long enough.
+const UNPACKED: usize = 4 * MAX_RECORD;
 const RECORD_HEAD: usize = 22;
 const NONE: u32 = u32::MAX;
 
@@ -78,7 +87,7 @@ impl BlockBuilder {
 
     fn start(&mut self, relative: u32, timestamp_ms: i64) {
         if self.data.is_empty() {
-            self.data.push(VERSION);
+            self.data.push(PLAIN);
             self.data.extend_from_slice(&[0; 4]);
             self.max_ms = timestamp_ms;
         }
@@ -99,7 +108,52 @@ impl BlockBuilder {
     pub(crate) fn finish(&mut self) -> Option<Block> {
         let mut done = std::mem::take(self);
         done.data.get_mut(1..HEAD)?.copy_from_slice(&done.count.to_be_bytes());
-        Some(Block { data: done.data, span: done.span, max_ms: done.max_ms })
+        Some(Block { data: compressed(done.data), span: done.span, max_ms: done.max_ms })
+    }
+}
+
+/// The block as it is to lie in the file.
+fn compressed(plain: Vec<u8>) -> Vec<u8> {
+    if plain.len() < COMPRESSIBLE {
+        return plain;
+    }
+    let mut out = vec![0; HEAD + lz4_flex::block::get_maximum_output_size(plain.len())];
+    let (head, body) = out.split_at_mut(HEAD);
+    let Ok(length) = lz4_flex::block::compress_into(&plain, body) else { return plain };
+    if HEAD + length > plain.len() / 8 * 7 {
+        return plain;
+    }
+    // Records are far below 4 GiB.
+    head.copy_from_slice(&[&[COMPRESSED][..], &(plain.len() as u32).to_be_bytes()].concat());
+    out.truncate(HEAD + length);
+    out.shrink_to_fit();
+    out
+}
+
+/// A block as [`RawRecords`] walks it, of a block as it lies in the file.
+///
+/// # Errors
+/// [`LogError::Corrupt`] where it is damaged, or of a form that this program does not know.
+pub(crate) fn unpack(stored: Vec<u8>) -> Result<Vec<u8>, LogError> {
+    let mut cursor = Cursor { block: &stored, at: 0 };
+    let [version] = cursor.take()?;
+    match version {
+        PLAIN => Ok(stored),
+        COMPRESSED => {
+            let length = u32::from_be_bytes(cursor.take()?) as usize;
+            if length > UNPACKED {
+                return Err(corrupt(format!("a block is said to have {length} bytes")));
+            }
+            let mut plain = vec![0; length];
+            let body = stored.get(HEAD..).unwrap_or_default();
+            let done = lz4_flex::block::decompress_into(body, &mut plain);
+            match done {
+                Ok(done) if done == length => Ok(plain),
+                Ok(_) => Err(short()),
+                Err(error) => Err(corrupt(format!("a block does not unpack: {error}"))),
+            }
+        }
+        other => Err(corrupt(format!("a block has format {other}, this program reads up to {COMPRESSED}"))),
     }
 }
 
@@ -140,8 +194,8 @@ impl<'a> RawRecords<'a> {
     pub(crate) fn new(block: &'a [u8]) -> Result<Self, LogError> {
         let mut cursor = Cursor { block, at: 0 };
         let [version] = cursor.take()?;
-        if version > VERSION {
-            return Err(corrupt(format!("a block has format {version}, this program reads up to {VERSION}")));
+        if version != PLAIN {
+            return Err(corrupt(format!("records are looked for in a block of format {version}")));
         }
         let left = u32::from_be_bytes(cursor.take()?);
         Ok(Self { block, at: cursor.at, left })
@@ -269,6 +323,7 @@ pub(crate) fn size(record: &Record) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::Rng as _;
 
     use super::*;
 
@@ -298,7 +353,7 @@ mod tests {
         fn what_was_packed_comes_back(records in proptest::collection::vec(new_record(), 1..20)) {
             let block = pack(&records);
             prop_assert_eq!(block.max_ms, records.iter().map(|record| record.timestamp_ms).max().unwrap());
-            let data = Bytes::from(block.data);
+            let data = Bytes::from(unpack(block.data).unwrap());
             let at = TopicPartition::new("t", 3);
             let mut names = Names::default();
             let read: Vec<_> = RawRecords::new(&data).unwrap().map(|raw| record(&raw.unwrap(), &data, 70, &at, &mut names).unwrap()).collect();
@@ -321,7 +376,7 @@ mod tests {
             data.truncate(cut.index(data.len()) + 1);
             let at = flip.0.index(data.len());
             data[at] ^= flip.1;
-            if let Ok(walk) = RawRecords::new(&data) {
+            if let Ok(plain) = unpack(data) && let Ok(walk) = RawRecords::new(&plain) {
                 walk.take(100).for_each(drop);
             }
         }
@@ -332,7 +387,46 @@ mod tests {
         let mut data =
             pack(&[NewRecord { topic: "t".into(), partition: None, key: None, value: None, headers: vec![], timestamp_ms: 0 }])
                 .data;
-        data[0] = 2;
-        assert!(matches!(RawRecords::new(&data), Err(LogError::Corrupt { .. })));
+        data[0] = 3;
+        assert!(matches!(unpack(data), Err(LogError::Corrupt { .. })));
+    }
+
+    fn of_value(value: &[u8]) -> NewRecord {
+        let value = Some(Bytes::copy_from_slice(value));
+        NewRecord { topic: "t".into(), partition: None, key: None, value, headers: vec![], timestamp_ms: 0 }
+    }
+
+    #[test]
+    fn rows_that_are_alike_lie_compressed_and_noise_does_not() {
+        let alike: Vec<_> = (0..1_000).map(|n| of_value(format!("南宁市青秀区民族大道{n}号").as_bytes())).collect();
+        let plain: usize = alike.iter().map(|record| RECORD_HEAD + record.size()).sum();
+        let block = pack(&alike);
+        assert!(block.data.len() < plain / 2, "{} of {plain}", block.data.len());
+        let data = unpack(block.data).unwrap();
+        assert_eq!(data.len(), HEAD + plain);
+        assert_eq!(RawRecords::new(&data).unwrap().count(), 1_000);
+
+        let noise: Vec<u8> =
+            (0..1_000_u32).flat_map(|n| rand::rng().random::<u64>().to_le_bytes().map(|byte| byte ^ n as u8)).collect();
+        assert_eq!(pack(&[of_value(&noise)]).data.len(), HEAD + RECORD_HEAD + noise.len());
+    }
+
+    #[test]
+    fn a_compressed_block_that_is_damaged_anywhere_is_an_error_or_other_records_but_never_a_panic() {
+        let alike: Vec<_> = (0..200).map(|n| of_value(format!("南宁市青秀区民族大道{n}号").as_bytes())).collect();
+        let whole = pack(&alike).data;
+        assert_eq!(whole[0], COMPRESSED);
+        for at in 0..whole.len() {
+            for bits in [1, 0x80, 0xff] {
+                let mut data = whole.clone();
+                data[at] ^= bits;
+                if let Ok(plain) = unpack(data)
+                    && let Ok(walk) = RawRecords::new(&plain)
+                {
+                    walk.take(1_000).for_each(drop);
+                }
+            }
+            assert!(unpack(whole[..at].to_vec()).is_err(), "cut at {at}");
+        }
     }
 }

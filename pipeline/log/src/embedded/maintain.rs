@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use sqlx::Row;
 
 use super::Inner;
-use super::block::{BLOCK_BYTES, Block, BlockBuilder, RawRecords};
+use super::block::{BLOCK_BYTES, Block, BlockBuilder, RawRecords, unpack};
 use super::rows::{Shape, signed, unsigned};
 use super::topics::{Extent, Partition};
 use super::writer::{Tx, Work, WorkError};
@@ -205,13 +205,14 @@ async fn newest(inner: &Inner, partition: &Partition, dirty: &[Stub], end: u64) 
     Ok((newest, end))
 }
 
-/// A block's data and its running timestamp.
+/// A block, unpacked, and its running timestamp.
 async fn block(inner: &Inner, row: i64) -> Result<Option<(Vec<u8>, i64)>, LogError> {
-    sqlx::query_as("SELECT data, high_ms FROM block WHERE id = ?")
+    let found: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT data, high_ms FROM block WHERE id = ?")
         .bind(row)
         .fetch_optional(&inner.readers)
         .await
-        .map_err(|error| inner.file.error(error))
+        .map_err(|error| inner.file.error(error))?;
+    found.map(|(data, high_ms)| Ok((unpack(data)?, high_ms))).transpose()
 }
 
 /// One way over the blocks of a partition.

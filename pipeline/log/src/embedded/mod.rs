@@ -35,7 +35,7 @@ use self::topics::{Extent, Partition, Topic, Topics};
 use self::writer::{Queue, Writer};
 pub(crate) use self::writer::{Tx, Work, WorkError};
 use crate::contract::{
-    Batch, Bounds, ExchangeLog, LogError, LogId, LogReader, MAX_RECORD, OwnedLog, OwnerId, Placement, Retention, TopicPartition,
+    Bounds, ExchangeLog, LogError, LogId, LogReader, MAX_RECORD, OwnedLog, OwnerId, Placement, Retention, TopicPartition,
     TopicSpec,
 };
 use crate::metrics::Metrics;
@@ -75,10 +75,8 @@ struct Inner {
 }
 
 impl Inner {
-    /// Waits until the batch may be packed.
-    async fn room(&self, batch: &Batch) -> Result<SemaphorePermit<'_>, LogError> {
-        let state = batch.state.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, bytes::Bytes::len));
-        let bytes: usize = batch.records.iter().map(crate::contract::NewRecord::size).chain(state).sum();
+    /// Waits until a batch of so many bytes may be packed.
+    async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, LogError> {
         let permits = bytes.div_ceil(KIB).clamp(1, APPENDING / KIB) as u32;
         self.appending.acquire_many(permits).await.map_err(|_| LogError::Unavailable { detail: "the log is closed".to_owned() })
     }

@@ -1,6 +1,6 @@
 //! One owner's hold: its appends, its position and offsets, its keyed state.
 //!
-//! A batch is packed into blocks by the task that appends it, so that packing uses every core and the writer only writes. An
+//! A batch is packed into blocks before the writer gets it, so that packing uses every core and the writer only writes. An
 //! append that is dropped half-way may have reached the writer: the holder then answers Unknown until it is opened again.
 
 use std::collections::HashMap;
@@ -20,6 +20,9 @@ use crate::contract::{
 };
 use crate::partition::partition_for;
 
+/// Bytes of a batch whose records are packed by another thread, while the task that appends them makes the next batch ready.
+const MUCH: usize = 512 << 10;
+
 #[derive(Debug)]
 pub(crate) struct Hold {
     inner: Arc<Inner>,
@@ -38,15 +41,15 @@ impl Hold {
         Ok(Self { inner, owner: owner.clone(), epoch, position, offsets: stand.offsets, in_doubt: false })
     }
 
-    /// The batch as the writer takes it.
-    async fn prepare(&self, batch: &Batch) -> Result<Append, LogError> {
+    /// The batch, whose records are taken out, as the writer takes it.
+    async fn prepare(&self, batch: &mut Batch, is_large: bool) -> Result<Append, LogError> {
         let mut consumed = Vec::with_capacity(batch.offsets.len());
         for (at, next) in &batch.offsets {
             consumed.push((self.inner.topics.partition(at)?.id, *next));
         }
         let changes = self.changes(&batch.state).await?;
         let run = if changes.is_empty() { Vec::new() } else { state::encode(&changes) };
-        let blocks = pack(&self.inner, &batch.records)?;
+        let blocks = self.pack(std::mem::take(&mut batch.records), is_large).await?;
         let bytes = run.len() + blocks.iter().flat_map(|part| &part.1).map(|block| block.data.len()).sum::<usize>();
         Ok(Append {
             owner: self.owner.to_string(),
@@ -59,6 +62,15 @@ impl Hold {
             run_id: 0,
             bytes,
         })
+    }
+
+    async fn pack(&self, records: Vec<NewRecord>, is_large: bool) -> Result<Vec<Packed>, LogError> {
+        if !is_large {
+            return pack(&self.inner, &records);
+        }
+        let inner = Arc::clone(&self.inner);
+        let packed = tokio::task::spawn_blocking(move || pack(&inner, &records)).await;
+        packed.map_err(|error| LogError::Other(error.to_string()))?
     }
 
     /// The changes with the ids of their maps.
@@ -85,6 +97,12 @@ impl Hold {
             GetError::Log(error) => error,
         }
     }
+}
+
+/// Bytes of the batch's records and state.
+fn size(batch: &Batch) -> usize {
+    let state = batch.state.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len));
+    batch.records.iter().map(NewRecord::size).chain(state).sum()
 }
 
 /// Blocks of one partition.
@@ -215,15 +233,14 @@ impl OwnedLog for Hold {
         self.offsets.get(at).map(|next| StoredOffset { log: self.inner.id.clone(), next: *next })
     }
 
-    async fn append(&mut self, batch: Batch) -> Result<Committed, AppendError> {
+    async fn append(&mut self, mut batch: Batch) -> Result<Committed, AppendError> {
         if self.in_doubt {
             let detail = format!("an earlier append of {} had no answer; open it again", self.owner);
             return Err(AppendError::Unknown(LogError::Other(detail)));
         }
-        let room = self.inner.room(&batch).await.map_err(AppendError::Refused)?;
-        let work = self.prepare(&batch).await.map_err(AppendError::Refused)?;
-        let (records, bytes) = (batch.records.len(), work.bytes());
-        drop(batch.records);
+        let (records, bytes) = (batch.records.len(), size(&batch));
+        let room = self.inner.room(bytes).await.map_err(AppendError::Refused)?;
+        let work = self.prepare(&mut batch, bytes >= MUCH).await.map_err(AppendError::Refused)?;
         self.in_doubt = true;
         let ended = self.inner.queue.submit(Box::new(work), Some((self.owner.clone(), self.epoch))).await;
         drop(room);

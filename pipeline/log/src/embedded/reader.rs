@@ -153,7 +153,7 @@ async fn read_partition(
     let (mut used, mut next) = (0, part.next);
     while let Some(row) = rows.try_next().await.map_err(fault)? {
         let base = Partition::base(row.try_get(0).map_err(fault)?);
-        let data = Bytes::from(row.try_get::<Vec<u8>, _>(1).map_err(fault)?);
+        let data = Bytes::from(block::unpack(row.try_get(1).map_err(fault)?)?);
         for raw in RawRecords::new(&data)? {
             let raw = raw?;
             if base + u64::from(raw.relative) < part.next {
@@ -243,6 +243,7 @@ pub(crate) async fn offset_at(inner: &Inner, partition: &Partition, timestamp_ms
             .await
             .map_err(fault)?;
     let Some((id, data)) = found else { return Ok(bounds.end) };
+    let data = block::unpack(data)?;
     for raw in RawRecords::new(&data)? {
         let raw = raw?;
         if raw.timestamp_ms >= timestamp_ms {

@@ -22,9 +22,7 @@ use crate::metrics::Metrics;
 
 /// Bytes of records after which a transaction takes no further batch.
 const TRANSACTION: usize = 8 << 20;
-/// After a transaction of fewer bytes the committer rests for half the time that it took, up to `REST`, and what comes meanwhile goes
-/// together. What a transaction costs the brokers hardly depends on its size; one after the other, the stages would take from the brokers
-/// all that these can give, and each transaction twice the time.
+/// After a transaction of fewer bytes the committer may rest, up to `REST`: see [`Pace`].
 const SMALL: usize = 256 << 10;
 const REST: Duration = Duration::from_millis(10);
 /// Batches and openings that wait; more wait at their senders.
@@ -118,6 +116,7 @@ pub(crate) struct Committer {
     /// Transactions committed.
     number: u64,
     ends: Arc<Ends>,
+    pace: Pace,
     metrics: Metrics,
 }
 
@@ -204,6 +203,26 @@ impl Ends {
     }
 }
 
+/// How long to leave the brokers alone after a small transaction.
+///
+/// What a transaction costs them hardly depends on its size. Where they have nothing else to do, the next one begins at once. Where the
+/// stages together ask for more than they can give, a transaction takes longer than the fastest did; then resting for half of that makes
+/// fewer of them, each with more in it. The owners are answered after the rest, so that what comes during it is in their next batches.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The time of the fastest transaction, and a little more with each that is slower: brokers change.
+    fastest: Option<Duration>,
+}
+
+impl Pace {
+    fn rest(&mut self, took: Duration) -> Duration {
+        let fastest = self.fastest.unwrap_or(took);
+        let late = took.saturating_sub(fastest);
+        self.fastest = Some(if late.is_zero() { took } else { fastest + late / 256 });
+        (late / 2).min(REST)
+    }
+}
+
 impl Committer {
     /// Starts the role's committer; it ends with [`Command::Stop`] or when nobody can send to it any more.
     pub(crate) fn start(
@@ -235,6 +254,7 @@ impl Committer {
             ahead: Arc::clone(&ahead),
             number,
             ends,
+            pace: Pace::default(),
             metrics,
         };
         tokio::spawn(remind(commands.downgrade()));
@@ -273,11 +293,7 @@ impl Committer {
                     Err(_) => break,
                 }
             }
-            let begun = Instant::now();
             self.commit(batches);
-            if bytes < SMALL {
-                std::thread::sleep((begun.elapsed() / 2).min(REST));
-            }
         }
     }
 
@@ -343,9 +359,14 @@ impl Committer {
             }
             let lane = self.turn;
             self.turn = (lane + 1) % LANES;
+            let begun = Instant::now();
             let failed = match self.transact(lane, &batches, &fencing.metadata) {
                 Ok(ends) => {
                     self.ends.raise(&ends);
+                    let rest = self.pace.rest(begun.elapsed());
+                    if batches.iter().map(|batch| batch.bytes).sum::<usize>() < SMALL {
+                        std::thread::sleep(rest);
+                    }
                     self.done(batches, &ends);
                     return None;
                 }

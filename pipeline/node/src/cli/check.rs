@@ -1,14 +1,16 @@
 //! `guitong check`: every problem of a directory, with its place, and nothing started.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use guitong_govern::Entitlement;
-use guitong_schemas::contract::Directory;
 use guitong_schemas::contract::load::Purpose;
+use guitong_schemas::contract::problem::Well;
+use guitong_schemas::contract::{Directory, Problem, Problems};
 
 use crate::exit::{self, Failure};
-use crate::open;
+use crate::{open, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -24,35 +26,48 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn execute(self, color: bool) -> Result<(), Failure> {
-        match open::read(&self.dir, Purpose::Check { unset_secrets: self.unset_secrets }) {
-            Ok(directory) => {
-                grants(&directory)?;
-                if self.json {
-                    println!(
-                        "{}",
-                        serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] })
-                    );
-                    return Ok(());
-                }
-                println!(
-                    "{} systems, {} resources, {} subscriptions and {} departments are well. Nothing was started.",
-                    directory.systems.len(),
-                    directory.resources.len(),
-                    directory.subscriptions.len(),
-                    directory.departments.len()
-                );
-                Ok(())
-            }
-            Err(problems) => {
-                if self.json {
-                    println!("{}", problems.to_json());
-                } else {
-                    eprint!("{}", problems.render(color));
-                }
-                Err(Failure { code: exit::NO, message: String::new(), help: None })
-            }
+    pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
+        let directory = match open::read(&self.dir, Purpose::Check { unset_secrets: self.unset_secrets }) {
+            Ok(directory) => directory,
+            Err(problems) => return Err(self.report(&problems, color)),
+        };
+        grants(&directory)?;
+        let list = trial::check(&directory).await;
+        if !list.is_empty() {
+            return Err(self.report(&Problems { well: well(&directory, &list), list }, color));
         }
+        if self.json {
+            println!("{}", serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] }));
+            return Ok(());
+        }
+        println!(
+            "{} systems, {} resources, {} subscriptions and {} departments are well. Nothing was started.",
+            directory.systems.len(),
+            directory.resources.len(),
+            directory.subscriptions.len(),
+            directory.departments.len()
+        );
+        Ok(())
+    }
+
+    fn report(&self, problems: &Problems, color: bool) -> Failure {
+        if self.json {
+            println!("{}", problems.to_json());
+        } else {
+            eprint!("{}", problems.render(color));
+        }
+        Failure { code: exit::NO, message: String::new(), help: None }
+    }
+}
+
+/// What has no problem; these are all of examples.
+fn well(directory: &Directory, list: &[Problem]) -> Well {
+    let files: BTreeSet<&str> = list.iter().map(|problem| problem.file.as_str()).collect();
+    Well {
+        systems: directory.systems.len(),
+        resources: directory.resources.len().saturating_sub(files.len()),
+        departments: directory.departments.len(),
+        subscriptions: directory.subscriptions.len(),
     }
 }
 

@@ -5,6 +5,8 @@ mod check;
 mod demo;
 mod init;
 mod quarantine;
+mod report;
+mod resource;
 mod run;
 mod slots;
 mod status;
@@ -68,9 +70,15 @@ enum Command {
     Run(run::Run),
     /// Show systems, resources and subscriptions of a running exchange
     Status(status::StatusCommand),
-    /// Look at rejected records and let them in again
+    /// Look at rejected records, let them in again, or give them up
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    /// See what a resource's mapping does before anything is published; let one that paused go on
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
+    /// Figures of the exchange for those who answer for its data
+    #[command(subcommand)]
+    Report(report::Report),
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
@@ -91,10 +99,12 @@ pub async fn execute(cli: Cli) -> u8 {
     let color = cli.color.enabled();
     let outcome = match cli.command {
         Command::Init(command) => command.execute(),
-        Command::Check(command) => command.execute(color),
+        Command::Check(command) => command.execute(color).await,
         Command::Run(command) => command.execute(color).await,
         Command::Status(command) => command.execute().await,
-        Command::Quarantine(command) => command.execute().await,
+        Command::Quarantine(command) => command.execute(color).await,
+        Command::Report(command) => command.execute(color).await,
+        Command::Resource(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,

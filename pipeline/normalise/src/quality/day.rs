@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::flow::Flow;
+use super::flow::{Counted, Flow};
 use crate::keyed::codec::{CodecError, Reader, Writer};
 
 const FORMAT: u8 = 1;
@@ -21,19 +21,14 @@ pub(crate) struct Day {
     pub(crate) deleted: u64,
     /// Changes other than rows of a first load, and those of them that were normalised in time.
     pub(crate) timed: [u64; 2],
-    /// Good records, and the values in them: see [`Flow`].
-    pub(crate) records: u64,
-    pub(crate) filled: [u64; 3],
-    pub(crate) reported: [u64; 2],
+    pub(crate) counted: Counted,
     /// Level and rule code -> how often it was broken.
     pub(crate) rules: BTreeMap<(String, String), u64>,
 }
 
 impl Day {
     pub(crate) fn add(&mut self, flow: &Flow) {
-        self.records += flow.records;
-        self.filled = std::array::from_fn(|at| self.filled[at] + flow.filled[at]);
-        self.reported = std::array::from_fn(|at| self.reported[at] + flow.reported[at]);
+        self.counted.add(&flow.counted);
         for (level, rule, count) in flow.tally.counts() {
             self.broke(level, rule, count);
         }
@@ -47,7 +42,7 @@ impl Day {
     }
 
     fn numbers(&mut self) -> [&mut u64; 12] {
-        let Self { good, rejected, unchanged, deleted, timed, records, filled, reported, .. } = self;
+        let Self { good, rejected, unchanged, deleted, timed, counted: Counted { records, filled, reported }, .. } = self;
         let ([timed, in_time], [mandatory, conditional, optional], [reported, punctual]) = (timed, filled, reported);
         [good, rejected, unchanged, deleted, timed, in_time, records, mandatory, conditional, optional, reported, punctual]
     }
@@ -87,7 +82,8 @@ mod tests {
 
     #[test]
     fn a_stored_day_reads_back() {
-        let mut day = Day { good: 3, timed: [7, 1 << 40], filled: [1, 2, 3], reported: [9, 8], ..Day::default() };
+        let counted = Counted { records: 4, filled: [1, 2, 3], reported: [9, 8] };
+        let mut day = Day { good: 3, timed: [7, 1 << 40], counted, ..Day::default() };
         day.broke("error", "uscc.length", 2);
         assert_eq!(Day::decode(&day.encode()), Ok(day.clone()));
         assert!(Day::decode(&day.encode().slice(..9)).is_err());

@@ -37,30 +37,17 @@ pub(crate) struct Reporting {
     pub(crate) working_days: u32,
 }
 
-/// What one day's events of a batch came to.
-#[derive(Debug, Default)]
-pub(crate) struct Flow {
-    pub(crate) day: i32,
-    pub(crate) tally: Tally,
-    /// Good records.
+/// What the good records of one event hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
     pub(crate) records: u64,
-    /// Values that are not null in them, and all that could be: mandatory, conditional, optional.
+    /// Values that are not null in them: of mandatory, conditional and optional fields.
     pub(crate) filled: [u64; 3],
-    /// Good records with the date that the reporting is measured from, and those of them that came in time.
+    /// Those with the date that the reporting is measured from, and those of them that came in time.
     pub(crate) reported: [u64; 2],
-    /// Events that could not be read, by rule.
-    pub(crate) faults: Vec<(&'static str, u64)>,
 }
 
-impl Flow {
-    /// Counts an event that could not be read.
-    pub(crate) fn fault(&mut self, rule: &'static str) {
-        match self.faults.iter_mut().find(|(known, _)| *known == rule) {
-            Some((_, count)) => *count += 1,
-            None => self.faults.push((rule, 1)),
-        }
-    }
-
+impl Counted {
     /// Counts a good record.
     pub(crate) fn count(
         &mut self,
@@ -87,6 +74,34 @@ impl Flow {
             self.reported = [self.reported[0] + 1, self.reported[1] + u64::from(in_time)];
         }
     }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.filled = std::array::from_fn(|at| self.filled[at] + other.filled[at]);
+        self.reported = std::array::from_fn(|at| self.reported[at] + other.reported[at]);
+    }
+}
+
+/// What one day's events of a batch came to.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pub(crate) day: i32,
+    /// Events that were counted before: entries that are run again, and what a rebuild reads once more.
+    pub(crate) is_again: bool,
+    pub(crate) tally: Tally,
+    pub(crate) counted: Counted,
+    /// Events that could not be read, by rule.
+    pub(crate) faults: Vec<(&'static str, u64)>,
+}
+
+impl Flow {
+    /// Counts an event that could not be read.
+    pub(crate) fn fault(&mut self, rule: &'static str) {
+        match self.faults.iter_mut().find(|(known, _)| *known == rule) {
+            Some((_, count)) => *count += 1,
+            None => self.faults.push((rule, 1)),
+        }
+    }
 }
 
 /// A part of a key that the record does not have is an empty text.
@@ -109,14 +124,18 @@ pub(crate) fn working_days(from: i32, to: i32) -> u64 {
 pub(crate) struct Flows {
     list: Vec<Flow>,
     at: usize,
+    /// The event under way was counted before.
+    pub(crate) is_again: bool,
 }
 
 impl Flows {
     /// The flow of a day, from now on the current one.
     pub(crate) fn on(&mut self, day: i32) -> &mut Flow {
-        if self.list.get(self.at).is_none_or(|flow| flow.day != day) {
-            self.at = self.list.iter().position(|flow| flow.day == day).unwrap_or_else(|| {
-                self.list.push(Flow { day, ..Flow::default() });
+        let is_again = self.is_again;
+        let is_meant = |flow: &Flow| flow.day == day && flow.is_again == is_again;
+        if !self.list.get(self.at).is_some_and(is_meant) {
+            self.at = self.list.iter().position(is_meant).unwrap_or_else(|| {
+                self.list.push(Flow { day, is_again, ..Flow::default() });
                 self.list.len() - 1
             });
         }

@@ -5,6 +5,7 @@ use guitong_log::OwnedLog;
 use serde::{Deserialize, Serialize};
 
 use super::day::Day;
+use super::flow::Counted;
 use super::standing::Standing;
 use super::{QUALITY, day_key, day_of};
 use crate::keyed::overlay::StateError;
@@ -58,7 +59,7 @@ pub struct DayReport {
 
 impl DayReport {
     fn of(day: i32, figures: Day) -> Self {
-        let Day { good, rejected, unchanged, deleted, timed, records, filled, reported, rules } = figures;
+        let Day { good, rejected, unchanged, deleted, timed, counted: Counted { records, filled, reported }, rules } = figures;
         Self {
             day,
             good,

@@ -124,7 +124,7 @@ impl fmt::Display for Pause {
         for (at, (reason, count)) in self.reasons.iter().enumerate() {
             write!(f, "{} {reason} ({count})", if at == 0 { ":" } else { "," })?;
         }
-        write!(f, "; nothing more is read until the mapping is changed")
+        write!(f, "; nothing more is read until the mapping is changed or the resource is resumed")
     }
 }
 

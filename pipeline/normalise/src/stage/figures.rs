@@ -35,7 +35,8 @@ impl Worker {
         flows: &Flows,
     ) -> Result<(), SessionError> {
         let zone = &self.mapping.zone;
-        let mut days: Vec<i32> = events.iter().map(|event| zone.local_days(event.source_ts_us)).collect();
+        let mut days: Vec<i32> =
+            events.iter().filter(|event| !event.is_again).map(|event| zone.local_days(event.source_ts_us)).collect();
         days.dedup();
         days.sort_unstable();
         days.dedup();
@@ -47,7 +48,7 @@ impl Worker {
                 overlay.days.remove(key);
             }
         }
-        for flow in flows.iter() {
+        for flow in flows.iter().filter(|flow| !flow.is_again) {
             overlay.days.edit(day_key(flow.day)).add(flow);
         }
         Ok(())

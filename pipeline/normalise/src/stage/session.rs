@@ -110,6 +110,7 @@ impl Normaliser {
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
         let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
         session.take_pause().await?;
+        session.worker.metrics.show(&session.worker.counters);
         self.set_phase(session.paused.clone().map_or(Phase::Running, Phase::Paused));
         self.report(&mut session).await?;
         let ended = self.work(&mut session, shutdown).await;

@@ -82,6 +82,8 @@ pub(super) struct Read<'a> {
     pub(super) source_ts_us: i64,
     pub(super) verdict: Verdict,
     operation: Operation,
+    /// It was counted before.
+    pub(super) is_again: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
 }
@@ -210,9 +212,7 @@ impl Worker {
         // The offset of the next arrival that is not part of this commit, or the one after them all.
         let next = truncated.first().or(rest.first()).or(left.first()).map(|arrival| arrival.record.offset);
         if !done.is_empty() {
-            if at.is_some() {
-                self.open_days(owner, &mut overlay, &events, &flows).await?;
-            }
+            self.open_days(owner, &mut overlay, &events, &flows).await?;
             if is_flooded {
                 overlay.pause = Some(self.pause(owner, &overlay, &events).await?);
             }
@@ -243,10 +243,13 @@ impl Worker {
                     source_ts_us: fallback,
                     verdict: Verdict::Stale,
                     operation: Operation::Read,
+                    is_again: true,
                     columns: None,
                 });
                 continue;
             }
+            let is_again = arrival.entry.is_some() || known.has_seen(arrival);
+            runner.flows.is_again = is_again;
             let read = match self.read_one(&mut runner, arrival, known.columns, fallback) {
                 Ok(Event { change: Change::Truncate, .. }) => {
                     truncate = true;
@@ -259,7 +262,7 @@ impl Worker {
                         Change::Bad { rejections } => Verdict::Bad(rejections),
                         Change::Delete | Change::Truncate => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, operation, columns }
+                    Read { arrival, source_ts_us, verdict, operation, is_again, columns }
                 }
                 Err(fault) => {
                     let rule = fault.texts().0;
@@ -270,6 +273,7 @@ impl Worker {
                         source_ts_us: fallback,
                         verdict: Verdict::Bad(vec![rejection(fault)]),
                         operation: Operation::Read,
+                        is_again,
                         columns: None,
                     }
                 }
@@ -357,7 +361,7 @@ impl Worker {
         output: &mut Output,
         records: &mut Vec<NewRecord>,
     ) {
-        let Read { arrival, source_ts_us, verdict, operation, columns } = event;
+        let Read { arrival, source_ts_us, verdict, operation, is_again, columns } = event;
         let source = arrival.source.as_ref();
         let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
         if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
@@ -413,7 +417,7 @@ impl Worker {
                 }
             }
         };
-        if let Some(came) = came.filter(|_| arrival.entry.is_none()) {
+        if let Some(came) = came.filter(|_| !is_again) {
             self.count(overlay, (source_ts_us, operation), came, now_us);
         }
         self.emit(overlay, arrival, source_ts_us, effect, output, records);
@@ -553,6 +557,11 @@ impl<'k> Known<'k> {
             Some(read) => Self { seen: Some(read.arrival.version), columns: read.columns.as_ref(), is_listed: false },
             None => Self { seen: row.map(|row| row.seen), columns: row.and_then(|row| row.columns.as_ref()), is_listed: false },
         }
+    }
+
+    /// Whether this very change was read before, under whatever mapping.
+    fn has_seen(&self, arrival: &Arrival) -> bool {
+        self.seen.is_some_and(|seen| arrival.version.with_revision(0) <= seen.with_revision(0))
     }
 
     /// Whether nothing is to be read of the event, since as new a version of its row was read before. A delete and the

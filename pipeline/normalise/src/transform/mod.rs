@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::claims::EntityRecord;
 use crate::mapping::column::{Cell, Row, text_of};
 use crate::mapping::{Bound, Columns, FieldPlan, Mapping, Reading, Refusal};
-use crate::quality::flow::Flows;
+use crate::quality::flow::{Counted, Flows};
 use crate::quarantine::Rejection;
 
 /// Rule of a record whose key other rows claim too.
@@ -72,6 +72,8 @@ pub(crate) struct Runner<'m> {
     findings: Vec<Finding>,
     encoded: Vec<u8>,
     arena: BytesMut,
+    /// Good records of the event under way.
+    counted: Counted,
     pub(crate) flows: Flows,
 }
 
@@ -89,6 +91,7 @@ impl<'m> Runner<'m> {
             findings: Vec::new(),
             encoded: Vec::with_capacity(1 << 10),
             arena: BytesMut::new(),
+            counted: Counted::default(),
             flows: Flows::default(),
         }
     }
@@ -121,8 +124,12 @@ impl<'m> Runner<'m> {
         let row = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept };
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        self.counted = Counted::default();
         let change = match self.records(&row, &clock) {
-            Ok(records) => Change::Good(records),
+            Ok(records) => {
+                self.flows.on(clock.today).counted.add(&self.counted);
+                Change::Good(records)
+            }
             Err(rejections) => Change::Bad { rejections },
         };
         Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns) })
@@ -259,7 +266,7 @@ impl<'m> Runner<'m> {
             }]);
         }
         let record = self.cut();
-        self.flows.on(clock.today).count(&mapping.entity, &values, clock, mapping.reporting);
+        self.counted.count(&mapping.entity, &values, clock, mapping.reporting);
         self.encoded.clear();
         for part in mapping.entity.key_values(&values, &mapping.system) {
             write_bytes(part.as_bytes(), &mut self.encoded);
@@ -361,7 +368,8 @@ fn text_of_reading(reading: Reading<'_>) -> Option<String> {
 }
 
 /// A value as an operator may see it: clear up to G1, the first character at G2, a few outer characters of a long one at G3.
-fn conceal(text: &str, grade: Grade) -> String {
+#[must_use]
+pub fn conceal(text: &str, grade: Grade) -> String {
     let characters = text.chars().count();
     let (head, tail) = match grade {
         Grade::G0 | Grade::G1 if characters <= SHOWN => return text.to_owned(),

@@ -1,0 +1,85 @@
+//! The first rows of a table, as a first load would read them. No slot and no publication is needed, and nothing is written.
+
+use std::sync::Arc;
+
+use guitong_schemas::change::{Before, Change, Operation, Origin, Place, SnapshotMark};
+use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::position::Version;
+use guitong_schemas::table::TableName;
+
+use super::catalogue;
+use super::copy::CopyRows;
+use super::fault::Faults;
+use super::prepare;
+use super::ranges;
+use super::relation::{Relation, message_of};
+use super::start::primary;
+use super::types::Types;
+use super::wire::{Login, Purpose};
+use crate::source::{SampleBudget, SourceError};
+
+/// At most `budget` of the table's rows, in the order in which they lie; of those only that the system's first load reads.
+///
+/// # Errors
+/// [`SourceError::Setup`] where the table does not exist or may not be read, [`SourceError::Unavailable`] where the server cannot be reached.
+pub async fn sample(
+    system: &System,
+    config: &PostgresConfig,
+    table: &TableName,
+    budget: SampleBudget,
+) -> Result<Vec<Change>, SourceError> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let faults = Faults::of(system);
+    let address = primary(system, config, &faults)?;
+    let mut connection = address.connect(&faults).await?;
+    let mut types = Types::default();
+    let asked = async {
+        let tables = catalogue::selected(&mut connection, system).await?;
+        let facts = tables.into_iter().find(|facts| facts.name == *table);
+        if let Some(facts) = &facts {
+            let oids: Vec<u32> = facts.columns.iter().map(|column| column.type_oid).collect();
+            catalogue::learn_types(&mut connection, &mut types, &oids).await?;
+        }
+        Ok::<_, sqlx::Error>(facts)
+    };
+    let facts = asked.await.map_err(|error| faults.query("reading the catalogue", &error))?;
+    let Some(facts) = facts else {
+        let help = "names are compared as PostgreSQL stores them, so unquoted ones are in lower case";
+        return Err(faults.setup(format!("there is no table {table}"), help));
+    };
+    if !prepare::readable(system, &facts) {
+        let grants = prepare::missing_grants(system, &address.user, std::slice::from_ref(&facts));
+        let help = format!("run as the table's owner:\n    {}", grants.join(";\n    "));
+        return Err(faults.setup(format!("role {} may not read {table}", address.user), help));
+    }
+    let relation = Relation::new(message_of(&facts, None), Some(&facts), &types, system);
+    let query = ranges::select(&relation.table, facts.partitioned, system.snapshot.filter(table), false);
+    let statements =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; COPY ({query} LIMIT {}) TO STDOUT; COMMIT", budget.rows);
+    let mut reader = Login::open(&address, Purpose::Read, &faults).await?.reader();
+    reader.copy(&statements).await?;
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let (mut lines, mut changes, mut bytes) = (CopyRows::default(), Vec::new(), 0);
+    // What is over the budget is read past, as the server sends it anyway.
+    while let Some(line) = reader.line().await? {
+        if bytes >= budget.bytes {
+            continue;
+        }
+        let row = lines.row(&line, relation.table.columns.len());
+        let row = row.map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        bytes += row.0.len();
+        changes.push(Change {
+            table: Arc::clone(&relation.table),
+            operation: Operation::Read,
+            version: Version { epoch: 1, index: u32::try_from(changes.len()).unwrap_or(u32::MAX), ..Version::default() },
+            before: Before::None,
+            after: Some(row),
+            origin: Origin {
+                ts_us: now_us,
+                snapshot: SnapshotMark::Inside,
+                place: Place::Postgres { xid: None, lsn: 0, last_commit_lsn: None, order: None },
+            },
+        });
+    }
+    Ok(changes)
+}

@@ -1,0 +1,131 @@
+//! `guitong resource`: what a mapping makes of rows, before anything is published.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::InDirectory;
+use crate::exit::{self, Failure};
+use crate::node::{Desk, Question};
+use crate::open;
+use crate::trial::{MAX_INPUT, Summary, Trial, View};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ResourceCommand {
+    /// Show what the mapping makes of rows: the source row beside the record, warnings and rejections. Nothing is published
+    Try(Try),
+    /// Let a resource go on that paused because too many of its rows were rejected
+    Resume(Resume),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// Name of the resource: its file in resources/
+    name: String,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Try {
+    /// Name of the resource: its file in resources/
+    name: String,
+    /// Rows to read from the department's table, which is only read
+    #[arg(long, default_value_t = 20, conflicts_with = "input", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Take the rows of a file instead, one JSON object a line: column -> value; `-` is standard input. No database is needed
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// One JSON object for each row: key, verdict, reasons, record. The records are whole, whatever their grades
+    #[arg(long)]
+    json: bool,
+    /// Show values of the grades G2 and G3 as they are
+    #[arg(long)]
+    values: bool,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+impl ResourceCommand {
+    pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
+        match self {
+            Self::Try(command) => command.execute(color).await,
+            Self::Resume(command) => command.execute(color).await,
+        }
+    }
+}
+
+impl Resume {
+    async fn execute(self, color: bool) -> Result<(), Failure> {
+        let desk = Desk::open(&self.at.dir, Some(&self.name), color).await?;
+        let was_paused: bool = desk.ask_once(Question::Resume { resource: self.name.clone() }).await?;
+        if !was_paused {
+            return Err(Failure::no(format!("{} is not paused for rejected rows", self.name)));
+        }
+        println!("{} goes on; it pauses again where as many rows are rejected", self.name);
+        Ok(())
+    }
+}
+
+impl Try {
+    async fn execute(self, color: bool) -> Result<(), Failure> {
+        let directory = match &self.input {
+            // Secrets are needed to reach a database alone.
+            Some(_) => open::look_or_report(&self.at.dir, color)?,
+            None => open::load_or_report(&self.at.dir, color)?,
+        };
+        let trial = Trial::new(&directory, &self.name)?;
+        let outcomes = match &self.input {
+            Some(path) => trial.lines(&crate::trial::lines(&read(path)?)).await?,
+            None => trial.table(self.limit as usize).await?,
+        };
+        let view =
+            View { entity: &trial.entity, columns: &trial.columns, values: self.values, color, terminal: terminal_width() };
+        let mut summary = Summary::default();
+        let mut out = std::io::stdout().lock();
+        for outcome in &outcomes {
+            summary.add(outcome);
+            let text = if self.json { outcome.to_json().to_string() } else { view.outcome(outcome) };
+            // Who reads may have seen enough.
+            if writeln!(out, "{text}").is_err() {
+                break;
+            }
+        }
+        if !self.json {
+            let _ = write!(out, "{}", summary.text());
+        }
+        if summary.has_rejected() { Err(Failure { code: exit::NO, message: String::new(), help: None }) } else { Ok(()) }
+    }
+}
+
+/// The bytes of a file, or of standard input.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let most = MAX_INPUT as u64 + 1;
+    if path == Path::new("-") {
+        std::io::stdin().take(most).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(failed)?;
+    }
+    if bytes.len() > MAX_INPUT {
+        let message = format!("{} has more than {} MiB", path.display(), MAX_INPUT >> 20);
+        return Err(
+            Failure::usage(message).help("try a part of it, such as `head -n 1000 FILE | guitong resource try NAME --input -`")
+        );
+    }
+    Ok(bytes)
+}
+
+/// Columns of the terminal; a usual width where there is none.
+fn terminal_width() -> usize {
+    const USUAL: usize = 120;
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || {
+        let out = std::io::stdout();
+        let size = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok() } else { None };
+        size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    };
+    told.or_else(asked).unwrap_or(USUAL)
+}
