@@ -236,6 +236,7 @@ async fn bytes_of_another_character_set_and_a_name_of_ten_megabytes_harm_nobody_
     let list = exchange.command(&["quarantine", "list", "--json"]).unwrap();
     let list: Value = serde_json::from_str(&list.out).unwrap();
     assert_eq!((list[0]["key"].as_str(), list[1]["key"].as_str()), (Some("bh=4"), Some("bh=5")), "{list:#}");
+    assert!(list[0]["reasons"].to_string().contains("\"field\":\"name\""), "{list:#}");
     assert!(list[1]["reasons"].to_string().contains("text.too_long"), "{list:#}");
     assert!(list.to_string().len() < 10_000, "what is shown is cut");
 }

@@ -111,8 +111,9 @@ impl Normaliser {
         let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
-        self.set_phase(session.paused.clone().map_or(Phase::Running, Phase::Paused));
+        // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
+        self.set_phase(session.paused.clone().map_or(Phase::Running, Phase::Paused));
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
