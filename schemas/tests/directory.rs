@@ -11,7 +11,8 @@ use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::form::{
     AddedField, Converter, Decimals, DeleteLeaves, Metadata, Names, SourceField, Truncates, Unwrap, UnwrappedDeletes,
 };
-use guitong_schemas::contract::resource::{Place, Unit, ValueSource};
+use guitong_schemas::contract::mapping::{Other, Unit, UnitSource, ValueSource};
+use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
@@ -187,13 +188,13 @@ fn a_mapping_becomes_what_it_declares() {
     assert_eq!(map["name"].value, column("qymc"));
     let joined = ValueSource::Joined { columns: vec!["xing".into(), "ming".into()], separator: String::new() };
     assert_eq!(map["legal_rep_name"].value, joined);
-    assert_eq!(map["reg_capital"].unit, Some(Unit::Yuan));
+    assert_eq!(map["reg_capital"].unit, Some(UnitSource::Fixed(Unit::Yuan)));
     assert_eq!(map["currency"].value, ValueSource::Constant("156".to_owned()));
     assert_eq!(map["established"].formats, ["yyyyMMdd", "yyyy-MM-dd"]);
     assert!(map["term_to"].open_end);
     let status = &map["status"];
     assert_eq!((status.codes["在营"].as_str(), status.codes["吊销"].as_str()), ("1", "3"));
-    assert_eq!((status.other.as_deref(), status.default.as_deref()), (Some("9"), Some("在营")));
+    assert_eq!((&status.other, status.default.as_deref()), (&Some(Other::Value("9".into())), Some("在营")));
     assert_eq!(map["industry"].edition.as_deref(), Some("2011"));
     assert_eq!(map["reg_address"].value, ValueSource::Cel("row.sheng + row['市']".to_owned()));
     let subscription = &directory.subscriptions["credit-enterprise"];

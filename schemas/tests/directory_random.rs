@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use guitong_schemas::contract::resource::ValueSource;
+use guitong_schemas::contract::mapping::ValueSource;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{Directory, Purpose, SourceConfig, load};
 use proptest::prelude::*;

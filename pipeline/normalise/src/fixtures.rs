@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
-use guitong_schemas::contract::resource::{FieldMapping, ValueSource};
+use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
 use guitong_schemas::contract::{Directory, Name, Resource, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};

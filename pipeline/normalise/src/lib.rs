@@ -21,7 +21,7 @@ pub use claims::EntityRecord;
 pub use error::NormaliseError;
 pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayReport};
 pub use keyed::overlay::StateError;
-pub use mapping::MappingError;
+pub use mapping::{Fault as MappingFault, MappingError};
 pub use metrics::Metrics;
 pub use outline::{SourceColumn, source_columns};
 pub use quality::{DayReport, QualityReport};

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use toml::de::DeTable;
 
+use super::mapping::CodeFiles;
 use super::problem::{Problem, Problems, Well};
 use super::reading::document::{At, Document, Found, Report};
 use super::reading::section::{Environment, Section};
@@ -72,6 +73,7 @@ pub(super) struct World<'a> {
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
     pub(super) resources: BTreeMap<String, resource::Outline>,
+    pub(super) code_files: CodeFiles,
     pub(super) sinks: Sinks,
     pub(super) lapsed: Report,
 }
@@ -122,6 +124,7 @@ pub fn load(
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
     let mut resources = world.read_resources(resource_files, &report, &mut fingerprint);
     let subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
+    world.code_files.each(|name, text| fingerprint.add_text(name, text));
     for subscription in subscriptions.values().filter(|subscription| subscription.unchanged) {
         if let Some(resource) = resources.get_mut(&subscription.resource) {
             Arc::make_mut(resource).publish_unchanged = true;
@@ -165,7 +168,7 @@ pub(super) fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
     list.sort_by_cached_key(|problem| {
         let file = order.iter().position(|name| *name == problem.file).map_or(0, |at| at + 1);
         let place = problem.excerpt.as_ref().map(|excerpt| (excerpt.place.line, excerpt.place.column));
-        (file, place)
+        (file, problem.file.clone(), place)
     });
     list
 }
@@ -306,6 +309,7 @@ impl<'a> World<'a> {
             departments: BTreeMap::new(),
             systems: BTreeMap::new(),
             resources: BTreeMap::new(),
+            code_files: CodeFiles::default(),
             sinks: Sinks::default(),
             lapsed: Report::default(),
         }

@@ -6,7 +6,7 @@
 mod exchange;
 mod form;
 pub mod load;
-mod mapping;
+pub mod mapping;
 pub mod problem;
 pub mod quality;
 pub(crate) mod reading;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Name;
 use super::load::World;
-use super::mapping;
+use super::mapping::{self, FieldMapping};
 use super::quality::{self, Quality};
 use super::reading::document::Found;
 use super::reading::scalar;
@@ -32,6 +32,8 @@ pub struct Resource {
     /// Name of an entity of the standard.
     pub entity: String,
     pub sharing: Sharing,
+    /// Rows for which this does not hold are not the resource's: a CEL expression over `row.<column>`.
+    pub condition: Option<String>,
     /// Keyed by the entity's field.
     pub map: BTreeMap<String, FieldMapping>,
     /// Mandatory fields that the source does not have, with the reason.
@@ -54,56 +56,6 @@ pub enum Sharing {
     Conditional { condition: String },
     /// 3 不予共享: never flows.
     Refused { basis: String },
-}
-
-/// Where a field's value comes from and what is done to it, in this order: value, default, code list or format, unit.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FieldMapping {
-    pub value: ValueSource,
-    /// Used where the source value is null or empty.
-    pub default: Option<String>,
-    /// Source value -> standard value; a value that is not listed is an error of the record (a warning and null where the field
-    /// is not mandatory) unless `other` is set.
-    pub codes: BTreeMap<String, String>,
-    /// Standard value of source values that `codes` does not list.
-    pub other: Option<String>,
-    /// Date or time formats, tried in order (`yyyyMMdd`, `yyyy-MM-dd HH:mm:ss`, `epoch_ms`, `excel`, …); none: every form
-    /// that is unambiguous by itself.
-    pub formats: Vec<String>,
-    /// Reads 2099-12-31, 长期, 永久 and `--` as the open end 9999-12-31.
-    pub open_end: bool,
-    pub unit: Option<Unit>,
-    /// Edition of the code list at the source (`2011` for GB/T 4754, `1984` for GB/T 4658).
-    pub edition: Option<String>,
-    /// Splits one text into a list field. In a field of one value each part makes a record of its own: several winners in one
-    /// row are several records, and all fields that are split so must give the same number of parts.
-    pub split: Option<String>,
-    /// Line and column in the resource's file, for messages.
-    pub at: Place,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum ValueSource {
-    Column(String),
-    /// Several columns joined; null and empty ones are left out.
-    Joined {
-        columns: Vec<String>,
-        separator: String,
-    },
-    Constant(String),
-    /// A CEL expression over `row.<column>`.
-    Cel(String),
-}
-
-/// What one unit of the source column is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// 元
-    Yuan,
-    /// 万元, the unit of the standard's amounts
-    TenThousandYuan,
-    /// 亿元
-    HundredMillionYuan,
 }
 
 /// 1-based.
@@ -132,7 +84,10 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
     let source = Source { system: system.as_ref(), table: table.as_ref(), sharing: sharing.as_ref() };
-    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, &source, world)));
+    let reader = mapping::Reader::new(world);
+    let condition = reader.expression(&root, "where");
+    let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, &source, &reader)));
+    refuse_excluded(&root, reader, &source, world);
     let not_provided =
         root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
     if let (Some(entity), true) = (entity, root.is_table("map")) {
@@ -162,6 +117,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
             names,
             entity,
             sharing,
+            condition,
             map,
             not_provided,
             rules,
@@ -325,7 +281,7 @@ fn read_map(
     section: Section<'_>,
     entity: Option<&Entity>,
     source: &Source<'_>,
-    world: &World<'_>,
+    reader: &mapping::Reader<'_>,
 ) -> BTreeMap<String, FieldMapping> {
     let mut map = BTreeMap::new();
     for key in section.keys() {
@@ -346,20 +302,24 @@ fn read_map(
             let help = "share it by type 2, or leave the field out".to_owned();
             section.problem(&key.at, "grade", message, Some(help));
         }
-        let Some(mapping) = mapping::read(&section, &key, field) else { continue };
-        for (column, at) in mapping.columns {
-            let outline = source.system.and_then(|system| world.systems.get(system.as_str()));
-            let excluded = outline.is_some_and(|outline| {
-                outline.exclude_columns.iter().any(|(table, excluded)| Some(table) == source.table && *excluded == column)
-            });
-            if excluded {
-                let message = format!("column `{}` is excluded by its system and never arrives", scalar::short(&column));
-                section.problem(&at, "excluded-column", message, None);
-            }
+        if let Some(mapping) = reader.field(&section, &key, field) {
+            map.insert(key.value, mapping);
         }
-        map.insert(key.value, mapping.mapping);
     }
     map
+}
+
+/// Reports columns that the system keeps out.
+fn refuse_excluded(root: &Section<'_>, reader: mapping::Reader<'_>, source: &Source<'_>, world: &World<'_>) {
+    let outline = source.system.and_then(|system| world.systems.get(system.as_str()));
+    let Some(outline) = outline else { return };
+    for (column, at) in reader.into_columns() {
+        let mut excluded = outline.exclude_columns.iter().filter(|(table, _)| Some(table) == source.table);
+        if excluded.any(|(_, excluded)| *excluded == column) {
+            let message = format!("column `{}` is excluded by its system and never arrives", scalar::short(&column));
+            root.problem(&at, "excluded-column", message, None);
+        }
+    }
 }
 
 /// Reports a field that the entity does not have.

@@ -4,7 +4,7 @@ use super::date::forms::numeral;
 use super::field::EntityField;
 use super::finding::{Remarks, Rule};
 use super::identifier::clean::fold;
-use crate::contract::resource::Unit;
+use crate::contract::mapping::Unit;
 
 /// A decimal number: `unscaled` / 10^`scale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

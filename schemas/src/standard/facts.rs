@@ -1,6 +1,7 @@
 //! The tables that identifier checks ask, in the form in which they are asked.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::codes::{CodeList, ListError, PackedMap, pack};
 use super::table::Tables;
@@ -14,7 +15,7 @@ pub(crate) struct Facts {
     pub(crate) education_1984: PackedMap<u64, Education1984>,
     pub(crate) education_1984_names: CodeList,
     pub(crate) categories: Categories,
-    pub(crate) step_action: CodeList,
+    pub(crate) step_action: Arc<CodeList>,
 }
 
 impl Facts {
@@ -26,7 +27,7 @@ impl Facts {
             education_1984: education_1984(tables)?,
             education_1984_names: CodeList::build("gbt4658_1984_education_major", tables)?,
             categories: Categories::build(tables)?,
-            step_action: CodeList::build("field_lists:step_action", tables)?,
+            step_action: Arc::new(CodeList::build("field_lists:step_action", tables)?),
         })
     }
 }

@@ -20,9 +20,11 @@ impl Rule {
     #[must_use]
     pub fn guards(self) -> Guard {
         match self {
-            Self::ColumnAbsent | Self::ListsDiffer => Guard::Row,
+            Self::ColumnAbsent | Self::ListsDiffer | Self::ConditionFailed => Guard::Row,
             Self::ColumnLossy
             | Self::ExpressionFailed
+            | Self::ExtractFailed
+            | Self::AmountUnit
             | Self::TextTooLong
             | Self::TextControl
             | Self::TextInvisible

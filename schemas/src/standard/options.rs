@@ -3,7 +3,7 @@
 use super::EntityField;
 use super::date::pattern::Format;
 use super::field::FieldKind;
-use crate::contract::resource::{FieldMapping, Unit};
+use crate::contract::mapping::{FieldMapping, Unit, UnitSource};
 
 /// How one field of one resource is read; compiled from its mapping. The default reads every form that is unambiguous by
 /// itself, amounts in 万元, codes of the current edition.
@@ -40,11 +40,16 @@ impl FieldOptions {
             if used && !fits { Err(OptionError::NotForKind { key, kinds, field: field.name.clone() }) } else { Ok(()) }
         };
         let is_date = matches!(field.kind, FieldKind::Date | FieldKind::Time | FieldKind::PartialDate);
-        only("formats", "date and time", !mapping.formats.is_empty(), is_date || matches!(field.kind, FieldKind::Steps))?;
+        only("format", "date and time", !mapping.formats.is_empty(), is_date || matches!(field.kind, FieldKind::Steps))?;
         only("open_end", "date", mapping.open_end, matches!(field.kind, FieldKind::Date))?;
         only("unit", "amount", mapping.unit.is_some(), matches!(field.kind, FieldKind::Decimal { .. }))?;
         // A text with several values in a field of one: each makes a record of its own.
-        only("split", "list and single-value", mapping.split.is_some(), !matches!(field.kind, FieldKind::Steps))?;
+        only(
+            "split",
+            "list and single-value",
+            mapping.split.is_some() && mapping.part.is_none(),
+            !matches!(field.kind, FieldKind::Steps),
+        )?;
         only("edition", "industry and education", mapping.edition.is_some(), !field.editions().is_empty())?;
         let old_edition = match mapping.edition.as_deref() {
             None => false,
@@ -60,6 +65,17 @@ impl FieldOptions {
             },
         };
         let formats = mapping.formats.iter().map(|format| Format::parse(format)).collect::<Result<_, _>>()?;
-        Ok(Self { formats, open_end: mapping.open_end, unit: mapping.unit, old_edition, split: mapping.split.clone() })
+        let unit = match &mapping.unit {
+            Some(UnitSource::Fixed(unit)) => Some(*unit),
+            Some(UnitSource::Column { .. }) | None => None,
+        };
+        let split = mapping.split.clone().filter(|_| mapping.part.is_none());
+        Ok(Self { formats, open_end: mapping.open_end, unit, old_edition, split })
+    }
+
+    /// The same options with another unit.
+    #[must_use]
+    pub fn with_unit(&self, unit: Unit) -> Self {
+        Self { unit: Some(unit), ..self.clone() }
     }
 }

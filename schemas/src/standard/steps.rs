@@ -1,11 +1,12 @@
 //! The steps of a service case, from a JSON array.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::clock::Clock;
-use super::field::EntityField;
+use super::field::{EntityField, FieldKind, Obligation};
 use super::finding::{Remarks, Rule};
 use super::options::FieldOptions;
 use super::value::{Input, StandardValue, Step};
@@ -37,6 +38,54 @@ pub(crate) fn read<'a>(
         });
     }
     Ok(if steps.is_empty() { StandardValue::Null } else { StandardValue::Steps(steps) })
+}
+
+impl EntityField {
+    /// The members of a nested field's items, as fields of their own whose findings are this field's; none where it has no items.
+    #[must_use]
+    pub fn members(&self) -> Vec<Self> {
+        if !matches!(self.kind, FieldKind::Steps) {
+            return Vec::new();
+        }
+        let actions = FieldKind::Code(Arc::clone(&self.facts.step_action));
+        let members = [
+            ("name", "环节名称", FieldKind::Text { max: MAX_NAME }),
+            ("handler", "经办人", FieldKind::Text { max: MAX_NAME }),
+            ("started", "开始时间", FieldKind::Time),
+            ("ended", "结束时间", FieldKind::Time),
+            ("action", "办理动作", actions),
+            ("opinion", "意见", FieldKind::Text { max: MAX_OPINION }),
+        ];
+        let member = |(name, title, kind): (&str, &str, FieldKind)| Self {
+            name: name.to_owned(),
+            title_zh: title.to_owned(),
+            title_en: name.to_owned(),
+            kind,
+            obligation: Obligation::Optional,
+            when: None,
+            range: (None, None),
+            not_before: None,
+            past_only: false,
+            derived: false,
+            in_key: false,
+            ..self.clone()
+        };
+        members.map(member).into()
+    }
+}
+
+impl Step {
+    /// A step of the values of [`EntityField::members`], in their order; `None` where all are null.
+    #[must_use]
+    pub fn of(values: &[StandardValue<'_>]) -> Option<Self> {
+        let text = |at: usize| values.get(at).and_then(StandardValue::as_text).map(str::to_owned);
+        let time = |at: usize| match values.get(at) {
+            Some(StandardValue::Time(micros)) => Some(*micros),
+            _ => None,
+        };
+        let step = Self { name: text(0), handler: text(1), started: time(2), ended: time(3), action: text(4), opinion: text(5) };
+        (step != Self::default()).then_some(step)
+    }
 }
 
 struct StepReader<'s, 'f> {

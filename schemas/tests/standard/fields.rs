@@ -15,7 +15,7 @@ fn a_declared_edition_format_unit_or_open_end_is_followed() {
     let edition = |edition: &str| FieldMapping { edition: Some(edition.into()), ..mapping() };
     let formats = |formats: &[&str]| FieldMapping { formats: formats.iter().map(|f| (*f).to_owned()).collect(), ..mapping() };
     let open = || FieldMapping { open_end: true, ..mapping() };
-    let unit = |unit| FieldMapping { unit: Some(unit), ..mapping() };
+    let unit = |unit| FieldMapping { unit: Some(UnitSource::Fixed(unit)), ..mapping() };
     for (entity, field, declared, text, expected, rules) in [
         ("LegalEntity", "industry", edition("2011"), "O7930", "8030", vec!["industry.section", "industry.converted"]),
         ("LegalEntity", "industry", edition("2017"), "O7930", "7930", vec!["industry.section"]),
@@ -72,7 +72,7 @@ fn options_that_a_kind_has_no_use_for_are_refused() {
     let compile = |field: &str, declared| FieldOptions::compile(legal.field(field).expect("field"), &declared);
     for (field, declared) in [
         ("name", FieldMapping { formats: vec!["yyyy".into()], ..mapping() }),
-        ("name", FieldMapping { unit: Some(Unit::Yuan), ..mapping() }),
+        ("name", FieldMapping { unit: Some(UnitSource::Fixed(Unit::Yuan)), ..mapping() }),
         ("name", FieldMapping { open_end: true, ..mapping() }),
         ("name", FieldMapping { edition: Some("2011".into()), ..mapping() }),
     ] {

@@ -8,7 +8,8 @@ mod fields;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use guitong_schemas::contract::resource::{FieldMapping, Place, Unit, ValueSource};
+use guitong_schemas::contract::mapping::{FieldMapping, Unit, UnitSource, ValueSource};
+use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::standard::{
     Clock, Entity, EntityField, FieldKind, FieldOptions, Finding, Grade, Level, OptionError, RecordContext, Standard,
@@ -450,18 +451,7 @@ fn a_projects_code_is_compared_with_its_record() {
 }
 
 fn mapping() -> FieldMapping {
-    FieldMapping {
-        value: ValueSource::Column("c".into()),
-        default: None,
-        codes: BTreeMap::new(),
-        other: None,
-        formats: Vec::new(),
-        open_end: false,
-        unit: None,
-        edition: None,
-        split: None,
-        at: Place::default(),
-    }
+    FieldMapping::plain(ValueSource::Column("c".into()), Place::default())
 }
 
 fn split(separator: &str) -> FieldOptions {

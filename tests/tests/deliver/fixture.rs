@@ -96,6 +96,7 @@ impl Bench {
             names: Names::Escaped,
             entity: "LegalEntity".into(),
             sharing: Sharing::Unconditional,
+            condition: None,
             map: BTreeMap::new(),
             not_provided: BTreeMap::new(),
             rules: Vec::new(),

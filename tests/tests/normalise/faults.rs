@@ -107,7 +107,7 @@ async fn a_missing_column_pauses_the_resource_until_the_mapping_fits() {
     assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().kept, 1);
     let mut resource = world.resource.clone();
     let mut status = resource.map.remove("status").unwrap();
-    status.value = guitong_schemas::contract::resource::ValueSource::Constant("1".into());
+    status.value = guitong_schemas::contract::mapping::ValueSource::Constant("1".into());
     status.codes.clear();
     resource.map.insert("status".into(), status);
     stage.handle.reload(Arc::new(resource)).await.unwrap();

@@ -194,7 +194,7 @@ impl World {
         let mut resource = (*directory.resources[&Name::parse("enterprise").unwrap()]).clone();
         let is_here = |column: &str| COLUMNS.contains(&column);
         resource.map.retain(|_, field| match &field.value {
-            guitong_schemas::contract::resource::ValueSource::Column(column) => is_here(column),
+            guitong_schemas::contract::mapping::ValueSource::Column(column) => is_here(column),
             _ => true,
         });
         let column = |(at, name): (usize, &&str)| Column {

@@ -40,6 +40,7 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         names: Names::Escaped,
         entity: entity.into(),
         sharing,
+        condition: None,
         map: BTreeMap::new(),
         not_provided: BTreeMap::new(),
         rules: Vec::new(),

@@ -4,9 +4,12 @@
 //! pauses before the first such event and says so.
 
 mod cel;
+mod clean;
 pub(crate) mod column;
 mod columns;
+mod entry;
 mod field;
+mod items;
 mod switches;
 
 use std::sync::Arc;
@@ -15,13 +18,15 @@ use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
-use guitong_schemas::contract::resource::{FieldMapping, Place};
 use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub(crate) use columns::Columns;
-pub(crate) use field::{FieldPlan, Reading, Refusal};
+use entry::Formula;
+pub(crate) use entry::{EntryPlan, Reading, Refusal};
+pub(crate) use field::{Chosen, FieldPlan};
+pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
 
 use crate::quality::flow::Reporting;
@@ -34,12 +39,26 @@ pub enum MappingError {
     NoEntity { entity: String },
     #[error("line {line}: entity {entity} has no field `{field}`")]
     NoField { entity: String, field: String, line: usize },
-    #[error("line {line}: field `{field}`: {error}")]
-    Options { field: String, line: usize, error: OptionError },
-    #[error("line {line}: field `{field}`: the expression does not compile: {reason}")]
-    Expression { field: String, line: usize, reason: String },
+    #[error("line {line}: field `{field}`: {fault}")]
+    Field { field: String, line: usize, fault: Fault },
+    #[error("`where`: {0}")]
+    Condition(Fault),
     #[error("the entity's schema does not compile: {0}")]
     Schema(PlanError),
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    #[error(transparent)]
+    Options(OptionError),
+    #[error("the expression does not compile: {0}")]
+    Expression(String),
+    #[error("cases and items do not stand within another entry")]
+    Nested,
+    #[error("the items have no member `{0}`")]
+    NoMember(String),
 }
 
 /// Why a mapping cannot read events by a writer's schema.
@@ -64,6 +83,8 @@ pub(crate) struct Mapping {
     /// Columns that the mapping reads, each once; what a field reads are indexes into it.
     pub(crate) columns: Vec<String>,
     pub(crate) fields: Vec<FieldPlan>,
+    /// Holds for the rows that give records.
+    pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
     /// Rules that weigh otherwise here.
@@ -91,6 +112,35 @@ pub(crate) struct Slot {
     pub(crate) semantic: Semantic,
 }
 
+/// Places of columns among those of a mapping, and which of them were asked for.
+#[derive(Debug)]
+pub(crate) struct Slots<'c> {
+    columns: &'c mut Vec<String>,
+    read: Vec<usize>,
+}
+
+impl<'c> Slots<'c> {
+    fn new(columns: &'c mut Vec<String>) -> Self {
+        Self { columns, read: Vec::new() }
+    }
+
+    /// The column's place; one that is not there yet is added.
+    fn of(&mut self, column: &str) -> usize {
+        let slot = self.columns.iter().position(|known| known == column).unwrap_or_else(|| {
+            self.columns.push(column.to_owned());
+            self.columns.len() - 1
+        });
+        if !self.read.contains(&slot) {
+            self.read.push(slot);
+        }
+        slot
+    }
+
+    fn into_read(self) -> Vec<usize> {
+        self.read
+    }
+}
+
 impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
@@ -107,6 +157,9 @@ impl Mapping {
             fields.push(FieldPlan::compile(field, mapping, &mut columns)?);
         }
         fields.sort_by_key(|field| field.index);
+        let mut slots = Slots::new(&mut columns);
+        let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
+        let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -124,6 +177,7 @@ impl Mapping {
             names: resource.names,
             columns,
             fields,
+            condition,
             entity,
         })
     }
@@ -165,9 +219,13 @@ impl Mapping {
 }
 
 fn fingerprint(resource: &Resource) -> u64 {
-    let anywhere = |mapping: &FieldMapping| FieldMapping { at: Place::default(), ..mapping.clone() };
-    let map: Vec<_> = resource.map.iter().map(|(field, mapping)| (field, anywhere(mapping))).collect();
-    let Resource { entity, not_provided, rules, quality, revision, .. } = resource;
-    let digest = Sha256::digest(format!("{:?}", (entity, map, not_provided, rules, quality.pause_above, revision)));
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    let Resource { entity, condition, map, not_provided, rules, quality, revision, .. } = resource;
+    let text = format!("{:?}", (entity, condition, map, not_provided, rules, quality.pause_above, revision));
+    // Where in its file something stands does not count.
+    let mut digest = Sha256::new();
+    for (at, part) in text.split("Place {").enumerate() {
+        let rest = if at == 0 { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
+        digest.update(rest);
+    }
+    digest.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

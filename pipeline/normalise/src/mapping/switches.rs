@@ -91,7 +91,7 @@ impl Switches {
 mod tests {
     use guitong_schemas::avro::{DecodePlan, Value, frame};
     use guitong_schemas::change::Operation;
-    use guitong_schemas::contract::resource::ValueSource;
+    use guitong_schemas::contract::mapping::ValueSource;
     use guitong_schemas::contract::rules::Weight;
     use guitong_schemas::contract::{Resource, RuleSwitch};
     use guitong_schemas::standard::{Rule, Standard, Zone};

@@ -3,11 +3,13 @@
 //! Delivery semantics are the stage's; here: the same bytes, the same kept columns and the same mapping give the same records.
 //! An error finding rejects the whole event; warnings travel in the record's quality; notes are only counted.
 
+mod encode;
+
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 use guitong_schemas::avro::decode::{DecodeError, DecodePlan};
-use guitong_schemas::avro::{Value, frame};
+
 use guitong_schemas::change::Operation;
 use guitong_schemas::standard::{
     Clock, EntityField, Finding, Grade, Input, Level, Obligation, RecordContext, Rule, StandardValue, Step,
@@ -16,9 +18,10 @@ use smallvec::SmallVec;
 
 use crate::claims::EntityRecord;
 use crate::mapping::column::{Cell, Row, text_of};
-use crate::mapping::{Bound, Columns, FieldPlan, Mapping, Reading, Refusal};
+use crate::mapping::{Bound, Chosen, Columns, EntryPlan, ItemsFault, ItemsPlan, Mapping, Reading, Refusal};
 use crate::quality::flow::{Counted, Flows};
 use crate::quarantine::Rejection;
+use encode::{encode, write_bytes};
 
 /// Rule of a record whose key other rows claim too.
 pub(crate) const SHARED_KEY: Rule = Rule::KeyShared;
@@ -79,7 +82,8 @@ pub(crate) struct Runner<'m> {
 
 /// Source texts of a field that holds one value for each record of the row.
 struct Parallel<'p> {
-    plan: &'p FieldPlan,
+    index: usize,
+    entry: &'p EntryPlan,
     parts: Vec<String>,
 }
 
@@ -125,7 +129,7 @@ impl<'m> Runner<'m> {
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
-        let change = match self.records(&row, &clock) {
+        let change = match self.row(&row, &clock) {
             Ok(records) => {
                 self.flows.on(clock.today).counted.add(&self.counted);
                 Change::Good(records)
@@ -133,6 +137,20 @@ impl<'m> Runner<'m> {
             Err(rejections) => Change::Bad { rejections },
         };
         Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns) })
+    }
+
+    /// The records of a row; none of one that the resource's condition leaves out.
+    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        match self.mapping.condition.as_ref().map_or(Ok(true), |condition| condition.holds(row)) {
+            Ok(true) => self.records(row, clock),
+            Ok(false) => Ok(Vec::new()),
+            Err(refusal) => {
+                let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
+                self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
+                let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
+                Err(vec![Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }])
+            }
+        }
     }
 
     /// The row's entity records.
@@ -144,22 +162,39 @@ impl<'m> Runner<'m> {
         for plan in &mapping.fields {
             let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
             // Most columns are texts that go straight into the standard's reading.
-            if let Some(text) = plan.plain().and_then(|column| row.text(column)) {
-                let value = plan.read(field, text, clock, &mut self.findings);
+            if let Some((entry, text)) = plan.plain().and_then(|(column, entry)| Some((entry, row.text(column)?))) {
+                let value = entry.read(field, text, clock, &mut self.findings);
                 if let Some(place) = values.get_mut(plan.index) {
                     *place = value;
                 }
                 continue;
             }
-            let reading = plan.source(row);
-            match (&plan.parallel, reading) {
+            let (entry, reading) = match plan.choose(row) {
+                Ok(Chosen::Entry(entry)) => (entry, entry.value(row)),
+                Ok(Chosen::Items(items)) => {
+                    let value = self.items(items, field, row, clock);
+                    if let Some(place) = values.get_mut(plan.index) {
+                        *place = value;
+                    }
+                    continue;
+                }
+                Ok(Chosen::Nothing) => continue,
+                Err(refusal) => {
+                    self.refuse(field, refusal);
+                    continue;
+                }
+            };
+            if let (Some(level), Reading::Value(_) | Reading::Made(_)) = (entry.extraction(), &reading) {
+                self.findings.push(found(level, plan.index, Rule::ValueExtracted));
+            }
+            match (&entry.parallel, reading) {
                 (Some(separator), reading @ (Reading::Value(_) | Reading::Made(_))) => {
                     let text = text_of_reading(reading).unwrap_or_default();
                     let parts = text.split(separator.as_str()).map(|part| part.trim().to_owned()).collect();
-                    parallel.push(Parallel { plan, parts });
+                    parallel.push(Parallel { index: plan.index, entry, parts });
                 }
                 (_, reading) => {
-                    let value = self.read(plan, field, reading, clock);
+                    let value = self.read(entry, field, reading, row, clock);
                     if let Some(place) = values.get_mut(plan.index) {
                         *place = value;
                     }
@@ -172,7 +207,7 @@ impl<'m> Runner<'m> {
         let count = first.parts.len();
         if parallel.iter().any(|other| other.parts.len() != count) {
             for other in &parallel {
-                self.findings.push(found(Level::Error, other.plan.index, Rule::ListsDiffer));
+                self.findings.push(found(Level::Error, other.index, Rule::ListsDiffer));
             }
             return self.finish(values, row, clock).map(|record| vec![record]);
         }
@@ -194,11 +229,11 @@ impl<'m> Runner<'m> {
         for place in 0..count {
             self.findings.clone_from(&common);
             let mut own = values.to_vec();
-            for Parallel { plan, parts } in parallel {
-                let Some(field) = mapping.entity.fields.get(plan.index) else { continue };
+            for Parallel { index, entry, parts } in parallel {
+                let Some(field) = mapping.entity.fields.get(*index) else { continue };
                 let text = parts.get(place).map_or("", String::as_str);
-                let value = self.read(plan, field, Reading::Value(Input::Text(text)), clock);
-                if let Some(slot) = own.get_mut(plan.index) {
+                let value = self.read(entry, field, Reading::Value(Input::Text(text)), row, clock);
+                if let Some(slot) = own.get_mut(*index) {
                     *slot = value;
                 }
             }
@@ -209,28 +244,61 @@ impl<'m> Runner<'m> {
 
     fn read<'a>(
         &mut self,
-        plan: &'a FieldPlan,
+        entry: &'a EntryPlan,
         field: &'a EntityField,
         reading: Reading<'a>,
+        row: &Row<'_, '_>,
         clock: &Clock<'_>,
     ) -> StandardValue<'a> {
-        let refusal = match plan.coded(reading) {
+        let read = match entry.coded(reading) {
             Reading::Empty => return StandardValue::Null,
-            Reading::Value(input) => return plan.read(field, input, clock, &mut self.findings),
-            Reading::Made(text) => return plan.read(field, Input::Text(&text), clock, &mut self.findings).into_owned(),
-            Reading::Refused(refusal) => refusal,
+            Reading::Refused(refusal) => Err(refusal),
+            reading => entry.options(row).map(|options| match reading {
+                Reading::Value(input) => field.read(input, options, clock, &mut self.findings),
+                Reading::Made(text) => field.read(Input::Text(&text), options, clock, &mut self.findings).into_owned(),
+                Reading::Empty | Reading::Refused(_) => StandardValue::Null,
+            }),
         };
-        let must = field.obligation == Obligation::Mandatory && !field.derived;
-        let by_obligation = if must { Level::Error } else { Level::Warning };
-        let (level, rule) = match refusal {
-            Refusal::CodeUnlisted => (by_obligation, Rule::CodeUnknown),
-            Refusal::ColumnLossy => (by_obligation, Rule::ColumnLossy),
-            Refusal::ExpressionFailed => (by_obligation, Rule::ExpressionFailed),
-            // A null in its place would tell the subscribers that the value is gone.
-            Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
-        };
-        self.findings.push(found(level, plan.index, rule));
-        StandardValue::Null
+        read.unwrap_or_else(|refusal| {
+            self.refuse(field, refusal);
+            StandardValue::Null
+        })
+    }
+
+    /// The items of a nested field.
+    fn items(&mut self, items: &ItemsPlan, field: &EntityField, row: &Row<'_, '_>, clock: &Clock<'_>) -> StandardValue<'static> {
+        let mut steps = Vec::new();
+        let made = items.each(row, |entries, row| {
+            let mut values: SmallVec<[StandardValue<'static>; 6]> = items.members.iter().map(|_| StandardValue::Null).collect();
+            for (place, entry) in entries {
+                let (Some(member), Some(value)) = (items.members.get(*place), values.get_mut(*place)) else { continue };
+                let reading = entry.value(row);
+                if let (Some(level), Reading::Value(_) | Reading::Made(_)) = (entry.extraction(), &reading) {
+                    self.findings.push(found(level, field.index(), Rule::ValueExtracted));
+                }
+                *value = self.read(entry, member, reading, row, clock).into_owned();
+            }
+            steps.extend(Step::of(&values));
+        });
+        match made {
+            Ok(()) if steps.is_empty() => StandardValue::Null,
+            Ok(()) => StandardValue::Steps(steps),
+            Err(fault) => {
+                match fault {
+                    ItemsFault::Column(refusal) => self.refuse(field, refusal),
+                    ItemsFault::Rule(rule) => {
+                        self.findings.push(found(by_obligation(field, Level::Warning), field.index(), rule))
+                    }
+                }
+                StandardValue::Null
+            }
+        }
+    }
+
+    /// Notes that a field has no value, and why.
+    fn refuse(&mut self, field: &EntityField, refusal: Refusal) {
+        let (least, rule) = refused(refusal);
+        self.findings.push(found(by_obligation(field, least), field.index(), rule));
     }
 
     /// Checks a record whole and encodes it, or says why not.
@@ -305,7 +373,10 @@ impl<'m> Runner<'m> {
             .map(|finding| {
                 let index = usize::from(finding.field);
                 let plan = self.mapping.fields.iter().find(|plan| plan.index == index);
-                let text = plan.and_then(|plan| text_of_reading(plan.source(row)));
+                let text = plan.and_then(|plan| match plan.choose(row) {
+                    Ok(Chosen::Entry(entry)) => text_of_reading(entry.source(row)),
+                    _ => None,
+                });
                 let grade = self.mapping.entity.grade(index, values, clock);
                 let title = self.mapping.entity.fields.get(index).map_or("", |field| field.title_zh.as_str());
                 Rejection {
@@ -355,6 +426,24 @@ fn columns_of(plan: &DecodePlan, names: &str) -> SmallVec<[usize; 4]> {
     names.split('\n').filter(|name| !name.is_empty()).filter_map(|name| plan.field(name)).collect()
 }
 
+/// The level of a value that cannot be read: an error where the field must be there, else at least `least`.
+fn by_obligation(field: &EntityField, least: Level) -> Level {
+    if field.obligation == Obligation::Mandatory && !field.derived { Level::Error } else { least }
+}
+
+/// The rule that a refusal breaks, and its level in a field that need not be there.
+fn refused(refusal: Refusal) -> (Level, Rule) {
+    match refusal {
+        Refusal::CodeUnlisted => (Level::Warning, Rule::CodeUnknown),
+        Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
+        Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
+        Refusal::NoMatch => (Level::Warning, Rule::ExtractFailed),
+        Refusal::UnitUnknown => (Level::Warning, Rule::AmountUnit),
+        // A null in its place would tell the subscribers that the value is gone.
+        Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
+    }
+}
+
 fn found(level: Level, index: usize, rule: Rule) -> Finding {
     Finding { level, field: u16::try_from(index).unwrap_or(u16::MAX), rule }
 }
@@ -383,111 +472,6 @@ pub fn conceal(text: &str, grade: Grade) -> String {
     shown.extend(std::iter::repeat_n('*', hidden));
     shown.extend(text.chars().skip(characters - tail));
     shown
-}
-
-/// The framed record. A record's fields are `["null", type]` and its key's fields texts, as the standard holds them to when it
-/// loads an entity, so all but nested values are written as they stand.
-fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
-    if values.iter().any(|value| matches!(value, StandardValue::Steps(_))) {
-        return encode_nested(mapping, values, schema, out);
-    }
-    frame::write(schema, out);
-    for (value, field) in values.iter().zip(&mapping.entity.fields) {
-        match value {
-            StandardValue::Null if field.in_key => return Err(format!("{} is null", field.name)),
-            StandardValue::Null => out.push(0),
-            _ if field.in_key => {}
-            _ => out.push(2),
-        }
-        match value {
-            StandardValue::Null | StandardValue::Steps(_) => {}
-            StandardValue::Text(text) => write_bytes(text.as_bytes(), out),
-            StandardValue::Date(days) => write_long(i64::from(*days), out),
-            StandardValue::Time(number) | StandardValue::Int(number) => write_long(*number, out),
-            StandardValue::Decimal { unscaled, .. } => write_bytes(shortest(&unscaled.to_be_bytes()), out),
-            StandardValue::TextList(items) => {
-                if !items.is_empty() {
-                    write_long(items.len() as i64, out);
-                    items.iter().for_each(|item| write_bytes(item.as_bytes(), out));
-                }
-                write_long(0, out);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// An Avro long: zigzag, seven bits a byte.
-#[inline]
-fn write_long(number: i64, out: &mut Vec<u8>) {
-    let mut rest = (number << 1 ^ number >> 63) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-/// Avro bytes, or an Avro string.
-#[inline]
-fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_long(bytes.len() as i64, out);
-    out.extend_from_slice(bytes);
-}
-
-/// The framed record by the encoder of its schema.
-fn encode_nested(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
-    let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
-    for value in values {
-        if let StandardValue::Decimal { unscaled, .. } = value {
-            numbers.push(unscaled.to_be_bytes());
-        }
-    }
-    let mut numbers = numbers.iter();
-    let mut fields = Vec::with_capacity(values.len());
-    for value in values {
-        fields.push(match value {
-            StandardValue::Null => Value::Null,
-            StandardValue::Text(text) => Value::Text(text),
-            StandardValue::Date(days) => Value::Int(i64::from(*days)),
-            StandardValue::Time(number) | StandardValue::Int(number) => Value::Int(*number),
-            StandardValue::Decimal { scale, .. } => {
-                let unscaled = numbers.next().map_or(&[][..], |bytes| shortest(bytes));
-                Value::Decimal { unscaled, scale: i32::try_from(*scale).unwrap_or(i32::MAX) }
-            }
-            StandardValue::TextList(items) => Value::List(items.iter().map(|item| Value::Text(item)).collect()),
-            StandardValue::Steps(steps) => Value::List(steps.iter().map(step).collect()),
-        });
-    }
-    mapping.encoder.encode(&fields, schema, out).map_err(|error| error.to_string())
-}
-
-fn step(step: &Step) -> Value<'_> {
-    let time = |time: Option<i64>| time.map_or(Value::Null, Value::Int);
-    Value::Record(vec![
-        optional(&step.name),
-        optional(&step.handler),
-        time(step.started),
-        time(step.ended),
-        optional(&step.action),
-        optional(&step.opinion),
-    ])
-}
-
-fn optional(text: &Option<String>) -> Value<'_> {
-    text.as_deref().map_or(Value::Null, Value::Text)
-}
-
-/// Two's complement without the bytes that only repeat the sign.
-fn shortest(bytes: &[u8; 16]) -> &[u8] {
-    let mut rest = &bytes[..];
-    while let [first, tail @ ..] = rest
-        && let [next, ..] = tail
-        && (*first == 0 && next & 0x80 == 0 || *first == 0xFF && next & 0x80 != 0)
-    {
-        rest = tail;
-    }
-    rest
 }
 
 #[cfg(test)]

@@ -5,15 +5,20 @@ use std::time::Instant;
 
 use apache_avro::Schema;
 use apache_avro::types::Value as Oracle;
+use guitong_schemas::avro::frame;
 use guitong_schemas::contract::Resource;
-use guitong_schemas::contract::resource::{FieldMapping, Place, ValueSource};
+use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
+use guitong_schemas::contract::resource::Place;
 use guitong_schemas::standard::{FieldKind, Standard, Zone};
 use guitong_schemas::table::ColumnType;
 use proptest::prelude::*;
 
+use super::encode::{encode_nested, shortest};
 use super::*;
 use crate::fixtures::{ABSENT, NOW_US, Source, resource, uscc};
 use crate::mapping::BindError;
+
+mod language;
 
 const ENTERPRISE: [&str; 21] = [
     "tyshxydm", "qymc", "jjlx", "hydm", "fddbr", "frzjlx", "frzjhm", "zczb", "bz", "clrq", "hzrq", "yyqxz", "djzt", "djjg",
@@ -81,6 +86,9 @@ fn text(value: Oracle) -> Option<String> {
         Oracle::TimestampMicros(micros) => Some(StandardValue::Time(micros).to_string()),
         Oracle::Decimal(number) => Some(format!("{:?}", num(&Vec::<u8>::try_from(number).expect("bytes")))),
         Oracle::Array(items) => Some(items.into_iter().filter_map(text).collect::<Vec<_>>().join(";")),
+        Oracle::Record(members) => {
+            Some(members.into_iter().map(|(_, value)| text(value).unwrap_or_default()).collect::<Vec<_>>().join(","))
+        }
         other => Some(format!("{other:?}")),
     }
 }
@@ -164,18 +172,7 @@ fn errors_reject_and_warnings_mark() {
 }
 
 fn mapped(value: ValueSource) -> FieldMapping {
-    FieldMapping {
-        value,
-        default: None,
-        codes: BTreeMap::new(),
-        other: None,
-        formats: Vec::new(),
-        open_end: false,
-        unit: None,
-        edition: None,
-        split: None,
-        at: Place { line: 3, column: 1 },
-    }
+    FieldMapping::plain(value, Place { line: 3, column: 1 })
 }
 
 #[test]

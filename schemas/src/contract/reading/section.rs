@@ -106,6 +106,11 @@ impl<'a> Section<'a> {
         self.entry(key).map_or_else(|| self.at.clone(), |(name, _)| At::Span(name.span()))
     }
 
+    /// The place of a key's value.
+    pub(in crate::contract) fn value_at(&self, key: &str) -> At {
+        self.entry(key).map_or_else(|| self.at.clone(), |(_, value)| At::Span(value.span()))
+    }
+
     pub(in crate::contract) fn has(&self, key: &str) -> bool {
         self.overrides.is_some_and(|environment| environment(&self.variable(key)).is_some()) || self.entry(key).is_some()
     }
@@ -310,6 +315,35 @@ impl<'a> Section<'a> {
             return None;
         }
         self.section(key)
+    }
+
+    /// The tables of a list, in its order.
+    pub(in crate::contract) fn sections(&self, key: &str) -> Option<Vec<Section<'a>>> {
+        self.know(key);
+        let (_, value) = self.entry(key)?;
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(key, value, "a list of tables");
+            return None;
+        };
+        let mut sections = Vec::with_capacity(items.len());
+        for (number, item) in items.iter().enumerate() {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.wrong_type(key, item, "a list of tables");
+                continue;
+            };
+            let (document, report, known) = (self.document, self.report, RefCell::default());
+            let path = format!("{}[{}]", self.full(key), number + 1);
+            sections.push(Section {
+                document,
+                report,
+                path,
+                table: Some(table),
+                at: At::Span(item.span()),
+                overrides: None,
+                known,
+            });
+        }
+        Some(sections)
     }
 
     /// Every key of the table with its place, in the order of the file; all of them count as known.

@@ -1,0 +1,117 @@
+//! Records of the standard as framed Avro.
+
+use guitong_schemas::avro::{Value, frame};
+use guitong_schemas::standard::{StandardValue, Step};
+use smallvec::SmallVec;
+
+use crate::mapping::Mapping;
+
+/// The framed record. A record's fields are `["null", type]` and its key's fields texts, as the standard holds them to when it
+/// loads an entity, so all but nested values are written as they stand.
+pub(super) fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
+    if values.iter().any(|value| matches!(value, StandardValue::Steps(_))) {
+        return encode_nested(mapping, values, schema, out);
+    }
+    frame::write(schema, out);
+    for (value, field) in values.iter().zip(&mapping.entity.fields) {
+        match value {
+            StandardValue::Null if field.in_key => return Err(format!("{} is null", field.name)),
+            StandardValue::Null => out.push(0),
+            _ if field.in_key => {}
+            _ => out.push(2),
+        }
+        match value {
+            StandardValue::Null | StandardValue::Steps(_) => {}
+            StandardValue::Text(text) => write_bytes(text.as_bytes(), out),
+            StandardValue::Date(days) => write_long(i64::from(*days), out),
+            StandardValue::Time(number) | StandardValue::Int(number) => write_long(*number, out),
+            StandardValue::Decimal { unscaled, .. } => write_bytes(shortest(&unscaled.to_be_bytes()), out),
+            StandardValue::TextList(items) => {
+                if !items.is_empty() {
+                    write_long(items.len() as i64, out);
+                    items.iter().for_each(|item| write_bytes(item.as_bytes(), out));
+                }
+                write_long(0, out);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An Avro long: zigzag, seven bits a byte.
+#[inline]
+fn write_long(number: i64, out: &mut Vec<u8>) {
+    let mut rest = (number << 1 ^ number >> 63) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Avro bytes, or an Avro string.
+#[inline]
+pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_long(bytes.len() as i64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// The framed record by the encoder of its schema.
+pub(super) fn encode_nested(
+    mapping: &Mapping,
+    values: &[StandardValue<'_>],
+    schema: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
+    let mut numbers: SmallVec<[[u8; 16]; 4]> = SmallVec::new();
+    for value in values {
+        if let StandardValue::Decimal { unscaled, .. } = value {
+            numbers.push(unscaled.to_be_bytes());
+        }
+    }
+    let mut numbers = numbers.iter();
+    let mut fields = Vec::with_capacity(values.len());
+    for value in values {
+        fields.push(match value {
+            StandardValue::Null => Value::Null,
+            StandardValue::Text(text) => Value::Text(text),
+            StandardValue::Date(days) => Value::Int(i64::from(*days)),
+            StandardValue::Time(number) | StandardValue::Int(number) => Value::Int(*number),
+            StandardValue::Decimal { scale, .. } => {
+                let unscaled = numbers.next().map_or(&[][..], |bytes| shortest(bytes));
+                Value::Decimal { unscaled, scale: i32::try_from(*scale).unwrap_or(i32::MAX) }
+            }
+            StandardValue::TextList(items) => Value::List(items.iter().map(|item| Value::Text(item)).collect()),
+            StandardValue::Steps(steps) => Value::List(steps.iter().map(step).collect()),
+        });
+    }
+    mapping.encoder.encode(&fields, schema, out).map_err(|error| error.to_string())
+}
+
+fn step(step: &Step) -> Value<'_> {
+    let time = |time: Option<i64>| time.map_or(Value::Null, Value::Int);
+    Value::Record(vec![
+        optional(&step.name),
+        optional(&step.handler),
+        time(step.started),
+        time(step.ended),
+        optional(&step.action),
+        optional(&step.opinion),
+    ])
+}
+
+fn optional(text: &Option<String>) -> Value<'_> {
+    text.as_deref().map_or(Value::Null, Value::Text)
+}
+
+/// Two's complement without the bytes that only repeat the sign.
+pub(super) fn shortest(bytes: &[u8; 16]) -> &[u8] {
+    let mut rest = &bytes[..];
+    while let [first, tail @ ..] = rest
+        && let [next, ..] = tail
+        && (*first == 0 && next & 0x80 == 0 || *first == 0xFF && next & 0x80 != 0)
+    {
+        rest = tail;
+    }
+    rest
+}

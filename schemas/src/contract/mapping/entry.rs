@@ -1,0 +1,158 @@
+//! One entry: the steps from the source to the standard's reading, each checked against its field, and all of them together.
+
+use super::super::reading::document::Found;
+use super::super::reading::scalar;
+use super::super::reading::section::Section;
+use super::super::resource::Place;
+use super::read::{Reader, not_empty};
+use super::{Cleaning, FieldMapping, Pad, Pattern, Unit, UnitSource, ValueSource};
+use crate::standard::{Clock, EntityField, FieldKind, FieldOptions, Level, StandardValue, Zone};
+
+const CLEANINGS: [(&str, Cleaning); 5] = [
+    ("html", Cleaning::Html),
+    ("lines", Cleaning::Lines),
+    ("quotes", Cleaning::Quotes),
+    ("brackets", Cleaning::Brackets),
+    ("spaces", Cleaning::Spaces),
+];
+
+/// Steps that a constant has no use for: it stands as it is meant.
+const NOT_FOR_CONSTANTS: [&str; 9] = ["clean", "extract", "split", "part", "default", "codes", "other", "pad", "unit"];
+
+const MAX_PAD: u32 = 64;
+const MAX_PART: u32 = 1_000;
+
+impl Reader<'_> {
+    /// Reads the steps of one entry, all keys of its table.
+    pub(super) fn entry(&self, section: Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+        let value = self.value(&section);
+        let mut mapping = FieldMapping::plain(value.clone().unwrap_or(ValueSource::Constant(String::new())), at);
+        mapping.clean = read_clean(&section);
+        mapping.extract =
+            section.parsed("extract", |text| Pattern::parse(text).map_err(|error| error.to_string())).map(|it| it.value);
+        mapping.split = section.text("split").filter(|split| not_empty(&section, "split", split)).map(|found| found.value);
+        mapping.part = section.number("part", 1..MAX_PART + 1).map(|found| found.value as usize);
+        mapping.default = section.scalar("default").map(|found| found.value);
+        (mapping.codes, mapping.other) = self.codes(&section, field);
+        mapping.pad = read_pad(&section);
+        mapping.formats = section.texts("format").map_or_else(Vec::new, |found| values(&found));
+        mapping.open_end = section.flag("open_end").is_some_and(|found| found.value);
+        mapping.unit = self.unit(&section);
+        mapping.edition = section.scalar("edition").map(|found| found.value);
+        if section.has("part") && !section.has("split") {
+            let help = "say with `split` what stands between the parts".to_owned();
+            section.problem(&section.key_at("part"), "conflict", "`part` needs `split`", Some(help));
+        }
+        if section.has("const") {
+            for key in NOT_FOR_CONSTANTS.into_iter().filter(|key| section.has(key)) {
+                let message = format!("a constant stands as it is: `{key}` cannot stand beside `const`");
+                section.problem(&section.key_at(key), "conflict", message, None);
+            }
+        }
+        if let Some(field) = field {
+            check_options(&section, field, &mapping);
+            self.check_fixed_values(&section, field, &mapping);
+        }
+        section.finish();
+        mapping.value = value?;
+        Some(mapping)
+    }
+
+    /// `unit = "元"` or `unit = { from = "JEDW", default = "元" }`.
+    fn unit(&self, section: &Section<'_>) -> Option<UnitSource> {
+        let units = Unit::ALL.map(|unit| (unit.as_str(), unit));
+        if !section.is_table("unit") {
+            return section.choice("unit", &units).map(|found| UnitSource::Fixed(found.value));
+        }
+        let inner = section.own_section("unit")?;
+        let column = inner.required("from", |inner, key| inner.words(key)).map(|found| self.column(found));
+        let default = inner.choice("default", &units).map(|found| found.value);
+        inner.finish();
+        Some(UnitSource::Column { column: column?, default })
+    }
+
+    /// A constant or default that the field itself refuses would refuse every record.
+    fn check_fixed_values(&self, section: &Section<'_>, field: &EntityField, mapping: &FieldMapping) {
+        let Ok(options) = FieldOptions::compile(field, mapping) else { return };
+        let zone = Zone::new(self.world.zone.clone());
+        let clock = Clock::at(self.world.surroundings.now.as_microsecond(), &zone);
+        for key in ["const", "default"] {
+            let Some(found) = section.has(key).then(|| section.scalar(key)).flatten() else { continue };
+            let text = mapping.codes.get(found.value.trim()).unwrap_or(&found.value);
+            let mut findings = Vec::new();
+            let value = field.read(text.as_str(), &options, &clock, &mut findings);
+            let refused = findings.iter().find(|finding| finding.level > Level::Note);
+            let (rule, why) = match (refused, value) {
+                (Some(finding), _) => (finding.rule.code(), finding.rule.en()),
+                (None, StandardValue::Null) => ("empty", "it stands for no value"),
+                (None, _) => continue,
+            };
+            let message = format!("`{}` ({}) cannot be `{}`: {why}", field.name, field.title_zh, scalar::short(&found.value));
+            section.problem(&found.at, "bad-constant", message, Some(format!("the field's own check refuses it: {rule}")));
+        }
+    }
+}
+
+/// Reports each option that its field has no use for.
+fn check_options(section: &Section<'_>, field: &EntityField, mapping: &FieldMapping) {
+    let alone = || FieldMapping::plain(mapping.value.clone(), mapping.at);
+    let options = [
+        ("format", FieldMapping { formats: mapping.formats.clone(), ..alone() }),
+        ("open_end", FieldMapping { open_end: mapping.open_end, ..alone() }),
+        ("unit", FieldMapping { unit: mapping.unit.clone(), ..alone() }),
+        ("edition", FieldMapping { edition: mapping.edition.clone(), ..alone() }),
+        ("split", FieldMapping { split: mapping.split.clone(), part: mapping.part, ..alone() }),
+    ];
+    for (key, option) in options.into_iter().filter(|(key, _)| section.has(key)) {
+        if let Err(error) = FieldOptions::compile(field, &option) {
+            section.problem(&section.value_at(key), "bad-option", error, None);
+        }
+    }
+    let typed = matches!(
+        field.kind,
+        FieldKind::Date
+            | FieldKind::Time
+            | FieldKind::PartialDate
+            | FieldKind::Decimal { .. }
+            | FieldKind::Int
+            | FieldKind::Steps
+            | FieldKind::Codes(_)
+    );
+    if typed && section.has("pad") {
+        let message = format!("`pad` is for single texts and codes, and `{}` is none", field.name);
+        section.problem(&section.value_at("pad"), "bad-option", message, None);
+    }
+}
+
+fn read_clean(section: &Section<'_>) -> Vec<Cleaning> {
+    let Some(found) = section.texts("clean") else { return Vec::new() };
+    let known = CLEANINGS.map(|(word, _)| word);
+    let mut steps = Vec::with_capacity(found.value.len());
+    for word in &found.value {
+        match CLEANINGS.iter().find(|(known, _)| *known == word.value) {
+            Some((_, step)) => steps.push(*step),
+            None => {
+                let message = format!("`clean` has no step `{}`", scalar::short(&word.value));
+                section.problem(&word.at, "bad-value", message, scalar::suggestion(&word.value, known));
+            }
+        }
+    }
+    steps
+}
+
+fn read_pad(section: &Section<'_>) -> Option<Pad> {
+    let inner = section.own_section("pad")?;
+    let width = inner.required("width", |inner, key| inner.number(key, 1..MAX_PAD + 1));
+    let one = |text: &str| {
+        let mut letters = text.chars();
+        letters.next().filter(|_| letters.next().is_none()).ok_or_else(|| "must be one character".to_owned())
+    };
+    let with = if inner.has("with") { inner.parsed("with", one).map(|found| found.value) } else { Some('0') };
+    inner.know("with");
+    inner.finish();
+    Some(Pad { width: width?.value as usize, with: with? })
+}
+
+fn values(found: &Found<Vec<Found<String>>>) -> Vec<String> {
+    found.value.iter().map(|item| item.value.clone()).collect()
+}

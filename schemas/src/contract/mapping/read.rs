@@ -1,0 +1,197 @@
+//! Reading the entries of `[map]`, or of the members of a nested field.
+
+use std::cell::RefCell;
+
+use super::super::load::World;
+use super::super::reading::document::{At, Found};
+use super::super::reading::section::Section;
+use super::super::reading::{expression, scalar};
+use super::super::resource::Place;
+use super::{Case, FieldMapping, Items, Members, ValueSource};
+use crate::standard::{EntityField, FieldKind};
+
+/// Most cases of a field, and most groups of columns of a nested one.
+const MAX_BRANCHES: usize = 50;
+
+/// Reads one resource's entries, and gathers the columns that they name.
+pub(in crate::contract) struct Reader<'w> {
+    pub(super) world: &'w World<'w>,
+    columns: RefCell<Vec<(String, At)>>,
+}
+
+impl<'w> Reader<'w> {
+    pub(in crate::contract) fn new(world: &'w World<'w>) -> Self {
+        Self { world, columns: RefCell::default() }
+    }
+
+    /// Every column named, with its place.
+    pub(in crate::contract) fn into_columns(self) -> Vec<(String, At)> {
+        self.columns.into_inner()
+    }
+
+    /// Reads `field = "column"` or `field = { … }`. `field` is `None` where the entity is not known.
+    pub(in crate::contract) fn field(
+        &self,
+        map: &Section<'_>,
+        key: &Found<String>,
+        field: Option<&EntityField>,
+    ) -> Option<FieldMapping> {
+        let at = map.place(&key.at);
+        if !map.is_table(&key.value) {
+            let column = map.words(&key.value)?;
+            return Some(FieldMapping::plain(ValueSource::Column(self.column(column)), at));
+        }
+        let section = map.own_section(&key.value)?;
+        if section.has("cases") {
+            return self.cases(&section, field, at);
+        }
+        if section.has("item") || section.has("items") {
+            return self.items(&section, field, at);
+        }
+        self.entry(section, field, at)
+    }
+
+    pub(super) fn column(&self, found: Found<String>) -> String {
+        self.columns.borrow_mut().push((found.value.clone(), found.at));
+        found.value
+    }
+
+    /// A CEL expression over the row.
+    pub(in crate::contract) fn expression(&self, section: &Section<'_>, key: &str) -> Option<String> {
+        let found = section.words(key)?;
+        match expression::check(&found.value, &[("row", "")], &expression::STRINGS) {
+            Ok(uses) => {
+                uses.columns.into_iter().for_each(|value| drop(self.column(Found { value, at: found.at.clone() })));
+                Some(found.value)
+            }
+            Err(faults) => {
+                section.expression_faults(&found, faults);
+                None
+            }
+        }
+    }
+
+    fn cases(&self, section: &Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+        stands_alone(section, "cases", &["cases"], "put it into the cases that need it");
+        let sections = bounded(section, "cases")?;
+        let last = sections.len();
+        let mut cases = Vec::with_capacity(last);
+        for (number, case) in sections.into_iter().enumerate() {
+            let conditional = case.has("when");
+            if !conditional && number + 1 < last {
+                let help = "only the last case may be without `when`".to_owned();
+                case.problem(case.at(), "conflict", "the cases after this one are never reached", Some(help));
+            }
+            let when = self.expression(&case, "when");
+            let mapping = self.entry(case, field, at);
+            cases.extend(mapping.filter(|_| when.is_some() == conditional).map(|mapping| Case { when, mapping }));
+        }
+        (cases.len() == last).then(|| FieldMapping::plain(ValueSource::Cases(cases), at))
+    }
+
+    fn items(&self, section: &Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+        if let Some(field) = field
+            && !matches!(field.kind, FieldKind::Steps)
+        {
+            let key = if section.has("items") { "items" } else { "item" };
+            let message = format!("`{key}` makes nested records, and `{}` ({}) holds none", field.name, field.title_zh);
+            section.problem(&section.key_at(key), "bad-option", message, None);
+            return None;
+        }
+        let members = field.map(EntityField::members);
+        let members = members.as_deref();
+        let items = if section.has("items") {
+            stands_alone(section, "items", &["items"], "the members of each item say where they come from");
+            let groups = bounded(section, "items")?;
+            let read = groups.iter().map(|group| self.members(group, members)).collect::<Vec<_>>();
+            Items::Groups(read.into_iter().collect::<Option<_>>()?)
+        } else {
+            stands_alone(section, "item", &["item", "from", "split"], "it is said by the members of `item`");
+            let item = section.own_section("item")?;
+            match (section.has("from"), section.has("split")) {
+                (true, false) => {
+                    // What the members read are names in the objects, not columns.
+                    let members = Reader::new(self.world).members(&item, members);
+                    let column = self.column(section.words("from")?);
+                    Items::Json { column, members: members? }
+                }
+                (false, true) => {
+                    let separator = section.text("split").filter(|split| not_empty(section, "split", split));
+                    Items::Parallel { members: self.members(&item, members)?, separator: separator?.value }
+                }
+                _ => {
+                    let help = "`from`, a column with a JSON array; or `split`, where each member's column is a list".to_owned();
+                    let message = "`item` does not say where the items come from";
+                    section.problem(&section.key_at("item"), "missing-key", message, Some(help));
+                    return None;
+                }
+            }
+        };
+        Some(FieldMapping::plain(ValueSource::Items(items), at))
+    }
+
+    /// Mappings by member of the nested record.
+    fn members(&self, section: &Section<'_>, known: Option<&[EntityField]>) -> Option<Members> {
+        let mut members = Members::new();
+        let keys = section.keys();
+        let count = keys.len();
+        for key in keys {
+            let member = known.map(|known| known.iter().find(|member| member.name == key.value));
+            if let (Some(None), Some(known)) = (member, known) {
+                let message = format!("an item has no member `{}`", scalar::short(&key.value));
+                let help = scalar::suggestion(&key.value, known.iter().map(|member| member.name.as_str()).collect::<Vec<_>>());
+                section.problem(&key.at, "unknown-field", message, help);
+                continue;
+            }
+            if let Some(mapping) = self.member(section, &key, member.flatten()) {
+                members.insert(key.value, mapping);
+            }
+        }
+        if count == 0 {
+            section.problem(section.at(), "empty", "the item has no members", None);
+        }
+        (count > 0 && members.len() == count).then_some(members)
+    }
+
+    fn member(&self, section: &Section<'_>, key: &Found<String>, member: Option<&EntityField>) -> Option<FieldMapping> {
+        let at = section.place(&key.at);
+        if !section.is_table(&key.value) {
+            let column = section.words(&key.value)?;
+            return Some(FieldMapping::plain(ValueSource::Column(self.column(column)), at));
+        }
+        let mapping = self.entry(section.own_section(&key.value)?, member, at)?;
+        if mapping.split.is_some() && mapping.part.is_none() {
+            let help = "take one `part`, or let `split` stand beside `item`".to_owned();
+            let message = format!("`{}` is one value of its item and cannot be split", key.value);
+            section.problem(&key.at, "conflict", message, Some(help));
+            return None;
+        }
+        Some(mapping)
+    }
+}
+
+/// Reports every key beside those that `kind` goes with.
+fn stands_alone(section: &Section<'_>, kind: &str, with: &[&str], help: &str) {
+    for key in section.keys().iter().filter(|key| !with.contains(&key.value.as_str())) {
+        let message = format!("`{}` cannot stand beside `{kind}`", scalar::short(&key.value));
+        section.problem(&key.at, "conflict", message, Some(help.to_owned()));
+    }
+}
+
+fn bounded<'s>(section: &Section<'s>, key: &str) -> Option<Vec<Section<'s>>> {
+    let sections = section.sections(key)?;
+    if (1..=MAX_BRANCHES).contains(&sections.len()) {
+        return Some(sections);
+    }
+    let message = format!("`{key}` holds {} tables; it must be 1 to {MAX_BRANCHES}", sections.len());
+    section.problem(&section.key_at(key), "bad-value", message, None);
+    None
+}
+
+/// Reports an empty text.
+pub(super) fn not_empty(section: &Section<'_>, key: &str, found: &Found<String>) -> bool {
+    if found.value.is_empty() {
+        section.problem(&found.at, "empty", format_args!("`{key}` is empty"), Some("as \";\"".to_owned()));
+    }
+    !found.value.is_empty()
+}
