@@ -11,6 +11,7 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::position::Version;
+use guitong_schemas::standard::{Clock, Standard, Verdict, Zone};
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
 /// A decoder, and the folder of its seeds in `tests/fuzz/corpus/`.
@@ -20,13 +21,15 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "pgoutput", run: pgoutput },
     Target { name: "shortener", run: shortener },
     Target { name: "row_image", run: row_image },
     Target { name: "cell", run: cell },
     Target { name: "envelope", run: envelope },
     Target { name: "schema", run: schema },
+    Target { name: "date", run: date },
+    Target { name: "check", run: check },
 ];
 
 /// A message of PostgreSQL's plugin, and every value of the rows in it.
@@ -127,6 +130,55 @@ pub fn schema(bytes: &[u8]) {
     for record in [&[][..], &[0; 64]] {
         let (_, _) = (plan.record(record), plan.envelope(record));
     }
+}
+
+/// A date or a time, in the reading that the first byte chooses.
+pub fn date(bytes: &[u8]) {
+    const KINDS: [&str; 6] = ["date", "datetime", "partial_date", "date_open_end", "date_excel_serial", "date_epoch_ms"];
+    checked(&KINDS, bytes);
+}
+
+/// A value of any kind of the standard, which the first byte chooses.
+pub fn check(bytes: &[u8]) {
+    const KINDS: [&str; 18] = [
+        "citizen_id",
+        "uscc",
+        "orgcode",
+        "bizreg15",
+        "mobile",
+        "bankcard",
+        "division",
+        "project_code",
+        "text",
+        "name:100",
+        "address:400",
+        "phone:18",
+        "identifier:25",
+        "registration_no:100",
+        "decimal:24,6",
+        "industry",
+        "code:gbt3304_ethnic",
+        "steps",
+    ];
+    checked(&KINDS, bytes);
+}
+
+/// What is read becomes a canonical text, which reads as itself; what is not read has a reason, or says that there is no value.
+fn checked(kinds: &[&str], bytes: &[u8]) {
+    let [choice, value @ ..] = bytes else { return };
+    let Ok(value) = std::str::from_utf8(value) else { return };
+    let kind = kinds[usize::from(*choice) % kinds.len()];
+    let checker = Standard::builtin().checker(kind).expect("a kind of the standard");
+    // 2026-11-23T12:00+08:00
+    let clock = Clock::at(1_795_406_400_000_000, Zone::shanghai());
+    let found = checker.check(value, &clock);
+    assert!(found.verdict() != Verdict::Error || !found.findings.is_empty(), "a value that is refused has its rule");
+    // Serial numbers become dates, and steps a list of names.
+    let Some(canonical) = found.normalised.filter(|_| !matches!(kind, "date_excel_serial" | "date_epoch_ms" | "steps")) else {
+        return;
+    };
+    let again = checker.check(&canonical, &clock);
+    assert_eq!(again.normalised.as_deref(), Some(canonical.as_str()), "{kind} reads its own canonical form otherwise");
 }
 
 fn kinds() -> Vec<ColumnType> {

@@ -86,6 +86,7 @@ fn help_version_and_completions_are_there() {
         "report",
         "resource",
         "system",
+        "standard",
         "backup",
         "restore",
         "demo",
