@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use guitong_normalise::{Filter, HandleError, NormaliserHandle, QualityReport, QuarantineItem, Rejection, Surrender};
 use guitong_schemas::contract::Resource;
 use guitong_schemas::standard::{Entity, Rule};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,11 +44,11 @@ pub(crate) enum Question {
     Resume {
         resource: String,
     },
-    /// Figures of the days `from` to `to`.
+    /// Figures of the days `from` to `to`; of the last thirty on the exchange's clock unless they are named.
     Quality {
         resource: Option<String>,
-        from: i32,
-        to: i32,
+        from: Option<Date>,
+        to: Option<Date>,
     },
 }
 
@@ -64,10 +65,17 @@ pub(crate) struct Page {
 pub(crate) struct Figures {
     pub(crate) resource: String,
     pub(crate) title: String,
+    pub(crate) from: Date,
+    pub(crate) to: Date,
     /// Rules that weigh otherwise here.
     pub(crate) switched: Vec<String>,
     #[serde(flatten)]
     pub(crate) report: QualityReport,
+}
+
+/// Days since 1970-01-01.
+fn number(date: Date) -> i32 {
+    jiff::civil::date(1970, 1, 1).until(date).map_or(0, |span| span.get_days())
 }
 
 fn failed(error: HandleError) -> Failure {
@@ -114,12 +122,18 @@ impl Shared {
                 told(handle.resume().await.map_err(failed)?)
             }
             Question::Quality { resource, from, to } => {
+                let zone = self.state.read().await.directory.exchange.time_zone.clone();
+                let to = to.unwrap_or_else(|| jiff::Timestamp::now().to_zoned(zone).date());
+                let from = from.unwrap_or_else(|| to.saturating_sub(jiff::Span::new().days(29)));
+                if from > to {
+                    return Err(Failure::usage(format!("the first day {from} is after the last day {to}")));
+                }
                 let mut figures = Vec::new();
                 for (resource, handle) in self.normalisers(resource.as_deref()).await? {
-                    let report = handle.quality(from, to).await.map_err(failed)?;
+                    let report = handle.quality(number(from), number(to)).await.map_err(failed)?;
                     let switched = resource.rules.iter().map(ToString::to_string).collect();
                     let (name, title) = (resource.name.to_string(), resource.title);
-                    figures.push(Figures { resource: name, title, switched, report });
+                    figures.push(Figures { resource: name, title, from, to, switched, report });
                 }
                 told(figures)
             }
