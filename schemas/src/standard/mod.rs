@@ -35,6 +35,7 @@ pub mod vectors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+pub(crate) use characters::{is_empty_word, is_han};
 pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
 pub use clock::{Clock, Zone};
 pub use codes::{Code, CodeList, History, ListError};
@@ -134,6 +135,12 @@ impl Standard {
     /// All entities by name.
     pub fn entities(&self) -> impl Iterator<Item = &Arc<Entity>> {
         self.entities.values()
+    }
+
+    /// A field of this kind by itself: of no entity, mandatory, with no rule but its kind's.
+    #[must_use]
+    pub fn field_alone(&self, kind: FieldKind) -> EntityField {
+        EntityField::alone(kind, &self.facts)
     }
 
     /// Whether an entity is that of the built-in standard.

@@ -3,7 +3,9 @@
 mod backup;
 mod check;
 mod demo;
+mod draft;
 mod init;
+mod inspect;
 mod quarantine;
 mod report;
 mod resource;
@@ -74,7 +76,7 @@ enum Command {
     /// Look at rejected records, let them in again, or give them up
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
-    /// See what a resource's mapping does before anything is published; let one that paused go on
+    /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
     /// Figures of the exchange for those who answer for its data
@@ -108,8 +110,8 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Status(command) => command.execute().await,
         Command::Quarantine(command) => command.execute(color).await,
         Command::Report(command) => command.execute(color).await,
-        Command::Resource(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
+        Command::Resource(command) => command.execute(color).await,
         Command::Standard(command) => command.execute(color),
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,
