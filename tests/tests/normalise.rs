@@ -9,5 +9,6 @@ mod normalise {
     pub(crate) mod harness;
     mod histories;
     mod joined;
+    mod quality;
     mod quarantine;
 }

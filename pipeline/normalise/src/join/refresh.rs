@@ -48,7 +48,7 @@ impl Worker {
         let mut refresh = Refresh::decode(&stored).map_err(|error| StateError::Codec { map: REFRESH, error })?;
         let after = (!refresh.after.is_empty()).then(|| Bytes::clone(&refresh.after));
         let page = owner.scan(USERS, &group, after.as_deref(), PAGE).await?;
-        let mut overlay = Overlay::new(self.totals.clone());
+        let mut overlay = Overlay::new(self.counters.clone());
         let sources: Vec<Bytes> = page.iter().filter_map(|(key, _)| user_of(key)).collect();
         overlay.joins.links.load(owner, sources.iter().cloned()).await?;
         let taken = within(&overlay, &sources, bytes);
@@ -111,6 +111,8 @@ impl Worker {
     fn run_again<'v>(&self, overlay: &Overlay, versions: &'v [Version]) -> Vec<Again<'v>> {
         let mapping = Arc::clone(&self.mapping);
         let mut runner = Runner::new(&mapping, self.names.value_schema);
+        // The rows were counted when they came.
+        runner.flows.is_again = true;
         let mut again: Vec<Again<'v>> = Vec::with_capacity(versions.len());
         for version in versions {
             let is_done = again
@@ -132,7 +134,7 @@ impl Worker {
             };
             again.push(Again { version, verdict, uses, source_ts_us });
         }
-        for (level, rule, count) in runner.tally.counts() {
+        for (level, rule, count) in runner.flows.iter().flat_map(|flow| flow.tally.counts()) {
             self.metrics.finding(level, rule, count);
         }
         again

@@ -149,7 +149,7 @@ impl Worker {
             loop {
                 let page = owner.scan(BESIDE, &table.id, after.as_deref(), TRUNCATE_PAGE).await?;
                 let last = page.len() < TRUNCATE_PAGE;
-                let mut overlay = Overlay::new(self.totals.clone());
+                let mut overlay = Overlay::new(self.counters.clone());
                 let keys: Vec<Bytes> = page.into_iter().map(|(key, _)| key).collect();
                 overlay.joins.rows.load(owner, keys.iter().cloned()).await?;
                 let groups: Vec<_> = keys.iter().filter_map(|key| overlay.joins.rows.get(key)?.group.clone()).collect();
@@ -165,7 +165,7 @@ impl Worker {
                 }
             }
         }
-        self.commit(owner, Overlay::new(self.totals.clone()), Vec::new(), offsets).await
+        self.commit(owner, Overlay::new(self.counters.clone()), Vec::new(), offsets).await
     }
 
     /// What is kept of a version that was made just now, so that it can be made again.

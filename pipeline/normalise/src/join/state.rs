@@ -36,6 +36,10 @@ impl Stored for BesideRow {
         from.end()?;
         Ok(row)
     }
+
+    fn is_marked(&self) -> bool {
+        false
+    }
 }
 
 /// The rows of a joined table that have one key.
@@ -105,6 +109,10 @@ impl Stored for Group {
         from.end()?;
         Ok(Self { rows })
     }
+
+    fn is_marked(&self) -> bool {
+        false
+    }
 }
 
 /// The versions of a resource's row that may be made again, and what each used.
@@ -146,6 +154,10 @@ impl Stored for Links {
         let versions = (0..from.count()?).map(|_| link(&mut from)).collect::<Result<_, CodecError>>()?;
         from.end()?;
         Ok(Self { versions })
+    }
+
+    fn is_marked(&self) -> bool {
+        false
     }
 }
 

@@ -11,9 +11,13 @@ use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
+use guitong_schemas::change::Operation;
+use guitong_schemas::contract::Quality;
+use guitong_schemas::contract::quality::PauseAbove;
 use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
+use super::figures::Came;
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord, Published};
 use crate::error::SessionError;
@@ -22,10 +26,11 @@ use crate::join::beside::Uses;
 use crate::join::stage::{BesideEvents, Joining};
 use crate::join::state::Group;
 use crate::keyed::ROWS;
-use crate::keyed::overlay::{Cached, Overlay};
-use crate::keyed::totals::Totals;
+use crate::keyed::overlay::{Cached, Counters, Overlay};
 use crate::mapping::{BindError, Bound, Columns, Mapping};
 use crate::metrics::ResourceMetrics;
+use crate::quality::flow::Flows;
+use crate::quality::window::Pause;
 use crate::quarantine::{Entry, Rejection, record};
 use crate::transform::{Change, Event, Runner, describe_key};
 
@@ -63,7 +68,13 @@ pub(crate) struct Worker {
     /// Updates that change nothing are published too, marked.
     pub(crate) repeats: bool,
     pub(crate) metrics: ResourceMetrics,
-    pub(crate) totals: Totals,
+    pub(crate) counters: Counters,
+    /// Why nothing more is read.
+    pub(crate) pause: Option<Pause>,
+    /// Rejected rows that are too many.
+    pub(crate) pause_above: PauseAbove,
+    /// A change is in time that is normalised so long after its commit at the source, microseconds.
+    pub(crate) timely_us: i64,
     /// The quarantine topic's next record lands at this offset or after it.
     pub(crate) quarantine_end: u64,
     /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
@@ -74,11 +85,13 @@ pub(crate) struct Worker {
 }
 
 /// One event, its content read.
-struct Read<'a> {
+pub(super) struct Read<'a> {
     arrival: &'a Arrival,
-    source_ts_us: i64,
-    verdict: Verdict,
-    is_update: bool,
+    pub(super) source_ts_us: i64,
+    pub(super) verdict: Verdict,
+    operation: Operation,
+    /// It was counted before.
+    pub(super) is_again: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
     /// What it was made of beside its own row.
@@ -100,6 +113,9 @@ struct Reading<'a> {
     done: usize,
     /// The arrival after them is a truncate.
     truncate: bool,
+    /// With the last event read too many are rejected.
+    is_flooded: bool,
+    flows: Flows,
 }
 
 impl Worker {
@@ -108,6 +124,7 @@ impl Worker {
         mapping: Arc<Mapping>,
         names: Arc<Names>,
         quarantine_topic: Arc<str>,
+        quality: &Quality,
         metrics: ResourceMetrics,
     ) -> Self {
         Self {
@@ -117,7 +134,10 @@ impl Worker {
             quarantine_topic,
             repeats: false,
             metrics,
-            totals: Totals::default(),
+            counters: Counters::default(),
+            pause: None,
+            pause_above: quality.pause_above,
+            timely_us: i64::try_from(quality.timely.as_micros()).unwrap_or(i64::MAX),
             quarantine_end: 0,
             newest_source_us: None,
             bindings: HashMap::new(),
@@ -140,8 +160,11 @@ impl Worker {
         }
         let fits = self.bind(arrivals).await?;
         let (mut rest, left) = arrivals.split_at(fits);
-        while !rest.is_empty() {
+        while !rest.is_empty() && (self.pause.is_none() || at.is_none()) {
             rest = self.round(owner, rest, left, at.as_ref()).await?;
+        }
+        if let Some(pause) = self.pause.as_ref().filter(|_| at.is_some()) {
+            return Ok(Progress::Paused(pause.to_string()));
         }
         let misfit = left.first().and_then(|arrival| match arrival.body {
             Body::Framed { schema } if arrival.is_beside => self.joining.misfit(schema),
@@ -213,15 +236,19 @@ impl Worker {
         left: &[Arrival],
         at: Option<&Ends>,
     ) -> Result<&'a [Arrival], SessionError> {
-        let mut overlay = Overlay::new(self.totals.clone());
+        let mut overlay = Overlay::new(self.counters.clone());
         let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
         overlay.rows.load(owner, sources).await?;
         overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
         let beside = self.load_beside(owner, &mut overlay, arrivals).await?;
-        let Reading { events, done, truncate } = self.read(&mut overlay, arrivals, beside);
+        let Reading { events, done, truncate, is_flooded, flows } = self.read(&mut overlay, arrivals, beside);
         let (done, rest) = arrivals.split_at(done);
         let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
         if !done.is_empty() {
+            self.open_days(owner, &mut overlay, &events, &flows).await?;
+            if is_flooded {
+                overlay.pause = Some(self.pause(owner, &overlay, &events).await?);
+            }
             self.settle(owner, overlay, events, consumed(at, [truncated, rest, left])).await?;
         }
         if let Some(arrival) = truncated.first() {
@@ -242,7 +269,7 @@ impl Worker {
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
-        let (mut truncate, mut done) = (false, 0);
+        let (mut truncate, mut is_flooded, mut done) = (false, false, 0);
         for (place, arrival) in arrivals.iter().enumerate() {
             done = place;
             let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
@@ -253,7 +280,11 @@ impl Worker {
                         truncate = true;
                         break;
                     }
-                    Err(fault) => events.push(self.faulty(arrival, fallback, fault)),
+                    // Figures are of the resource's own rows.
+                    Err(fault) => {
+                        runner.flows.is_again = true;
+                        events.push(self.faulty(&mut runner, arrival, fallback, true, fault));
+                    }
                 }
                 done = place + 1;
                 continue;
@@ -261,10 +292,12 @@ impl Worker {
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
             let known = Known::of(overlay, arrival, before);
             if known.is_stale(arrival) {
-                events.push(Read::of(arrival, fallback, Verdict::Stale));
+                events.push(Read::of(arrival, fallback, Verdict::Stale, true));
                 done = place + 1;
                 continue;
             }
+            let is_again = arrival.entry.is_some() || known.has_seen(arrival);
+            runner.flows.is_again = is_again;
             let read = match self.read_one(&mut runner, arrival, known.columns, fallback, &overlay.joins.groups) {
                 Ok(Event { change: Change::Truncate, .. }) => {
                     truncate = true;
@@ -272,16 +305,16 @@ impl Worker {
                 }
                 // An earlier event of the batch changed what finds them.
                 Ok(Event { change: Change::Unloaded, .. }) => break,
-                Ok(Event { source_ts_us, change, is_update, columns, uses }) => {
+                Ok(Event { source_ts_us, change, operation, columns, uses }) => {
                     self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
                     let verdict = match change {
                         Change::Good(records) => Verdict::Good(records),
                         Change::Bad { rejections } => Verdict::Bad(rejections),
                         Change::Delete | Change::Truncate | Change::Unloaded => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, is_update, columns, uses }
+                    Read { arrival, source_ts_us, verdict, operation, is_again, columns, uses }
                 }
-                Err(fault) => self.faulty(arrival, fallback, fault),
+                Err(fault) => self.faulty(&mut runner, arrival, fallback, is_again, fault),
             };
             if arrival.entry.is_none() {
                 self.metrics.bytes.inc_by(arrival.record.value.as_ref().map_or(0, |value| value.len() as u64));
@@ -289,20 +322,33 @@ impl Worker {
                 if let Some(source) = arrival.source.as_deref() {
                     newest.insert(source, events.len());
                 }
+                is_flooded = self.note(overlay, &read.verdict);
             }
             events.push(read);
             done = place + 1;
+            if is_flooded {
+                break;
+            }
         }
-        for (level, rule, count) in runner.tally.counts() {
+        for (level, rule, count) in runner.flows.iter().flat_map(|flow| flow.tally.counts()) {
             self.metrics.finding(level, rule, count);
         }
-        Reading { events, done, truncate }
+        Reading { events, done, truncate, is_flooded, flows: runner.flows }
     }
 
     /// An event that is kept out for what its outside says.
-    fn faulty<'a>(&self, arrival: &'a Arrival, source_ts_us: i64, fault: Fault) -> Read<'a> {
-        self.metrics.finding("error", fault.texts().0, 1);
-        Read::of(arrival, source_ts_us, Verdict::Bad(vec![rejection(fault)]))
+    fn faulty<'a>(
+        &self,
+        runner: &mut Runner<'_>,
+        arrival: &'a Arrival,
+        source_ts_us: i64,
+        is_again: bool,
+        fault: Fault,
+    ) -> Read<'a> {
+        let rule = fault.texts().0;
+        self.metrics.finding("error", rule, 1);
+        runner.flows.on(self.mapping.zone.local_days(source_ts_us)).fault(rule);
+        Read::of(arrival, source_ts_us, Verdict::Bad(vec![rejection(fault)]), is_again)
     }
 
     pub(crate) fn read_one(
@@ -317,7 +363,7 @@ impl Worker {
             return Err(Fault::TooLarge);
         }
         let event = match arrival.body {
-            Body::Tombstone => Ok(Event::of(Change::Delete, fallback_us)),
+            Body::Tombstone => Ok(Event::of(Change::Delete, Operation::Read, fallback_us)),
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
                 Some(Binding::Ready(bound)) => {
@@ -352,19 +398,28 @@ impl Worker {
         }
         overlay.entities.load(owner, keys).await?;
         let mut output = Output::new(Arc::clone(&self.names));
+        let now_us = jiff::Timestamp::now().as_microsecond();
         let mut records = Vec::with_capacity(events.len() + 8);
         for event in events {
             let key = match &event.verdict {
                 Verdict::Bad(_) => self.describe_key(event.arrival).await,
                 _ => String::new(),
             };
-            self.settle_one(&mut overlay, event, key, &mut output, &mut records);
+            self.settle_one(&mut overlay, event, key, now_us, &mut output, &mut records);
         }
         self.commit(owner, overlay, records, offsets).await
     }
 
-    fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
-        let Read { arrival, source_ts_us, verdict, is_update, columns, uses } = event;
+    fn settle_one(
+        &self,
+        overlay: &mut Overlay,
+        event: Read<'_>,
+        key: String,
+        now_us: i64,
+        output: &mut Output,
+        records: &mut Vec<NewRecord>,
+    ) {
+        let Read { arrival, source_ts_us, verdict, operation, is_again, columns, uses } = event;
         let source = arrival.source.as_ref();
         let newest = uses.newest;
         let made = self.made(arrival, &verdict, uses, columns.as_ref());
@@ -372,6 +427,7 @@ impl Worker {
         if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
             note_seen(overlay, source, arrival, columns);
         }
+        let mut came = None;
         let effect = match (verdict, source) {
             (Verdict::Stale, _) => {
                 self.metrics.stale.inc();
@@ -382,20 +438,32 @@ impl Worker {
                 }
             }
             (Verdict::Removed, Some(source)) => {
+                // A delete and the tombstone after it are one.
+                let was_there = overlay.rows.get(source).is_some();
                 let effect = claims::remove(overlay, source);
-                self.metrics.deleted.inc_by(u64::from(!effect.is_empty()));
+                if was_there {
+                    self.metrics.deleted.inc();
+                    came = Some(Came::Deleted);
+                }
                 effect
             }
             (Verdict::Good(made), Some(source)) => {
-                let repeat = self.repeats && is_update && arrival.entry.is_none();
+                let repeat = self.repeats && operation == Operation::Update && arrival.entry.is_none();
                 let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us, repeat);
-                if effect.changes_nothing() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
+                let (count, how) = if effect.changes_nothing() {
+                    (&self.metrics.unchanged, Came::Unchanged)
+                } else {
+                    (&self.metrics.published, Came::Published)
+                };
+                count.inc();
+                came = Some(how);
                 effect
             }
             // An event that reads as a change has a key; a tombstone without one says nothing.
             (Verdict::Removed | Verdict::Good(_), None) => return,
             (Verdict::Bad(rejections), source) => {
                 self.metrics.quarantined.inc();
+                came = Some(Came::Rejected);
                 let Some(mut entry) = entry else { return };
                 entry.rejections.clone_from(&rejections);
                 match arrival.entry {
@@ -411,6 +479,9 @@ impl Worker {
         };
         if let (Some(_), Some(source)) = (&self.mapping.joins, source) {
             join::overlay::note(overlay, source, made);
+        }
+        if let Some(came) = came.filter(|_| !is_again) {
+            self.count(overlay, (source_ts_us, operation), came, now_us);
         }
         let cause = Cause { version: arrival.version.max(newest), source_ts_us, timestamp_ms: arrival.record.timestamp_ms };
         self.emit(overlay, cause, effect, output, records);
@@ -476,14 +547,15 @@ impl Worker {
         records: Vec<NewRecord>,
         offsets: Ends,
     ) -> Result<(), SessionError> {
-        let (state, totals) = overlay.into_changes();
+        let pause = overlay.pause.clone();
+        let (state, counters) = overlay.into_changes();
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets, position: None, state };
         owner.append(batch).await?;
-        self.totals = totals;
+        self.counters = counters;
+        self.pause = pause.or(self.pause.take());
         self.quarantine_end += quarantined as u64;
-        self.metrics.held_back.set(self.totals.held_back.try_into().unwrap_or(i64::MAX));
-        self.metrics.open.set(self.totals.open.try_into().unwrap_or(i64::MAX));
+        self.metrics.show(&self.counters);
         Ok(())
     }
 
@@ -496,7 +568,7 @@ impl Worker {
             let page = owner.scan(ROWS, &[], after.as_deref(), TRUNCATE_PAGE).await?;
             let last = page.len() < TRUNCATE_PAGE;
             let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
-            let mut overlay = Overlay::new(self.totals.clone());
+            let mut overlay = Overlay::new(self.counters.clone());
             overlay.rows.load(owner, sources.iter().cloned()).await?;
             if self.mapping.joins.is_some() {
                 overlay.joins.links.load(owner, sources.iter().cloned()).await?;
@@ -552,6 +624,11 @@ impl<'k> Known<'k> {
         }
     }
 
+    /// Whether this very change was read before, under whatever mapping.
+    fn has_seen(&self, arrival: &Arrival) -> bool {
+        self.seen.is_some_and(|seen| arrival.version.with_revision(0) <= seen.with_revision(0))
+    }
+
     /// Whether nothing is to be read of the event, since as new a version of its row was read before. A delete and the
     /// tombstone after it have one version.
     fn is_stale(&self, arrival: &Arrival) -> bool {
@@ -580,8 +657,9 @@ fn note_seen(overlay: &mut Overlay, source: &Bytes, arrival: &Arrival, columns: 
 }
 
 impl<'a> Read<'a> {
-    fn of(arrival: &'a Arrival, source_ts_us: i64, verdict: Verdict) -> Self {
-        Self { arrival, source_ts_us, verdict, is_update: false, columns: None, uses: Uses::default() }
+    fn of(arrival: &'a Arrival, source_ts_us: i64, verdict: Verdict, is_again: bool) -> Self {
+        let (operation, columns, uses) = (Operation::Read, None, Uses::default());
+        Self { arrival, source_ts_us, verdict, operation, is_again, columns, uses }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::join::state::Group;
 use crate::keyed::overlay::Cached;
 use crate::mapping::column::{Cell, Row, text_of};
 use crate::mapping::{Bound, Chosen, Columns, EntryPlan, ItemsFault, ItemsPlan, Mapping, Reading, Refusal};
+use crate::quality::flow::{Counted, Flows};
 use crate::quarantine::Rejection;
 use encode::{encode, write_bytes};
 
@@ -55,8 +56,7 @@ pub(crate) struct Event {
     /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) source_ts_us: i64,
     pub(crate) change: Change,
-    /// The row was there before, as far as the event says.
-    pub(crate) is_update: bool,
+    pub(crate) operation: Operation,
     /// Values that later events of the row may leave out; `None` where the event has no row.
     pub(crate) columns: Option<Columns>,
     /// What the row was made of beside itself.
@@ -76,35 +76,8 @@ pub(crate) enum Change {
 }
 
 impl Event {
-    pub(crate) fn of(change: Change, source_ts_us: i64) -> Self {
-        Self { source_ts_us, change, is_update: false, columns: None, uses: Uses::default() }
-    }
-}
-
-/// Counts of findings by level and rule.
-#[derive(Debug)]
-pub(crate) struct Tally([Box<[u64]>; 3]);
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| vec![0; Rule::ALL.len()].into()))
-    }
-}
-
-impl Tally {
-    fn add(&mut self, finding: &Finding) {
-        let level = self.0.get_mut(finding.level as usize);
-        if let Some(count) = level.and_then(|rules| rules.get_mut(finding.rule as usize)) {
-            *count += 1;
-        }
-    }
-
-    /// Level, rule code and count of every rule that was broken.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        self.0.iter().zip(["note", "warning", "error"]).flat_map(|(counts, level)| {
-            let rules = counts.iter().zip(Rule::ALL).filter(|(count, _)| **count > 0);
-            rules.map(move |(count, rule)| (level, rule.code(), *count))
-        })
+    pub(crate) fn of(change: Change, operation: Operation, source_ts_us: i64) -> Self {
+        Self { source_ts_us, change, operation, columns: None, uses: Uses::default() }
     }
 }
 
@@ -117,7 +90,9 @@ pub(crate) struct Runner<'m> {
     findings: Vec<Finding>,
     encoded: Vec<u8>,
     arena: BytesMut,
-    pub(crate) tally: Tally,
+    /// Good records of the event under way.
+    counted: Counted,
+    pub(crate) flows: Flows,
 }
 
 /// Source texts of a field that holds one value for each record of the row.
@@ -135,7 +110,8 @@ impl<'m> Runner<'m> {
             findings: Vec::new(),
             encoded: Vec::with_capacity(1 << 10),
             arena: BytesMut::new(),
-            tally: Tally::default(),
+            counted: Counted::default(),
+            flows: Flows::default(),
         }
     }
 
@@ -164,9 +140,9 @@ impl<'m> Runner<'m> {
         let envelope = bound.plan.envelope(avro)?;
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
-            (Operation::Truncate, _) => return Ok(Event::of(Change::Truncate, source_ts_us)),
+            (Operation::Truncate, _) => return Ok(Event::of(Change::Truncate, Operation::Truncate, source_ts_us)),
             // Of a row that has no image after the change nothing is left.
-            (Operation::Delete, _) | (_, None) => return Ok(Event::of(Change::Delete, source_ts_us)),
+            (Operation::Delete, _) | (_, None) => return Ok(Event::of(Change::Delete, Operation::Delete, source_ts_us)),
             (_, Some(after)) => after,
         };
         let absent = columns_of(&bound.plan, absent);
@@ -176,17 +152,20 @@ impl<'m> Runner<'m> {
         let (joined, uses) = match self.mapping.joins.as_ref().map(|plan| plan.join(&alone, groups)) {
             None => (Vec::new(), Uses::default()),
             Some(Ok(joined)) => joined,
-            Some(Err(_)) => return Ok(Event::of(Change::Unloaded, source_ts_us)),
+            Some(Err(_)) => return Ok(Event::of(Change::Unloaded, envelope.operation, source_ts_us)),
         };
         let row = Row { joined: &joined, ..alone };
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        self.counted = Counted::default();
         let change = match self.row(&row, &clock) {
-            Ok(records) => Change::Good(records),
+            Ok(records) => {
+                self.flows.on(clock.today).counted.add(&self.counted);
+                Change::Good(records)
+            }
             Err(rejections) => Change::Bad { rejections },
         };
-        let is_update = envelope.operation == Operation::Update;
-        Ok(Event { source_ts_us, change, is_update, columns: Some(columns), uses })
+        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses })
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
@@ -196,7 +175,7 @@ impl<'m> Runner<'m> {
             Ok(false) => Ok(Vec::new()),
             Err(refusal) => {
                 let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
-                self.tally.add(&found(Level::Error, usize::MAX, rule));
+                self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
                 let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
                 Err(vec![Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }])
             }
@@ -363,8 +342,9 @@ impl<'m> Runner<'m> {
         mapping.entity.check(&mut values, &context, &mut self.findings);
         mapping.switches.apply(&mapping.entity, &mut self.findings);
         let mut worst = Level::Note;
+        let flow = self.flows.on(clock.today);
         for finding in &self.findings {
-            self.tally.add(finding);
+            flow.tally.add(finding);
             worst = worst.max(finding.level);
         }
         if worst == Level::Error {
@@ -383,6 +363,7 @@ impl<'m> Runner<'m> {
             }]);
         }
         let record = self.cut();
+        self.counted.count(&mapping.entity, &values, clock, mapping.reporting);
         self.encoded.clear();
         for part in mapping.entity.key_values(&values, &mapping.system) {
             write_bytes(part.as_bytes(), &mut self.encoded);
