@@ -122,7 +122,9 @@ fn columns_of(mapping: &FieldMapping, known: &[String]) -> Vec<String> {
     };
     let mut columns = match &mapping.value {
         ValueSource::Column(column) => vec![column.clone()],
-        ValueSource::First(columns) | ValueSource::Joined { columns, .. } => columns.clone(),
+        ValueSource::First(columns) | ValueSource::Joined { columns, .. } | ValueSource::Lookup { from: columns, .. } => {
+            columns.clone()
+        }
         ValueSource::Cel(text) => named(text),
         ValueSource::Cases(cases) => cases
             .iter()

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use guitong_log::registry::Compatibility;
 use guitong_log::{
     Batch, ExchangeLog, LogError, LogReader, OwnedLog, OwnerId, ReadBatch, ReadBudget, Record, Retention, Role, StateChange,
-    TopicPartition,
-    TopicSpec,
+    TopicPartition, TopicSpec,
 };
 use tokio_util::sync::CancellationToken;
 

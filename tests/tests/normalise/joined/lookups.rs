@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guitong_normalise::Phase;
+use guitong_normalise::{Filter, Phase};
 
 use super::super::harness::{ABSENT, uscc};
 use super::world::{LOOKUPS, World, gone, put};
@@ -55,7 +55,7 @@ async fn a_missing_key_is_an_error_or_a_warning_and_mends_itself_when_it_comes()
     let stage = world.start();
     let status = world.settled(&stage).await;
     assert_eq!((status.entities, status.quarantined, status.held_back), (0, 1, 0));
-    let list = stage.handle.list(None, 10).await.unwrap();
+    let list = stage.handle.list(Filter::default(), None, 10).await.unwrap();
     let reasons: Vec<_> = list.items[0].rejections.iter().map(|it| (it.field.as_str(), it.rule.as_str())).collect();
     let wanted = ["reg_authority", "reg_authority_code", "reg_address_division"].map(|field| (field, "lookup.missing"));
     assert_eq!(reasons, wanted);
@@ -65,7 +65,7 @@ async fn a_missing_key_is_an_error_or_a_warning_and_mends_itself_when_it_comes()
     let status = stage.until(|status| status.joined.contains_key("raw.registration.main.bm_zd") && !status.refreshing).await;
     assert_eq!((status.entities, status.quarantined), (0, 1));
     world.settled(&stage).await;
-    let list = stage.handle.list(None, 10).await.unwrap();
+    let list = stage.handle.list(Filter::default(), None, 10).await.unwrap();
     assert_eq!(list.items[0].rejections.len(), 1, "{:?}", list.items[0].rejections);
 
     world.transaction(&[put("qh_zd", 1, &["nn", "450103"])]).await;
