@@ -243,18 +243,20 @@ async fn a_row_that_moved_before_its_table_was_read_is_whole() {
         .execute(
             "CREATE TABLE a (id int PRIMARY KEY, pad text); INSERT INTO a SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n;
              CREATE TABLE t (id int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
-             INSERT INTO t SELECT n, repeat('x', 3000) || n FROM generate_series(1, 2) n; ANALYZE",
+             INSERT INTO t SELECT n, repeat('x', 3000) || n FROM generate_series(1, 2) n; CREATE TABLE b (id int PRIMARY KEY)",
         )
         .await
         .unwrap();
     let mut system = prepared(&server).await;
-    // One goes on with a while the other begins with t.
     (system.snapshot.workers, system.snapshot.chunk) = (2, 8 << 10);
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&system).await.unwrap();
+    // One worker reads a and then t; the other one waits for b.
+    let pool = server.admin().await.unwrap();
+    let mut locked = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await.unwrap();
     let mut changes = session.until(|all| !all.is_empty()).await;
     assert!(lines(&changes)[0].starts_with("r a "), "t waits for a");
-    let pool = server.admin().await.unwrap();
     let mut writer = pool.acquire().await.unwrap();
     let waiting = tokio::spawn(async move {
         sqlx::raw_sql("SET synchronous_commit = on; UPDATE t SET id = 7 WHERE id = 1").execute(&mut *writer).await
@@ -266,6 +268,7 @@ async fn a_row_that_moved_before_its_table_was_read_is_whole() {
     changes.extend(session.until(|all| !of_t(all).is_empty()).await);
     let visible: i64 = sqlx::query_scalar("SELECT count(*) FROM t WHERE id = 7").fetch_one(&pool).await.unwrap();
     assert_eq!(visible, 0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut *locked).await.unwrap();
     server.execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     server.signal(Signal::HUP).unwrap();
     waiting.await.unwrap().unwrap();
