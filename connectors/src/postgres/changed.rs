@@ -22,6 +22,8 @@ pub(crate) struct Change {
     pub(crate) keys: [Option<Vec<u8>>; 2],
     /// An updated row some columns of which were not sent.
     pub(crate) partial: Option<RowImage>,
+    /// Key, as text, of a row that moved there with columns that were not sent.
+    pub(crate) lacking: Option<Vec<String>>,
     /// Every row is gone.
     pub(crate) truncated: bool,
     /// The count of arrivals at which a snapshot saw it first.
@@ -34,12 +36,15 @@ impl Change {
         // Copied: a slice would hold the whole buffer that it was received in.
         let copied = |row: &RowImage| RowImage(Bytes::copy_from_slice(&row.0));
         // A row that moved is a delete and a create; what a create lacks is under its old key and not here.
-        let partial = after.filter(|row| operation == Operation::Update && image::has_absent(row)).map(copied);
+        let absent = after.filter(|row| image::has_absent(row));
+        let partial = absent.filter(|_| operation == Operation::Update).map(copied);
+        let lacking = absent.filter(|_| operation == Operation::Create).and_then(|row| image::key_text(row, &table.key));
         Self {
             xid,
             table: Arc::clone(table),
             keys: [before.row().map(key), after.map(key)],
             partial,
+            lacking,
             truncated: operation == Operation::Truncate,
             seen: None,
         }
@@ -47,7 +52,8 @@ impl Change {
 
     fn size(&self) -> usize {
         let keys: usize = self.keys.iter().flatten().map(Vec::len).sum();
-        size_of::<Self>() + keys + self.partial.as_ref().map_or(0, |row| row.0.len())
+        let lacking: usize = self.lacking.iter().flatten().map(|text| size_of::<String>() + text.len()).sum();
+        size_of::<Self>() + keys + lacking + self.partial.as_ref().map_or(0, |row| row.0.len())
     }
 }
 

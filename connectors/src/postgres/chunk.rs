@@ -24,6 +24,9 @@ pub(crate) struct Chunk {
     pub(crate) rows: Vec<Option<RowImage>>,
     /// Place of each key's row; made when the first change of the table comes.
     pub(crate) by_key: Option<HashMap<Vec<u8>, usize>>,
+    /// Keys, as text, to which rows moved that came with columns missing, and that this chunk's snapshot does not see there: they are to
+    /// be read where they are now.
+    pub(crate) lacking: Vec<Vec<String>>,
     /// Rows read, yielded ones included.
     pub(crate) read: u64,
     pub(crate) bytes: u64,
@@ -59,6 +62,7 @@ impl Chunk {
         if change.truncated {
             return self.clear();
         }
+        self.lacking.extend(change.lacking.clone());
         let mut replaced = None;
         for key in change.keys.iter().flatten() {
             replaced = self.remove(key).or(replaced);

@@ -214,6 +214,9 @@ impl FirstLoad {
         if let Place::Again(keys) = &chunk.range {
             position.was_read_again(&name, keys);
         }
+        for key in std::mem::take(&mut chunk.lacking) {
+            position.read_again(&name, key);
+        }
         chunk.marks = Marks { first: !job.handed, ..Marks::default() };
         chunk.marks.first_of_all = std::mem::replace(&mut self.first_row, false);
         job.hand_out(&chunk);

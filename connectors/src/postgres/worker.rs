@@ -192,6 +192,7 @@ impl Worker {
             id: common.chunks.fetch_add(1, Ordering::Relaxed),
             job: order.job,
             range: place,
+            lacking: Vec::new(),
             relation: Arc::clone(&order.relation),
             snapshot: snapshot.parse().map_err(|error: String| faults.protocol(error))?,
             read: part.rows.len() as u64,

@@ -231,6 +231,52 @@ async fn a_commit_that_is_streamed_before_it_is_visible_is_not_lost() {
     assert_eq!(lines(&changes), ["u t [1,new]", "r t [1,new]", "r t [2,other]"]);
 }
 
+/// A row moves to another key in a commit that is decoded before it is visible, while its table waits for another that is being read: what was
+/// not sent is under the old key in the snapshot that comes next, and is read under the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_moved_before_its_table_was_read_is_whole() {
+    let mut server = Postgres::start().await.unwrap();
+    server.execute("ALTER DATABASE postgres SET synchronous_commit = local").await.unwrap();
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    server.restart(Stop::Fast).await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE a (id int PRIMARY KEY, pad text); INSERT INTO a SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n;
+             CREATE TABLE t (id int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT n, repeat('x', 3000) || n FROM generate_series(1, 2) n; CREATE TABLE b (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let mut system = prepared(&server).await;
+    (system.snapshot.workers, system.snapshot.chunk) = (2, 8 << 10);
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&system).await.unwrap();
+    // One worker reads a and then t; the other one waits for b.
+    let pool = server.admin().await.unwrap();
+    let mut locked = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await.unwrap();
+    let mut changes = session.until(|all| !all.is_empty()).await;
+    assert!(lines(&changes)[0].starts_with("r a "), "t waits for a");
+    let mut writer = pool.acquire().await.unwrap();
+    let waiting = tokio::spawn(async move {
+        sqlx::raw_sql("SET synchronous_commit = on; UPDATE t SET id = 7 WHERE id = 1").execute(&mut *writer).await
+    });
+    let of_t = |all: &[Change]| lines(all).into_iter().filter(|line| line[2..].starts_with("t ")).collect::<Vec<_>>();
+    changes.extend(session.until(|all| of_t(all).len() == 2).await);
+    assert_eq!(of_t(&changes), ["d t <-key [1,~]", "c t [7,?]"], "streamed before t was read");
+    // Its other row is read by a snapshot that does not see the commit.
+    changes.extend(session.until(|all| !of_t(all).is_empty()).await);
+    let visible: i64 = sqlx::query_scalar("SELECT count(*) FROM t WHERE id = 7").fetch_one(&pool).await.unwrap();
+    assert_eq!(visible, 0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut *locked).await.unwrap();
+    server.execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    server.signal(Signal::HUP).unwrap();
+    waiting.await.unwrap().unwrap();
+    changes.extend(session.load().await);
+    let big = "x".repeat(3000);
+    assert_eq!(of_t(&changes)[2..], [format!("r t [2,{big}2]"), format!("r t [7,{big}1]")]);
+}
+
 /// Changes that are streamed while a chunk is being read, under a snapshot that does not see them: the chunk's rows yield when it comes, and
 /// complete what was not sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
