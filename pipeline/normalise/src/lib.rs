@@ -26,4 +26,4 @@ pub use outline::{SourceColumn, source_columns};
 pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
 pub use stage::{NormaliseContext, Normaliser};
 pub use transform::conceal;
-pub use trial::{Outcome, Trial, TrialError};
+pub use trial::{Outcome, Trial, TrialError, verify};

@@ -83,7 +83,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
     let source = Source { system: system.as_ref(), table: table.as_ref(), sharing: sharing.as_ref() };
     let reader = mapping::Reader::new(world);
-    let condition = reader.expression(&root, "where");
+    let condition = reader.condition(&root, "where");
     let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, &source, &reader)));
     refuse_excluded(&root, reader, &source, world);
     let not_provided =

@@ -132,6 +132,12 @@ impl Standard {
         self.entities.values()
     }
 
+    /// For each row of a code table, or of one of its lists (`table:list`), the cell of column `by` and that of column `to`; a value that
+    /// stands for several is left out.
+    pub(crate) fn code_pairs(&self, list: &str, by: &str, to: &str) -> Result<BTreeMap<String, String>, ListError> {
+        codes::pairs(list, by, to, &self.tables)
+    }
+
     /// The codes that `list` names as a schema does: `gbt2261_1_sex`, `regional_lists:penalty_kind`.
     ///
     /// # Errors

@@ -456,6 +456,7 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::CodeUnlisted => (Level::Warning, Rule::CodeUnknown),
         Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
         Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
+        Refusal::ExpressionStopped => (Level::Warning, Rule::ExpressionStopped),
         Refusal::NoMatch => (Level::Warning, Rule::ExtractFailed),
         Refusal::UnitUnknown => (Level::Warning, Rule::AmountUnit),
         // A null in its place would tell the subscribers that the value is gone.

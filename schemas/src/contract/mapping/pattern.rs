@@ -78,7 +78,8 @@ fn is_whole(hir: &Hir) -> bool {
 }
 
 /// The expression with `\d` and `\D` as the ASCII classes that people mean by them.
-fn ascii_digits(source: &str) -> String {
+#[must_use]
+pub fn ascii_digits(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut letters = source.chars();
     while let Some(letter) = letters.next() {
