@@ -1,11 +1,12 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | log | pg-stream | pg-snapshot | connector | latency | memory | start`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | memory | start`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
 //! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod allocations;
+mod checks;
 mod clerks;
 mod codec;
 mod connector;
@@ -51,6 +52,8 @@ enum What {
     Codec,
     /// The transform alone, raw bytes to record bytes: ours, `apache-avro` values
     Normalise,
+    /// Each check of the standard alone, on values as departments write them
+    Checks,
     /// Both logs, writing and reading: ours, plain SQLite and plain librdkafka
     Log,
     /// A backlog of a million rows: `pg_recvlogical` to /dev/null; ours dropped after encoding, into the embedded log, into Kafka.
@@ -81,6 +84,7 @@ fn main() -> Result<ExitCode, Failure> {
     let verdict = match what {
         What::Codec => codec::run(runs),
         What::Normalise => normalise::run(runs),
+        What::Checks => checks::run(runs),
         What::Log => runtime.block_on(log::run(runs, !without_kafka)),
         What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),
         What::PgSnapshot => runtime.block_on(snapshot::run(runs, rows, !without_kafka)),

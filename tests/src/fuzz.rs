@@ -16,7 +16,7 @@ use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuild
 use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
 use guitong_schemas::contract::{Purpose, Resource};
 use guitong_schemas::position::Version;
-use guitong_schemas::standard::{Standard, Zone};
+use guitong_schemas::standard::{Clock, Standard, Verdict, Zone};
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
 /// A decoder, and the folder of its seeds in `tests/fuzz/corpus/`.
@@ -28,13 +28,15 @@ pub struct Target {
     pub inputs: usize,
 }
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "pgoutput", run: pgoutput, inputs: 10_000 },
     Target { name: "shortener", run: shortener, inputs: 10_000 },
     Target { name: "row_image", run: row_image, inputs: 10_000 },
     Target { name: "cell", run: cell, inputs: 10_000 },
     Target { name: "envelope", run: envelope, inputs: 10_000 },
     Target { name: "schema", run: schema, inputs: 10_000 },
+    Target { name: "date", run: date, inputs: 10_000 },
+    Target { name: "check", run: check, inputs: 10_000 },
     Target { name: "mapping", run: mapping, inputs: 500 },
     Target { name: "expression", run: expression, inputs: 500 },
 ];
@@ -137,6 +139,55 @@ pub fn schema(bytes: &[u8]) {
     for record in [&[][..], &[0; 64]] {
         let (_, _) = (plan.record(record), plan.envelope(record));
     }
+}
+
+/// A date or a time, in the reading that the first byte chooses.
+pub fn date(bytes: &[u8]) {
+    const KINDS: [&str; 6] = ["date", "datetime", "partial_date", "date_open_end", "date_excel_serial", "date_epoch_ms"];
+    checked(&KINDS, bytes);
+}
+
+/// A value of any kind of the standard, which the first byte chooses.
+pub fn check(bytes: &[u8]) {
+    const KINDS: [&str; 18] = [
+        "citizen_id",
+        "uscc",
+        "orgcode",
+        "bizreg15",
+        "mobile",
+        "bankcard",
+        "division",
+        "project_code",
+        "text",
+        "name:100",
+        "address:400",
+        "phone:18",
+        "identifier:25",
+        "registration_no:100",
+        "decimal:24,6",
+        "industry",
+        "code:gbt3304_ethnic",
+        "steps",
+    ];
+    checked(&KINDS, bytes);
+}
+
+/// What is read becomes a canonical text, which reads as itself; what is not read has a reason, or says that there is no value.
+fn checked(kinds: &[&str], bytes: &[u8]) {
+    let [choice, value @ ..] = bytes else { return };
+    let Ok(value) = std::str::from_utf8(value) else { return };
+    let kind = kinds[usize::from(*choice) % kinds.len()];
+    let checker = Standard::builtin().checker(kind).expect("a kind of the standard");
+    // 2026-11-23T12:00+08:00
+    let clock = Clock::at(1_795_406_400_000_000, Zone::shanghai());
+    let found = checker.check(value, &clock);
+    assert!(found.verdict() != Verdict::Error || !found.findings.is_empty(), "a value that is refused has its rule");
+    // Serial numbers become dates, and steps a list of names.
+    let Some(canonical) = found.normalised.filter(|_| !matches!(kind, "date_excel_serial" | "date_epoch_ms" | "steps")) else {
+        return;
+    };
+    let again = checker.check(&canonical, &clock);
+    assert_eq!(again.normalised.as_deref(), Some(canonical.as_str()), "{kind} reads its own canonical form otherwise");
 }
 
 /// A resource's file of an exchange directory: it is a resource, whose mapping compiles or says why not, or every mistake has its place.

@@ -77,9 +77,20 @@ fn commands_that_need_a_node_say_how_to_start_one() {
 
 #[test]
 fn help_version_and_completions_are_there() {
-    for command in
-        ["init", "check", "run", "status", "quarantine", "resource", "system", "backup", "restore", "demo", "completions"]
-    {
+    for command in [
+        "init",
+        "check",
+        "run",
+        "status",
+        "quarantine",
+        "resource",
+        "system",
+        "standard",
+        "backup",
+        "restore",
+        "demo",
+        "completions",
+    ] {
         let help = guitong(&[command, "--help"]);
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Usage:"), "{command}");

@@ -1,5 +1,6 @@
 //! From an entity's two files to the entity: every annotation is understood, or reported at its place.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::condition::{Condition, ConditionError};
@@ -19,6 +20,8 @@ use crate::contract::reading::scalar;
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) tables: &'a Tables,
+    /// Tables that were reported.
+    pub(crate) broken_tables: &'a BTreeSet<&'a str>,
     pub(crate) facts: &'a Arc<Facts>,
     pub(crate) report: &'a Report,
 }
@@ -164,6 +167,12 @@ impl Build<'_> {
         }
     }
 
+    /// Whether a kind names a table that has problems of its own.
+    fn asks_a_broken_table(&self, kind: &str) -> bool {
+        let lists = kind.split_once(':').map_or("", |(_, lists)| lists);
+        lists.split('|').filter_map(|list| list.split([':', '#']).next()).any(|table| self.around.broken_tables.contains(table))
+    }
+
     fn field(
         &self,
         file: &FieldFile,
@@ -176,6 +185,7 @@ impl Build<'_> {
         let kind_file = file.kind.as_ref()?;
         let kind = match FieldKind::parse(&kind_file.value, self.around.tables) {
             Ok(kind) => kind,
+            Err(_) if self.asks_a_broken_table(&kind_file.value) => return None,
             Err(error) => {
                 let message = format!("field {}: {}", file.name.value, error.message);
                 self.root.problem(&kind_file.at, error.code, message, error.help);

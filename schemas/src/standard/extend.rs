@@ -1,6 +1,6 @@
 //! The built-in standard with the files of a directory: entities and code tables that they add or replace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::build::{self, Surroundings};
@@ -8,7 +8,7 @@ use super::codes::{CodeList, ListError};
 use super::entity::Entity;
 use super::facts::Facts;
 use super::field::FieldKind;
-use super::table::Tables;
+use super::table::{TITLES_NAME, Table, Tables};
 use super::{Standard, table_file};
 use crate::avro::compat::{self, CompatError, Compatibility};
 use crate::contract::Revision;
@@ -35,8 +35,9 @@ pub(crate) fn extend(files: &[Document], revision: Revision, report: &Report) ->
         return Extended { standard, broken: BTreeSet::new() };
     }
     standard.extension = Some(revision);
-    let mut extension = Extension { standard, files, report, broken: BTreeSet::new() };
+    let mut extension = Extension { standard, files, report, broken: BTreeSet::new(), broken_tables: BTreeSet::new() };
     extension.read_tables();
+    extension.read_titles();
     extension.read_entities();
     Extended { standard: extension.standard, broken: extension.broken }
 }
@@ -108,6 +109,8 @@ struct Extension<'a> {
     files: &'a [Document],
     report: &'a Report,
     broken: BTreeSet<String>,
+    /// Tables whose files have problems: what asks for one of them is not wrong for that.
+    broken_tables: BTreeSet<&'a str>,
 }
 
 impl<'a> Extension<'a> {
@@ -117,7 +120,7 @@ impl<'a> Extension<'a> {
 
     fn read_tables(&mut self) {
         for document in self.files {
-            let Some(name) = file_name(document).strip_suffix(TABLE) else { continue };
+            let Some(name) = file_name(document).strip_suffix(TABLE).filter(|name| *name != TITLES_NAME) else { continue };
             if !is_plain(name) {
                 let help = "lower-case letters, digits and underscores".to_owned();
                 let message = format!("`{}` is no name of a code table", scalar::short(name));
@@ -126,6 +129,12 @@ impl<'a> Extension<'a> {
             }
             table_file::check(name, document, self.report);
             if self.report.names(&document.name) {
+                self.broken_tables.insert(name);
+                continue;
+            }
+            if !self.standard.tables.names().any(|known| known == name) {
+                // Nothing that is built in asks for it.
+                Arc::make_mut(&mut self.standard.tables).insert(name.to_owned(), document.text.clone());
                 continue;
             }
             let mut tables = Tables::clone(&self.standard.tables);
@@ -140,8 +149,19 @@ impl<'a> Extension<'a> {
         }
     }
 
+    /// The titles of tables; after the tables, which they name.
+    fn read_titles(&mut self) {
+        let Some(document) = self.document(&format!("{TITLES_NAME}{TABLE}")) else { return };
+        let known = |name: &str| {
+            self.standard.tables.names().any(|known| known == name) || self.document(&format!("{name}{TABLE}")).is_some()
+        };
+        table_file::check_titles(document, self.report, known);
+        if let (false, Ok(titles)) = (self.report.names(&document.name), Table::parse(&document.text)) {
+            Arc::make_mut(&mut self.standard.tables).add_titles(&titles);
+        }
+    }
+
     fn read_entities(&mut self) {
-        let mut declared: BTreeMap<String, &str> = BTreeMap::new();
         for document in self.files {
             let file = file_name(document);
             if let Some(stem) = file.strip_suffix(KEY) {
@@ -158,12 +178,16 @@ impl<'a> Extension<'a> {
                 self.report.push(document.problem(&At::File, "no-key", format!("the entity {stem} has no key"), help));
                 continue;
             };
-            let around = Surroundings { tables: &self.standard.tables, facts: &self.standard.facts, report: self.report };
+            let around = Surroundings {
+                tables: &self.standard.tables,
+                broken_tables: &self.broken_tables,
+                facts: &self.standard.facts,
+                report: self.report,
+            };
             let Some(entity) = build::entity(document, key, around) else { continue };
             if entity.name != stem {
                 let help = Some(format!("name the file {}{SCHEMA}, or the entity {stem}", scalar::short(&entity.name)));
-                let other =
-                    declared.get(&entity.name).copied().or(self.document(&format!("{}{SCHEMA}", entity.name)).map(file_name));
+                let other = self.document(&format!("{}{SCHEMA}", entity.name)).map(file_name);
                 let (code, message) = match other {
                     Some(other) => ("duplicate-entity", format!("the entity {} is already that of {other}", entity.name)),
                     None => ("bad-name", format!("the file declares the entity {}", scalar::short(&entity.name))),
@@ -172,7 +196,6 @@ impl<'a> Extension<'a> {
                 continue;
             }
             if self.goes_with_built_in(&entity, document, key) {
-                declared.insert(entity.name.clone(), file);
                 self.broken.remove(stem);
                 self.standard.entities.insert(entity.name.clone(), Arc::new(entity));
             }

@@ -7,6 +7,7 @@
 mod amount;
 mod build;
 mod characters;
+mod checks;
 mod clock;
 mod codes;
 mod condition;
@@ -31,9 +32,10 @@ mod text;
 mod value;
 pub mod vectors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
 pub use clock::{Clock, Zone};
 pub use codes::{Code, CodeList, History, ListError};
 pub use condition::Condition;
@@ -45,10 +47,12 @@ pub use finding::{Finding, Level, Rule};
 pub use guard::Guard;
 pub use kind::UnknownKind;
 pub use options::{FieldOptions, OptionError};
+pub use table::{Table, Title};
 pub use value::{Input, OPEN_END, StandardValue, Step};
 
 use crate::contract::Revision;
 use crate::contract::reading::document::{Document, Report};
+pub use crate::contract::reading::scalar::nearest;
 use facts::Facts;
 use table::Tables;
 
@@ -101,7 +105,7 @@ impl Standard {
     fn build_in() -> Result<Self, String> {
         let (report, tables) = (Report::default(), Tables::builtin());
         let facts = Arc::new(Facts::build(&tables).map_err(|error| error.to_string())?);
-        let around = build::Surroundings { tables: &tables, facts: &facts, report: &report };
+        let around = build::Surroundings { tables: &tables, broken_tables: &BTreeSet::new(), facts: &facts, report: &report };
         let built = ENTITIES.iter().filter_map(|(schema, key)| {
             let document = |text: &str| Document::new("built in".to_owned(), text.to_owned());
             build::entity(&document(schema), &document(key), around)
@@ -136,6 +140,36 @@ impl Standard {
     /// stands for several is left out.
     pub(crate) fn code_pairs(&self, list: &str, by: &str, to: &str) -> Result<BTreeMap<String, String>, ListError> {
         codes::pairs(list, by, to, &self.tables)
+    }
+
+    /// Whether an entity is that of the built-in standard.
+    #[must_use]
+    pub fn is_builtin_entity(&self, entity: &Entity) -> bool {
+        Self::builtin().entity(&entity.name).is_some_and(|own| own.schema_json == entity.schema_json)
+    }
+
+    /// Names of all code tables.
+    pub fn tables(&self) -> impl Iterator<Item = &str> + Clone {
+        self.tables.names()
+    }
+
+    #[must_use]
+    pub fn title(&self, table: &str) -> Title {
+        self.tables.title(table)
+    }
+
+    /// Whether a code table is that of the built-in standard.
+    #[must_use]
+    pub fn is_builtin_table(&self, table: &str) -> bool {
+        self.tables.is_builtin(table)
+    }
+
+    /// The rows of a code table.
+    ///
+    /// # Errors
+    /// [`ListError`] with the nearest name where there is no such table.
+    pub fn table(&self, name: &str) -> Result<Table, ListError> {
+        self.tables.get(name)
     }
 
     /// The codes that `list` names as a schema does: `gbt2261_1_sex`, `regional_lists:penalty_kind`.

@@ -3,7 +3,7 @@
 //! The form of a code table: a header; a column `code`; its Chinese name in `name` or `name_zh`, the English one in `name_en`; several lists
 //! in one file where a column `list` (or `scheme`) names each row's; aliases, separated by `;`, in `aliases` or `short_name`. A code's
 //! history: `valid_from` and `valid_to` are its first and last day, `successor` is the code that is written in its place from then on.
-//! Further columns are kept for readers.
+//! Further columns are kept for readers. `tables.csv` gives the tables their titles and editions.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -41,9 +41,15 @@ const BUILTIN: &[(&str, &str)] = builtin![
     "regional_lists",
 ];
 
-/// The rows of one file.
+/// What each table is called, in Chinese and English, and which edition it holds. A directory's file of this name adds to it.
+const TITLES: &str = include_str!("../../codes/tables.csv");
+
+/// The name under which a directory gives its tables their titles.
+pub(crate) const TITLES_NAME: &str = "tables";
+
+/// The rows of one code table.
 #[derive(Debug, Clone)]
-pub(crate) struct Table {
+pub struct Table {
     header: csv::StringRecord,
     rows: Vec<csv::StringRecord>,
 }
@@ -64,17 +70,31 @@ impl Table {
         &self.rows
     }
 
-    pub(crate) fn column(&self, name: &str) -> Option<usize> {
+    /// The columns' names.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.header.iter()
+    }
+
+    /// Each row's cells, in the order of the columns.
+    pub fn records(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.rows.iter().map(|row| row.iter().collect())
+    }
+
+    /// Where a column stands.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<usize> {
         self.header.iter().position(|column| column == name)
     }
 
     /// The column of Chinese names.
-    pub(crate) fn name_column(&self) -> Option<usize> {
+    #[must_use]
+    pub fn name_column(&self) -> Option<usize> {
         self.column("name").or_else(|| self.column("name_zh"))
     }
 
     /// The column that tells the lists of one file apart.
-    pub(crate) fn list_column(&self) -> Option<usize> {
+    #[must_use]
+    pub fn list_column(&self) -> Option<usize> {
         self.column("scheme").or_else(|| self.column("list"))
     }
 
@@ -85,26 +105,58 @@ impl Table {
     }
 }
 
+/// What a table is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Title {
+    pub zh: String,
+    pub en: String,
+    /// The edition, as the standard that it is taken from names it.
+    pub version: String,
+}
+
 /// The texts of a standard's tables. They are parsed when they are asked for: a node needs few of them, and those once.
 #[derive(Debug, Clone)]
-pub(crate) struct Tables(BTreeMap<String, Cow<'static, str>>);
+pub(crate) struct Tables {
+    texts: BTreeMap<String, Cow<'static, str>>,
+    titles: BTreeMap<String, Title>,
+}
 
 impl Tables {
     pub(crate) fn builtin() -> Self {
-        Self(BUILTIN.iter().map(|(name, text)| ((*name).to_owned(), Cow::Borrowed(*text))).collect())
+        let texts = BUILTIN.iter().map(|(name, text)| ((*name).to_owned(), Cow::Borrowed(*text))).collect();
+        let mut tables = Self { texts, titles: BTreeMap::new() };
+        if let Ok(titles) = Table::parse(TITLES) {
+            tables.add_titles(&titles);
+        }
+        tables
     }
 
     /// Adds a table, or replaces the one of that name.
     pub(crate) fn insert(&mut self, name: String, text: String) {
-        self.0.insert(name, Cow::Owned(text));
+        self.texts.insert(name, Cow::Owned(text));
+    }
+
+    pub(crate) fn add_titles(&mut self, titles: &Table) {
+        for [name, zh, en, version] in titles.cells(["table", "title_zh", "title_en", "version"]) {
+            self.titles.insert(name.to_owned(), Title { zh: zh.to_owned(), en: en.to_owned(), version: version.to_owned() });
+        }
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.keys().map(String::as_str)
+        self.texts.keys().map(String::as_str)
+    }
+
+    pub(crate) fn title(&self, name: &str) -> Title {
+        self.titles.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Whether the table is the built-in one.
+    pub(crate) fn is_builtin(&self, name: &str) -> bool {
+        matches!(self.texts.get(name), Some(Cow::Borrowed(_)))
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Table, ListError> {
-        let text = self.0.get(name).ok_or_else(|| ListError {
+        let text = self.texts.get(name).ok_or_else(|| ListError {
             table: name.to_owned(),
             message: format!("there is no code table `{}`", scalar::short(name)),
             help: scalar::suggestion(name, self.names()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::file::plain_date;
-use super::table::Table;
+use super::table::{TITLES_NAME, Table};
 use crate::contract::reading::document::{At, Document, Report};
 use crate::contract::reading::scalar;
 
@@ -21,6 +21,8 @@ const READ: [(&str, &[&str]); 6] = [
 /// Columns of a code's history.
 const HISTORY: [&str; 3] = ["valid_from", "valid_to", "successor"];
 
+const FORM: &str = "a code table has at least the columns `code` and `name`";
+
 /// Longest code, in bytes.
 const MAX_CODE: usize = 64;
 
@@ -32,27 +34,50 @@ struct TableFile<'a> {
     report: &'a Report,
 }
 
+/// Reports what is wrong with a file of titles; `known` tells the tables that there are.
+pub(crate) fn check_titles(document: &Document, report: &Report, known: impl Fn(&str) -> bool) {
+    let Some(table) = parsed(document, report) else { return };
+    let file = TableFile { name: TITLES_NAME, table, document, report };
+    let columns = ["table", "title_zh", "title_en", "version"];
+    for column in columns.iter().filter(|column| file.table.column(column).is_none()) {
+        file.missing(column, column, "the file has the columns `table`, `title_zh`, `title_en` and `version`");
+    }
+    if report.names(&document.name) {
+        return;
+    }
+    let at = file.table.column("table");
+    for row in file.table.rows() {
+        let (name, at) = (cell(row, at), cell_at(&document.text, row, at.unwrap_or_default()));
+        if !known(name) {
+            file.problem(at, "unknown-table", format!("there is no code table `{}`", scalar::short(name)), None);
+        }
+    }
+}
+
 /// Reports what is wrong with a file that adds or replaces the table of this name.
 pub(crate) fn check(name: &str, document: &Document, report: &Report) {
-    let table = match Table::parse(&document.text) {
-        Ok(table) => table,
-        Err(error) => {
-            let line = error.position().map_or(1, csv::Position::line);
-            let at = error.position().and_then(|position| record_at(&document.text, position));
-            let message = match error.kind() {
-                csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                    format!("the row has {len} cells, and the header {expected_len}")
-                }
-                _ => format!("line {line} is no CSV: {error}"),
-            };
-            report.push(document.problem(&at.map_or(At::File, At::Span), "syntax", message, None));
-            return;
-        }
-    };
+    let Some(table) = parsed(document, report) else { return };
     let file = TableFile { name, table, document, report };
     if file.check_header() {
         file.check_rows();
     }
+}
+
+/// The rows of a file, if it is CSV and all of them are as long as its header.
+fn parsed(document: &Document, report: &Report) -> Option<Table> {
+    let error = match Table::parse(&document.text) {
+        Ok(table) => return Some(table),
+        Err(error) => error,
+    };
+    let at = error.position().and_then(|position| record_at(&document.text, position));
+    let message = match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("the row has {len} cells, and the header {expected_len}")
+        }
+        _ => format!("the file is no CSV: {error}"),
+    };
+    report.push(document.problem(&at.map_or(At::File, At::Span), "syntax", message, None));
+    None
 }
 
 impl TableFile<'_> {
@@ -79,20 +104,21 @@ impl TableFile<'_> {
         let mut wanted: Vec<&str> = if read.contains(&"code_1984") { Vec::new() } else { vec!["code"] };
         wanted.extend(read);
         for column in wanted.iter().filter(|column| self.table.column(column).is_none()) {
-            self.missing(column, column);
+            let form = if read.contains(column) { "the checks of this kind of value read it" } else { FORM };
+            self.missing(column, column, form);
         }
         if !read.contains(&"code_1984") && self.table.name_column().is_none() {
-            self.missing("name", "name` or `name_zh");
+            self.missing("name", "name` or `name_zh", FORM);
         }
         before == self.report.names(&self.document.name)
     }
 
-    fn missing(&self, column: &str, shown: &str) {
+    fn missing(&self, column: &str, shown: &str, form: &str) {
         let header = self.table.header();
         let line = cell_at(&self.document.text, header, 0).start
             ..cell_at(&self.document.text, header, header.len().saturating_sub(1)).end;
         let meant = scalar::nearest(column, header).map(|near| format!("did you mean it by `{}`?", scalar::short(near)));
-        let help = meant.unwrap_or_else(|| "a code table has the columns `code` and `name`; see the README".to_owned());
+        let help = meant.unwrap_or_else(|| form.to_owned());
         self.problem(line, "missing-column", format!("the header has no column `{shown}`"), Some(help));
     }
 

@@ -5,12 +5,10 @@
 
 use std::io::Read;
 
+use super::Standard;
+use super::checks::{Checker, Verdict};
 use super::clock::{Clock, Zone};
-use super::date::pattern::Format;
-use super::field::{EntityField, FieldKind, Grade, Obligation};
-use super::finding::{Finding, Level};
-use super::options::FieldOptions;
-use super::{Standard, StandardValue};
+use super::kind::UnknownKind;
 
 /// 2026-11-23T00:00+08:00 in microseconds.
 const NOW: i64 = 1_795_363_200_000_000;
@@ -18,9 +16,17 @@ const NOW: i64 = 1_795_363_200_000_000;
 /// What came of a file.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Rows read.
-    pub rows: usize,
+    /// By kind, in the order in which the file brings them up.
+    pub kinds: Vec<Tally>,
     pub differences: Vec<Difference>,
+}
+
+/// Rows of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    pub kind: String,
+    pub passed: usize,
+    pub failed: usize,
 }
 
 /// A row whose expectation does not hold.
@@ -51,8 +57,10 @@ pub enum VectorError {
     File(#[from] csv::Error),
     #[error("line {line}: column {column} is missing")]
     Column { line: u64, column: &'static str },
-    #[error("line {line}: the kind `{kind}` is not known")]
-    Kind { line: u64, kind: String },
+    #[error("line {line}: {source}{}", .source.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default())]
+    Kind { line: u64, source: UnknownKind },
+    #[error("line {line}: `valid` is true or false, not `{found}`")]
+    Valid { line: u64, found: String },
     #[error("line {line}: not the inside of a JSON string: {source}")]
     Text { line: u64, source: serde_json::Error },
 }
@@ -67,7 +75,9 @@ pub fn run(standard: &Standard, file: impl Read) -> Result<Report, VectorError> 
     let place = |column| header.iter().position(|name| name == column).ok_or(VectorError::Column { line: 1, column });
     let (kind, input, valid) = (place("kind")?, place("input")?, place("valid")?);
     let (normalised, reason) = (place("normalised")?, place("reason")?);
+    let clock = Clock::at(NOW, Zone::shanghai());
     let mut report = Report::default();
+    let mut checkers: Vec<Checker> = Vec::new();
     for row in reader.records() {
         let row = row?;
         let line = row.position().map_or(0, csv::Position::line);
@@ -75,78 +85,41 @@ pub fn run(standard: &Standard, file: impl Read) -> Result<Report, VectorError> 
         let decoded = |at: usize| {
             serde_json::from_str::<String>(&format!("\"{}\"", cell(at))).map_err(|source| VectorError::Text { line, source })
         };
-        let (input, reason) = (decoded(input)?, cell(reason).to_owned());
-        let valid = cell(valid) == "true";
+        let valid = match cell(valid) {
+            "true" => true,
+            "false" => false,
+            found => return Err(VectorError::Valid { line, found: found.to_owned() }),
+        };
+        let (input, reason, kind) = (decoded(input)?, cell(reason).to_owned(), cell(kind));
         let expected = Outcome {
             normalised: if valid { Some(decoded(normalised)?) } else { None },
             warning: valid && reason.contains("warn:"),
             reason,
         };
-        let Some((field, options)) = reader_of(standard, cell(kind)) else {
-            return Err(VectorError::Kind { line, kind: cell(kind).to_owned() });
+        let at = match report.kinds.iter().position(|tally| tally.kind == kind) {
+            Some(at) => at,
+            None => {
+                checkers.push(standard.checker(kind).map_err(|source| VectorError::Kind { line, source })?);
+                report.kinds.push(Tally { kind: kind.to_owned(), passed: 0, failed: 0 });
+                report.kinds.len() - 1
+            }
         };
-        let found = outcome(&field, &options, &input);
-        report.rows += 1;
-        if (&found.normalised, found.warning) != (&expected.normalised, expected.warning) {
-            report.differences.push(Difference { line, kind: cell(kind).to_owned(), input, expected, found });
+        let (Some(checker), Some(tally)) = (checkers.get(at), report.kinds.get_mut(at)) else { continue };
+        let found = outcome(checker, &input, &clock);
+        if (&found.normalised, found.warning) == (&expected.normalised, expected.warning) {
+            tally.passed += 1;
+        } else {
+            tally.failed += 1;
+            report.differences.push(Difference { line, kind: kind.to_owned(), input, expected, found });
         }
     }
     Ok(report)
 }
 
-fn outcome(field: &EntityField, options: &FieldOptions, input: &str) -> Outcome {
-    let mut findings: Vec<Finding> = Vec::new();
-    let value = field.read(input, options, &Clock::at(NOW, Zone::shanghai()), &mut findings);
-    let codes: Vec<_> = findings.iter().map(|finding| finding.rule.code()).collect();
-    Outcome {
-        warning: !value.is_null() && findings.iter().any(|finding| finding.level == Level::Warning),
-        normalised: if value == StandardValue::Null { None } else { Some(value.to_string()) },
-        reason: codes.join(" "),
-    }
-}
-
-/// The field and options that a kind of example stands for.
-fn reader_of(standard: &Standard, kind: &str) -> Option<(EntityField, FieldOptions)> {
-    let formats = |format| FieldOptions { formats: vec![format], ..FieldOptions::default() };
-    let (kind, options) = match kind {
-        "citizen_id" | "citizen_id15" => (FieldKind::CitizenId, FieldOptions::default()),
-        "uscc" => (FieldKind::Uscc, FieldOptions::default()),
-        "orgcode" => (FieldKind::OrgCode, FieldOptions::default()),
-        "bizreg15" => (FieldKind::BusinessRegistration, FieldOptions::default()),
-        "mobile" => (FieldKind::Mobile, FieldOptions::default()),
-        "bankcard" => (FieldKind::BankCard, FieldOptions::default()),
-        "date" => (FieldKind::Date, FieldOptions::default()),
-        "date_excel_serial" => (FieldKind::Date, formats(Format::Excel)),
-        "date_open_end" => (FieldKind::Date, FieldOptions { open_end: true, ..FieldOptions::default() }),
-        "birth_date" => {
-            let person = standard.entity("NaturalPerson")?;
-            return Some((person.field("birth_date")?.clone(), FieldOptions::default()));
-        }
-        "datetime" => (FieldKind::Time, FieldOptions::default()),
-        "date_epoch_ms" => (FieldKind::Date, formats(Format::Epoch { micros: 1000 })),
-        "division" => (FieldKind::Division, FieldOptions::default()),
-        "project_code" => (FieldKind::ProjectCode, FieldOptions::default()),
-        "text" => (FieldKind::Text { max: 256 }, FieldOptions::default()),
-        _ => return None,
-    };
-    let field = EntityField {
-        name: String::new(),
-        title_zh: String::new(),
-        title_en: String::new(),
-        kind,
-        obligation: Obligation::Mandatory,
-        when: None,
-        grade: Grade::G0,
-        grade_person: None,
-        range: (None, None),
-        not_before: None,
-        past_only: false,
-        derived: false,
-        in_key: false,
-        index: 0,
-        facts: standard.facts.clone(),
-    };
-    Some((field, options))
+fn outcome(checker: &Checker, input: &str, clock: &Clock<'_>) -> Outcome {
+    let checked = checker.check(input, clock);
+    let codes: Vec<_> = checked.findings.iter().map(|finding| finding.rule.code()).collect();
+    Outcome { warning: checked.verdict() == Verdict::Warning, normalised: checked.normalised, reason: codes.join(" ") }
 }
 
 #[cfg(test)]
@@ -163,7 +136,8 @@ mod tests {
                     citizen_id,450881 20080704 9975,true,450881200807049975,warn: separators\n\
                     text,a\\u200bb,true,ab,\n";
         let report = run(Standard::builtin(), file.as_bytes()).expect("a file of examples");
-        assert_eq!(report.rows, 6);
+        let tallies: Vec<_> = report.kinds.iter().map(|tally| (tally.kind.as_str(), tally.passed, tally.failed)).collect();
+        assert_eq!(tallies, [("date", 1, 2), ("citizen_id", 1, 1), ("text", 0, 1)]);
         let found: Vec<_> =
             report.differences.iter().map(|difference| (difference.line, difference.found.reason.as_str())).collect();
         assert_eq!(found, [(3, ""), (4, ""), (5, "citizen_id.separator"), (7, "text.invisible")]);

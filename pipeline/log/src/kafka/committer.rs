@@ -560,3 +560,23 @@ async fn gather(first: Applied, applying: &mut mpsc::Receiver<Applied>, ahead: &
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_left_alone_only_while_they_are_slower_than_they_were() {
+        let millis = Duration::from_millis;
+        let mut pace = Pace::default();
+        for took in [9, 5, 4] {
+            assert_eq!(pace.rest(millis(took)), Duration::ZERO, "never faster than {took} ms");
+        }
+        assert_eq!(pace.rest(millis(10)), millis(3));
+        assert_eq!(pace.rest(millis(500)), REST);
+        // Brokers that have become slower for good are not waited for in vain.
+        let mut rests: Vec<_> = (0..2_000).map(|_| pace.rest(millis(10))).collect();
+        assert!(rests.is_sorted_by(|one, next| one >= next));
+        assert!(rests.pop() < Some(Duration::from_micros(10)), "{rests:?}");
+    }
+}

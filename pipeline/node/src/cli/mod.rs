@@ -8,6 +8,7 @@ mod quarantine;
 mod resource;
 mod run;
 mod slots;
+mod standard;
 mod status;
 mod system;
 
@@ -78,6 +79,9 @@ enum Command {
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Look at the regional standard: entities, code tables, checks, rules; check values with it
+    #[command(subcommand)]
+    Standard(standard::StandardCommand),
     /// Copy the embedded log, also while the exchange runs
     Backup(backup::Backup),
     /// Put a copy of the embedded log in place; it becomes a new log
@@ -101,6 +105,7 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Quarantine(command) => command.execute().await,
         Command::Resource(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
+        Command::Standard(command) => command.execute(color),
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,
         Command::Demo(command) => command.execute().await,

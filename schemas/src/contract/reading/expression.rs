@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use cel::parser::Parser;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::parser::Parser;
 
 use super::kinds::{self, Kind};
 use super::scalar::{nearest, short};

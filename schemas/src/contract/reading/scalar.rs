@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::table::TableName;
 
 /// The known name that a wrong one was probably meant to be: the most similar, else the only one that begins as it does.
-pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity a suggestion misleads more than it helps.
     const ALIKE: f64 = 0.75;
     let head = wrong.split(['_', '-', '.']).next().filter(|head| head.len() >= 3);
