@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use guitong_schemas::standard::Standard;
 use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -28,6 +29,9 @@ pub struct Layouts {
 pub struct Layout {
     pub resource: String,
     pub system: String,
+    pub entity: String,
+    /// Of the catalogue.
+    pub code: String,
     /// Without schema.
     pub table: String,
     /// Example rows, column to value.
@@ -35,11 +39,11 @@ pub struct Layout {
 }
 
 impl Layouts {
-    /// Copies the directory and builds every system's database.
+    /// Copies the directory and builds every system's database, with these rows.
     ///
     /// # Errors
     /// When a file or a statement is not as it should be.
-    pub async fn build() -> Result<Self, ServerError> {
+    pub async fn build(all: &[Layout]) -> Result<Self, ServerError> {
         let root = tempfile::tempdir().map_err(failed)?;
         copy(&source(), root.path())?;
         let layouts = Self { root };
@@ -49,10 +53,45 @@ impl Layouts {
                 SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.map_err(failed)?;
             sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut database).await.map_err(failed)?;
             // SQLite has no comments on tables and columns.
-            let script = statements(&system)?.lines().filter(|line| !line.starts_with("COMMENT ON")).fold(String::new(), append);
+            let script =
+                statements(&system, all)?.lines().filter(|line| !line.starts_with("COMMENT ON")).fold(String::new(), append);
             sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut database).await.map_err(failed)?;
         }
         Ok(layouts)
+    }
+
+    /// Declares one more department, which is granted every field of every resource without a mask, each in a SQLite table `records`
+    /// of its own ([`Layouts::sink`]).
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn share(&self) -> Result<(), ServerError> {
+        let write = |file: String, text: String| {
+            let path = self.path().join(file);
+            fs::create_dir_all(path.parent().unwrap_or(self.path())).and_then(|()| fs::write(&path, text)).map_err(failed)
+        };
+        fs::create_dir_all(self.path().join("sinks")).map_err(failed)?;
+        write("departments/reader.toml".to_owned(), "title = \"订阅方\"\ncode = \"11450000PDY00001X0\"\n".to_owned())?;
+        for layout in all()? {
+            let name = &layout.resource;
+            let entity = Standard::builtin().entity(&layout.entity).ok_or_else(|| failed(format!("no {}", layout.entity)))?;
+            let fields: Vec<String> = entity.fields.iter().map(|field| format!("\"{}\"", field.name)).collect();
+            let masks: Vec<String> = entity.fields.iter().map(|field| format!("{} = \"none\"", field.name)).collect();
+            let text = format!(
+                "subscriber = \"reader\"\nresource = \"{}\"\npurpose = \"测试\"\napproval = {{ number = \"测试〔2026〕1号\", until = 2099-12-31 }}\nfields = [{}]\nmasks = {{ {} }}\n\n[sink]\nkind = \"sqlite\"\npath = \"sinks/{name}.db\"\ntable = \"records\"\n",
+                layout.code,
+                fields.join(", "),
+                masks.join(", ")
+            );
+            write(format!("subscriptions/{name}.toml"), text)?;
+        }
+        Ok(())
+    }
+
+    /// The database that a resource is delivered to.
+    #[must_use]
+    pub fn sink(&self, resource: &str) -> PathBuf {
+        self.path().join(format!("sinks/{resource}.db"))
     }
 
     #[must_use]
@@ -81,10 +120,17 @@ pub fn all() -> Result<Vec<Layout>, ServerError> {
 ///
 /// # Errors
 /// When a file is not as it should be.
-pub fn statements(system: &str) -> Result<String, ServerError> {
+pub fn statements(system: &str, all: &[Layout]) -> Result<String, ServerError> {
     let mut script = fs::read_to_string(source().join(format!("databases/{system}.sql"))).map_err(failed)?;
-    for layout in all()?.iter().filter(|layout| layout.system == system) {
+    // Two resources may read one table, and have its rows both.
+    let mut inserted: Vec<(String, Map<String, Value>)> = Vec::new();
+    for layout in all.iter().filter(|layout| layout.system == system) {
         for row in &layout.rows {
+            let place = (layout.table.clone(), row.clone());
+            if inserted.contains(&place) {
+                continue;
+            }
+            inserted.push(place);
             let columns: Vec<String> = row.keys().map(|column| quoted(column, '"')).collect();
             let values: Vec<String> = row.values().map(literal).collect();
             let _ = writeln!(
@@ -114,6 +160,8 @@ fn layout(resource: String) -> Result<Layout, ServerError> {
     };
     Ok(Layout {
         system: word("system")?,
+        entity: word("entity")?,
+        code: word("code")?,
         table: word("table")?,
         rows: examples.lines().map(row).collect::<Result<_, _>>()?,
         resource,

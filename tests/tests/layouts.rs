@@ -1,15 +1,217 @@
-//! The twelve layouts of departments' tables, and their mappings to the standard.
+//! The twelve layouts of departments' tables: what their mappings make of the example rows is what is expected, whether the examples are
+//! checked, tried, or come from a department's database through a whole exchange to a subscriber's.
 
-use std::process::Command;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use guitong_schemas::standard::Standard;
 use guitong_tests::exchange::binary;
-use guitong_tests::layouts::{self, Layouts};
+use guitong_tests::layouts::{self, Layout, Layouts};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Map, Value};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{ConnectOptions, Row, ValueRef};
 
-#[tokio::test]
-async fn the_directory_is_well_and_its_databases_hold_the_example_rows() {
-    let layouts = Layouts::build().await.unwrap();
-    let checked = Command::new(binary().unwrap()).arg("check").arg(layouts.path()).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What stands of a resource: records by the entity's key, and the rules that rejected rows broke.
+#[derive(Debug, Default, PartialEq)]
+struct Standing {
+    records: BTreeMap<Vec<String>, BTreeMap<String, String>>,
+    rejections: Vec<BTreeSet<String>>,
+}
+
+fn guitong(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary().unwrap()).args(arguments).env("GUITONG_DIR", dir).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_come_out_the_same_checked_tried_and_through_an_exchange() {
     let all = layouts::all().unwrap();
-    assert!(all.len() >= 14 && all.iter().all(|layout| layout.rows.len() >= 3), "{all:?}");
+    let layouts = Layouts::build(&all).await.unwrap();
+    let checked = guitong(layouts.path(), &["check"]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let examples = |layout: &Layout| layouts.path().join(format!("resources/{}.examples.jsonl", layout.resource));
+    exchange(&layouts, &all, examples).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_rows_come_out_the_same_tried_and_through_an_exchange() {
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let mut all = layouts::all().unwrap();
+    let mut tables: BTreeMap<(String, String), Vec<Map<String, Value>>> = BTreeMap::new();
+    for layout in &mut all {
+        // Resources of one table have its rows both.
+        let table = tables.entry((layout.system.clone(), layout.table.clone()));
+        layout.rows = table.or_insert_with(|| shuffled(&layout.rows, &mut random)).clone();
+    }
+    let layouts = Layouts::build(&all).await.unwrap();
+    let file = |layout: &Layout| {
+        let path = layouts.path().join(format!("{}.jsonl", layout.resource));
+        let lines: Vec<String> = layout.rows.iter().map(|row| Value::Object(row.clone()).to_string()).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        path
+    };
+    exchange(&layouts, &all, file).await;
+}
+
+/// Lets departments' tables flow to a subscriber, and compares what arrives with what is made of the same rows in files.
+async fn exchange(layouts: &Layouts, all: &[Layout], file: impl Fn(&Layout) -> PathBuf) {
+    layouts.share().unwrap();
+    let dir = layouts.path();
+    for system in layouts::systems().unwrap() {
+        let prepared = guitong(dir, &["system", "prepare", &system, "--apply"]);
+        assert!(prepared.status.success(), "{system}: {}", text(&prepared.stderr));
+    }
+    let _node = Node::start(dir);
+    for layout in all {
+        let tried = tried(dir, layout, &file(layout));
+        settles(layouts, layout, &tried).await;
+    }
+}
+
+/// The rows with their keys, in the order of these, and in the other columns values of other rows, none, or ones that mean trouble.
+fn shuffled(rows: &[Map<String, Value>], random: &mut StdRng) -> Vec<Map<String, Value>> {
+    const KEYS: [&str; 2] = ["DATAVERSION", "环节"];
+    const TROUBLE: [&str; 12] = [
+        "",
+        "无",
+        "0",
+        "NULL",
+        "２０１７年９月２２日",
+        "17-9-22",
+        "1/2",
+        " 测试 甲 ",
+        "测\u{200B}试",
+        "a;b",
+        "450102199001019997",
+        "面议",
+    ];
+    let mut out: Vec<Map<String, Value>> = rows.to_vec();
+    for row in &mut out {
+        for (at, (column, value)) in row.iter_mut().enumerate() {
+            if at == 0 || KEYS.contains(&column.as_str()) {
+                continue;
+            }
+            let other = &rows[random.random_range(0..rows.len())][column];
+            *value = match random.random_range(0..20) {
+                0 => Value::Null,
+                // A column of numbers holds numbers.
+                1 | 2 if rows.iter().all(|row| !row[column].is_number()) => TROUBLE[random.random_range(0..TROUBLE.len())].into(),
+                3..8 => other.clone(),
+                _ => continue,
+            };
+        }
+    }
+    // As a first load reads them; a key that two rows share is that of the later one.
+    out.sort_by_key(|row| row.values().next().map(|key| (key.as_i64(), key.to_string())));
+    out
+}
+
+/// A node that runs on a directory; killed when its handle goes.
+struct Node(Child);
+
+impl Node {
+    fn start(dir: &Path) -> Self {
+        let log = File::create(dir.join("node.log")).unwrap();
+        let mut command = Command::new(binary().unwrap());
+        Self(command.arg("run").arg(dir).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+/// What `guitong resource try` makes of the rows of a file.
+fn tried(dir: &Path, layout: &Layout, file: &Path) -> Standing {
+    let tried = guitong(dir, &["resource", "try", &layout.resource, "--input", file.to_str().unwrap(), "--json"]);
+    assert!(matches!(tried.status.code(), Some(0 | 1)), "{}: {}", layout.resource, text(&tried.stderr));
+    let mut standing = Standing::default();
+    for line in text(&tried.stdout).lines() {
+        let outcome: Value = serde_json::from_str(line).unwrap();
+        if outcome["verdict"] == "rejected" {
+            standing.rejections.push(rules(&outcome["reasons"]));
+        }
+        let records = outcome["records"].as_array().cloned().unwrap_or_else(|| vec![outcome["record"].clone()]);
+        for record in records.iter().filter_map(Value::as_object) {
+            let fields: BTreeMap<String, String> =
+                record.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), flat(value))).collect();
+            standing.records.insert(key(layout, &fields), fields);
+        }
+    }
+    standing.rejections.sort();
+    standing
+}
+
+/// The parts of the entity's key that are fields of the record.
+fn key(layout: &Layout, fields: &BTreeMap<String, String>) -> Vec<String> {
+    let entity = Standard::builtin().entity(&layout.entity).unwrap();
+    let is_key = |name: &str| entity.field(name).is_some_and(|field| field.in_key);
+    fields.iter().filter(|(name, _)| is_key(name)).map(|(_, value)| value.clone()).collect()
+}
+
+fn rules(reasons: &Value) -> BTreeSet<String> {
+    let rule = |reason: &Value| format!("{}:{}", reason["field"].as_str().unwrap(), reason["rule"].as_str().unwrap());
+    reasons.as_array().unwrap().iter().map(rule).collect()
+}
+
+fn flat(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Waits until the subscriber's table and the quarantine are as `expected`.
+async fn settles(layouts: &Layouts, layout: &Layout, expected: &Standing) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = delivered(layouts, layout).await;
+        if found == *expected {
+            return;
+        }
+        let log = std::fs::read_to_string(layouts.path().join("node.log")).unwrap_or_default();
+        assert!(Instant::now() < deadline, "{}\nexpected {expected:#?}\nfound {found:#?}\n{log}", layout.resource);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn delivered(layouts: &Layouts, layout: &Layout) -> Standing {
+    let mut standing = Standing::default();
+    let sink = SqliteConnectOptions::new().filename(layouts.sink(&layout.resource)).read_only(true);
+    if let Ok(mut sink) = sink.connect().await
+        && let Ok(rows) = sqlx::query("SELECT * FROM records").fetch_all(&mut sink).await
+    {
+        for row in rows {
+            let fields = fields(layout, &row);
+            standing.records.insert(key(layout, &fields), fields);
+        }
+    }
+    let listed = guitong(layouts.path(), &["quarantine", "list", &layout.resource, "--json"]);
+    let entries: Vec<Map<String, Value>> = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+    standing.rejections = entries.iter().map(|entry| rules(&entry["reasons"])).collect();
+    standing.rejections.sort();
+    standing
+}
+
+/// The row's columns that are fields of the entity; what is empty is left out.
+fn fields(layout: &Layout, row: &SqliteRow) -> BTreeMap<String, String> {
+    let entity = Standard::builtin().entity(&layout.entity).unwrap();
+    let names = entity.fields.iter().map(|field| field.name.clone());
+    let value = |name: &str| {
+        let raw = row.try_get_raw(name).ok()?;
+        if raw.is_null() {
+            return None;
+        }
+        row.try_get::<String, _>(name).ok().or_else(|| Some(row.try_get::<i64, _>(name).ok()?.to_string()))
+    };
+    names.filter_map(|name| Some((name.clone(), value(&name)?))).collect()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, binary, credit_code};
+use guitong_tests::servers::postgres::Postgres;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -138,6 +139,37 @@ async fn rows_of_the_departments_table_are_read_and_nothing_is_written_there() {
     let keys: Vec<Value> = tried.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone()).collect();
     assert_eq!(keys, ["bh=1", "bh=2"]);
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn rows_of_a_postgres_table_need_no_slot_and_no_more_than_the_right_to_read() {
+    let postgres = Postgres::start().await.unwrap();
+    postgres.create_role("reader", "").await.unwrap();
+    let rows: Vec<String> =
+        (1..=3).map(|n| format!("INSERT INTO qy VALUES ({n}, '{}', '公司{n}', '韦小明');", credit_code(n))).collect();
+    postgres.execute(&format!("{COMPANIES};{}", rows.join(""))).await.unwrap();
+    let exchange = Exchange::write(&Layout {
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", postgres.url("reader")),
+        schema: "public",
+        log: String::new(),
+        sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
+    })
+    .unwrap();
+    let command = ["resource", "try", "enterprise", "--limit", "2", "--json"];
+    let refused = exchange.command(&command).unwrap();
+    assert_eq!(refused.code, Some(2), "{}", refused.out);
+    assert!(refused.err.contains("may not read public.qy") && refused.err.contains("GRANT SELECT"), "{}", refused.err);
+
+    postgres.execute("GRANT USAGE ON SCHEMA public TO reader; GRANT SELECT ON qy TO reader").await.unwrap();
+    let tried = exchange.command(&command).unwrap();
+    assert_eq!(tried.code, Some(0), "{}", tried.err);
+    let names: Vec<(Value, Value)> = tried
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|outcome| (outcome["key"].clone(), outcome["record"]["name"].clone()))
+        .collect();
+    assert_eq!(names, [(json!("bh=1"), json!("公司1")), (json!("bh=2"), json!("公司2"))]);
 }
 
 async fn fill(path: &Path) {

@@ -29,6 +29,9 @@ pub(super) struct Try {
     /// One JSON object for each row: key, verdict, reasons, record. The records are whole, whatever their grades
     #[arg(long)]
     json: bool,
+    /// Write the rows with what came of them to resources/NAME.examples.jsonl, which `guitong check` runs from then on
+    #[arg(long, requires = "input")]
+    save: bool,
     /// Show values of the grades G2 and G3 as they are
     #[arg(long)]
     values: bool,
@@ -53,7 +56,14 @@ impl Try {
         };
         let trial = Trial::new(&directory, &self.name)?;
         let outcomes = match &self.input {
-            Some(path) => trial.lines(&crate::trial::lines(&read(path)?)).await?,
+            Some(path) => {
+                let lines = crate::trial::lines(&read(path)?);
+                let outcomes = trial.lines(&lines).await?;
+                if self.save {
+                    eprintln!("{} was written.", crate::trial::save(&trial, &lines, &outcomes)?);
+                }
+                outcomes
+            }
             None => trial.table(self.limit as usize).await?,
         };
         let view =

@@ -17,12 +17,13 @@ use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::{Directory, Problem};
 use jiff::Timestamp;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
 use super::rows::{self, Line, WrittenRow};
 use super::{MAX_INPUT, Outcome, Trial};
+use crate::exit::Failure;
 
 /// Characters of a line that a problem shows.
 const SHOWN: usize = 100;
@@ -92,11 +93,47 @@ impl<'de> Deserialize<'de> for Example {
     }
 }
 
+/// Where a resource's examples stand, below the directory's root.
+fn file_of(resource: &str) -> String {
+    format!("resources/{resource}.examples.jsonl")
+}
+
+/// Writes rows with what came of them as the resource's examples, in the place of those that were there; gives the file's name.
+///
+/// # Errors
+/// When the file cannot be written, or a line was no row.
+pub(crate) fn save(trial: &Trial<'_>, lines: &[Line<Example>], outcomes: &[Outcome]) -> Result<String, Failure> {
+    let mut text = String::new();
+    for (line, outcome) in lines.iter().zip(outcomes) {
+        let Ok(example) = &line.content else {
+            return Err(Failure::usage(format!("line {} is no row, so nothing is saved", line.number)));
+        };
+        let at = example.at.map(|at| at.to_zoned(trial.directory.exchange.time_zone.clone()));
+        let at = at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string());
+        let saved = Saved { row: &example.row, at, expect: outcome.expected() };
+        text += &serde_json::to_string(&saved).map_err(|error| Failure::usage(format!("line {}: {error}", line.number)))?;
+        text.push('\n');
+    }
+    let file = file_of(trial.resource.name.as_str());
+    let path = trial.directory.root.join(&file);
+    std::fs::write(&path, text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    Ok(file)
+}
+
+/// A line as [`Example`] reads it.
+#[derive(Serialize)]
+struct Saved<'s> {
+    row: &'s WrittenRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
+    expect: Json,
+}
+
 /// Runs the examples of every resource of a directory; every difference is a problem with its file, line and field.
 pub(crate) async fn check(directory: &Directory) -> Vec<Problem> {
     let mut problems = Vec::new();
     for name in directory.resources.keys() {
-        let file = format!("resources/{name}.examples.jsonl");
+        let file = file_of(name.as_str());
         let path = directory.root.join(&file);
         match read(&path) {
             Ok(None) => {}

@@ -22,7 +22,7 @@ use guitong_schemas::standard::{Entity, Zone};
 use crate::exit::Failure;
 use crate::prepare;
 
-pub(crate) use example::{Example, check};
+pub(crate) use example::{Example, check, save};
 pub(crate) use outcome::Outcome;
 pub(crate) use rows::MAX_INPUT;
 pub(crate) use rows::lines;

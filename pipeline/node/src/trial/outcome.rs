@@ -136,6 +136,24 @@ impl Outcome {
         self.key.iter().map(|(column, value)| format!("{column}={value}")).collect::<Vec<_>>().join(", ")
     }
 
+    /// As an example expects it: the rules, and the fields that are not null.
+    pub(crate) fn expected(&self) -> Json {
+        let reason = |reason: &Reason| serde_json::json!({ "field": reason.field, "rule": reason.rule });
+        let reasons: Vec<Json> = self.reasons.iter().map(reason).collect();
+        let set = |record: &Map<String, Json>| -> Json {
+            record.iter().filter(|(_, value)| !value.is_null()).map(|(field, value)| (field.clone(), value.clone())).collect()
+        };
+        let mut expected = serde_json::json!({ "verdict": self.verdict(), "reasons": reasons });
+        if let Some(object) = expected.as_object_mut() {
+            match self.records.as_slice() {
+                [] => object.insert("record".to_owned(), Json::Null),
+                [record] => object.insert("record".to_owned(), set(record)),
+                records => object.insert("records".to_owned(), records.iter().map(set).collect()),
+            };
+        }
+        expected
+    }
+
     pub(crate) fn to_json(&self) -> Json {
         let mut json = serde_json::json!({
             "key": self.key_text(),

@@ -11,8 +11,8 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark, ValueTooLong};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Bytes of a file that is tried. It is held in memory, and nobody looks at more rows than that.
@@ -104,12 +104,15 @@ impl<'de> Visitor<'de> for RowVisitor {
         let mut row = WrittenRow::default();
         while let Some((column, value)) = map.next_entry::<String, Box<RawValue>>()? {
             if row.get(&column).is_some() {
-                return Err(A::Error::custom("a column stands twice"));
+                return Err(serde::de::Error::custom("a column stands twice"));
             }
             if row.0.len() == MAX_COLUMNS {
-                return Err(A::Error::custom("more columns than a table has"));
+                return Err(serde::de::Error::custom("more columns than a table has"));
             }
-            row.0.push((column, written(value.get()).ok_or_else(|| A::Error::custom("no column holds a list or an object"))?));
+            row.0.push((
+                column,
+                written(value.get()).ok_or_else(|| serde::de::Error::custom("no column holds a list or an object"))?,
+            ));
         }
         Ok(row)
     }
@@ -131,6 +134,26 @@ fn written(json: &str) -> Option<Written> {
 impl WrittenRow {
     pub(crate) fn get(&self, column: &str) -> Option<&Written> {
         self.0.iter().find(|(name, _)| name == column).map(|(_, value)| value)
+    }
+}
+
+impl Serialize for WrittenRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(column, value)| (column, value)))
+    }
+}
+
+impl Serialize for Written {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Boolean(truth) => serializer.serialize_bool(*truth),
+            // With all its digits.
+            Self::Integer(number) | Self::Decimal(number) | Self::Float(number) => {
+                RawValue::from_string(number.clone()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+            }
+        }
     }
 }
 
@@ -274,6 +297,8 @@ mod tests {
         ] {
             assert_eq!(row.get(column), Some(&value), "{column}");
         }
+        let written = r#"{"列":"桂","n":7,"d":12345678901234567.10,"f":1e3,"b":true,"z":null}"#;
+        assert_eq!(serde_json::to_string(&row).unwrap(), written);
     }
 
     #[test]

@@ -52,6 +52,9 @@ impl View<'_> {
             }
             self.side_by_side(outcome, record, &mut out);
         }
+        if outcome.records.is_empty() && verdict != Verdict::Rejected {
+            out.push_str("  no record: the resource's `where` leaves the row out, or the row changes nothing\n");
+        }
         for reason in &outcome.reasons {
             let mark = if reason.level == Level::Error { "✗" } else { "!" };
             let value = reason.value.as_ref().map(|value| format!("  [{value}]")).unwrap_or_default();
@@ -76,7 +79,8 @@ impl View<'_> {
             let target = match value {
                 Some(value) => self.masked(&flat(value), field.highest_grade()),
                 None if !outcome.records.is_empty() => "∅".to_owned(),
-                None => (if reported { "✗" } else { "" }).to_owned(),
+                None if reported => "✗".to_owned(),
+                None => String::new(),
             };
             let mut target = Side { name: field.name.clone(), value: target };
             if sources.is_empty() {
