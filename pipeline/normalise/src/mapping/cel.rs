@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use cel::{Context, Env, IdedExpr, Value};
-use guitong_schemas::contract::mapping::{MAX_BRACKETS, MAX_EXPRESSION};
+use guitong_schemas::contract::mapping::{MAX_BRACKETS, MAX_EXPRESSION, is_too_deep};
 use guitong_schemas::standard::Input;
 
 /// Longest text of one column that an expression reads, in bytes.
@@ -66,6 +66,9 @@ impl Expression {
     pub(crate) fn compile(source: &str) -> Result<Self, String> {
         if source.len() > MAX_EXPRESSION {
             return Err(format!("the expression has {} bytes, at most {MAX_EXPRESSION} are taken", source.len()));
+        }
+        if is_too_deep(source) {
+            return Err(format!("more than {MAX_BRACKETS} parts lie in each other"));
         }
         let parser = environment().parser().max_recursion_depth(MAX_BRACKETS);
         let expression = parser.parse(source).map_err(|errors| errors.to_string())?;
@@ -225,8 +228,9 @@ mod tests {
             ("row.a.matches(row.b)", "literal"),
             ("{'a': [row.a]}.a", "literals alone"),
             (format!("1{}", "+1".repeat(100)).as_str(), "in each other"),
-            ("(".repeat(2_000).as_str(), "recursion"),
-            ("!".repeat(2_000).as_str(), ""),
+            ("(".repeat(2_000).as_str(), "in each other"),
+            ("!".repeat(2_000).as_str(), "in each other"),
+            ("1?1:".repeat(500).as_str(), "in each other"),
             (" ".repeat(MAX_EXPRESSION + 1).as_str(), "at most"),
         ] {
             let error = Expression::compile(source).expect_err(source);
@@ -242,7 +246,7 @@ mod tests {
         let doubling = |step: &str| format!("size([row.a]{})", step.repeat(60));
         for source in [
             "row.a.split('').map(x, row.a.split('').map(y, x + y)).size()",
-            "row.a.split('').exists(x, row.a.split('').all(y, x + y != 'a'))",
+            "row.a.split('').exists(x, row.a.split('').exists(y, x + y == 'a'))",
             "row.a.split('').all(x, row.a.matches('^([长,]{1,60}){1,60}$'))",
             "row.a.replace('', row.a).replace('', row.a)",
             "[row.a].map(x, x.replace('', x)).map(x, x.replace('', x)).size()",

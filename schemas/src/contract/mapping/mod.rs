@@ -27,6 +27,8 @@ pub(super) use read::Reader;
 
 use super::resource::Place;
 
+pub use super::reading::expression::is_too_deep;
+
 /// Longest CEL expression, in bytes.
 pub const MAX_EXPRESSION: usize = super::reading::expression::MAX_SOURCE;
 /// How deep its brackets may lie in each other: parsing goes down as deep.

@@ -59,6 +59,23 @@ const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "nul
 /// Functions that read the clock in CEL's dialects, or make a time to compare with it.
 const CLOCK: [&str; 8] = ["now", "today", "timestamp", "date", "time", "current_date", "current_timestamp", "duration"];
 
+/// Whether its parts may lie too deep in each other: said of its text, before a parser goes down as deep.
+#[must_use]
+pub fn is_too_deep(source: &str) -> bool {
+    let most = usize::from(MAX_BRACKETS);
+    let (mut open, mut prefixes, mut operators) = (0_usize, 0_usize, 0_usize);
+    source.chars().filter(|letter| !letter.is_whitespace()).any(|letter| {
+        prefixes = if matches!(letter, '!' | '-') { prefixes + 1 } else { 0 };
+        match letter {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            '+' | '*' | '/' | '%' | '?' | '&' | '|' => operators += 1,
+            _ => {}
+        }
+        open > most || prefixes > most || operators > 4 * most
+    })
+}
+
 /// What is wrong with an expression, and where in it, in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::contract) struct Fault {
@@ -90,6 +107,10 @@ pub(in crate::contract) struct Uses {
 pub(in crate::contract) fn check(source: &str, variables: &[(&str, &str)], more: &[&str]) -> Result<Uses, Vec<Fault>> {
     if source.len() > MAX_SOURCE {
         let message = format!("the expression has {} bytes, at most {MAX_SOURCE} are taken", source.len());
+        return Err(vec![Fault { code: "expression", message, help: None, range: 0..source.len() }]);
+    }
+    if is_too_deep(source) {
+        let message = format!("more than {MAX_BRACKETS} parts of the expression lie in each other");
         return Err(vec![Fault { code: "expression", message, help: None, range: 0..source.len() }]);
     }
     let parser = Parser::new().max_recursion_depth(MAX_BRACKETS);
