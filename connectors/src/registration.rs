@@ -8,8 +8,10 @@ use futures::FutureExt;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Exchange, Secret, SourceConfig, System};
+use guitong_schemas::profile::TableSample;
 use guitong_schemas::table::TableName;
 
+use crate::inspect::Selection;
 use crate::metrics::Metrics;
 use crate::postgres::PostgresSource;
 use crate::publish::PublishSettings;
@@ -58,6 +60,21 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         form: system.form.clone(),
     };
     (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)
+}
+
+/// Looks at tables of the system's database, one after the other, without writing anything; what it could not look at is in the answer.
+///
+/// # Errors
+/// When the database cannot be looked at, or its role may not read a table; with the exact grants then.
+pub async fn inspect(
+    system: &System,
+    selection: &Selection,
+    each: &mut (dyn FnMut(TableSample) + Send),
+) -> Result<Vec<String>, SourceError> {
+    match &system.source {
+        SourceConfig::Postgres(_) => postgres::inspect_tables(system, selection, each).await,
+        SourceConfig::Sqlite(config) => changelog::inspect_tables(system, config, selection, each).await.map(|()| Vec::new()),
+    }
 }
 
 /// What an administrator has to run before the system can be tailed.

@@ -5,5 +5,6 @@ pub mod avro;
 pub mod change;
 pub mod contract;
 pub mod position;
+pub mod profile;
 pub mod standard;
 pub mod table;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A table at one moment: a change of its columns makes a new `Table` and a new writer's schema.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Table {
@@ -43,7 +45,8 @@ pub struct Column {
 
 /// What a column holds. Every variant is written in the tuple in PostgreSQL's text form (see [`crate::change::RowImage`])
 /// and becomes the Avro type and semantic name that Debezium gives it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ColumnType {
     Bool,

@@ -87,7 +87,7 @@ pub(super) async fn tables(system: &System, conn: &mut SqliteConnection) -> Resu
     Ok(captured)
 }
 
-async fn describe(system: &System, name: TableName, conn: &mut SqliteConnection) -> Result<Captured, SourceError> {
+pub(super) async fn describe(system: &System, name: TableName, conn: &mut SqliteConnection) -> Result<Captured, SourceError> {
     let failed = |error: sqlx::Error| fault(system.name.as_str(), &error);
     let query = format!("PRAGMA table_info({})", quote_name(&name.name));
     let mut columns = vec![];

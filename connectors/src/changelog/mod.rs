@@ -14,6 +14,7 @@
 //! key, unless the application sets `PRAGMA recursive_triggers = ON`.
 
 mod catalogue;
+mod inspect;
 mod literal;
 mod position;
 mod prepare;
@@ -31,6 +32,7 @@ use guitong_schemas::contract::system::SqliteConfig;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, SqlSafeStr};
 
+pub use self::inspect::inspect_tables;
 pub use self::prepare::{apply, prepare_sql, unprepare_sql};
 pub use self::sample::sample;
 use self::source::ChangelogSource;

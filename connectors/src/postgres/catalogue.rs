@@ -139,10 +139,18 @@ async fn columns(connection: &mut PgConnection, tables: &mut [TableFacts]) -> Re
     Ok(())
 }
 
-/// The tables that the system's patterns name. A partition goes with its root where the root is named too.
+/// The tables that the system's patterns name.
 pub(crate) async fn selected(connection: &mut PgConnection, system: &System) -> Result<Vec<TableFacts>, sqlx::Error> {
+    roots(connection, |table| system.tables.iter().any(|pattern| pattern.matches(&table.name))).await
+}
+
+/// Tables that are wanted. A partition goes with its root where the root is wanted too.
+pub(crate) async fn roots(
+    connection: &mut PgConnection,
+    wanted: impl Fn(&TableFacts) -> bool,
+) -> Result<Vec<TableFacts>, sqlx::Error> {
     let mut all = tables(connection, Which::All).await?;
-    all.retain(|table| system.tables.iter().any(|pattern| pattern.matches(&table.name)));
+    all.retain(wanted);
     let parents: Vec<(i64, i64)> =
         sqlx::query_as("SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits").fetch_all(connection).await?;
     let roots: HashSet<u32> = all.iter().filter(|table| table.partitioned).map(|table| table.oid).collect();

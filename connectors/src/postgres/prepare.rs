@@ -150,7 +150,7 @@ fn cuts(system: &System, table: &TableFacts) -> bool {
     table.columns.iter().any(|column| is_cut(system, table, &column.name))
 }
 
-fn kept<'a>(system: &'a System, table: &'a TableFacts) -> impl Iterator<Item = &'a ColumnFacts> {
+pub(crate) fn kept<'a>(system: &'a System, table: &'a TableFacts) -> impl Iterator<Item = &'a ColumnFacts> {
     table.columns.iter().filter(|column| !column.generated && !is_cut(system, table, &column.name))
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn apply(
     registration::apply(system(directory, name)?, administrator, statements).await.map_err(failure)
 }
 
-fn system<'a>(directory: &'a Directory, name: &str) -> Result<&'a System, Failure> {
+pub(crate) fn system<'a>(directory: &'a Directory, name: &str) -> Result<&'a System, Failure> {
     directory.systems.get(name).map(|system| &**system).ok_or_else(|| {
         let known: Vec<&str> = directory.systems.keys().map(Name::as_str).collect();
         Failure::usage(format!("there is no system `{name}`")).help(format!("systems are: {}", known.join(", ")))

@@ -3,6 +3,7 @@
 //! One [`Normaliser`] runs for each resource; a [`NormaliserHandle`] speaks with it while it runs.
 
 mod claims;
+pub mod draft;
 mod error;
 #[cfg(test)]
 mod fixtures;

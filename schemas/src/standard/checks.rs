@@ -3,7 +3,7 @@
 use super::Standard;
 use super::clock::Clock;
 use super::date::pattern::Format;
-use super::field::{EntityField, FieldKind, Grade, Obligation};
+use super::field::{EntityField, FieldKind};
 use super::finding::{Finding, Level};
 use super::kind::UnknownKind;
 use super::options::FieldOptions;
@@ -117,23 +117,7 @@ impl Standard {
             }
             other => (FieldKind::parse(other, &self.tables)?, FieldOptions::default()),
         };
-        let field = EntityField {
-            name: String::new(),
-            title_zh: String::new(),
-            title_en: String::new(),
-            kind,
-            obligation: Obligation::Mandatory,
-            when: None,
-            grade: Grade::G0,
-            grade_person: None,
-            range: (None, None),
-            not_before: None,
-            past_only: false,
-            derived: false,
-            in_key: false,
-            index: 0,
-            facts: self.facts.clone(),
-        };
+        let field = self.field_alone(kind);
         Ok(Checker { field, options })
     }
 }

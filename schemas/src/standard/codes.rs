@@ -216,6 +216,20 @@ impl CodeList {
         Some((self.get(&format!("{text:0>width$}"))?, Rule::CodePadded))
     }
 
+    /// Whether a text stands in the list as a name or an alias, and not as a code; `None` where it does not stand in it.
+    pub(crate) fn is_name(&self, text: &str) -> Option<bool> {
+        if self.contains(text) {
+            return Some(false);
+        }
+        self.find_otherwise(text).map(|(_, rule)| rule == Rule::CodeByName)
+    }
+
+    /// The code that a text stands for: as a code, with or without leading zeros, as a name or as an alias.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<&Code> {
+        self.get(text).or_else(|| self.find_otherwise(text).map(|(code, _)| code))
+    }
+
     /// The code nearest to a mistyped one, for messages: by code, else by name.
     #[must_use]
     pub fn nearest(&self, text: &str) -> Option<&Code> {

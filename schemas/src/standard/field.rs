@@ -127,6 +127,26 @@ impl Grade {
 }
 
 impl EntityField {
+    pub(super) fn alone(kind: FieldKind, facts: &Arc<Facts>) -> Self {
+        Self {
+            name: String::new(),
+            title_zh: String::new(),
+            title_en: String::new(),
+            kind,
+            obligation: Obligation::Mandatory,
+            when: None,
+            grade: Grade::G0,
+            grade_person: None,
+            range: (None, None),
+            not_before: None,
+            past_only: false,
+            derived: false,
+            in_key: false,
+            index: 0,
+            facts: Arc::clone(facts),
+        }
+    }
+
     /// Place in the entity's list of fields.
     #[must_use]
     pub fn index(&self) -> usize {

@@ -35,6 +35,7 @@ pub mod vectors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+pub(crate) use characters::{is_empty_word, is_han};
 pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
 pub use clock::{Clock, Zone};
 pub use codes::{Code, CodeList, History, ListError};
@@ -140,6 +141,12 @@ impl Standard {
     /// stands for several is left out.
     pub(crate) fn code_pairs(&self, list: &str, by: &str, to: &str) -> Result<BTreeMap<String, String>, ListError> {
         codes::pairs(list, by, to, &self.tables)
+    }
+
+    /// A field of this kind by itself: of no entity, mandatory, with no rule but its kind's.
+    #[must_use]
+    pub fn field_alone(&self, kind: FieldKind) -> EntityField {
+        EntityField::alone(kind, &self.facts)
     }
 
     /// Whether an entity is that of the built-in standard.

@@ -31,6 +31,21 @@ pub enum OptionError {
 }
 
 impl FieldOptions {
+    /// Reads one declared date format.
+    pub(crate) fn of_format(format: &str) -> Result<Self, OptionError> {
+        Ok(Self { formats: vec![Format::parse(format)?], ..Self::default() })
+    }
+
+    /// Reads codes of the edition before the current one.
+    pub(crate) fn old_edition() -> Self {
+        Self { old_edition: true, ..Self::default() }
+    }
+
+    /// Reads dates that mean "without end".
+    pub(crate) fn open_end() -> Self {
+        Self { open_end: true, ..Self::default() }
+    }
+
     /// Compiles what a mapping says about its field.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 mod backup;
 mod check;
 mod demo;
+mod draft;
 mod init;
+mod inspect;
 mod quarantine;
 mod resource;
 mod run;
@@ -73,7 +75,7 @@ enum Command {
     /// Look at rejected records and let them in again
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
-    /// See what a resource's mapping does before anything is published
+    /// Draft a resource from a department's table, and see what its mapping does before anything is published
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
     /// Prepare a department's database, or remove every trace of it
@@ -103,8 +105,8 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Run(command) => command.execute(color).await,
         Command::Status(command) => command.execute().await,
         Command::Quarantine(command) => command.execute().await,
-        Command::Resource(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
+        Command::Resource(command) => command.execute(color).await,
         Command::Standard(command) => command.execute(color),
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,

@@ -1,4 +1,4 @@
-//! `guitong resource`: what a mapping makes of rows, before anything is published.
+//! `guitong resource`: drafting a mapping, and what one makes of rows, before anything is published.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::InDirectory;
+use super::draft::DraftCommand;
 use crate::exit::{self, Failure};
 use crate::open;
 use crate::trial::{MAX_INPUT, Summary, Trial, View};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ResourceCommand {
+    /// Draft the mapping of a table to an entity of the standard: a whole resource file, each line with how sure it is and why
+    Draft(DraftCommand),
     /// Show what the mapping makes of rows: the source row beside the record, warnings and rejections. Nothing is published
     Try(Try),
 }
@@ -42,6 +45,7 @@ pub(super) struct Try {
 impl ResourceCommand {
     pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
         match self {
+            Self::Draft(command) => command.execute(color).await,
             Self::Try(command) => command.execute(color).await,
         }
     }

@@ -4,6 +4,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use guitong_schemas::contract::Secret;
 
 use super::InDirectory;
+use super::inspect::Inspect;
 use super::slots::Slots;
 use crate::control::Client;
 use crate::exit::Failure;
@@ -19,6 +20,8 @@ pub(super) enum SystemCommand {
     Unprepare(Change),
     /// Read a table again, or one that was added; pause, resume or cancel the reading of tables. The changes go on meanwhile
     Snapshot(Snapshot),
+    /// Look at the system's tables: keys, comments, types, sizes, and what a sample of their rows is like; nothing is written there
+    Inspect(Inspect),
     /// Show the replication slots of the systems' servers, and drop one that nobody needs
     Slots(Slots),
 }
@@ -82,6 +85,7 @@ impl SystemCommand {
             Self::Prepare(change) => (change, Direction::Prepare),
             Self::Unprepare(change) => (change, Direction::Unprepare),
             Self::Snapshot(snapshot) => return snapshot.execute().await,
+            Self::Inspect(inspect) => return inspect.execute(color).await,
             Self::Slots(slots) => return slots.execute(color).await,
         };
         let directory = open::load_or_report(&change.at.dir, color)?;
