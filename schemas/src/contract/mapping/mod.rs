@@ -22,7 +22,7 @@ mod source;
 use std::collections::BTreeMap;
 
 pub(super) use codes::CodeFiles;
-pub use pattern::{Pattern, PatternError, ascii_digits};
+pub use pattern::{Pattern, PatternError, ascii_digits, is_small};
 pub(super) use read::Reader;
 
 use super::resource::Place;

@@ -19,7 +19,7 @@ const BYTES_A_STEP: u64 = 8;
 const MAX_VALUE: u64 = 64 << 10;
 const MAX_FACTOR: u64 = 4 << 10;
 /// Steps that compiling a regular expression counts for.
-const PATTERN: u64 = 5_000;
+const PATTERN: u64 = 20_000;
 
 const CHARGE: &str = "@charge";
 const FACTOR: &str = "@factor";
