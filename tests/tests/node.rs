@@ -89,6 +89,15 @@ async fn a_rejected_row_is_explained_and_flows_once_it_is_put_right() {
     let table = exchange.command(&["status"]).unwrap();
     assert!(table.out.contains("guitong quarantine list enterprise"), "{}", table.out);
 
+    for part in ["企业登记 main.qy  key bh=4", "rule GB 32100-2015   grade G0", "guitong quarantine replay enterprise 0"] {
+        assert!(shown.out.contains(part), "{part}\n{}", shown.out);
+    }
+    let replayed = exchange.command(&["quarantine", "replay", "enterprise", "--rule", "uscc.length", "--json"]).unwrap();
+    let replayed: Value = serde_json::from_str(&replayed.out).unwrap_or_else(|_| panic!("{}", replayed.err));
+    assert_eq!((replayed["tried"].as_u64(), replayed["released"].as_u64()), (Some(0), Some(0)), "another rule's entries");
+    let resumed = exchange.command(&["resource", "resume", "enterprise"]).unwrap();
+    assert_eq!(resumed.code, Some(1), "{}", resumed.err);
+
     run(&mut department, format!("UPDATE qy SET tyshxydm = '{}' WHERE bh = 4", credit_code(4))).await;
     holds(&exchange, &["公司1", "公司2", "公司3", "公司4"]).await;
     status_where(&exchange, |status| status["resources"][0]["quarantined"] == 0).await;
@@ -153,4 +162,84 @@ async fn a_second_node_is_refused_and_health_is_told() {
 
     let (code, log) = exchange.start().unwrap().wait().unwrap();
     assert_eq!(code, Some(3), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_rows_are_looked_at_given_up_and_reported_with_and_without_a_node() {
+    let (exchange, mut department) = exchange().await;
+    let node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    for number in 4..=6 {
+        run(&mut department, company(number, "91450103PDY00004XX")).await;
+    }
+    run(&mut department, "UPDATE qy SET tyshxydm = 'x' WHERE bh = 1".to_owned()).await;
+    status_where(&exchange, |status| status["resources"][0]["quarantined"] == 4).await;
+
+    let json = |arguments: &[&str]| {
+        let answer = exchange.command(arguments).unwrap();
+        serde_json::from_str::<Value>(&answer.out).unwrap_or_else(|_| panic!("{}{}", answer.out, answer.err))
+    };
+    let report = |report: Value| {
+        let now = &report[0]["now"];
+        let total = &report[0]["total"];
+        assert_eq!((now["rows"].as_u64(), now["good"].as_u64(), now["quarantined"].as_u64()), (Some(6), Some(2), Some(4)));
+        assert_eq!(now["held_back"], 1);
+        assert_eq!((total["good"].as_u64(), total["rejected"].as_u64()), (Some(3), Some(4)), "{report:#}");
+        assert_eq!(now["figures"]["pass_rate"]["denominator"], 6);
+        total["rules"].to_string()
+    };
+    let rules = report(json(&["report", "quality", "enterprise", "--json"]));
+    let first = exchange.command(&["quarantine", "list", "--limit", "3"]).unwrap();
+    assert!(first.out.contains("there are more: guitong quarantine list enterprise --after 2"), "{}", first.out);
+    assert_eq!(node.terminate().unwrap().0, Some(0));
+
+    // The same without a node: the commands open the log themselves.
+    assert_eq!(report(json(&["report", "quality", "--json"])), rules);
+    let rest = json(&["quarantine", "list", "enterprise", "--after", "2", "--json"]);
+    assert_eq!((rest.as_array().unwrap().len(), rest[0]["held_back"].as_bool()), (1, Some(true)), "{rest:#}");
+    let one = json(&["quarantine", "list", "enterprise", "--key", "bh=5", "--json"]);
+    assert_eq!(one.as_array().unwrap().len(), 1, "{one:#}");
+
+    let asked = exchange.command(&["quarantine", "drop", "enterprise", "--field", "uscc", "--reason", "测试"]).unwrap();
+    assert_eq!(asked.code, Some(2));
+    assert!(asked.err.contains("4 entries of enterprise would be given up, 1 of rows"), "{}", asked.err);
+    let nothing = exchange.command(&["quarantine", "drop", "enterprise", "--reason", "测试", "--yes"]).unwrap();
+    assert_eq!(nothing.code, Some(2), "all of them are never meant by saying nothing");
+    let dropped =
+        exchange.command(&["quarantine", "drop", "enterprise", "--field", "uscc", "--reason", "测试", "--yes"]).unwrap();
+    assert_eq!(dropped.code, Some(0), "{}", dropped.err);
+    assert!(dropped.out.contains("4 given up") && dropped.out.contains("1 rows keep"), "{}", dropped.out);
+    assert_eq!(json(&["quarantine", "list", "--json"]), Value::Array(Vec::new()));
+
+    let text = exchange.command(&["report", "quality"]).unwrap();
+    assert!(text.out.contains("合格率        33.33 %   rows whose newest version is good (2 of 6)"), "{}", text.out);
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    let metrics = exchange.get("/metrics", PATIENCE).await.unwrap();
+    for name in ["guitong_normalise_rows{", "guitong_normalise_keys{", "guitong_normalise_quarantine_oldest_seconds{"] {
+        assert!(metrics.contains(name), "{name} is missing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_another_character_set_and_a_name_of_ten_megabytes_harm_nobody_else() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    // 南宁甲 in GB 18030.
+    let bytes = "CAST(x'C4CFC4FEBCD7' AS TEXT)";
+    run(&mut department, format!("INSERT INTO qy VALUES (4, '{}', {bytes}, '韦小明')", credit_code(4))).await;
+    let long = "hex(zeroblob(5 * 1024 * 1024))";
+    run(&mut department, format!("INSERT INTO qy VALUES (5, '{}', {long}, '韦小明')", credit_code(5))).await;
+    run(&mut department, company(6, &credit_code(6))).await;
+    holds(&exchange, &["公司1", "公司2", "公司3", "公司6"]).await;
+    status_where(&exchange, |status| status["resources"][0]["quarantined"] == 2).await;
+    let list = exchange.command(&["quarantine", "list", "--json"]).unwrap();
+    let list: Value = serde_json::from_str(&list.out).unwrap();
+    assert_eq!((list[0]["key"].as_str(), list[1]["key"].as_str()), (Some("bh=4"), Some("bh=5")), "{list:#}");
+    assert!(list[0]["reasons"].to_string().contains("\"field\":\"name\""), "{list:#}");
+    assert!(list[1]["reasons"].to_string().contains("row.too_large"), "{list:#}");
+    let shown = exchange.command(&["quarantine", "show", "enterprise", list[1]["id"].as_str().unwrap()]).unwrap();
+    assert!(shown.out.contains("guitong system snapshot licensing --table main.qy --where"), "{}", shown.out);
+    assert!(list.to_string().len() < 10_000, "what is shown is cut");
 }

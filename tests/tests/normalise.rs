@@ -8,5 +8,6 @@ mod normalise {
     mod faults;
     pub(crate) mod harness;
     mod histories;
+    mod quality;
     mod quarantine;
 }

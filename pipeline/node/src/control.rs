@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Failure};
-use crate::node::SnapshotRequest;
+use crate::node::{Question, SnapshotRequest};
 use crate::status::Status;
 
 /// Longest a command waits for the node's answer; a backup of a large log takes the longest.
@@ -112,15 +112,8 @@ impl Client {
         self.call("/v1/system/snapshot", Some(json!(request))).await
     }
 
-    pub(crate) async fn quarantine(&self, resource: Option<&str>, limit: usize) -> Result<Vec<Value>, Failure> {
-        self.call("/v1/quarantine/list", Some(json!({ "resource": resource, "limit": limit }))).await
-    }
-
-    pub(crate) async fn quarantined(&self, resource: &str, id: &str) -> Result<Value, Failure> {
-        self.call("/v1/quarantine/show", Some(json!({ "resource": resource, "id": id }))).await
-    }
-
-    pub(crate) async fn replay(&self, resource: &str, ids: &[String]) -> Result<String, Failure> {
-        self.call("/v1/quarantine/replay", Some(json!({ "resource": resource, "ids": ids }))).await
+    /// What the node answers about its resources.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, Failure> {
+        self.call("/v1/resources", Some(json!(question))).await
     }
 }

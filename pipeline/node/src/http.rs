@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
-use crate::node::{Shared, SnapshotRequest};
+use crate::node::{Question, Shared, SnapshotRequest};
 
 /// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, and the built-in schema registry under `/registry`.
 pub(crate) fn public(shared: Arc<Shared>) -> Router {
@@ -32,15 +32,13 @@ pub(crate) fn public(shared: Arc<Shared>) -> Router {
     }
 }
 
-/// Commands of `guitong status`, `system snapshot`, `backup` and `quarantine`.
+/// Commands of `guitong status`, `system snapshot`, `backup`, and what is asked of resources: `quarantine`, `resource resume`, `report`.
 pub(crate) fn control(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/backup", post(backup))
         .route("/v1/system/snapshot", post(snapshot))
-        .route("/v1/quarantine/list", post(list))
-        .route("/v1/quarantine/show", post(show))
-        .route("/v1/quarantine/replay", post(replay))
+        .route("/v1/resources", post(resources))
         .with_state(shared)
 }
 
@@ -107,32 +105,6 @@ async fn snapshot(State(shared): State<Arc<Shared>>, Json(request): Json<Snapsho
     answer(shared.snapshot(request).await)
 }
 
-#[derive(Debug, Deserialize)]
-struct ListOf {
-    resource: Option<String>,
-    limit: usize,
-}
-
-async fn list(State(shared): State<Arc<Shared>>, Json(of): Json<ListOf>) -> Response {
-    answer(shared.quarantine(of.resource.as_deref(), of.limit).await)
-}
-
-#[derive(Debug, Deserialize)]
-struct Entry {
-    resource: String,
-    id: String,
-}
-
-async fn show(State(shared): State<Arc<Shared>>, Json(entry): Json<Entry>) -> Response {
-    answer(shared.quarantined(&entry.resource, &entry.id).await)
-}
-
-#[derive(Debug, Deserialize)]
-struct Entries {
-    resource: String,
-    ids: Vec<String>,
-}
-
-async fn replay(State(shared): State<Arc<Shared>>, Json(entries): Json<Entries>) -> Response {
-    answer(shared.replay(&entries.resource, entries.ids).await)
+async fn resources(State(shared): State<Arc<Shared>>, Json(question): Json<Question>) -> Response {
+    answer(shared.answer(question).await)
 }

@@ -74,9 +74,34 @@ pub fn clip(text: &str, columns: usize) -> String {
     out
 }
 
+/// A point in time, microseconds since 1970-01-01T00:00:00Z: `2026-11-23`, `2026-11-23 09:14`, RFC 3339, or a span before now, `2 h`.
+/// Without a zone it is on this machine's clock.
+///
+/// # Errors
+/// What a time looks like.
+pub fn moment(text: &str) -> Result<i64, String> {
+    let text = text.trim();
+    let local = |time: jiff::civil::DateTime| time.to_zoned(jiff::tz::TimeZone::system()).map(|zoned| zoned.timestamp());
+    let civil = || local(text.parse::<jiff::civil::DateTime>()?);
+    let before = || jiff::Zoned::now().checked_sub(text.parse::<jiff::Span>()?).map(|zoned| zoned.timestamp());
+    let found = text.parse::<jiff::Timestamp>().or_else(|_| civil()).or_else(|_| before());
+    let help = "is no time; as 2026-11-23, \"2026-11-23 09:14\", 2026-11-23T09:14:00+08:00, or \"2 h\" for two hours ago";
+    found.map(jiff::Timestamp::as_microsecond).map_err(|_| format!("`{text}` {help}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments() {
+        let day = moment("2026-11-23").expect("a day");
+        assert_eq!(moment("2026-11-23 09:14").expect("a time") - day, (9 * 60 + 14) * 60_000_000);
+        assert_eq!(moment("2026-11-23T00:00:01Z"), Ok(1_795_392_001_000_000));
+        let now = jiff::Timestamp::now().as_microsecond();
+        assert!((moment("2 h").expect("a span") - now + 7_200_000_000).abs() < 60_000_000);
+        assert!(moment("gestern").is_err() && moment("").is_err());
+    }
 
     #[test]
     fn sizes_and_counts_are_short() {

@@ -144,10 +144,6 @@ pub(crate) fn quarantine(overlay: &mut Overlay, source: Option<&Bytes>, version:
 }
 
 impl Effect {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.emissions.is_empty() && self.released.is_empty()
-    }
-
     /// Nothing that was published is otherwise now.
     pub(crate) fn changes_nothing(&self) -> bool {
         self.emissions.iter().all(|emission| matches!(emission.change, Published::Upsert { unchanged: true, .. }))

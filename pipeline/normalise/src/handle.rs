@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use guitong_schemas::contract::Resource;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::mapping::MappingError;
-use crate::quarantine::{QuarantineItem, QuarantineList};
+use crate::quality::QualityReport;
+use crate::quarantine::{DropReport, Filter, QuarantineItem, QuarantineList, Surrender};
 
 /// Requests that may wait for the stage.
 const WAITING: usize = 16;
@@ -49,7 +50,7 @@ pub enum Phase {
     /// The raw topic does not exist yet.
     WaitingForTopic,
     Running,
-    /// The mapping does not fit the source's columns: waits for a new mapping.
+    /// The mapping does not fit the source's columns, or too many rows are rejected: waits for a new mapping, or a word.
     Paused(String),
     /// The log or the registry is not reachable: tries again.
     Retrying(String),
@@ -57,7 +58,7 @@ pub enum Phase {
 }
 
 /// What a replay came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayReport {
     /// Open entries that were run again.
     pub tried: u64,
@@ -84,9 +85,12 @@ type Reply<T> = oneshot::Sender<Result<T, HandleError>>;
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    List { after: Option<String>, limit: usize, reply: Reply<QuarantineList> },
+    List { filter: Filter, after: Option<String>, limit: usize, reply: Reply<QuarantineList> },
     Show { id: String, reply: Reply<Option<QuarantineItem>> },
-    Replay { ids: Option<Vec<String>>, reply: Reply<ReplayReport> },
+    Replay { filter: Filter, reply: Reply<ReplayReport> },
+    Drop { filter: Filter, surrender: Surrender, reply: Reply<DropReport> },
+    Resume { reply: Reply<bool> },
+    Quality { days: (i32, i32), reply: Reply<QualityReport> },
     Reload { resource: Arc<Resource>, reply: Reply<()> },
 }
 
@@ -99,6 +103,9 @@ impl Command {
             Self::List { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Show { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Replay { reply, .. } => drop(reply.send(Err(unavailable()))),
+            Self::Drop { reply, .. } => drop(reply.send(Err(unavailable()))),
+            Self::Resume { reply } => drop(reply.send(Err(unavailable()))),
+            Self::Quality { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Reload { reply, .. } => drop(reply.send(Err(unavailable()))),
         }
     }
@@ -124,12 +131,12 @@ impl NormaliserHandle {
         self.status.clone()
     }
 
-    /// At most `limit` open entries after the entry `after`, oldest first.
+    /// At most `limit` open entries that `filter` means after the entry `after`, oldest first.
     ///
     /// # Errors
     /// [`HandleError`] where the stage has stopped or the log cannot be read.
-    pub async fn list(&self, after: Option<String>, limit: usize) -> Result<QuarantineList, HandleError> {
-        self.ask(|reply| Command::List { after, limit, reply }).await
+    pub async fn list(&self, filter: Filter, after: Option<String>, limit: usize) -> Result<QuarantineList, HandleError> {
+        self.ask(|reply| Command::List { filter, after, limit, reply }).await
     }
 
     /// One open entry.
@@ -140,13 +147,38 @@ impl NormaliserHandle {
         self.ask(|reply| Command::Show { id, reply }).await
     }
 
-    /// Runs open entries through the current mapping again, all or those with these ids, in the order of each row's versions.
+    /// Runs the open entries that `filter` means through the current mapping again, in the order of each row's versions.
     /// What is good now is published unless the row has a newer good version; the rest stays with its new reasons.
     ///
     /// # Errors
     /// As [`NormaliserHandle::list`], and [`HandleError::Busy`].
-    pub async fn replay(&self, ids: Option<Vec<String>>) -> Result<ReplayReport, HandleError> {
-        self.ask(|reply| Command::Replay { ids, reply }).await
+    pub async fn replay(&self, filter: Filter) -> Result<ReplayReport, HandleError> {
+        self.ask(|reply| Command::Replay { filter, reply }).await
+    }
+
+    /// Gives up the open entries that `filter` means. Each leaves an audit entry in the same commit; its event stays in the raw log, and
+    /// the last good version of its row, if there is one, with the subscribers.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`], and [`HandleError::Busy`].
+    pub async fn surrender(&self, filter: Filter, surrender: Surrender) -> Result<DropReport, HandleError> {
+        self.ask(|reply| Command::Drop { filter, surrender, reply }).await
+    }
+
+    /// Lets a resource that paused since too many rows were rejected go on; whether it was paused so.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`].
+    pub async fn resume(&self) -> Result<bool, HandleError> {
+        self.ask(|reply| Command::Resume { reply }).await
+    }
+
+    /// The figures of the days `from` to `to`, days since 1970-01-01 on the exchange's clock.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`].
+    pub async fn quality(&self, from: i32, to: i32) -> Result<QualityReport, HandleError> {
+        self.ask(|reply| Command::Quality { days: (from, to), reply }).await
     }
 
     /// Takes a changed resource from the next batch on. A higher revision reads the raw topic again from its beginning.

@@ -12,6 +12,7 @@ mod keyed;
 mod mapping;
 mod metrics;
 mod outline;
+mod quality;
 mod quarantine;
 mod stage;
 mod transform;
@@ -24,7 +25,10 @@ pub use keyed::overlay::StateError;
 pub use mapping::{Fault as MappingFault, MappingError};
 pub use metrics::Metrics;
 pub use outline::{SourceColumn, source_columns};
-pub use quarantine::{QuarantineItem, QuarantineList, QuarantineStore, Rejection, parse_id};
+pub use quality::{DayReport, QualityReport};
+pub use quarantine::{
+    DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,
+};
 pub use stage::{NormaliseContext, Normaliser};
 pub use transform::conceal;
 pub use trial::{Outcome, Trial, TrialError, verify};

@@ -1,5 +1,6 @@
 //! Counters of the normalise stage. Labels name the system, the resource, an outcome or a rule; never a value of a record.
 
+use crate::keyed::overlay::Counters;
 use guitong_schemas::contract::Resource;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -14,6 +15,12 @@ pub struct Metrics {
     findings: IntCounterVec,
     held_back: IntGaugeVec,
     quarantined: IntGaugeVec,
+    oldest_seconds: GaugeVec,
+    dropped: IntCounterVec,
+    paused: IntGaugeVec,
+    rows: IntGaugeVec,
+    keys: IntGaugeVec,
+    timed: IntCounterVec,
     lag_seconds: GaugeVec,
     lag_records: IntGaugeVec,
     batch_seconds: HistogramVec,
@@ -58,6 +65,36 @@ impl Metrics {
                 Opts::new("guitong_normalise_quarantined_events", "Open quarantine entries"),
                 &resource,
             )?,
+            oldest_seconds: GaugeVec::new(
+                Opts::new(
+                    "guitong_normalise_quarantine_oldest_seconds",
+                    "Age of the oldest open quarantine entry; 0 without any",
+                ),
+                &resource,
+            )?,
+            dropped: IntCounterVec::new(
+                Opts::new("guitong_normalise_dropped_total", "Quarantine entries that a person gave up"),
+                &resource,
+            )?,
+            paused: IntGaugeVec::new(
+                Opts::new("guitong_normalise_paused", "1 while the resource waits for a changed mapping or a word"),
+                &resource,
+            )?,
+            rows: IntGaugeVec::new(
+                Opts::new("guitong_normalise_rows", "Rows of the source by their newest version (good, rejected)"),
+                &by("state"),
+            )?,
+            keys: IntGaugeVec::new(
+                Opts::new("guitong_normalise_keys", "Entity keys that stand, by the rows that claim them (single, shared)"),
+                &by("claim"),
+            )?,
+            timed: IntCounterVec::new(
+                Opts::new(
+                    "guitong_normalise_timed_total",
+                    "Changes other than a first load's, by whether they were normalised in time (true, false)",
+                ),
+                &by("in_time"),
+            )?,
             lag_seconds: GaugeVec::new(
                 Opts::new("guitong_normalise_lag_seconds", "Time since the source committed the oldest event not yet normalised"),
                 &resource,
@@ -78,6 +115,12 @@ impl Metrics {
         registry.register(Box::new(metrics.findings.clone()))?;
         registry.register(Box::new(metrics.held_back.clone()))?;
         registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.oldest_seconds.clone()))?;
+        registry.register(Box::new(metrics.dropped.clone()))?;
+        registry.register(Box::new(metrics.paused.clone()))?;
+        registry.register(Box::new(metrics.rows.clone()))?;
+        registry.register(Box::new(metrics.keys.clone()))?;
+        registry.register(Box::new(metrics.timed.clone()))?;
         registry.register(Box::new(metrics.lag_seconds.clone()))?;
         registry.register(Box::new(metrics.lag_records.clone()))?;
         registry.register(Box::new(metrics.batch_seconds.clone()))?;
@@ -100,6 +143,12 @@ impl Metrics {
             bytes: self.bytes.with_label_values(&labels),
             held_back: self.held_back.with_label_values(&labels),
             open: self.quarantined.with_label_values(&labels),
+            oldest_seconds: self.oldest_seconds.with_label_values(&labels),
+            dropped: self.dropped.with_label_values(&labels),
+            paused: self.paused.with_label_values(&labels),
+            rows: ["good", "rejected"].map(|state| self.rows.with_label_values(&[labels[0], labels[1], state])),
+            keys: ["single", "shared"].map(|claim| self.keys.with_label_values(&[labels[0], labels[1], claim])),
+            timed: ["true", "false"].map(|in_time| self.timed.with_label_values(&[labels[0], labels[1], in_time])),
             lag_seconds: self.lag_seconds.with_label_values(&labels),
             lag_records: self.lag_records.with_label_values(&labels),
             batch_seconds: self.batch_seconds.with_label_values(&labels),
@@ -122,8 +171,15 @@ pub(crate) struct ResourceMetrics {
     /// Records as they were, published again because a subscription asks for them.
     pub(crate) repeats: IntCounter,
     pub(crate) bytes: IntCounter,
-    pub(crate) held_back: IntGauge,
-    pub(crate) open: IntGauge,
+    held_back: IntGauge,
+    open: IntGauge,
+    pub(crate) oldest_seconds: Gauge,
+    pub(crate) dropped: IntCounter,
+    pub(crate) paused: IntGauge,
+    rows: [IntGauge; 2],
+    keys: [IntGauge; 2],
+    /// In time, and late.
+    pub(crate) timed: [IntCounter; 2],
     pub(crate) lag_seconds: Gauge,
     pub(crate) lag_records: IntGauge,
     pub(crate) batch_seconds: Histogram,
@@ -132,6 +188,18 @@ pub(crate) struct ResourceMetrics {
 }
 
 impl ResourceMetrics {
+    /// Shows what stands after a commit.
+    pub(crate) fn show(&self, counters: &Counters) {
+        let Counters { totals, standing, .. } = counters;
+        let set = |gauge: &IntGauge, value: u64| gauge.set(value.try_into().unwrap_or(i64::MAX));
+        set(&self.held_back, totals.held_back);
+        set(&self.open, totals.open);
+        for (gauges, tallied, marked) in [(&self.rows, standing.rows, 0), (&self.keys, standing.keys, 1)] {
+            set(&gauges[marked], tallied.marked);
+            set(&gauges[1 - marked], tallied.all.saturating_sub(tallied.marked));
+        }
+    }
+
     pub(crate) fn finding(&self, level: &str, rule: &str, count: u64) {
         self.findings.with_label_values(&[self.labels[0].as_str(), self.labels[1].as_str(), level, rule]).inc_by(count);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Name;
 use super::load::World;
 use super::mapping::{self, FieldMapping};
+use super::quality::{self, Quality};
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
@@ -39,6 +40,7 @@ pub struct Resource {
     pub not_provided: BTreeMap<String, String>,
     /// Rules of the standard that weigh otherwise here, in the order of the file.
     pub rules: Vec<RuleSwitch>,
+    pub quality: Quality,
     /// Rises when the resource is rebuilt.
     pub revision: u32,
     /// Some subscription asks for updates that change nothing, so they are published, marked.
@@ -92,6 +94,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         demand_mandatory(&root, entity, &not_provided);
     }
     let rules = root.own_section("rules").map_or_else(Vec::new, |section| rules::read(section, entity));
+    let quality = root.own_section("quality").map_or_else(|| Quality::usual(entity), |section| quality::read(section, entity));
     root.finish();
     let outline = Outline {
         code: code.clone(),
@@ -118,6 +121,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
             map,
             not_provided,
             rules,
+            quality,
             revision,
             publish_unchanged,
         })

@@ -20,9 +20,11 @@ impl Rule {
     #[must_use]
     pub fn guards(self) -> Guard {
         match self {
-            Self::ColumnAbsent | Self::ListsDiffer => Guard::Row,
+            Self::ColumnAbsent | Self::ListsDiffer | Self::ConditionFailed => Guard::Row,
             Self::ColumnLossy
             | Self::ExpressionFailed
+            | Self::ExtractFailed
+            | Self::AmountUnit
             | Self::TextTooLong
             | Self::TextControl
             | Self::TextInvisible
@@ -71,6 +73,23 @@ impl Rule {
     #[must_use]
     pub fn is_bound(self) -> bool {
         matches!(self, Self::DateInFuture | Self::DateTooEarly)
+    }
+
+    /// The national standard that the rule is from, where it is from one.
+    #[must_use]
+    pub fn standard(self) -> Option<&'static str> {
+        Some(match self.group() {
+            "uscc" => "GB 32100-2015",
+            "org_code" => "GB 11714-1997",
+            "citizen_id" => "GB 11643-1999",
+            "registration_no" => "GS 15-2006",
+            "card" => "ISO/IEC 7812-1",
+            "project_code" => "GB/T 40058-2021",
+            "division" => "GB/T 2260",
+            "industry" => "GB/T 4754-2017",
+            "date" | "time" => "GB/T 7408",
+            _ => return None,
+        })
     }
 
     /// The first part of the code, `uscc` of `uscc.check_digit`.

@@ -100,6 +100,7 @@ impl Bench {
             map: BTreeMap::new(),
             not_provided: BTreeMap::new(),
             rules: Vec::new(),
+            quality: guitong_schemas::contract::Quality::usual(None),
             revision: 1,
             publish_unchanged: false,
         };

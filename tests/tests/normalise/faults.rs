@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use guitong_log::{ExchangeLog, NewRecord, OwnerId, Role};
-use guitong_normalise::{NormaliseError, Phase, QuarantineStore};
+use guitong_normalise::{Filter, NormaliseError, Phase, QuarantineStore};
 
 use super::harness::{QUARANTINE, RAW, STD, World, uscc};
 
@@ -43,13 +43,13 @@ async fn poison_is_kept_and_stops_nothing() {
     let stage = world.start();
     let status = world.settled(&stage).await;
     assert_eq!((status.quarantined, status.entities), (poison.len() as u64, 2));
-    let list = stage.handle.list(None, 100).await.unwrap();
+    let list = stage.handle.list(Filter::default(), None, 100).await.unwrap();
     let rules: Vec<_> = list.items.iter().map(|item| item.rejections[0].rule.as_str()).collect();
     let wanted = ["decode", "schema", "frame", "frame", "key", "key", "version", "schema"].map(|rule| format!("event.{rule}"));
     assert_eq!(rules, wanted);
     let kept: Vec<_> = world.records(QUARANTINE).await.into_iter().map(|record| record.value).collect();
     assert_eq!(kept, poison.iter().map(|record| record.value.clone()).collect::<Vec<_>>());
-    let report = stage.handle.replay(None).await.unwrap();
+    let report = stage.handle.replay(Filter::default()).await.unwrap();
     assert_eq!((report.tried, report.kept), (8, 8));
     assert_eq!(world.metric("guitong_normalise_findings_total", ("rule", "event.frame")), 4.0, "two, and two run again");
     stage.stop().await;
@@ -63,7 +63,7 @@ async fn a_schema_that_the_registry_knows_later_is_read_by_a_replay() {
     let stage = world.start();
     assert_eq!(world.settled(&stage).await.quarantined, 1);
     world.registry.show(hidden);
-    assert_eq!(stage.handle.replay(None).await.unwrap().released, 1);
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().released, 1);
     assert_eq!(world.names().await.len(), 1);
     stage.stop().await;
 }
@@ -103,8 +103,8 @@ async fn a_missing_column_pauses_the_resource_until_the_mapping_fits() {
     let Phase::Paused(reason) = &status.phase else { panic!("{status:?}") };
     assert!(reason.contains("`djzt`") && reason.contains("main.qy_jbxx"), "{reason}");
     assert_eq!((status.offset, status.entities), (2, 1), "what came before is committed, and nothing after it");
-    assert_eq!(stage.handle.list(None, 10).await.unwrap().items.len(), 1, "it still answers");
-    assert_eq!(stage.handle.replay(None).await.unwrap().kept, 1);
+    assert_eq!(stage.handle.list(Filter::default(), None, 10).await.unwrap().items.len(), 1, "it still answers");
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().kept, 1);
     let mut resource = world.resource.clone();
     let mut status = resource.map.remove("status").unwrap();
     status.value = guitong_schemas::contract::mapping::ValueSource::Constant("1".into());
@@ -136,7 +136,7 @@ async fn a_registry_that_is_away_is_waited_for() {
     world.registry.is_down.store(true, Ordering::SeqCst);
     let stage = world.start();
     stage.until(|status| matches!(status.phase, Phase::Retrying(_))).await;
-    let answer = stage.handle.list(None, 1).await.unwrap_err().to_string();
+    let answer = stage.handle.list(Filter::default(), None, 1).await.unwrap_err().to_string();
     assert!(answer.contains("registry is not reachable"), "{answer}");
     world.registry.is_down.store(false, Ordering::SeqCst);
     assert_eq!(world.settled(&stage).await.entities, 1);
@@ -236,7 +236,7 @@ async fn the_quarantine_reads_without_a_running_stage() {
     world.settled(&stage).await;
     stage.stop().await;
     let owner = world.log.open(&OwnerId::new(Role::Normalise, "enterprise")).await.unwrap();
-    let list = QuarantineStore::new(&*owner).list(None, 10).await.unwrap();
+    let list = QuarantineStore::new(&*owner).list(&Filter::default(), None, 10).await.unwrap();
     assert_eq!(list.items.len(), 1);
     assert!(world.records(STD).await.is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use guitong_normalise::ReplayReport;
+use guitong_normalise::{Filter, ReplayReport};
 use guitong_schemas::contract::Resource;
 
 use super::harness::{QUARANTINE, RAW, World, headers, uscc};
@@ -25,7 +25,7 @@ async fn a_bad_version_waits_while_the_last_good_one_stands() {
     assert_eq!((status.quarantined, status.held_back, status.entities), (1, 1, 1));
     assert_eq!(world.names().await[&code], "第一版");
 
-    let list = stage.handle.list(None, 10).await.unwrap();
+    let list = stage.handle.list(Filter::default(), None, 10).await.unwrap();
     let [item] = list.items.as_slice() else { panic!("{list:?}") };
     assert_eq!((item.key.as_str(), item.version.as_str(), item.held_back), ("id=1", "1/2/1/0/1", true));
     assert_eq!((item.topic.as_str(), item.offset), (RAW, 1));
@@ -47,7 +47,7 @@ async fn a_bad_version_waits_while_the_last_good_one_stands() {
     assert_eq!((status.quarantined, status.held_back), (0, 0), "a later good version releases it");
     assert_eq!(world.names().await[&code], "第三版");
     assert!(world.records(QUARANTINE).await.last().unwrap().value.is_none(), "a released entry is a tombstone");
-    assert_eq!(stage.handle.replay(None).await.unwrap(), ReplayReport::default());
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap(), ReplayReport::default());
     stage.stop().await;
 }
 
@@ -72,13 +72,16 @@ async fn a_replay_after_a_correction_ends_with_the_newest_version() {
     let status = world.settled(&stage).await;
     assert_eq!((status.quarantined, status.held_back, status.entities), (5, 1, 2));
 
-    assert_eq!(stage.handle.replay(None).await.unwrap(), ReplayReport { tried: 5, released: 0, kept: 5 });
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap(), ReplayReport { tried: 5, released: 0, kept: 5 });
     stage.handle.reload(corrected(&world.resource)).await.unwrap();
     let one = stage.until(|status| status.quarantined == 5).await;
     assert_eq!(one.entities, 2, "a new mapping alone publishes nothing");
-    assert_eq!(stage.handle.replay(Some(vec!["0".into()])).await.unwrap(), ReplayReport { tried: 1, released: 1, kept: 0 });
+    assert_eq!(
+        stage.handle.replay(Filter { ids: vec!["0".into()], ..Filter::default() }).await.unwrap(),
+        ReplayReport { tried: 1, released: 1, kept: 0 }
+    );
     assert_eq!(world.names().await[&a], "甲二", "what was asked for");
-    assert_eq!(stage.handle.replay(None).await.unwrap(), ReplayReport { tried: 4, released: 3, kept: 1 });
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap(), ReplayReport { tried: 4, released: 3, kept: 1 });
     let names = world.names().await;
     assert_eq!((names[&a].as_str(), names[&b].as_str(), names[&c].as_str()), ("甲三", "丙一", "戊一"));
     let status = stage.until(|status| status.quarantined == 1).await;
@@ -104,7 +107,7 @@ async fn a_delete_releases_what_waits() {
     assert_eq!((status.quarantined, status.held_back, status.entities), (0, 0, 0));
     assert!(world.standing().await.is_empty());
     stage.handle.reload(corrected(&world.resource)).await.unwrap();
-    assert_eq!(stage.handle.replay(None).await.unwrap().tried, 0, "a deleted row does not come back");
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().tried, 0, "a deleted row does not come back");
     assert!(world.standing().await.is_empty());
     stage.stop().await;
 }
@@ -120,15 +123,15 @@ async fn entries_outlive_a_restart_and_lists_go_on() {
     assert_eq!(status.quarantined, 7);
     stage.stop().await;
     let stage = world.start();
-    let first = stage.handle.list(None, 5).await.unwrap();
-    let rest = stage.handle.list(first.next.clone(), 5).await.unwrap();
+    let first = stage.handle.list(Filter::default(), None, 5).await.unwrap();
+    let rest = stage.handle.list(Filter::default(), first.next.clone(), 5).await.unwrap();
     let ids: Vec<_> = first.items.iter().chain(&rest.items).map(|item| item.id.as_str()).collect();
     assert_eq!(ids, ["0", "1", "2", "3", "4", "5", "6"]);
     assert_eq!(rest.next, None);
     let status = stage.until(|status| status.oldest_quarantine_us.is_some()).await;
     assert_eq!(status.oldest_quarantine_us, Some(first.items[0].at_us));
     stage.handle.reload(corrected(&world.resource)).await.unwrap();
-    assert_eq!(stage.handle.replay(None).await.unwrap(), ReplayReport { tried: 7, released: 7, kept: 0 });
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap(), ReplayReport { tried: 7, released: 7, kept: 0 });
     assert_eq!(world.names().await.len(), 7);
     stage.stop().await;
 }

@@ -44,6 +44,7 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         map: BTreeMap::new(),
         not_provided: BTreeMap::new(),
         rules: Vec::new(),
+        quality: guitong_schemas::contract::Quality::usual(None),
         revision: 1,
         publish_unchanged: false,
     }

@@ -7,6 +7,7 @@ mod draft;
 mod init;
 mod inspect;
 mod quarantine;
+mod report;
 mod resource;
 mod run;
 mod slots;
@@ -72,12 +73,15 @@ enum Command {
     Run(run::Run),
     /// Show systems, resources and subscriptions of a running exchange
     Status(status::StatusCommand),
-    /// Look at rejected records and let them in again
+    /// Look at rejected records, let them in again, or give them up
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
-    /// Draft a resource from a department's table, and see what its mapping does before anything is published
+    /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
+    /// Figures of the exchange for those who answer for its data
+    #[command(subcommand)]
+    Report(report::Report),
     /// Prepare a department's database, or remove every trace of it
     #[command(subcommand)]
     System(system::SystemCommand),
@@ -104,7 +108,8 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Check(command) => command.execute(color).await,
         Command::Run(command) => command.execute(color).await,
         Command::Status(command) => command.execute().await,
-        Command::Quarantine(command) => command.execute().await,
+        Command::Quarantine(command) => command.execute(color).await,
+        Command::Report(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
         Command::Resource(command) => command.execute(color).await,
         Command::Standard(command) => command.execute(color),

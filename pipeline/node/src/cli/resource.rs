@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::InDirectory;
 use super::draft::DraftCommand;
 use crate::exit::{self, Failure};
+use crate::node::{Desk, Question};
 use crate::open;
 use crate::trial::{MAX_INPUT, Summary, Trial, View};
 
@@ -17,6 +18,16 @@ pub(super) enum ResourceCommand {
     Draft(DraftCommand),
     /// Show what the mapping makes of rows: the source row beside the record, warnings and rejections. Nothing is published
     Try(Try),
+    /// Let a resource go on that paused because too many of its rows were rejected
+    Resume(Resume),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// Name of the resource: its file in resources/
+    name: String,
+    #[command(flatten)]
+    at: InDirectory,
 }
 
 #[derive(Debug, Args)]
@@ -47,7 +58,20 @@ impl ResourceCommand {
         match self {
             Self::Draft(command) => command.execute(color).await,
             Self::Try(command) => command.execute(color).await,
+            Self::Resume(command) => command.execute(color).await,
         }
+    }
+}
+
+impl Resume {
+    async fn execute(self, color: bool) -> Result<(), Failure> {
+        let desk = Desk::open(&self.at.dir, Some(&self.name), color).await?;
+        let was_paused: bool = desk.ask_once(Question::Resume { resource: self.name.clone() }).await?;
+        if !was_paused {
+            return Err(Failure::no(format!("{} is not paused for rejected rows", self.name)));
+        }
+        println!("{} goes on; it pauses again where as many rows are rejected", self.name);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! A part that fails stops only itself; its problem stands in the status until its configuration changes. A changed directory is
 //! read whole: a valid one is swapped in part by part at batch ends, a bad one is refused and the old one stays in force.
 
+mod desk;
 mod part;
 mod quarantine;
 mod reload;
@@ -24,7 +25,9 @@ use crate::open::{Kind, Opened};
 use crate::status::{LogStatus, Status};
 use crate::{control, http};
 
+pub(crate) use desk::Desk;
 pub(crate) use part::{Config, Part, Stages};
+pub(crate) use quarantine::{Figures, Page, Question};
 pub(crate) use snapshot::{Action, SnapshotRequest};
 
 /// How often retention and compaction of the embedded log are looked after.

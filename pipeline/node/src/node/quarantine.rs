@@ -1,9 +1,13 @@
-//! Questions about quarantine, answered by the normalisers that run here.
+//! Questions about resources: their quarantine, their pause, their figures. Answered by the normalisers that run here.
 
 use std::collections::BTreeMap;
 
-use guitong_normalise::{HandleError, NormaliserHandle, QuarantineItem};
+use guitong_normalise::{Filter, HandleError, NormaliserHandle, QualityReport, QuarantineItem, Rejection, Surrender};
 use guitong_schemas::contract::Resource;
+use guitong_schemas::standard::{Entity, Rule};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Shared;
@@ -12,8 +16,74 @@ use crate::exit::Failure;
 /// Entries that one question to a normaliser answers.
 const PAGE: usize = 500;
 
+/// What a command asks of the node that runs a resource.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "what")]
+pub(crate) enum Question {
+    /// Open entries, oldest first of each resource.
+    List {
+        resource: Option<String>,
+        filter: Filter,
+        after: Option<String>,
+        limit: usize,
+    },
+    Show {
+        resource: String,
+        id: String,
+    },
+    Replay {
+        resource: String,
+        filter: Filter,
+    },
+    Drop {
+        resource: String,
+        filter: Filter,
+        surrender: Surrender,
+    },
+    /// Lets a resource that paused go on.
+    Resume {
+        resource: String,
+    },
+    /// Figures of the days `from` to `to`; of the last thirty on the exchange's clock unless they are named.
+    Quality {
+        resource: Option<String>,
+        from: Option<Date>,
+        to: Option<Date>,
+    },
+}
+
+/// A page of open entries.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Value>,
+    /// There are more, of the last entry's resource or of one after it.
+    pub(crate) more: bool,
+}
+
+/// The figures of one resource.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    pub(crate) resource: String,
+    pub(crate) title: String,
+    pub(crate) from: Date,
+    pub(crate) to: Date,
+    /// Rules that weigh otherwise here.
+    pub(crate) switched: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) report: QualityReport,
+}
+
+/// Days since 1970-01-01.
+fn number(date: Date) -> i32 {
+    jiff::civil::date(1970, 1, 1).until(date).map_or(0, |span| span.get_days())
+}
+
 fn failed(error: HandleError) -> Failure {
     Failure::unreachable(error.to_string())
+}
+
+fn told<T: Serialize>(answer: T) -> Result<Value, Failure> {
+    serde_json::to_value(answer).map_err(|error| Failure::unreachable(error.to_string()))
 }
 
 impl Shared {
@@ -33,29 +103,95 @@ impl Shared {
         found.pop().ok_or_else(|| Failure::usage(format!("no resource `{name}` runs on this node")))
     }
 
-    /// Open entries, oldest first of each resource.
-    pub(crate) async fn quarantine(&self, resource: Option<&str>, limit: usize) -> Result<Vec<Value>, Failure> {
-        let mut out = Vec::new();
-        for (resource, handle) in self.normalisers(resource).await? {
-            let room = limit.saturating_sub(out.len());
-            let list = handle.list(None, room.min(PAGE)).await.map_err(failed)?;
-            out.extend(list.items.iter().map(|item| document(&resource, item)));
+    pub(crate) async fn answer(&self, question: Question) -> Result<Value, Failure> {
+        match question {
+            Question::List { resource, filter, after, limit } => {
+                told(self.quarantine(resource.as_deref(), &filter, after, limit).await?)
+            }
+            Question::Show { resource, id } => self.quarantined(&resource, &id).await,
+            Question::Replay { resource, filter } => {
+                let (_, handle) = self.normaliser(&resource).await?;
+                told(handle.replay(filter).await.map_err(failed)?)
+            }
+            Question::Drop { resource, filter, surrender } => {
+                let (_, handle) = self.normaliser(&resource).await?;
+                told(handle.surrender(filter, surrender).await.map_err(failed)?)
+            }
+            Question::Resume { resource } => {
+                let (_, handle) = self.normaliser(&resource).await?;
+                told(handle.resume().await.map_err(failed)?)
+            }
+            Question::Quality { resource, from, to } => {
+                let zone = self.state.read().await.directory.exchange.time_zone.clone();
+                let to = to.unwrap_or_else(|| jiff::Timestamp::now().to_zoned(zone).date());
+                let from = from.unwrap_or_else(|| to.saturating_sub(jiff::Span::new().days(29)));
+                if from > to {
+                    return Err(Failure::usage(format!("the first day {from} is after the last day {to}")));
+                }
+                let mut figures = Vec::new();
+                for (resource, handle) in self.normalisers(resource.as_deref()).await? {
+                    let report = handle.quality(number(from), number(to)).await.map_err(failed)?;
+                    let switched = resource.rules.iter().map(ToString::to_string).collect();
+                    let (name, title) = (resource.name.to_string(), resource.title);
+                    figures.push(Figures { resource: name, title, from, to, switched, report });
+                }
+                told(figures)
+            }
         }
-        Ok(out)
     }
 
-    pub(crate) async fn quarantined(&self, resource: &str, id: &str) -> Result<Value, Failure> {
+    async fn quarantine(
+        &self,
+        resource: Option<&str>,
+        filter: &Filter,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Page, Failure> {
+        let mut page = Page { entries: Vec::new(), more: false };
+        for (resource, handle) in self.normalisers(resource).await? {
+            let place = self.place(&resource).await;
+            let mut after = after.clone();
+            loop {
+                let room = limit.saturating_sub(page.entries.len());
+                if room == 0 {
+                    // One entry behind the last one says that there are more.
+                    page.more |= !handle.list(filter.clone(), after, 1).await.map_err(failed)?.items.is_empty();
+                    break;
+                }
+                let list = handle.list(filter.clone(), after, room.min(PAGE)).await.map_err(failed)?;
+                page.entries.extend(list.items.iter().map(|item| place.document(item)));
+                after = list.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if page.more {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn quarantined(&self, resource: &str, id: &str) -> Result<Value, Failure> {
         let (resource, handle) = self.normaliser(resource).await?;
         let item = handle.show(id.to_owned()).await.map_err(failed)?;
-        let unknown = || Failure::no(format!("{} has no open entry {id}", resource.name));
-        Ok(document(&resource, &item.ok_or_else(unknown)?))
+        let unknown = || {
+            Failure::no(format!("{} has no open entry {id}", resource.name)).help("guitong quarantine list shows those there are")
+        };
+        Ok(self.place(&resource).await.document(&item.ok_or_else(unknown)?))
     }
 
-    pub(crate) async fn replay(&self, resource: &str, ids: Vec<String>) -> Result<String, Failure> {
-        let (_, handle) = self.normaliser(resource).await?;
-        let ids = (!ids.is_empty()).then_some(ids);
-        let report = handle.replay(ids).await.map_err(failed)?;
-        Ok(format!("{} tried, {} released, {} stay with their reasons", report.tried, report.released, report.kept))
+    async fn place(&self, resource: &Resource) -> Place {
+        let state = self.state.read().await;
+        let system = state.directory.systems.get(&resource.system).map(|system| system.title.clone());
+        let subscribers = state.directory.subscriptions.values().filter(|it| it.resource == resource.name).count();
+        Place {
+            resource: resource.clone(),
+            system: system.unwrap_or_default(),
+            subscribers,
+            entity: state.directory.standard.entity(&resource.entity).cloned(),
+            zone: state.directory.exchange.time_zone.clone(),
+        }
     }
 
     /// Open entries by reason: rule, Chinese, English, count; the most frequent first.
@@ -64,7 +200,7 @@ impl Shared {
         for (_, handle) in self.normalisers(None).await? {
             let mut after = None;
             loop {
-                let page = handle.list(after, PAGE).await.map_err(failed)?;
+                let page = handle.list(Filter::default(), after, PAGE).await.map_err(failed)?;
                 for rejection in page.items.iter().flat_map(|item| &item.rejections) {
                     let entry = counts.entry((rejection.rule.clone(), rejection.field.clone()));
                     entry.or_insert_with(|| (rejection.zh.clone(), rejection.en.clone(), 0)).2 += 1;
@@ -81,24 +217,53 @@ impl Shared {
     }
 }
 
-fn document(resource: &Resource, item: &QuarantineItem) -> Value {
-    let reason = |rejection: &guitong_normalise::Rejection| {
+/// What is said of entries beside what they hold themselves.
+struct Place {
+    resource: Resource,
+    /// Title of the system.
+    system: String,
+    subscribers: usize,
+    entity: Option<std::sync::Arc<Entity>>,
+    zone: TimeZone,
+}
+
+impl Place {
+    fn document(&self, item: &QuarantineItem) -> Value {
+        let time = jiff::Timestamp::from_microsecond(item.at_us).unwrap_or_default();
+        let local = time.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string();
         json!({
-            "rule": rejection.rule, "field": rejection.field, "value": rejection.value, "zh": rejection.zh, "en": rejection.en,
+            "resource": self.resource.name.as_str(),
+            "title": self.resource.title,
+            "system": self.resource.system.as_str(),
+            "system_title": self.system,
+            "table": self.resource.table.to_string(),
+            "id": item.id,
+            "key": item.key,
+            "version": item.version,
+            "time": time.to_string(),
+            "local_time": local,
+            "topic": item.topic,
+            "offset": item.offset,
+            "held_back": item.held_back,
+            "subscribers": self.subscribers,
+            "reasons": item.rejections.iter().map(|rejection| self.reason(rejection)).collect::<Vec<_>>(),
         })
-    };
-    let time = jiff::Timestamp::from_microsecond(item.at_us).map(|time| time.to_string()).unwrap_or_default();
-    json!({
-        "resource": resource.name.as_str(),
-        "title": resource.title,
-        "table": resource.table.to_string(),
-        "id": item.id,
-        "key": item.key,
-        "version": item.version,
-        "time": time,
-        "topic": item.topic,
-        "offset": item.offset,
-        "held_back": item.held_back,
-        "reasons": item.rejections.iter().map(reason).collect::<Vec<_>>(),
-    })
+    }
+
+    fn reason(&self, rejection: &Rejection) -> Value {
+        let field = self.entity.as_ref().and_then(|entity| entity.field(&rejection.field));
+        let grade = field.map(|field| match field.grade_person {
+            Some(person) if person != field.grade => format!("{}/{}", field.grade.as_str(), person.as_str()),
+            _ => field.grade.as_str().to_owned(),
+        });
+        json!({
+            "rule": rejection.rule,
+            "field": rejection.field,
+            "value": rejection.value,
+            "zh": rejection.zh,
+            "en": rejection.en,
+            "standard": Rule::from_code(&rejection.rule).and_then(Rule::standard),
+            "grade": grade,
+        })
+    }
 }

@@ -12,7 +12,7 @@ use guitong_connectors::source::SourceBatch;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition};
-use guitong_normalise::{NormaliseContext, Normaliser, NormaliserHandle, Phase, Rejection};
+use guitong_normalise::{Filter, NormaliseContext, Normaliser, NormaliserHandle, Phase, Rejection};
 use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Directory, Resource, System};
 use guitong_schemas::position::Version;
@@ -64,6 +64,10 @@ pub(crate) async fn run(
         exchange: Arc::new(directory.exchange.clone()),
         metrics: guitong_normalise::Metrics::register(&prometheus::Registry::new()).map_err(broken)?,
     };
+    // However many rows are rejected, each is to be told of.
+    let mut resource = Resource::clone(resource);
+    resource.quality.pause_above.percent = 100;
+    let resource = &Arc::new(resource);
     let (normaliser, handle) =
         Normaliser::new(context, Arc::clone(resource)).map_err(|error| Failure::usage(error.to_string()))?;
     let stop = CancellationToken::new();
@@ -130,7 +134,7 @@ async fn settle(log: &EmbeddedLog, resource: &Resource, handle: &NormaliserHandl
     }
     let mut after = None;
     loop {
-        let page = handle.list(after, PAGE).await.map_err(broken)?;
+        let page = handle.list(Filter::default(), after, PAGE).await.map_err(broken)?;
         for item in page.items {
             if let Some(fate) = item.version.parse().ok().and_then(|version| fate_of(&mut fates, version)) {
                 fate.rejections = item.rejections;

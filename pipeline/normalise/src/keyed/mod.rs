@@ -1,4 +1,4 @@
-//! Keyed state of one resource's normaliser: four maps of its owner, changed in the same commit as the records that they
+//! Keyed state of one resource's normaliser: five maps of its owner, changed in the same commit as the records that they
 //! explain, and the overlay that holds what a batch under way has read and changed.
 //!
 //! | map | key | value |
@@ -7,6 +7,7 @@
 //! | `entities` | entity key (the standard key without its frame) | [`entity::EntityState`] |
 //! | `quarantine` | entry number, big-endian | [`crate::quarantine::Entry`] |
 //! | `totals` | empty | [`totals::Totals`] |
+//! | `quality` | see [`crate::quality`] | figures of the data's quality |
 
 pub(crate) mod codec;
 pub(crate) mod entity;

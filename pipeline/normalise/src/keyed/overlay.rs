@@ -11,6 +11,10 @@ use super::entity::EntityState;
 use super::row::RowState;
 use super::totals::Totals;
 use super::{ENTITIES, QUARANTINE, ROWS, TOTALS};
+use crate::quality::day::Day;
+use crate::quality::standing::{Standing, Tallied};
+use crate::quality::window::{Pause, Window};
+use crate::quality::{NOW, PAUSED, QUALITY, WINDOW};
 use crate::quarantine::Entry;
 
 /// A value of a map that can be stored.
@@ -18,10 +22,12 @@ pub(crate) trait Stored: Sized {
     const MAP: &'static str;
     fn encode(&self) -> Bytes;
     fn decode(bytes: &Bytes) -> Result<Self, CodecError>;
+    /// What is counted of the map beside its size.
+    fn is_marked(&self) -> bool;
 }
 
 macro_rules! stored {
-    ($type:ty, $map:expr) => {
+    ($type:ty, $map:expr, $marked:expr) => {
         impl Stored for $type {
             const MAP: &'static str = $map;
 
@@ -32,13 +38,19 @@ macro_rules! stored {
             fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
                 <$type>::decode(bytes)
             }
+
+            fn is_marked(&self) -> bool {
+                let marked: fn(&$type) -> bool = $marked;
+                marked(self)
+            }
         }
     };
 }
 
-stored!(RowState, ROWS);
-stored!(EntityState, ENTITIES);
-stored!(Entry, QUARANTINE);
+stored!(RowState, ROWS, RowState::is_good);
+stored!(EntityState, ENTITIES, |state| !state.claimants.is_empty());
+stored!(Entry, QUARANTINE, |_| false);
+stored!(Day, QUALITY, |_| false);
 
 /// Why state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +64,8 @@ pub enum StateError {
 #[derive(Debug)]
 struct Slot<T> {
     value: Option<T>,
+    /// Whether the stored value is marked; `None` where there is none.
+    was: Option<bool>,
     changed: bool,
 }
 
@@ -73,7 +87,7 @@ impl<T: Stored> Cached<T> {
         let mut wanted = Vec::new();
         for key in keys {
             if !self.slots.contains_key(&key) {
-                self.slots.insert(key.clone(), Slot { value: None, changed: false });
+                self.slots.insert(key.clone(), Slot { value: None, was: None, changed: false });
                 wanted.push(key);
             }
         }
@@ -84,7 +98,8 @@ impl<T: Stored> Cached<T> {
         for (key, value) in wanted.into_iter().zip(values) {
             if let Some(bytes) = value {
                 let value = T::decode(&bytes).map_err(|error| StateError::Codec { map: T::MAP, error })?;
-                self.slots.insert(key, Slot { value: Some(value), changed: false });
+                let was = Some(value.is_marked());
+                self.slots.insert(key, Slot { value: Some(value), was, changed: false });
             }
         }
         Ok(())
@@ -102,11 +117,34 @@ impl<T: Stored> Cached<T> {
     }
 
     pub(crate) fn put(&mut self, key: Bytes, value: T) {
-        self.slots.insert(key, Slot { value: Some(value), changed: true });
+        self.set(key, Some(value));
     }
 
     pub(crate) fn remove(&mut self, key: Bytes) {
-        self.slots.insert(key, Slot { value: None, changed: true });
+        self.set(key, None);
+    }
+
+    fn set(&mut self, key: Bytes, value: Option<T>) {
+        let slot = self.slots.entry(key).or_insert(Slot { value: None, was: None, changed: true });
+        slot.value = value;
+        slot.changed = true;
+    }
+
+    /// A value to change; the default where there is none.
+    pub(crate) fn edit(&mut self, key: Bytes) -> &mut T
+    where
+        T: Default,
+    {
+        let slot = self.slots.entry(key).or_insert(Slot { value: None, was: None, changed: true });
+        slot.changed = true;
+        slot.value.get_or_insert_default()
+    }
+
+    /// Takes what changed in and out of a count.
+    fn tally(&self, tallied: &mut Tallied) {
+        for slot in self.slots.values().filter(|slot| slot.changed) {
+            tallied.change(slot.was, slot.value.as_ref().map(T::is_marked));
+        }
     }
 
     fn changes(self, out: &mut Vec<StateChange>) {
@@ -119,27 +157,50 @@ impl<T: Stored> Cached<T> {
     }
 }
 
+/// What every commit brings up to date.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counters {
+    pub(crate) totals: Totals,
+    pub(crate) standing: Standing,
+    pub(crate) window: Window,
+}
+
 /// Everything a batch reads and changes.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
     pub(crate) rows: Cached<RowState>,
     pub(crate) entities: Cached<EntityState>,
     pub(crate) entries: Cached<Entry>,
+    pub(crate) days: Cached<Day>,
     pub(crate) totals: Totals,
+    pub(crate) standing: Standing,
+    pub(crate) window: Window,
+    /// The resource pauses behind this batch.
+    pub(crate) pause: Option<Pause>,
 }
 
 impl Overlay {
-    pub(crate) fn new(totals: Totals) -> Self {
-        Self { totals, ..Self::default() }
+    pub(crate) fn new(counters: Counters) -> Self {
+        let Counters { totals, standing, window } = counters;
+        Self { totals, standing, window, ..Self::default() }
     }
 
-    /// The changes to commit, and the totals that hold once they are.
-    pub(crate) fn into_changes(self) -> (Vec<StateChange>, Totals) {
+    /// The changes to commit, and the counters that hold once they are.
+    pub(crate) fn into_changes(mut self) -> (Vec<StateChange>, Counters) {
         let mut out = Vec::new();
+        self.rows.tally(&mut self.standing.rows);
+        self.entities.tally(&mut self.standing.keys);
+        self.days.changes(&mut out);
         self.rows.changes(&mut out);
         self.entities.changes(&mut out);
         self.entries.changes(&mut out);
         out.push(StateChange { map: TOTALS.into(), key: Bytes::new(), value: Some(self.totals.encode()) });
-        (out, self.totals)
+        let quality: Arc<str> = QUALITY.into();
+        out.push(StateChange { map: Arc::clone(&quality), key: NOW, value: Some(self.standing.encode()) });
+        if let Some(pause) = &self.pause {
+            out.push(StateChange { map: Arc::clone(&quality), key: PAUSED, value: Some(pause.encode()) });
+        }
+        out.push(StateChange { map: quality, key: WINDOW, value: Some(self.window.encode()) });
+        (out, Counters { totals: self.totals, standing: self.standing, window: self.window })
     }
 }

@@ -38,6 +38,11 @@ impl RowState {
         self.good.is_some() && !self.open.is_empty()
     }
 
+    /// The newest version is the one that stands.
+    pub(crate) fn is_good(&self) -> bool {
+        self.good.is_some_and(|good| good.with_revision(0) >= self.seen.with_revision(0))
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let keys: usize = self.keys.iter().map(|key| key.len() + 2).sum();
         let mut out = Writer::new(FORMAT, 64 + keys + self.columns.as_ref().map_or(0, Columns::size));

@@ -18,7 +18,8 @@ use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
-use guitong_schemas::standard::{Entity, Grade, OptionError, Standard, Zone};
+use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub(crate) use columns::Columns;
@@ -27,6 +28,8 @@ pub(crate) use entry::{EntryPlan, Reading, Refusal};
 pub(crate) use field::{Chosen, FieldPlan};
 pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
+
+use crate::quality::flow::Reporting;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -86,6 +89,9 @@ pub(crate) struct Mapping {
     pub(crate) not_provided: Vec<usize>,
     /// Rules that weigh otherwise here.
     pub(crate) switches: Switches,
+    pub(crate) reporting: Option<Reporting>,
+    /// Tells one mapping from another, whatever the layout of its file.
+    pub(crate) fingerprint: u64,
     resource: String,
     table: String,
     /// How the writer names fields.
@@ -159,6 +165,11 @@ impl Mapping {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
             switches,
+            fingerprint: fingerprint(resource),
+            reporting: resource.quality.reporting.as_ref().and_then(|reporting| {
+                let field = entity.field(&reporting.field)?.index();
+                Some(Reporting { field, working_days: reporting.working_days })
+            }),
             system: resource.system.to_string(),
             zone: zone.clone(),
             resource: resource.name.to_string(),
@@ -169,6 +180,12 @@ impl Mapping {
             condition,
             entity,
         })
+    }
+
+    /// How many fields of the entity are mandatory, conditional and optional.
+    pub(crate) fn fields_by_obligation(&self) -> [u64; 3] {
+        let count = |obligation| self.entity.fields.iter().filter(|field| field.obligation == obligation).count() as u64;
+        [Obligation::Mandatory, Obligation::Conditional, Obligation::Optional].map(count)
     }
 
     /// Finds the mapping's columns in a writer's schema.
@@ -199,4 +216,16 @@ impl Mapping {
         let readers = self.fields.iter().filter(|field| field.reads(slot));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
     }
+}
+
+fn fingerprint(resource: &Resource) -> u64 {
+    let Resource { entity, condition, map, not_provided, rules, quality, revision, .. } = resource;
+    let text = format!("{:?}", (entity, condition, map, not_provided, rules, quality.pause_above, revision));
+    // Where in its file something stands does not count.
+    let mut digest = Sha256::new();
+    for (at, part) in text.split("Place {").enumerate() {
+        let rest = if at == 0 { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
+        digest.update(rest);
+    }
+    digest.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

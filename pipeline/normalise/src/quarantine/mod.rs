@@ -4,6 +4,8 @@
 //! order of its versions. The topic `quarantine.<resource>` holds the whole event under the entry's number as its key; a
 //! released entry becomes a tombstone there, so compaction never loses an open one.
 
+pub(crate) mod dropped;
+mod filter;
 pub(crate) mod record;
 pub(crate) mod replay;
 mod store;
@@ -12,8 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use guitong_schemas::position::Version;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use dropped::{DROPPED_TOPIC, DropReport, Dropped, Surrender};
+pub use filter::Filter;
 pub use store::{QuarantineItem, QuarantineList, QuarantineStore, parse_id};
 
 use crate::keyed::codec::{CodecError, Reader, Writer};
@@ -22,13 +26,13 @@ use crate::mapping::Columns;
 const FORMAT: u8 = 1;
 
 /// Why one event was rejected. Values are masked by the grade of their field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// Stable rule code, `uscc.check_digit`.
     pub rule: String,
     /// Field of the entity; empty where the whole row is meant.
     pub field: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub value: Option<String>,
     pub zh: String,
     pub en: String,

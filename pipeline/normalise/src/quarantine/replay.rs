@@ -10,8 +10,9 @@ use bytes::Bytes;
 use guitong_log::{ExchangeLog, LogReader, OwnedLog, ReadBudget, Record, TopicPartition};
 use tokio::sync::oneshot;
 
+use super::Filter;
 use super::record::{self, Kept};
-use super::store::{QuarantineStore, parse_id};
+use super::store::QuarantineStore;
 use crate::claims::entry_key;
 use crate::error::SessionError;
 use crate::handle::{HandleError, ReplayReport};
@@ -35,22 +36,21 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Notes the open entries of this moment; `ids` narrows them. `None` where there are none: the answer is sent.
+    /// Notes the open entries of this moment; `filter` narrows them. `None` where there are none: the answer is sent.
     pub(crate) async fn begin(
         log: &dyn ExchangeLog,
         owner: &dyn OwnedLog,
         topic: &str,
-        ids: Option<Vec<String>>,
+        filter: &Filter,
         reply: oneshot::Sender<Result<ReplayReport, HandleError>>,
     ) -> Result<Option<Self>, SessionError> {
-        let wanted: Option<BTreeSet<u64>> = ids.map(|ids| ids.iter().filter_map(|id| parse_id(id)).collect());
         let store = QuarantineStore::new(owner);
         let (mut left, mut from, mut after) = (BTreeSet::new(), u64::MAX, None);
         loop {
             let page = store.entries(after, PAGE).await?;
             after = page.last().map(|(seq, _)| *seq);
             for (seq, entry) in &page {
-                if wanted.as_ref().is_none_or(|wanted| wanted.contains(seq)) {
+                if filter.matches(*seq, entry) {
                     left.insert(*seq);
                     from = from.min(entry.stored_from);
                 }

@@ -1,17 +1,21 @@
 //! Reading the open entries, from keyed state alone.
 
 use guitong_log::OwnedLog;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Entry, Rejection};
+use super::{Entry, Filter, Rejection};
 use crate::keyed::overlay::{StateError, Stored};
 use crate::keyed::row::RowState;
 
 /// Largest number of entries that one list gives.
 const MAX_LIST: usize = 10_000;
+/// Entries that one list looks at, so that it does not hold up the stage; `next` goes on behind them.
+const MAX_LOOK: usize = 50_000;
+/// Entries of one scan where not all are wanted.
+const PAGE: usize = 1_000;
 
 /// One open entry, for people and for JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantineItem {
     /// Names the entry in `show` and `replay`.
     pub id: String,
@@ -29,7 +33,7 @@ pub struct QuarantineItem {
 }
 
 /// The oldest entries, and how to go on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantineList {
     pub items: Vec<QuarantineItem>,
     /// Give this as `after` for the next ones; `None` at the end.
@@ -59,15 +63,35 @@ impl<'a> QuarantineStore<'a> {
         Self { owner }
     }
 
-    /// At most `limit` entries that were quarantined after the entry `after`, oldest first.
+    /// At most `limit` entries that `filter` means and that were quarantined after the entry `after`, oldest first. A list that looks at
+    /// very many entries may end early, with where to go on.
     ///
     /// # Errors
     /// [`StateError`] where the log cannot be read.
-    pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<QuarantineList, StateError> {
+    pub async fn list(&self, filter: &Filter, after: Option<&str>, limit: usize) -> Result<QuarantineList, StateError> {
         let limit = limit.clamp(1, MAX_LIST);
-        let entries = self.entries(after.and_then(parse_id), limit).await?;
-        let next = if entries.len() == limit { entries.last().map(|(seq, _)| id(*seq)) } else { None };
-        Ok(QuarantineList { items: self.items(entries).await?, next })
+        let (mut found, mut after, mut looked) = (Vec::new(), after.and_then(parse_id), 0);
+        let next = loop {
+            let page = self.entries(after, PAGE).await?;
+            let is_end = page.len() < PAGE;
+            looked += page.len();
+            for (seq, entry) in page {
+                if found.len() == limit {
+                    break;
+                }
+                after = Some(seq);
+                if filter.matches(seq, &entry) {
+                    found.push((seq, entry));
+                }
+            }
+            if found.len() == limit || looked >= MAX_LOOK {
+                break after.map(id);
+            }
+            if is_end {
+                break None;
+            }
+        };
+        Ok(QuarantineList { items: self.items(found).await?, next })
     }
 
     /// The entry with this id, if it is open.

@@ -7,8 +7,10 @@
 //! pauses the resource; a gap in the raw topic is an error for a person.
 
 pub(crate) mod arrival;
+mod figures;
 pub(crate) mod output;
 mod session;
+mod surrender;
 pub(crate) mod worker;
 
 use std::sync::Arc;

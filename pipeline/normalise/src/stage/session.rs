@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guitong_log::registry::Compatibility;
-use guitong_log::{ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
+use guitong_log::{
+    Batch, ExchangeLog, LogError, OwnedLog, OwnerId, ReadBatch, ReadBudget, Retention, Role, StateChange, TopicPartition,
+    TopicSpec,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
@@ -16,8 +19,12 @@ use crate::handle::{Command, HandleError, Phase};
 use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
-use crate::quarantine::QuarantineStore;
+use crate::quality::QualityReport;
+use crate::quality::standing::Standing;
+use crate::quality::window::{Pause, Window};
+use crate::quality::{self, PAUSED, QUALITY, WINDOW};
 use crate::quarantine::replay::Replay;
+use crate::quarantine::{DROPPED_TOPIC, QuarantineStore};
 use crate::transform::SHARED_KEY;
 
 /// How long one read waits for a record.
@@ -45,6 +52,36 @@ struct Session {
     asked: Option<Instant>,
 }
 
+impl Session {
+    /// What was counted before, and whether the resource paused under this very mapping.
+    async fn take_pause(&mut self) -> Result<(), SessionError> {
+        let read = |error| StateError::Codec { map: QUALITY, error };
+        self.worker.counters.standing = Standing::load(&*self.owner).await?;
+        let stored = self.owner.get(QUALITY, &[WINDOW, PAUSED]).await?;
+        let [window, paused] = stored.as_slice() else { return Ok(()) };
+        if let Some(window) = window {
+            self.worker.counters.window = Window::decode(window).map_err(read)?;
+        }
+        let Some(paused) = paused else { return Ok(()) };
+        let pause = Pause::decode(paused).map_err(read)?;
+        if pause.mapping == self.worker.mapping.fingerprint {
+            self.paused = Some(pause.to_string());
+            self.worker.pause = Some(pause);
+        } else {
+            self.forget_window().await?;
+        }
+        Ok(())
+    }
+
+    /// Counts rejections anew from here on.
+    async fn forget_window(&mut self) -> Result<(), SessionError> {
+        let forget = |key| StateChange { map: QUALITY.into(), key, value: None };
+        self.owner.append(Batch { state: vec![forget(WINDOW), forget(PAUSED)], ..Batch::default() }).await?;
+        self.worker.counters.window = Window::default();
+        Ok(())
+    }
+}
+
 impl Normaliser {
     pub(super) async fn session(&mut self, shutdown: &CancellationToken) -> Result<End, SessionError> {
         if shutdown.is_cancelled() {
@@ -60,14 +97,23 @@ impl Normaliser {
         let owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
-        let mut worker =
-            Worker::new(Arc::clone(&self.context.registry), Arc::clone(&self.mapping), names, Arc::clone(&quarantine), metrics);
+        let mut worker = Worker::new(
+            Arc::clone(&self.context.registry),
+            Arc::clone(&self.mapping),
+            names,
+            Arc::clone(&quarantine),
+            &self.resource.quality,
+            metrics,
+        );
         worker.repeats = self.resource.publish_unchanged;
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
         let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
-        self.set_phase(Phase::Running);
+        session.take_pause().await?;
+        session.worker.metrics.show(&session.worker.counters);
+        // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
+        self.set_phase(session.paused.clone().map_or(Phase::Running, Phase::Paused));
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
@@ -99,6 +145,8 @@ impl Normaliser {
         for (name, partitions) in [(std, partitions), (Arc::clone(&quarantine), 1)] {
             self.context.log.ensure_topic(&TopicSpec { name, partitions, retention: retention.clone() }).await?;
         }
+        let forever = Retention::Expire { age: None, bytes: None };
+        self.context.log.ensure_topic(&TopicSpec { name: DROPPED_TOPIC.into(), partitions: 1, retention: forever }).await?;
         Ok(quarantine)
     }
 
@@ -169,8 +217,8 @@ impl Normaliser {
     /// Answers one request. An answer that nobody waits for any more is dropped.
     async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
         match command {
-            Command::List { after, limit, reply } => {
-                let answer = QuarantineStore::new(&*session.owner).list(after.as_deref(), limit).await;
+            Command::List { filter, after, limit, reply } => {
+                let answer = QuarantineStore::new(&*session.owner).list(&filter, after.as_deref(), limit).await;
                 let _ = reply.send(answer.map_err(unavailable));
             }
             Command::Show { id, reply } => {
@@ -180,9 +228,40 @@ impl Normaliser {
             Command::Replay { reply, .. } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
             }
-            Command::Replay { ids, reply } => {
+            Command::Replay { filter, reply } => {
                 let topic = Arc::clone(&session.worker.quarantine_topic);
-                session.replay = Replay::begin(&*self.context.log, &*session.owner, &topic, ids, reply).await?;
+                session.replay = Replay::begin(&*self.context.log, &*session.owner, &topic, &filter, reply).await?;
+            }
+            Command::Drop { reply, .. } if session.replay.is_some() => {
+                let _ = reply.send(Err(HandleError::Busy));
+            }
+            Command::Drop { filter, surrender, reply } => {
+                let name = self.resource.name.as_str();
+                let report = session.worker.surrender(&mut *session.owner, name, &filter, &surrender).await?;
+                self.report(session).await?;
+                let _ = reply.send(Ok(report));
+            }
+            Command::Resume { reply } => {
+                let was_paused = session.worker.pause.take().is_some();
+                if was_paused {
+                    session.forget_window().await?;
+                }
+                let _ = reply.send(Ok(was_paused));
+                return Ok(was_paused.then_some(End::Reopen));
+            }
+            Command::Quality { days, reply } => {
+                let answer = quality::read(&*session.owner, days).await;
+                let totals = &session.worker.counters.totals;
+                let seconds = self.resource.quality.timely.as_secs();
+                let fields = self.mapping.fields_by_obligation();
+                let answer = answer.map(|report| QualityReport {
+                    held_back: totals.held_back,
+                    open: totals.open,
+                    timely_seconds: seconds,
+                    fields,
+                    ..report
+                });
+                let _ = reply.send(answer.map_err(unavailable));
             }
             Command::Reload { resource, reply } => {
                 let taken = self.take(&resource);
@@ -197,7 +276,7 @@ impl Normaliser {
     /// Brings status and gauges up to date.
     async fn report(&self, session: &mut Session) -> Result<(), SessionError> {
         let worker = &session.worker;
-        let totals = worker.totals.clone();
+        let totals = worker.counters.totals.clone();
         let asked = session.asked.is_some_and(|asked| asked.elapsed() < STATUS_EVERY);
         let (mut end, mut oldest) = (None, None);
         if !asked {
@@ -222,6 +301,9 @@ impl Normaliser {
             if let Some(oldest) = oldest {
                 status.oldest_quarantine_us = oldest;
             }
+            worker.metrics.paused.set(i64::from(matches!(status.phase, Phase::Paused(_))));
+            let age = status.oldest_quarantine_us.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
+            worker.metrics.oldest_seconds.set(age as f64 / 1e6);
             worker.metrics.lag_seconds.set(status.lag_seconds);
             worker.metrics.lag_records.set(status.lag_records.try_into().unwrap_or(i64::MAX));
         });
@@ -240,12 +322,12 @@ async fn begin(
     let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
     let bounds = log.bounds(raw).await?;
     let Some(stored) = stored else {
-        worker.totals = Totals { revision, ..Totals::default() };
+        worker.counters.totals = Totals { revision, ..Totals::default() };
         return Ok(bounds.earliest);
     };
     let totals = Totals::decode(&stored).map_err(|error| StateError::Codec { map: TOTALS, error })?;
     let is_rebuild = totals.revision != revision;
-    worker.totals = Totals { revision, ..totals };
+    worker.counters.totals = Totals { revision, ..totals };
     if is_rebuild {
         tracing::info!(revision, "reads the raw topic again under a new mapping revision");
         return Ok(bounds.earliest);

@@ -11,17 +11,22 @@ use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
+use guitong_schemas::change::Operation;
+use guitong_schemas::contract::Quality;
+use guitong_schemas::contract::quality::PauseAbove;
 use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
+use super::figures::Came;
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord, Published};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
-use crate::keyed::overlay::Overlay;
-use crate::keyed::totals::Totals;
+use crate::keyed::overlay::{Counters, Overlay};
 use crate::mapping::{BindError, Bound, Columns, Mapping};
 use crate::metrics::ResourceMetrics;
+use crate::quality::flow::Flows;
+use crate::quality::window::Pause;
 use crate::quarantine::{Entry, Rejection, record};
 use crate::transform::{Change, Event, Runner, describe_key};
 
@@ -56,7 +61,13 @@ pub(crate) struct Worker {
     /// Updates that change nothing are published too, marked.
     pub(crate) repeats: bool,
     pub(crate) metrics: ResourceMetrics,
-    pub(crate) totals: Totals,
+    pub(crate) counters: Counters,
+    /// Why nothing more is read.
+    pub(crate) pause: Option<Pause>,
+    /// Rejected rows that are too many.
+    pub(crate) pause_above: PauseAbove,
+    /// A change is in time that is normalised so long after its commit at the source, microseconds.
+    pub(crate) timely_us: i64,
     /// The quarantine topic's next record lands at this offset or after it.
     pub(crate) quarantine_end: u64,
     /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
@@ -66,16 +77,18 @@ pub(crate) struct Worker {
 }
 
 /// One event, its content read.
-struct Read<'a> {
+pub(super) struct Read<'a> {
     arrival: &'a Arrival,
-    source_ts_us: i64,
-    verdict: Verdict,
-    is_update: bool,
+    pub(super) source_ts_us: i64,
+    pub(super) verdict: Verdict,
+    operation: Operation,
+    /// It was counted before.
+    pub(super) is_again: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
     columns: Option<Columns>,
 }
 
-enum Verdict {
+pub(super) enum Verdict {
     /// At or below what was read of the row before.
     Stale,
     Removed,
@@ -88,6 +101,9 @@ struct Reading<'a> {
     events: Vec<Read<'a>>,
     /// The arrival after the last event read is a truncate.
     truncate: bool,
+    /// With the last event read too many are rejected.
+    is_flooded: bool,
+    flows: Flows,
 }
 
 impl Worker {
@@ -96,6 +112,7 @@ impl Worker {
         mapping: Arc<Mapping>,
         names: Arc<Names>,
         quarantine_topic: Arc<str>,
+        quality: &Quality,
         metrics: ResourceMetrics,
     ) -> Self {
         Self {
@@ -105,7 +122,10 @@ impl Worker {
             quarantine_topic,
             repeats: false,
             metrics,
-            totals: Totals::default(),
+            counters: Counters::default(),
+            pause: None,
+            pause_above: quality.pause_above,
+            timely_us: i64::try_from(quality.timely.as_micros()).unwrap_or(i64::MAX),
             quarantine_end: 0,
             newest_source_us: None,
             bindings: HashMap::new(),
@@ -127,8 +147,11 @@ impl Worker {
         }
         let fits = self.bind(arrivals).await?;
         let (mut rest, left) = arrivals.split_at(fits);
-        while !rest.is_empty() {
+        while !rest.is_empty() && (self.pause.is_none() || at.is_none()) {
             rest = self.round(owner, rest, left, at.as_ref()).await?;
+        }
+        if let Some(pause) = self.pause.as_ref().filter(|_| at.is_some()) {
+            return Ok(Progress::Paused(pause.to_string()));
         }
         let misfit = left.first().and_then(|arrival| match arrival.body {
             Body::Framed { schema } => self.bindings.get(&schema),
@@ -179,16 +202,20 @@ impl Worker {
         left: &[Arrival],
         at: Option<&(TopicPartition, u64)>,
     ) -> Result<&'a [Arrival], SessionError> {
-        let mut overlay = Overlay::new(self.totals.clone());
+        let mut overlay = Overlay::new(self.counters.clone());
         let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
         overlay.rows.load(owner, sources).await?;
         overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
-        let Reading { events, truncate } = self.read(&mut overlay, arrivals);
+        let Reading { events, truncate, is_flooded, flows } = self.read(&mut overlay, arrivals);
         let (done, rest) = arrivals.split_at(events.len());
         let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
         // The offset of the next arrival that is not part of this commit, or the one after them all.
         let next = truncated.first().or(rest.first()).or(left.first()).map(|arrival| arrival.record.offset);
         if !done.is_empty() {
+            self.open_days(owner, &mut overlay, &events, &flows).await?;
+            if is_flooded {
+                overlay.pause = Some(self.pause(owner, &overlay, &events).await?);
+            }
             self.settle(owner, overlay, events, at.map(|(at, end)| (at.clone(), next.unwrap_or(*end)))).await?;
         }
         if let Some(arrival) = truncated.first() {
@@ -205,36 +232,48 @@ impl Worker {
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
-        let mut truncate = false;
+        let (mut truncate, mut is_flooded) = (false, false);
         for arrival in arrivals {
             let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
             let known = Known::of(overlay, arrival, before);
             if known.is_stale(arrival) {
-                events.push(Read { arrival, source_ts_us: fallback, verdict: Verdict::Stale, is_update: false, columns: None });
+                events.push(Read {
+                    arrival,
+                    source_ts_us: fallback,
+                    verdict: Verdict::Stale,
+                    operation: Operation::Read,
+                    is_again: true,
+                    columns: None,
+                });
                 continue;
             }
+            let is_again = arrival.entry.is_some() || known.has_seen(arrival);
+            runner.flows.is_again = is_again;
             let read = match self.read_one(&mut runner, arrival, known.columns, fallback) {
                 Ok(Event { change: Change::Truncate, .. }) => {
                     truncate = true;
                     break;
                 }
-                Ok(Event { source_ts_us, change, is_update, columns }) => {
+                Ok(Event { source_ts_us, change, operation, columns }) => {
                     self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
                     let verdict = match change {
                         Change::Good(records) => Verdict::Good(records),
                         Change::Bad { rejections } => Verdict::Bad(rejections),
                         Change::Delete | Change::Truncate => Verdict::Removed,
                     };
-                    Read { arrival, source_ts_us, verdict, is_update, columns }
+                    Read { arrival, source_ts_us, verdict, operation, is_again, columns }
                 }
                 Err(fault) => {
-                    self.metrics.finding("error", fault.texts().0, 1);
+                    let rule = fault.texts().0;
+                    self.metrics.finding("error", rule, 1);
+                    runner.flows.on(self.mapping.zone.local_days(fallback)).fault(rule);
                     Read {
                         arrival,
                         source_ts_us: fallback,
                         verdict: Verdict::Bad(vec![rejection(fault)]),
-                        is_update: false,
+                        operation: Operation::Read,
+                        is_again,
                         columns: None,
                     }
                 }
@@ -245,13 +284,17 @@ impl Worker {
                 if let Some(source) = arrival.source.as_deref() {
                     newest.insert(source, events.len());
                 }
+                is_flooded = self.note(overlay, &read.verdict);
             }
             events.push(read);
+            if is_flooded {
+                break;
+            }
         }
-        for (level, rule, count) in runner.tally.counts() {
+        for (level, rule, count) in runner.flows.iter().flat_map(|flow| flow.tally.counts()) {
             self.metrics.finding(level, rule, count);
         }
-        Reading { events, truncate }
+        Reading { events, truncate, is_flooded, flows: runner.flows }
     }
 
     fn read_one(
@@ -262,7 +305,9 @@ impl Worker {
         fallback_us: i64,
     ) -> Result<Event, Fault> {
         let event = match arrival.body {
-            Body::Tombstone => Ok(Event { source_ts_us: fallback_us, change: Change::Delete, is_update: false, columns: None }),
+            Body::Tombstone => {
+                Ok(Event { source_ts_us: fallback_us, change: Change::Delete, operation: Operation::Read, columns: None })
+            }
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
                 Some(Binding::Ready(bound)) => runner.run(bound, &arrival.raw(), columns, fallback_us).map_err(|_| Fault::Decode),
@@ -295,24 +340,34 @@ impl Worker {
         }
         overlay.entities.load(owner, keys).await?;
         let mut output = Output::new(Arc::clone(&self.names));
+        let now_us = jiff::Timestamp::now().as_microsecond();
         let mut records = Vec::with_capacity(events.len() + 8);
         for event in events {
             let key = match &event.verdict {
                 Verdict::Bad(_) => self.describe_key(event.arrival).await,
                 _ => String::new(),
             };
-            self.settle_one(&mut overlay, event, key, &mut output, &mut records);
+            self.settle_one(&mut overlay, event, key, now_us, &mut output, &mut records);
         }
         self.commit(owner, overlay, records, offset).await
     }
 
-    fn settle_one(&self, overlay: &mut Overlay, event: Read<'_>, key: String, output: &mut Output, records: &mut Vec<NewRecord>) {
-        let Read { arrival, source_ts_us, verdict, is_update, columns } = event;
+    fn settle_one(
+        &self,
+        overlay: &mut Overlay,
+        event: Read<'_>,
+        key: String,
+        now_us: i64,
+        output: &mut Output,
+        records: &mut Vec<NewRecord>,
+    ) {
+        let Read { arrival, source_ts_us, verdict, operation, is_again, columns } = event;
         let source = arrival.source.as_ref();
         let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
         if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
             note_seen(overlay, source, arrival, columns);
         }
+        let mut came = None;
         let effect = match (verdict, source) {
             (Verdict::Stale, _) => {
                 self.metrics.stale.inc();
@@ -323,20 +378,32 @@ impl Worker {
                 }
             }
             (Verdict::Removed, Some(source)) => {
+                // A delete and the tombstone after it are one.
+                let was_there = overlay.rows.get(source).is_some();
                 let effect = claims::remove(overlay, source);
-                self.metrics.deleted.inc_by(u64::from(!effect.is_empty()));
+                if was_there {
+                    self.metrics.deleted.inc();
+                    came = Some(Came::Deleted);
+                }
                 effect
             }
             (Verdict::Good(made), Some(source)) => {
-                let repeat = self.repeats && is_update && arrival.entry.is_none();
+                let repeat = self.repeats && operation == Operation::Update && arrival.entry.is_none();
                 let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us, repeat);
-                if effect.changes_nothing() { &self.metrics.unchanged } else { &self.metrics.published }.inc();
+                let (count, how) = if effect.changes_nothing() {
+                    (&self.metrics.unchanged, Came::Unchanged)
+                } else {
+                    (&self.metrics.published, Came::Published)
+                };
+                count.inc();
+                came = Some(how);
                 effect
             }
             // An event that reads as a change has a key; a tombstone without one says nothing.
             (Verdict::Removed | Verdict::Good(_), None) => return,
             (Verdict::Bad(rejections), source) => {
                 self.metrics.quarantined.inc();
+                came = Some(Came::Rejected);
                 let Some(mut entry) = entry else { return };
                 entry.rejections.clone_from(&rejections);
                 match arrival.entry {
@@ -350,6 +417,9 @@ impl Worker {
                 }
             }
         };
+        if let Some(came) = came.filter(|_| !is_again) {
+            self.count(overlay, (source_ts_us, operation), came, now_us);
+        }
         self.emit(overlay, arrival, source_ts_us, effect, output, records);
     }
 
@@ -407,21 +477,22 @@ impl Worker {
         records.extend(effect.released.iter().map(|seq| record::released(&self.quarantine_topic, *seq, timestamp_ms)));
     }
 
-    async fn commit(
+    pub(super) async fn commit(
         &mut self,
         owner: &mut dyn OwnedLog,
         overlay: Overlay,
         records: Vec<NewRecord>,
         offset: Option<(TopicPartition, u64)>,
     ) -> Result<(), SessionError> {
-        let (state, totals) = overlay.into_changes();
+        let pause = overlay.pause.clone();
+        let (state, counters) = overlay.into_changes();
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets: offset.into_iter().collect(), position: None, state };
         owner.append(batch).await?;
-        self.totals = totals;
+        self.counters = counters;
+        self.pause = pause.or(self.pause.take());
         self.quarantine_end += quarantined as u64;
-        self.metrics.held_back.set(self.totals.held_back.try_into().unwrap_or(i64::MAX));
-        self.metrics.open.set(self.totals.open.try_into().unwrap_or(i64::MAX));
+        self.metrics.show(&self.counters);
         Ok(())
     }
 
@@ -439,7 +510,7 @@ impl Worker {
             let page = owner.scan(ROWS, &[], after.as_deref(), TRUNCATE_PAGE).await?;
             let last = page.len() < TRUNCATE_PAGE;
             let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
-            let mut overlay = Overlay::new(self.totals.clone());
+            let mut overlay = Overlay::new(self.counters.clone());
             overlay.rows.load(owner, sources.iter().cloned()).await?;
             let keys: Vec<_> =
                 sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
@@ -486,6 +557,11 @@ impl<'k> Known<'k> {
             Some(read) => Self { seen: Some(read.arrival.version), columns: read.columns.as_ref(), is_listed: false },
             None => Self { seen: row.map(|row| row.seen), columns: row.and_then(|row| row.columns.as_ref()), is_listed: false },
         }
+    }
+
+    /// Whether this very change was read before, under whatever mapping.
+    fn has_seen(&self, arrival: &Arrival) -> bool {
+        self.seen.is_some_and(|seen| arrival.version.with_revision(0) <= seen.with_revision(0))
     }
 
     /// Whether nothing is to be read of the event, since as new a version of its row was read before. A delete and the

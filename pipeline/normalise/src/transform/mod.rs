@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use crate::claims::EntityRecord;
 use crate::mapping::column::{Cell, Row, text_of};
 use crate::mapping::{Bound, Chosen, Columns, EntryPlan, ItemsFault, ItemsPlan, Mapping, Reading, Refusal};
+use crate::quality::flow::{Counted, Flows};
 use crate::quarantine::Rejection;
 use encode::{encode, write_bytes};
 
@@ -52,8 +53,7 @@ pub(crate) struct Event {
     /// Commit time at the source, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) source_ts_us: i64,
     pub(crate) change: Change,
-    /// The row was there before, as far as the event says.
-    pub(crate) is_update: bool,
+    pub(crate) operation: Operation,
     /// Values that later events of the row may leave out; `None` where the event has no row.
     pub(crate) columns: Option<Columns>,
 }
@@ -66,33 +66,6 @@ pub(crate) enum Change {
     Bad { rejections: Vec<Rejection> },
 }
 
-/// Counts of findings by level and rule.
-#[derive(Debug)]
-pub(crate) struct Tally([Box<[u64]>; 3]);
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| vec![0; Rule::ALL.len()].into()))
-    }
-}
-
-impl Tally {
-    fn add(&mut self, finding: &Finding) {
-        let level = self.0.get_mut(finding.level as usize);
-        if let Some(count) = level.and_then(|rules| rules.get_mut(finding.rule as usize)) {
-            *count += 1;
-        }
-    }
-
-    /// Level, rule code and count of every rule that was broken.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        self.0.iter().zip(["note", "warning", "error"]).flat_map(|(counts, level)| {
-            let rules = counts.iter().zip(Rule::ALL).filter(|(count, _)| **count > 0);
-            rules.map(move |(count, rule)| (level, rule.code(), *count))
-        })
-    }
-}
-
 /// Runs events of one batch through a mapping, with buffers that it keeps.
 #[derive(Debug)]
 pub(crate) struct Runner<'m> {
@@ -102,7 +75,9 @@ pub(crate) struct Runner<'m> {
     findings: Vec<Finding>,
     encoded: Vec<u8>,
     arena: BytesMut,
-    pub(crate) tally: Tally,
+    /// Good records of the event under way.
+    counted: Counted,
+    pub(crate) flows: Flows,
 }
 
 /// Source texts of a field that holds one value for each record of the row.
@@ -120,7 +95,8 @@ impl<'m> Runner<'m> {
             findings: Vec::new(),
             encoded: Vec::with_capacity(1 << 10),
             arena: BytesMut::new(),
-            tally: Tally::default(),
+            counted: Counted::default(),
+            flows: Flows::default(),
         }
     }
 
@@ -138,11 +114,11 @@ impl<'m> Runner<'m> {
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
             (Operation::Truncate, _) => {
-                return Ok(Event { source_ts_us, change: Change::Truncate, is_update: false, columns: None });
+                return Ok(Event { source_ts_us, change: Change::Truncate, operation: Operation::Truncate, columns: None });
             }
             // Of a row that has no image after the change nothing is left.
             (Operation::Delete, _) | (_, None) => {
-                return Ok(Event { source_ts_us, change: Change::Delete, is_update: false, columns: None });
+                return Ok(Event { source_ts_us, change: Change::Delete, operation: Operation::Delete, columns: None });
             }
             (_, Some(after)) => after,
         };
@@ -152,12 +128,15 @@ impl<'m> Runner<'m> {
         let row = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept };
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        self.counted = Counted::default();
         let change = match self.row(&row, &clock) {
-            Ok(records) => Change::Good(records),
+            Ok(records) => {
+                self.flows.on(clock.today).counted.add(&self.counted);
+                Change::Good(records)
+            }
             Err(rejections) => Change::Bad { rejections },
         };
-        let is_update = envelope.operation == Operation::Update;
-        Ok(Event { source_ts_us, change, is_update, columns: Some(columns) })
+        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns) })
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
@@ -167,7 +146,7 @@ impl<'m> Runner<'m> {
             Ok(false) => Ok(Vec::new()),
             Err(refusal) => {
                 let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
-                self.tally.add(&found(Level::Error, usize::MAX, rule));
+                self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
                 let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
                 Err(vec![Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }])
             }
@@ -334,8 +313,9 @@ impl<'m> Runner<'m> {
         mapping.entity.check(&mut values, &context, &mut self.findings);
         mapping.switches.apply(&mapping.entity, &mut self.findings);
         let mut worst = Level::Note;
+        let flow = self.flows.on(clock.today);
         for finding in &self.findings {
-            self.tally.add(finding);
+            flow.tally.add(finding);
             worst = worst.max(finding.level);
         }
         if worst == Level::Error {
@@ -354,6 +334,7 @@ impl<'m> Runner<'m> {
             }]);
         }
         let record = self.cut();
+        self.counted.count(&mapping.entity, &values, clock, mapping.reporting);
         self.encoded.clear();
         for part in mapping.entity.key_values(&values, &mapping.system) {
             write_bytes(part.as_bytes(), &mut self.encoded);

@@ -364,7 +364,7 @@ fn a_delete_and_a_truncate_have_no_row() {
     let event = Runner::new(&case.mapping, 7).run(&case.bound, &Raw { avro: &avro, absent: &absent, lossy: "" }, None, 0);
     let event = event.expect("decodes");
     assert!(
-        matches!(event, Event { change: Change::Delete, columns: None, source_ts_us: NOW_US, is_update: false }),
+        matches!(event, Event { change: Change::Delete, columns: None, source_ts_us: NOW_US, operation: Operation::Delete }),
         "{event:?}"
     );
 }

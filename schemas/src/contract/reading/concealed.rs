@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 62] = [
+const OPEN: [&str; 64] = [
     "allow_remote",
     "basis",
     "batch",
@@ -28,6 +28,7 @@ const OPEN: [&str; 62] = [
     "entity",
     "exclude_columns",
     "failover",
+    "field",
     "fields",
     "format",
     "from",
@@ -63,6 +64,7 @@ const OPEN: [&str; 62] = [
     "table",
     "tables",
     "time_zone",
+    "timely",
     "title",
     "trace_days",
     "type",
