@@ -61,11 +61,11 @@ fn rows(resource: &Resource) -> Vec<Value> {
     rows.filter(Value::is_object).collect()
 }
 
-/// Indexes of the primary key's columns.
+/// Indexes of the primary key's columns; none where the table has no key.
 fn keys(resource: &Resource, columns: &[Described]) -> Vec<usize> {
     let sql = fs::read_to_string(layouts().join(format!("databases/{}.sql", resource.system))).unwrap();
-    let table = sql.split(&format!("CREATE TABLE \"{}\" (", resource.table.name)).nth(1).unwrap();
-    let key = table.split("PRIMARY KEY (").nth(1).unwrap().split(')').next().unwrap();
+    let table = sql.split(&format!("CREATE TABLE \"{}\" (", resource.table.name)).nth(1).unwrap().split("\n);").next().unwrap();
+    let Some((_, key)) = table.split_once("PRIMARY KEY (") else { return Vec::new() };
     columns.iter().enumerate().filter(|(_, (name, ..))| key.contains(&format!("\"{name}\""))).map(|(at, _)| at).collect()
 }
 

@@ -322,7 +322,9 @@ fn abbreviated(words: &[String], term: &[String]) -> f64 {
         }
         let Some((word, rest)) = term.split_first() else { return f64::NEG_INFINITY };
         let mut best = if skips > 0 { spelled(left, parts, rest, skips - 1) } else { f64::NEG_INFINITY };
-        for length in 1..=left.len().min(word.len()) {
+        // A word that stands there whole is that word.
+        let shortest = if left == word { left.len() } else { 1 };
+        for length in shortest..=left.len().min(word.len()) {
             let (Some(taken), Some(after)) = (left.get(..length), left.get(length..)) else { continue };
             let gain = short_for(taken, word);
             if gain > 0.0 {
