@@ -12,7 +12,7 @@ use super::scalar::{nearest, short};
 /// Longest expression, in bytes.
 pub(crate) const MAX_SOURCE: usize = 4_000;
 /// How deep its brackets may lie in each other.
-pub(crate) const MAX_BRACKETS: u16 = 24;
+pub(crate) const MAX_BRACKETS: u16 = 12;
 
 /// CEL's standard functions and macros. `timestamp`, `duration` and their parts are not among them.
 const FUNCTIONS: [&str; 19] = [
@@ -63,16 +63,17 @@ const CLOCK: [&str; 8] = ["now", "today", "timestamp", "date", "time", "current_
 #[must_use]
 pub fn is_too_deep(source: &str) -> bool {
     let most = usize::from(MAX_BRACKETS);
-    let (mut open, mut prefixes, mut operators) = (0_usize, 0_usize, 0_usize);
+    let (mut open, mut prefixes, mut choices, mut operators) = (0_usize, 0_usize, 0_usize, 0_usize);
     source.chars().filter(|letter| !letter.is_whitespace()).any(|letter| {
         prefixes = if matches!(letter, '!' | '-') { prefixes + 1 } else { 0 };
         match letter {
             '(' | '[' | '{' => open += 1,
             ')' | ']' | '}' => open = open.saturating_sub(1),
-            '+' | '*' | '/' | '%' | '?' | '&' | '|' => operators += 1,
+            '?' => choices += 1,
+            '+' | '*' | '/' | '%' | '&' | '|' => operators += 1,
             _ => {}
         }
-        open > most || prefixes > most || operators > 4 * most
+        open > most || prefixes > most || choices > most || operators > 8 * most
     })
 }
 
