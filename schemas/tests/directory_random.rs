@@ -258,6 +258,19 @@ fn damage(text: &str, hits: &[(f64, u8, char)]) -> String {
     characters.into_iter().collect()
 }
 
+/// A text that was cut in two: its end stands before the `=` of what follows on its line.
+#[test]
+fn the_end_of_a_secret_is_no_key() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("subscriptions")).unwrap();
+    let text = "purpose = \"p\"\nsink = { kind = \"postgres\", url = \"postgres:\n//u:geheim@h/x\", table = \"a.b\" }\n";
+    fs::write(root.path().join("subscriptions/x.toml"), text).unwrap();
+    let now = "2026-11-23T12:00:00+08:00".parse().unwrap();
+    let problems = load(root.path(), &|_| None, now, Purpose::Run).unwrap_err();
+    let shown = format!("{}\n{}", problems.render(true), problems.to_json());
+    assert!(shown.contains("subscriptions/x.toml") && !shown.contains("geheim"), "{shown}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 

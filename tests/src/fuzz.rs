@@ -2,14 +2,19 @@
 //!
 //! `tests/fuzz/` runs them under libFuzzer for as long as one likes; the suite runs their seeds and a number of changed ones.
 
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guitong_connectors::postgres::{Message, Old, Rows, Shortener, decode};
+use guitong_normalise::Trial;
 use guitong_schemas::avro::form::{Binary, Decimals, Intervals, Names, Times, UnknownTypes};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
+use guitong_schemas::contract::{Purpose, Resource};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Clock, Standard, Verdict, Zone};
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
@@ -19,17 +24,21 @@ use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 pub struct Target {
     pub name: &'static str,
     pub run: fn(&[u8]),
+    /// Changed inputs that the suite runs.
+    pub inputs: usize,
 }
 
-pub const TARGETS: [Target; 8] = [
-    Target { name: "pgoutput", run: pgoutput },
-    Target { name: "shortener", run: shortener },
-    Target { name: "row_image", run: row_image },
-    Target { name: "cell", run: cell },
-    Target { name: "envelope", run: envelope },
-    Target { name: "schema", run: schema },
-    Target { name: "date", run: date },
-    Target { name: "check", run: check },
+pub const TARGETS: [Target; 10] = [
+    Target { name: "pgoutput", run: pgoutput, inputs: 10_000 },
+    Target { name: "shortener", run: shortener, inputs: 10_000 },
+    Target { name: "row_image", run: row_image, inputs: 10_000 },
+    Target { name: "cell", run: cell, inputs: 10_000 },
+    Target { name: "envelope", run: envelope, inputs: 10_000 },
+    Target { name: "schema", run: schema, inputs: 10_000 },
+    Target { name: "date", run: date, inputs: 10_000 },
+    Target { name: "check", run: check, inputs: 10_000 },
+    Target { name: "mapping", run: mapping, inputs: 500 },
+    Target { name: "expression", run: expression, inputs: 500 },
 ];
 
 /// A message of PostgreSQL's plugin, and every value of the rows in it.
@@ -179,6 +188,77 @@ fn checked(kinds: &[&str], bytes: &[u8]) {
     };
     let again = checker.check(&canonical, &clock);
     assert_eq!(again.normalised.as_deref(), Some(canonical.as_str()), "{kind} reads its own canonical form otherwise");
+}
+
+/// A resource's file of an exchange directory: it is a resource, whose mapping compiles or says why not, or every mistake has its place.
+pub fn mapping(bytes: &[u8]) {
+    static ROOT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let root = tempfile::tempdir().expect("a directory");
+        let system = "title = \"系统\"\ndepartment = \"office\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n";
+        for (name, text) in [
+            ("exchange.toml", "name = \"fuzz\"\ntitle = \"交换\"\ntime_zone = \"Asia/Shanghai\"\n"),
+            ("departments/office.toml", "title = \"某局\"\ncode = \"11450000PDY00001X0\"\n"),
+            ("systems/source.toml", system),
+            ("codes/status.csv", "value,code\n在营,1\n吊销,3\n"),
+        ] {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        }
+        std::fs::create_dir(root.path().join("resources")).expect("a folder");
+        root
+    });
+    std::fs::write(ROOT.path().join("resources/one.toml"), bytes).expect("a file");
+    match guitong_schemas::contract::load(ROOT.path(), &|_| None, jiff::Timestamp::UNIX_EPOCH, Purpose::Run) {
+        Ok(directory) => {
+            for resource in directory.resources.values() {
+                // What loads may still break a bound of its expressions, and says so.
+                let _ = guitong_normalise::verify(resource, &directory.standard, Zone::shanghai());
+            }
+        }
+        Err(problems) => assert!(!problems.render(true).is_empty() && !problems.list.is_empty()),
+    }
+}
+
+/// An expression of a mapping, over a row of texts: it compiles or says why not, and ends within its budget.
+pub fn expression(bytes: &[u8]) {
+    static CASE: LazyLock<(Resource, EncodePlan, Vec<u8>)> = LazyLock::new(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
+        let directory = guitong_schemas::contract::load(
+            &root,
+            &|_| None,
+            jiff::Timestamp::UNIX_EPOCH,
+            Purpose::Check { unset_secrets: true },
+        );
+        let directory = directory.expect("the quick start is valid");
+        let mut resource =
+            (**directory.resources.values().find(|it| it.name.as_str() == "enterprise").expect("an enterprise")).clone();
+        resource.map.clear();
+        let column = |name: &str| Column { name: name.to_owned(), kind: ColumnType::Text, nullable: true, default: None };
+        let table = Arc::new(Table { name: resource.table.clone(), columns: ["a", "b", "列"].map(column).into(), key: vec![0] });
+        let form = &EventForm::DEFAULT;
+        let context = TableContext { prefix: "raw.a", name: "a", database: "d", kind: SourceKind::Changelog, form };
+        let plan = EncodePlan::compile(&table, &context).expect("a table of texts has a form");
+        let mut row = RowBuilder::default();
+        for text in ["南宁市;青秀区,1,2", "91450100PDY00001X1", "2017-09-22"] {
+            row.text(text.as_bytes()).expect("short");
+        }
+        let mut event = Vec::new();
+        let change = change(&table, row.finish());
+        plan.value(&change, Stamp { schema_id: 1, processed_us: 0 }, &mut event, &mut Marks::default()).expect("encodes");
+        (resource, plan, event)
+    });
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (resource, plan, event) = &*CASE;
+    let mut resource = resource.clone();
+    let mapping = FieldMapping::plain(ValueSource::Cel(text.to_owned()), guitong_schemas::contract::resource::Place::default());
+    resource.map.insert("scope".to_owned(), mapping);
+    resource.condition = Some(text.to_owned());
+    let schema = plan.value_schema().expect("Avro");
+    let Ok(trial) = Trial::compile(&resource, Standard::builtin(), Zone::shanghai(), schema) else { return };
+    let started = Instant::now();
+    trial.run([event.as_slice()], 1, drop).expect("an event reads, whatever the expression gives");
+    assert!(started.elapsed() < Duration::from_secs(5), "an expression took {:?}", started.elapsed());
 }
 
 fn kinds() -> Vec<ColumnType> {

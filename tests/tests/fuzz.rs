@@ -8,8 +8,6 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-/// Changed inputs of a target.
-const INPUTS: usize = 10_000;
 const LONGEST: usize = 4 << 10;
 
 fn seeds(target: Target) -> Vec<Vec<u8>> {
@@ -63,7 +61,7 @@ fn no_bytes_from_outside_bring_a_decoder_down() {
         let seeds = seeds(target);
         assert!(!seeds.is_empty(), "{} has no seeds", target.name);
         seeds.iter().for_each(|input| run(target, input));
-        for _ in 0..INPUTS {
+        for _ in 0..target.inputs {
             run(target, &changed(&seeds, &mut random));
         }
     }

@@ -32,4 +32,4 @@ pub use quarantine::{
 };
 pub use stage::{NormaliseContext, Normaliser};
 pub use transform::conceal;
-pub use trial::{Outcome, Trial, TrialError};
+pub use trial::{Outcome, Trial, TrialError, verify};

@@ -26,6 +26,14 @@ pub enum TrialError {
     Decode(#[from] DecodeError),
 }
 
+/// Whether a resource's mapping compiles, whatever the source sends.
+///
+/// # Errors
+/// [`MappingError`] where it does not.
+pub fn verify(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<(), MappingError> {
+    Mapping::compile(resource, standard, zone).map(drop)
+}
+
 /// What one event comes to.
 #[derive(Debug)]
 pub enum Outcome {

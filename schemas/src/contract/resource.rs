@@ -89,7 +89,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let setting = Setting { system: system.as_ref(), table: table.as_ref(), world };
     let joins = join::read(&root, &setting);
     let reader = mapping::Reader::new(world);
-    let condition = reader.expression(&root, "where");
+    let condition = reader.condition(&root, "where");
     let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, sharing.as_ref(), &reader)));
     joins.check(&root, reader, &setting);
     let not_provided =

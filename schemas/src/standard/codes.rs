@@ -1,6 +1,6 @@
 //! Code lists: what a code field may hold, looked up by code, by name and by alias.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::file::plain_date;
@@ -239,6 +239,32 @@ impl CodeList {
         let name = scalar::nearest(text, self.codes.iter().map(|code| &*code.name))?;
         self.codes.iter().find(|code| &*code.name == name)
     }
+}
+
+/// What each cell of column `by` stands for: the cell of column `to` in its row. One that stands for several is left out.
+pub(crate) fn pairs(spec: &str, by: &str, to: &str, tables: &Tables) -> Result<BTreeMap<String, String>, ListError> {
+    let (name, part) = spec.split_once(':').map_or((spec, None), |(name, part)| (name, Some(part)));
+    let table = tables.get(name)?;
+    let at = |wanted: &str| match (wanted, table.name_column()) {
+        ("name", Some(at)) => Ok(at),
+        _ => column(&table, name, wanted),
+    };
+    let (by, to) = (at(by)?, at(to)?);
+    let list_at = table.list_column();
+    let mut found: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for row in table.rows() {
+        let cell = |at: usize| row.get(at).unwrap_or_default();
+        let in_part = part.is_none_or(|part| list_at.is_some_and(|at| cell(at).starts_with(part)));
+        let (value, code) = (cell(by), cell(to));
+        if in_part && !value.is_empty() && !code.is_empty() {
+            let held = found.entry(value.to_owned()).or_insert_with(|| Some(code.to_owned()));
+            if held.as_deref() != Some(code) {
+                *held = None;
+            }
+        }
+    }
+    let pairs: BTreeMap<_, _> = found.into_iter().filter_map(|(value, code)| Some((value, code?))).collect();
+    if pairs.is_empty() { Err(ListError::new(name, format!("`{}` has no rows", scalar::short(spec)))) } else { Ok(pairs) }
 }
 
 fn column(table: &Table, name: &str, column: &str) -> Result<usize, ListError> {

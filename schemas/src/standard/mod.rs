@@ -137,6 +137,12 @@ impl Standard {
         self.entities.values()
     }
 
+    /// For each row of a code table, or of one of its lists (`table:list`), the cell of column `by` and that of column `to`; a value that
+    /// stands for several is left out.
+    pub(crate) fn code_pairs(&self, list: &str, by: &str, to: &str) -> Result<BTreeMap<String, String>, ListError> {
+        codes::pairs(list, by, to, &self.tables)
+    }
+
     /// A field of this kind by itself: of no entity, mandatory, with no rule but its kind's.
     #[must_use]
     pub fn field_alone(&self, kind: FieldKind) -> EntityField {

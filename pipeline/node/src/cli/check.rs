@@ -8,6 +8,7 @@ use guitong_govern::Entitlement;
 use guitong_schemas::contract::load::Purpose;
 use guitong_schemas::contract::problem::Well;
 use guitong_schemas::contract::{Directory, Problem, Problems};
+use guitong_schemas::standard::Zone;
 
 use crate::exit::{self, Failure};
 use crate::{open, trial};
@@ -32,6 +33,7 @@ impl Check {
             Err(problems) => return Err(self.report(&problems, color)),
         };
         grants(&directory)?;
+        mappings(&directory)?;
         let list = trial::check(&directory).await;
         if !list.is_empty() {
             return Err(self.report(&Problems { well: well(&directory, &list), list }, color));
@@ -69,6 +71,16 @@ fn well(directory: &Directory, list: &[Problem]) -> Well {
         departments: directory.departments.len(),
         subscriptions: directory.subscriptions.len(),
     }
+}
+
+/// Compiles each resource's mapping, as its normaliser will.
+fn mappings(directory: &Directory) -> Result<(), Failure> {
+    let zone = Zone::new(directory.exchange.time_zone.clone());
+    for (name, resource) in &directory.resources {
+        let compiled = guitong_normalise::verify(resource, &directory.standard, &zone);
+        compiled.map_err(|error| Failure::no(format!("resources/{name}.toml: {error}")))?;
+    }
+    Ok(())
 }
 
 /// Compiles what each subscription grants, as its delivery will.

@@ -1,20 +1,25 @@
 //! CEL for what declared mappings cannot say: `row.<column>` (or `row["列名"]`) in, one value out.
 //!
-//! Bounds: an expression has at most [`MAX_SOURCE`] bytes, loops at most two deep, and one text-growing call inside another at
-//! most once; a column's text has at most [`MAX_TEXT`] bytes. CEL has no other loops, so an evaluation ends.
+//! Bounds: an expression has at most [`MAX_EXPRESSION`] bytes and loops at most two deep, a column's text has at most [`MAX_TEXT`] bytes,
+//! and an evaluation ends with an error once it has used what [`meter`] allows: it costs its own record alone.
+
+mod meter;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
-use cel::{Context, Env, IdedExpr, Program, Value};
+use cel::{Context, Env, IdedExpr, Value};
+use guitong_schemas::contract::mapping::{MAX_BRACKETS, MAX_EXPRESSION, is_small, is_too_deep};
 use guitong_schemas::standard::Input;
 
-const MAX_SOURCE: usize = 4_000;
 /// Longest text of one column that an expression reads, in bytes.
 const MAX_TEXT: usize = 4 << 10;
 const MAX_LOOPS: usize = 2;
-const GROWING: [&str; 3] = ["replace", "join", "format"];
+/// How deep the parts of an expression lie in each other: the interpreter goes down as deep, and takes much stack for each.
+const MAX_DEPTH: usize = 24;
+/// Parts that a loop counts for.
+const LOOP_DEPTH: usize = 3;
 
 /// Names of types, which stand as values.
 const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
@@ -22,7 +27,8 @@ const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "nul
 /// A compiled expression.
 #[derive(Debug)]
 pub(crate) struct Expression {
-    program: Program,
+    /// With what it makes charged.
+    metered: IdedExpr,
     columns: Vec<String>,
 }
 
@@ -40,6 +46,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Failure {
     /// A column's text is over [`MAX_TEXT`].
     TooLarge,
+    /// It used up what an evaluation may use.
+    Stopped,
     /// It stopped with an error, or gave a list, map or bytes.
     Evaluation,
 }
@@ -49,6 +57,7 @@ fn environment() -> &'static Arc<Env> {
         let mut env = Env::stdlib();
         // Only a name that is taken refuses an extension, and the standard library has none of these.
         let _ = env.add_extension(cel::extensions::strings);
+        let _ = meter::declare(&mut env);
         Arc::new(env)
     });
     &ENVIRONMENT
@@ -57,13 +66,17 @@ fn environment() -> &'static Arc<Env> {
 impl Expression {
     /// Compiles `source`; the error says what is wrong with it.
     pub(crate) fn compile(source: &str) -> Result<Self, String> {
-        if source.len() > MAX_SOURCE {
-            return Err(format!("the expression has {} bytes, at most {MAX_SOURCE} are taken", source.len()));
+        if source.len() > MAX_EXPRESSION {
+            return Err(format!("the expression has {} bytes, at most {MAX_EXPRESSION} are taken", source.len()));
         }
-        let program = environment().compile(source).map_err(|errors| errors.to_string())?;
+        if is_too_deep(source) {
+            return Err(format!("more than {MAX_BRACKETS} parts lie in each other"));
+        }
+        let parser = environment().parser().max_recursion_depth(MAX_BRACKETS);
+        let expression = parser.parse(source).map_err(|errors| errors.to_string())?;
         let mut survey = Survey::default();
-        survey.visit(program.expression(), Depth::default())?;
-        Ok(Self { program, columns: survey.columns.into_iter().collect() })
+        survey.visit(&expression, Depth::default())?;
+        Ok(Self { metered: meter::metered(&expression), columns: survey.columns.into_iter().collect() })
     }
 
     /// Columns that it reads, in the order in which [`Expression::evaluate`] takes their values.
@@ -78,7 +91,9 @@ impl Expression {
         }
         let mut context = Context::with_env(Arc::clone(environment()));
         context.add_variable_from_value("row", row);
-        match self.program.execute(&context).map_err(|_| Failure::Evaluation)? {
+        meter::begin();
+        let value = Value::resolve(&self.metered, &context);
+        match value.map_err(|_| if meter::is_spent() { Failure::Stopped } else { Failure::Evaluation })? {
             Value::Null => Ok(Outcome::Null),
             Value::String(text) => Ok(Outcome::Text(Arc::unwrap_or_clone(text))),
             Value::Int(number) => Ok(Outcome::Integer(number)),
@@ -104,8 +119,8 @@ fn to_cel(value: Option<Input<'_>>) -> Result<Value, Failure> {
 
 #[derive(Default, Clone, Copy)]
 struct Depth {
+    nodes: usize,
     loops: usize,
-    growing: usize,
 }
 
 /// Collects the columns of an expression and holds its bounds.
@@ -118,6 +133,10 @@ struct Survey {
 
 impl Survey {
     fn visit(&mut self, node: &IdedExpr, depth: Depth) -> Result<(), String> {
+        let depth = Depth { nodes: depth.nodes + 1, ..depth };
+        if depth.nodes > MAX_DEPTH {
+            return Err(format!("more than {MAX_DEPTH} parts lie in each other"));
+        }
         match &node.expr {
             Expr::Select(select) if is_row(&select.operand.expr) => {
                 self.columns.insert(select.field.clone());
@@ -134,15 +153,18 @@ impl Survey {
                     self.columns.insert(column.inner().to_owned());
                     return Ok(());
                 }
-                let growing = depth.growing + usize::from(GROWING.contains(&call.func_name.as_str()));
-                if growing > 1 {
-                    return Err(format!("`{}` inside another call that makes text longer", call.func_name));
+                if call.func_name == "matches" {
+                    let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|pattern| &pattern.expr) else {
+                        return Err("the regular expression of `matches` is a literal".to_owned());
+                    };
+                    // The interpreter compiles it for every record.
+                    is_small(pattern.inner()).map_err(|error| format!("the regular expression of `matches` {error}"))?;
                 }
-                let depth = Depth { growing, ..depth };
                 call.target.iter().try_for_each(|target| self.visit(target, depth))?;
                 call.args.iter().try_for_each(|argument| self.visit(argument, depth))
             }
             Expr::Comprehension(loops) => {
+                let depth = Depth { nodes: depth.nodes + LOOP_DEPTH, ..depth };
                 let inner = Depth { loops: depth.loops + 1, ..depth };
                 if inner.loops > MAX_LOOPS {
                     return Err(format!("loops more than {MAX_LOOPS} deep"));
@@ -162,21 +184,16 @@ impl Survey {
                 Err(format!("unknown name `{name}`; columns are `row.{name}`"))
             }
             Expr::List(list) => list.elements.iter().try_for_each(|element| self.visit(element, depth)),
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),
-            Expr::Struct(made) => made.entries.iter().try_for_each(|entry| self.visit_entry(&entry.expr, depth)),
+            Expr::Map(map) if map.entries.iter().all(|entry| is_literal(&entry.expr)) => Ok(()),
+            Expr::Map(_) | Expr::Struct(_) => Err("a map holds literals alone".to_owned()),
             Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Ok(()),
         }
     }
+}
 
-    fn visit_entry(&mut self, entry: &EntryExpr, depth: Depth) -> Result<(), String> {
-        match entry {
-            EntryExpr::StructField(field) => self.visit(&field.value, depth),
-            EntryExpr::MapEntry(pair) => {
-                self.visit(&pair.key, depth)?;
-                self.visit(&pair.value, depth)
-            }
-        }
-    }
+fn is_literal(entry: &EntryExpr) -> bool {
+    let literal = |node: &IdedExpr| matches!(node.expr, Expr::Literal(_));
+    matches!(entry, EntryExpr::MapEntry(pair) if literal(&pair.key) && literal(&pair.value))
 }
 
 fn is_row(expr: &Expr) -> bool {
@@ -213,12 +230,65 @@ mod tests {
             ("row", "by column"),
             ("row[row.a]", "literal"),
             ("[1].map(a, [1].map(b, [1].map(c, a + b + c)))", "2 deep"),
-            ("row.a.replace('', row.b).replace('', row.b)", "longer"),
-            (" ".repeat(MAX_SOURCE + 1).as_str(), "at most"),
+            ("row.a.matches(row.b)", "literal"),
+            ("row.a.matches('^([a-z]{1,60}){1,60}$')", "KiB"),
+            ("{'a': [row.a]}.a", "literals alone"),
+            (format!("1{}", "+1".repeat(100)).as_str(), "in each other"),
+            ("(".repeat(2_000).as_str(), "in each other"),
+            ("!".repeat(2_000).as_str(), "in each other"),
+            ("1?1:".repeat(500).as_str(), "in each other"),
+            (" ".repeat(MAX_EXPRESSION + 1).as_str(), "at most"),
         ] {
             let error = Expression::compile(source).expect_err(source);
             assert!(error.contains(part), "{source}: {error}");
         }
         assert!(Expression::compile("[row.a, row.b].filter(x, x != null)[0]").is_ok());
+    }
+
+    #[test]
+    fn an_expression_that_runs_away_is_stopped() {
+        let text = "长,".repeat(MAX_TEXT / 4);
+        let columns = |source: &str| Expression::compile(source).expect(source).columns().len();
+        let doubling = |step: &str| format!("size([row.a + row.a]{})", step.repeat(4));
+        for source in [
+            "row.a.split('').map(x, row.a.split('').map(y, x + y)).size()",
+            "row.a.split('').exists(x, row.a.split('').exists(y, x + y == 'a'))",
+            "row.a.split('').all(x, row.a.matches('^[长,]+$'))",
+            "row.a.replace('', row.a).replace('', row.a)",
+            "[row.a].map(x, x.replace('', x)).map(x, x.replace('', x)).size()",
+            "'%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s'.format([row.a, row.a]).join('')",
+            "row.a.split('').join(row.a)",
+            &doubling(".map(x, x + x)"),
+            &doubling(".map(x, [x, x])"),
+            &format!("[[row.a + row.a]]{}.size()", ".map(x, x + x)".repeat(4)),
+        ] {
+            let started = std::time::Instant::now();
+            let outcome = run(source, &vec![Some(Input::Text(&text)); columns(source)]);
+            assert!(matches!(outcome, Err(Failure::Stopped | Failure::Evaluation)), "{source}: {outcome:?}");
+            // Two seconds are far more than a slow machine's debug build takes; unbounded, these would take hours or all memory.
+            assert!(started.elapsed().as_secs() < 2, "{source} took {:?}", started.elapsed());
+        }
+        assert_eq!(run("row.a.split(',').size()", &[Some(Input::Text(&text))]), Ok(Outcome::Integer(1_025)));
+        let deep = format!("row.a{}", " + row.a".repeat(MAX_DEPTH - 3));
+        assert_eq!(run(&deep, &[Some(Input::Text("甲"))]), Ok(Outcome::Text("甲".repeat(MAX_DEPTH - 2))), "as deep as may be");
+    }
+
+    #[test]
+    fn what_is_charged_stays_what_it_was() {
+        let text = Some(Input::Text("甲;乙;丙"));
+        for (source, expected) in [
+            ("row.a.split(';').map(x, x + '!').join('/')", Outcome::Text("甲!/乙!/丙!".to_owned())),
+            ("row.a.split(';').filter(x, x != '乙').join('')", Outcome::Text("甲丙".to_owned())),
+            ("row.a.split(';').exists_one(x, x == '乙')", Outcome::Boolean(true)),
+            ("row.a.split(';').all(x, x.size() == 1)", Outcome::Boolean(true)),
+            ("row.a.split(';').exists(x, x in ['乙'])", Outcome::Boolean(true)),
+            ("row.a.split(';').map(x, x != '甲', [x, x].join(''))[1]", Outcome::Text("丙丙".to_owned())),
+            ("{'甲': 1, '乙': 2}[row.a.split(';')[1]] + 1", Outcome::Integer(3)),
+            ("has(row.a) ? '%s-%d'.format([row.a.charAt(0), 7]) : ''", Outcome::Text("甲-7".to_owned())),
+            ("row.a.replace(';', '').matches('^[^\\\\d]+$')", Outcome::Boolean(true)),
+        ] {
+            assert_eq!(run(source, &[text]), Ok(expected), "{source}");
+        }
+        assert_eq!(run("row.a.matches('^\\\\d+$')", &[Some(Input::Text("٤٥"))]), Ok(Outcome::Boolean(false)), "digits of ASCII");
     }
 }

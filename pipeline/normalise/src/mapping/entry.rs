@@ -7,7 +7,7 @@ use guitong_schemas::contract::mapping::{Cleaning, FieldMapping, Other, Pad, Pat
 use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Finding, Input, Level, StandardValue};
 use smallvec::SmallVec;
 
-use super::cel::{Expression, Outcome};
+use super::cel::{Expression, Failure, Outcome};
 use super::clean::clean;
 use super::column::{Cell, Row, text_of};
 use super::{Fault, Slots};
@@ -75,6 +75,8 @@ pub(crate) enum Refusal {
     /// A dictionary has no row for the key.
     LookupMissing,
     ExpressionFailed,
+    /// It used more than an evaluation may.
+    ExpressionStopped,
     /// The text is not what `extract` describes.
     NoMatch,
     /// The unit's column names no unit of money.
@@ -100,7 +102,10 @@ impl Formula {
     /// What it gives for a row.
     pub(crate) fn evaluate(&self, row: &Row<'_, '_>) -> Result<Outcome, Refusal> {
         let cells = cells(row, &self.slots)?;
-        self.expression.evaluate(cells.iter().map(Cell::input)).map_err(|_| Refusal::ExpressionFailed)
+        self.expression.evaluate(cells.iter().map(Cell::input)).map_err(|failure| match failure {
+            Failure::Evaluation => Refusal::ExpressionFailed,
+            Failure::Stopped | Failure::TooLarge => Refusal::ExpressionStopped,
+        })
     }
 
     /// Whether it holds for a row.

@@ -467,6 +467,7 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
         Refusal::LookupMissing => (Level::Warning, Rule::LookupMissing),
         Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
+        Refusal::ExpressionStopped => (Level::Warning, Rule::ExpressionStopped),
         Refusal::NoMatch => (Level::Warning, Rule::ExtractFailed),
         Refusal::UnitUnknown => (Level::Warning, Rule::AmountUnit),
         // A null in its place would tell the subscribers that the value is gone.

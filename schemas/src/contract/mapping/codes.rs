@@ -1,4 +1,4 @@
-//! Code lists of a mapping: in the entry itself, or in a CSV file of the directory.
+//! Code lists of a mapping: in the entry itself, in a CSV file of the directory, or in a code table of the standard.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,11 +40,11 @@ struct Row {
 }
 
 impl CodeFiles {
-    fn get(&self, root: &Path, name: &str, report: &Report) -> Option<Rc<CodeFile>> {
+    fn get(&self, root: &Path, name: &str, report: &Report, unreadable: impl FnOnce(std::io::Error)) -> Option<Rc<CodeFile>> {
         if let Some(known) = self.0.borrow().get(name) {
             return known.clone();
         }
-        let file = read_text(root, name, report).and_then(|text| CodeFile::parse(name, text, report)).map(Rc::new);
+        let file = read_text(root, name, report, unreadable).and_then(|text| CodeFile::parse(name, text, report)).map(Rc::new);
         self.0.borrow_mut().insert(name.to_owned(), file.clone());
         file
     }
@@ -63,10 +63,10 @@ fn file_problem(report: &Report, file: &str, code: &'static str, message: String
     report.push(Problem { code, message, file: file.to_owned(), excerpt: None, help: help.map(str::to_owned) });
 }
 
-fn read_text(root: &Path, name: &str, report: &Report) -> Option<String> {
+fn read_text(root: &Path, name: &str, report: &Report, unreadable: impl FnOnce(std::io::Error)) -> Option<String> {
     let mut bytes = Vec::new();
     if let Err(error) = File::open(root.join(name)).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
-        file_problem(report, name, "unreadable", format!("the code list cannot be read: {error}"), None);
+        unreadable(error);
         return None;
     }
     if bytes.len() as u64 > MAX_FILE {
@@ -169,10 +169,35 @@ impl Reader<'_> {
         }
         let codes = match (section.has("codes"), section.is_table("codes")) {
             (false, _) => BTreeMap::new(),
-            (true, true) => section.own_section("codes").map_or_else(BTreeMap::new, |codes| inline(&codes, field)),
+            (true, true) => match section.own_section("codes") {
+                Some(codes) if codes.has("table") => self.table_codes(codes, field),
+                Some(codes) => inline(&codes, field),
+                None => BTreeMap::new(),
+            },
             (true, false) => self.file_codes(section, field),
         };
         (codes, other)
+    }
+
+    /// `codes = { table = "gbt2659_countries", by = "numeric", to = "alpha3" }`: columns of a code table.
+    fn table_codes(&self, section: Section<'_>, field: Option<&EntityField>) -> BTreeMap<String, String> {
+        let table = section.words("table");
+        let column = |key: &str, usual: &str| section.words(key).map_or_else(|| usual.to_owned(), |found| found.value);
+        let (by, to) = (column("by", "name"), column("to", "code"));
+        let mut codes = BTreeMap::new();
+        if let Some(table) = table {
+            match self.world.surroundings.standard.code_pairs(&table.value, &by, &to) {
+                Ok(pairs) => codes = pairs,
+                Err(error) => section.problem(&table.at, "unknown-table", error.message, error.help),
+            }
+            let wrong = codes.iter().find_map(|(value, code)| Some((value, illegal(code, field)?)));
+            if let Some((value, (message, help))) = wrong {
+                let message = format!("{message}, which the table gives for `{}`", scalar::short(value));
+                section.problem(&table.at, "unknown-code", message, help);
+            }
+        }
+        section.finish();
+        codes
     }
 
     fn file_codes(&self, section: &Section<'_>, field: Option<&EntityField>) -> BTreeMap<String, String> {
@@ -180,9 +205,13 @@ impl Reader<'_> {
             let plain = text.ends_with(".csv") && Path::new(text).components().all(|part| matches!(part, Component::Normal(_)));
             plain.then(|| text.to_owned()).ok_or_else(|| "must name a CSV file of this directory, as codes/status.csv".to_owned())
         };
-        let file = section
-            .parsed("codes", inside)
-            .and_then(|found| self.world.code_files.get(self.world.surroundings.root, &found.value, section.report));
+        let file = section.parsed("codes", inside).and_then(|found| {
+            let unreadable = |error: std::io::Error| {
+                let message = format!("the code list `{}` cannot be read: {error}", found.value);
+                section.problem(&found.at, "unreadable", message, Some("its path begins at the directory's root".to_owned()));
+            };
+            self.world.code_files.get(self.world.surroundings.root, &found.value, section.report, unreadable)
+        });
         let Some(file) = file else { return BTreeMap::new() };
         for row in &file.rows {
             if let Some((message, help)) = illegal(&row.code, field) {

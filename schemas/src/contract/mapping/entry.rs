@@ -25,7 +25,7 @@ const MAX_PART: u32 = 1_000;
 impl Reader<'_> {
     /// Reads the steps of one entry, all keys of its table.
     pub(super) fn entry(&self, section: Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
-        let value = self.value(&section);
+        let value = self.value(&section, field);
         let mut mapping = FieldMapping::plain(value.clone().unwrap_or(ValueSource::Constant(String::new())), at);
         mapping.clean = read_clean(&section);
         mapping.extract =
@@ -83,12 +83,17 @@ impl Reader<'_> {
             let value = field.read(text.as_str(), &options, &clock, &mut findings);
             let refused = findings.iter().find(|finding| finding.level > Level::Note);
             let (rule, why) = match (refused, value) {
-                (Some(finding), _) => (finding.rule.code(), finding.rule.en()),
-                (None, StandardValue::Null) => ("empty", "it stands for no value"),
+                (Some(finding), _) => (Some(finding.rule.code()), finding.rule.en()),
+                (None, StandardValue::Null) => (None, "it stands for no value"),
                 (None, _) => continue,
             };
             let message = format!("`{}` ({}) cannot be `{}`: {why}", field.name, field.title_zh, scalar::short(&found.value));
-            section.problem(&found.at, "bad-constant", message, Some(format!("the field's own check refuses it: {rule}")));
+            section.problem(
+                &found.at,
+                "bad-constant",
+                message,
+                rule.map(|rule| format!("the field's own check refuses it: {rule}")),
+            );
         }
     }
 }

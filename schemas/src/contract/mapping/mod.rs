@@ -22,10 +22,17 @@ mod source;
 use std::collections::BTreeMap;
 
 pub(super) use codes::CodeFiles;
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{Pattern, PatternError, ascii_digits, is_small};
 pub(super) use read::Reader;
 
 use super::resource::Place;
+
+pub use super::reading::expression::is_too_deep;
+
+/// Longest CEL expression, in bytes.
+pub const MAX_EXPRESSION: usize = super::reading::expression::MAX_SOURCE;
+/// How deep its brackets may lie in each other: parsing goes down as deep.
+pub const MAX_BRACKETS: u16 = super::reading::expression::MAX_BRACKETS;
 
 /// How one field is made: the steps of this module's head.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,8 +21,8 @@ pub struct Pattern {
 pub enum PatternError {
     #[error("has more than {MAX_SOURCE} bytes")]
     TooLong,
-    #[error("compiles to more than {} KiB", MAX_COMPILED >> 10)]
-    TooLarge,
+    #[error("compiles to more than {0} KiB")]
+    TooLarge(usize),
     #[error("is no regular expression: {0}")]
     Syntax(String),
     #[error("has {0} groups, and must have one: what it takes out")]
@@ -38,10 +38,7 @@ impl Pattern {
         }
         let ascii = ascii_digits(source);
         let hir = regex_syntax::parse(&ascii).map_err(|error| PatternError::Syntax(reason(&error)))?;
-        let regex = RegexBuilder::new(&ascii).size_limit(MAX_COMPILED).build().map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => PatternError::TooLarge,
-            other => PatternError::Syntax(other.to_string()),
-        })?;
+        let regex = compile(&ascii, MAX_COMPILED)?;
         match regex.captures_len() - 1 {
             1 => Ok(Self { source: source.to_owned(), regex, whole: is_whole(&hir) }),
             groups => Err(PatternError::Groups(groups)),
@@ -66,6 +63,26 @@ impl Pattern {
     }
 }
 
+/// Whether an expression, with or without groups, is small enough to be compiled for every record.
+///
+/// # Errors
+/// [`PatternError`] where it does not compile, or is too large.
+pub fn is_small(source: &str) -> Result<(), PatternError> {
+    if source.len() > MAX_SOURCE {
+        return Err(PatternError::TooLong);
+    }
+    let ascii = ascii_digits(source);
+    regex_syntax::parse(&ascii).map_err(|error| PatternError::Syntax(reason(&error)))?;
+    compile(&ascii, MAX_COMPILED / 8).map(drop)
+}
+
+fn compile(ascii: &str, limit: usize) -> Result<Regex, PatternError> {
+    RegexBuilder::new(ascii).size_limit(limit).build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(limit) => PatternError::TooLarge(limit >> 10),
+        other => PatternError::Syntax(other.to_string()),
+    })
+}
+
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
@@ -78,7 +95,8 @@ fn is_whole(hir: &Hir) -> bool {
 }
 
 /// The expression with `\d` and `\D` as the ASCII classes that people mean by them.
-fn ascii_digits(source: &str) -> String {
+#[must_use]
+pub fn ascii_digits(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut letters = source.chars();
     while let Some(letter) = letters.next() {
@@ -133,7 +151,7 @@ mod tests {
         assert_eq!(Pattern::parse("(a)(b)").expect_err("two groups"), PatternError::Groups(2));
         assert_eq!(Pattern::parse("(?:a)(b)").expect("one group").find("ab"), Some("b"));
         assert!(matches!(Pattern::parse("(a"), Err(PatternError::Syntax(why)) if why.contains("unclosed group")));
-        assert_eq!(Pattern::parse(r"((?:\w{50}){50})").expect_err("large"), PatternError::TooLarge);
+        assert_eq!(Pattern::parse(r"((?:\w{50}){50})").expect_err("large"), PatternError::TooLarge(256));
         assert_eq!(Pattern::parse(&"a".repeat(MAX_SOURCE + 1)).expect_err("long"), PatternError::TooLong);
     }
 }

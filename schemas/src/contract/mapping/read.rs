@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::super::join::LookupUse;
 use super::super::load::World;
 use super::super::reading::document::{At, Found};
+use super::super::reading::kinds::Kind;
 use super::super::reading::section::Section;
 use super::super::reading::{expression, scalar};
 use super::super::resource::Place;
@@ -58,13 +59,24 @@ impl<'w> Reader<'w> {
         found.value
     }
 
-    /// A CEL expression over the row.
-    pub(in crate::contract) fn expression(&self, section: &Section<'_>, key: &str) -> Option<String> {
+    /// A CEL expression over the row that is true or false.
+    pub(in crate::contract) fn condition(&self, section: &Section<'_>, key: &str) -> Option<String> {
+        let (found, kind) = self.expression(section, key)?;
+        if let Some(kind) = kind.filter(|kind| *kind != Kind::Truth) {
+            let message = format!("`{key}` gives {kind}, and must be true or false");
+            section.problem(&found.at, "wrong-type", message, Some("as \"row.zt == '1'\"".to_owned()));
+            return None;
+        }
+        Some(found.value)
+    }
+
+    /// A CEL expression over the row, and what it gives where its text alone tells.
+    pub(super) fn expression(&self, section: &Section<'_>, key: &str) -> Option<(Found<String>, Option<Kind>)> {
         let found = section.words(key)?;
         match expression::check(&found.value, &[("row", "")], &expression::STRINGS) {
             Ok(uses) => {
                 uses.columns.into_iter().for_each(|value| drop(self.column(Found { value, at: found.at.clone() })));
-                Some(found.value)
+                Some((found, uses.kind))
             }
             Err(faults) => {
                 section.expression_faults(&found, faults);
@@ -84,7 +96,7 @@ impl<'w> Reader<'w> {
                 let help = "only the last case may be without `when`".to_owned();
                 case.problem(case.at(), "conflict", "the cases after this one are never reached", Some(help));
             }
-            let when = self.expression(&case, "when");
+            let when = self.condition(&case, "when");
             let mapping = self.entry(case, field, at);
             cases.extend(mapping.filter(|_| when.is_some() == conditional).map(|mapping| Case { when, mapping }));
         }

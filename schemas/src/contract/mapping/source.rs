@@ -2,14 +2,16 @@
 
 use super::super::join::LookupUse;
 use super::super::reading::document::Found;
+use super::super::reading::kinds::Kind;
 use super::super::reading::section::Section;
 use super::ValueSource;
 use super::read::Reader;
+use crate::standard::{EntityField, FieldKind};
 
 const KINDS: [&str; 4] = ["from", "first", "const", "cel"];
 
 impl Reader<'_> {
-    pub(super) fn value(&self, section: &Section<'_>) -> Option<ValueSource> {
+    pub(super) fn value(&self, section: &Section<'_>, field: Option<&EntityField>) -> Option<ValueSource> {
         let given: Vec<&str> = KINDS.into_iter().filter(|key| section.has(key)).collect();
         KINDS.iter().for_each(|key| section.know(key));
         let separator = section.text("join");
@@ -38,8 +40,30 @@ impl Reader<'_> {
             "from" => self.all_of(section, separator),
             "first" => self.first_of(section),
             "const" => section.scalar("const").map(|found| ValueSource::Constant(found.value)),
-            _ => self.expression(section, "cel").map(ValueSource::Cel),
+            _ => self.computed(section, field),
         }
+    }
+
+    fn computed(&self, section: &Section<'_>, field: Option<&EntityField>) -> Option<ValueSource> {
+        let (found, kind) = self.expression(section, "cel")?;
+        let takes_no_truth = |field: &EntityField| {
+            matches!(
+                field.kind,
+                FieldKind::Date | FieldKind::Time | FieldKind::PartialDate | FieldKind::Decimal { .. } | FieldKind::Int
+            )
+        };
+        let wrong = match kind {
+            Some(kind @ (Kind::List | Kind::Map | Kind::Bytes)) => {
+                Some((format!("the expression gives {kind}, and a field is made of one value"), "pick one item, or `join` them"))
+            }
+            Some(kind @ Kind::Truth) => field
+                .filter(|field| takes_no_truth(field))
+                .map(|field| (format!("the expression gives {kind}, which `{}` ({}) cannot be", field.name, field.title_zh), "")),
+            Some(Kind::Number | Kind::Text) | None => None,
+        };
+        let Some((message, help)) = wrong else { return Some(ValueSource::Cel(found.value)) };
+        section.problem(&found.at, "wrong-type", message, (!help.is_empty()).then(|| help.to_owned()));
+        None
     }
 
     /// The columns of a key; each counts as named, whatever else is wrong with the entry.

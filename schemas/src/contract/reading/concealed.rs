@@ -131,7 +131,13 @@ fn comments(text: &str, strings: &[Range<usize>], hidden: &mut Vec<Range<usize>>
     }
 }
 
-/// Shows a line that is `key = value` of one open key, or a section's header; of any other what stands before the first `=`.
+/// Whether it is a key as TOML has them without quotes.
+fn is_bare(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+/// Shows a line that is `key = value` of one open key, or a section's header; of any other its key, where that is a plain one: what stands
+/// before the first `=` can be the end of a text that began on the line before.
 fn by_line(text: &str, hidden: &mut Vec<Range<usize>>) {
     let mut start = 0;
     for line in text.split_inclusive('\n') {
@@ -140,7 +146,8 @@ fn by_line(text: &str, hidden: &mut Vec<Range<usize>>) {
         let open = OPEN.contains(&word) && word == key.trim();
         let from = match line.contains('=') {
             true if open && !value.contains(['=', '{', '#']) && !value.contains("://") => line.len(),
-            true => key.len() + 1,
+            true if is_bare(key.trim()) => key.len() + 1,
+            true => 0,
             false if line.trim_start().starts_with('[') && !line.contains(['"', '\'']) => line.len(),
             false if OPEN.contains(&word) => word.len() + key.len() - key.trim_start().len(),
             false => 0,

@@ -3,10 +3,16 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use cel::Program;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::parser::Parser;
 
+use super::kinds::{self, Kind};
 use super::scalar::{nearest, short};
+
+/// Longest expression, in bytes.
+pub(crate) const MAX_SOURCE: usize = 4_000;
+/// How deep its brackets may lie in each other.
+pub(crate) const MAX_BRACKETS: u16 = 12;
 
 /// CEL's standard functions and macros. `timestamp`, `duration` and their parts are not among them.
 const FUNCTIONS: [&str; 19] = [
@@ -53,6 +59,24 @@ const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "nul
 /// Functions that read the clock in CEL's dialects, or make a time to compare with it.
 const CLOCK: [&str; 8] = ["now", "today", "timestamp", "date", "time", "current_date", "current_timestamp", "duration"];
 
+/// Whether its parts may lie too deep in each other: said of its text, before a parser goes down as deep.
+#[must_use]
+pub fn is_too_deep(source: &str) -> bool {
+    let most = usize::from(MAX_BRACKETS);
+    let (mut open, mut prefixes, mut choices, mut operators) = (0_usize, 0_usize, 0_usize, 0_usize);
+    source.chars().filter(|letter| !letter.is_whitespace()).any(|letter| {
+        prefixes = if matches!(letter, '!' | '-') { prefixes + 1 } else { 0 };
+        match letter {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            '?' => choices += 1,
+            '+' | '*' | '/' | '%' | '&' | '|' => operators += 1,
+            _ => {}
+        }
+        open > most || prefixes > most || choices > most || operators > 8 * most
+    })
+}
+
 /// What is wrong with an expression, and where in it, in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::contract) struct Fault {
@@ -75,14 +99,25 @@ struct Names<'e> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::contract) struct Uses {
     pub(in crate::contract) columns: Vec<String>,
+    /// What it gives, where that does not depend on the row.
+    pub(in crate::contract) kind: Option<Kind>,
 }
 
 /// Checks an expression over `variables`, each with the name that people know it by, which may be empty, and with `more` functions
 /// beside the standard ones.
 pub(in crate::contract) fn check(source: &str, variables: &[(&str, &str)], more: &[&str]) -> Result<Uses, Vec<Fault>> {
-    let program = Program::compile(source).map_err(|errors| parse_faults(source, &errors, variables))?;
+    if source.len() > MAX_SOURCE {
+        let message = format!("the expression has {} bytes, at most {MAX_SOURCE} are taken", source.len());
+        return Err(vec![Fault { code: "expression", message, help: None, range: 0..source.len() }]);
+    }
+    if is_too_deep(source) {
+        let message = format!("more than {MAX_BRACKETS} parts of the expression lie in each other");
+        return Err(vec![Fault { code: "expression", message, help: None, range: 0..source.len() }]);
+    }
+    let parser = Parser::new().max_recursion_depth(MAX_BRACKETS);
+    let expression = parser.parse(source).map_err(|errors| parse_faults(source, &errors, variables))?;
     let mut names = Names::default();
-    names.walk(program.expression(), &mut Vec::new());
+    names.walk(&expression, &mut Vec::new());
     let mut faults = Vec::new();
     for name in names.variables.iter().filter(|name| !TYPES.contains(name)) {
         if variables.iter().any(|(known, _)| known == name) {
@@ -110,7 +145,8 @@ pub(in crate::contract) fn check(source: &str, variables: &[(&str, &str)], more:
         });
     }
     let columns = names.row.iter().map(|&column| column.to_owned()).collect();
-    if faults.is_empty() { Ok(Uses { columns }) } else { Err(faults) }
+    let kind = kinds::of(&expression.expr);
+    if faults.is_empty() { Ok(Uses { columns, kind }) } else { Err(faults) }
 }
 
 fn help_variables(variables: &[(&str, &str)]) -> Option<String> {
@@ -233,7 +269,7 @@ mod tests {
             "steps.exists(s, s.name == '受理')",
             "has(steps.a) ? string(1 + 2) == '3' : status.matches('^[12]$')",
         ] {
-            assert_eq!(check(source, &FIELDS, &[]), Ok(Uses::default()), "{source}");
+            assert_eq!(check(source, &FIELDS, &[]).map(|uses| uses.columns), Ok(Vec::new()), "{source}");
         }
         let uses = check("row.xm + '/' + row['企业名称']", &[("row", "")], &STRINGS).map(|uses| uses.columns);
         assert_eq!(uses, Ok(vec!["xm".to_owned(), "企业名称".to_owned()]));

@@ -2,8 +2,9 @@
 
 pub(super) mod concealed;
 pub(crate) mod document;
-pub(super) mod expression;
+pub(crate) mod expression;
 pub(crate) mod json;
+pub(super) mod kinds;
 pub(crate) mod scalar;
 pub(super) mod secret;
 pub(super) mod section;

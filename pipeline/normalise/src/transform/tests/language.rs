@@ -158,6 +158,27 @@ fn codes_come_from_a_file_and_others_are_kept_or_replaced() {
 }
 
 #[test]
+fn codes_come_from_a_table_of_the_standard() {
+    let person = "[map]\nid_doc_type = { const = \"111\" }\nid_doc_no = \"bh\"\n\
+                  nationality = { from = \"c\", codes = { table = \"gbt2659_countries\", by = \"numeric\", to = \"alpha3\" } }\n";
+    let case = Language::new("NaturalPerson", &["bh", "c"], &person.replace("const = \"111\"", "const = \"414\""));
+    let of = |code| case.field("nationality", &[Some("PDY000001"), Some(code)]);
+    assert_eq!(of("704"), (Some("VNM".to_owned()), String::new()));
+    assert_eq!(of("VNM"), (None, "code.unknown".to_owned()), "found by the column that is named, and by nothing else");
+}
+
+#[test]
+fn an_expression_that_runs_away_costs_its_own_record() {
+    let body = "[map]\ncase_no = \"bh\"\nagent_name = { cel = \"row.c.split('').map(x, row.c.split('').map(y, x + y).join('')).join('')\" }\n";
+    let case = Language::new("ServiceCase", &["bh", "c"], body);
+    let of = |text: &str| case.field("agent_name", &[Some("B1"), Some(text)]);
+    assert_eq!(of("甲乙").0.as_deref(), Some("甲甲甲乙乙甲乙乙"));
+    assert_eq!(of(&"甲".repeat(1_000)), (None, "mapping.expression_stopped".to_owned()));
+    assert_eq!(of(&"甲".repeat(2_000)), (None, "mapping.expression_stopped".to_owned()), "a text over the limit");
+    assert_eq!(of("甲").0.as_deref(), Some("甲甲"), "the next one has its own budget");
+}
+
+#[test]
 fn each_item_of_a_list_has_its_code() {
     let body = "[map]\nrecord_kind = { const = \"2\" }\ndoc_no = \"bh\"\nauthority_uscc = { const = \"11450000PDY00001X0\" }\n\
                 penalty_kind = { from = [\"a\", \"b\"], join = \"、\", split = \"、\", codes = { \"警\" = \"警告\", \"罚\" = \"罚款\" }, other = \"keep\" }\n";
@@ -254,4 +275,25 @@ fn items_come_from_groups_of_columns_lists_and_json() {
     assert_eq!(json(one), (Some(format!("受理,覃丽,,{time},,")), String::new()));
     assert_eq!(json("{}"), (None, "steps.form".to_owned()));
     assert_eq!(json(r#"[{"mc":["受理"]}]"#), (None, "steps.form".to_owned()));
+}
+
+#[test]
+fn every_example_of_the_readme_is_read() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).expect("README.md");
+    let section = readme.split_once("## Mapping a table").expect("the section").1.split("\n## ").next().expect("its text");
+    let examples = section.lines().filter_map(|line| line.trim_end_matches([' ', '|']).rsplit_once("| `")?.1.strip_suffix('`'));
+    let files = [("codes/status.csv", "value,code\n在营,1\n")];
+    let mut count = 0;
+    for example in examples.filter(|example| example.contains(" = {")) {
+        let (entity, key) = match example.starts_with("steps") {
+            true => ("ServiceCase", "case_no = \"bh\"\n"),
+            false if example.starts_with("uscc") => ("LegalEntity", ""),
+            false => ("LegalEntity", "uscc = \"xydm\"\n"),
+        };
+        let resource = declared(entity, &format!("[map]\n{key}{example}\n"), &files);
+        let resource = resource.unwrap_or_else(|problems| panic!("{example}\n{}", problems.render(false)));
+        Mapping::compile(&resource, Standard::builtin(), Zone::shanghai()).unwrap_or_else(|error| panic!("{example}: {error}"));
+        count += 1;
+    }
+    assert_eq!(count, 19, "the examples of the table");
 }
