@@ -76,7 +76,7 @@ async fn a_transaction_of_a_gigabyte_fits_the_budget_of_a_role() {
     );
     server.execute(&insert).await.unwrap();
     confirmed(&pool, &exchange).await;
-    let events = exchange.status(LIMIT).await.unwrap()["systems"][0]["events"].as_u64();
+    let events = exchange.status(Duration::from_secs(60)).await.unwrap()["systems"][0]["events"].as_u64();
     let (peak, written) = (peak.end(), exchange.path().join("data/exchange.db").metadata().unwrap().len());
     let streamed: i64 = sqlx::query_scalar("SELECT stream_bytes FROM pg_stat_replication_slots").fetch_one(&pool).await.unwrap();
     println!(
