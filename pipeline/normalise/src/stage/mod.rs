@@ -11,6 +11,7 @@ mod figures;
 pub(crate) mod output;
 mod session;
 mod surrender;
+mod truncate;
 pub(crate) mod worker;
 
 use std::sync::Arc;
