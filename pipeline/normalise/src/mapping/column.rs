@@ -16,6 +16,8 @@ pub(crate) enum Cell<'a> {
     Absent,
     /// The source sent a value that the column's type on the wire could not hold.
     Lossy,
+    /// The writer's table does not have the column.
+    Gone,
     Direct(Input<'a>),
     Made(String),
 }
@@ -60,14 +62,14 @@ impl<'a> Row<'_, 'a> {
         if self.lossy.contains(&slot.index) {
             return Cell::Lossy;
         }
-        self.values.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
+        self.values.get(slot.index).map_or(Cell::Gone, |value| Cell::of(value, &slot.semantic))
     }
 }
 
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent | Self::Lossy => None,
+            Self::Null | Self::Absent | Self::Lossy | Self::Gone => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

@@ -72,6 +72,8 @@ pub(crate) enum Refusal {
     ColumnAbsent,
     /// The column's type on the wire could not hold the value.
     ColumnLossy,
+    /// The writer's table does not have the column.
+    ColumnGone,
     ExpressionFailed,
     /// It used more than an evaluation may.
     ExpressionStopped,
@@ -328,6 +330,7 @@ impl<'a> Reading<'a> {
             Cell::Made(text) => Self::Made(text),
             Cell::Absent => Self::Refused(Refusal::ColumnAbsent),
             Cell::Lossy => Self::Refused(Refusal::ColumnLossy),
+            Cell::Gone => Self::Refused(Refusal::ColumnGone),
         }
     }
 
@@ -361,7 +364,10 @@ fn cells<'a>(row: &Row<'_, 'a>, slots: &[usize]) -> Result<SmallVec<[Cell<'a>; 4
     if cells.contains(&Cell::Absent) {
         return Err(Refusal::ColumnAbsent);
     }
-    if cells.contains(&Cell::Lossy) { Err(Refusal::ColumnLossy) } else { Ok(cells) }
+    if cells.contains(&Cell::Lossy) {
+        return Err(Refusal::ColumnLossy);
+    }
+    if cells.contains(&Cell::Gone) { Err(Refusal::ColumnGone) } else { Ok(cells) }
 }
 
 fn joined<'a>(cells: &[Cell<'_>], separator: &str) -> Reading<'a> {

@@ -1,8 +1,8 @@
 //! A resource's mapping, compiled: once against the entity ([`Mapping`]), once for each writer's schema ([`Bound`]).
 //!
-//! A mapping that names a column which a writer's schema does not have is no error of a record but of the resource: the stage
-//! pauses before the first such event and says so.
+//! What becomes of a column that a writer's schema does not have, or has as another type, is for `drift` to say.
 
+pub(crate) mod bound;
 mod cel;
 mod clean;
 pub(crate) mod column;
@@ -14,14 +14,17 @@ mod switches;
 
 use std::sync::Arc;
 
-use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
+use guitong_schemas::avro::decode::PlanError;
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
+use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
+use guitong_schemas::contract::resource::Place;
 use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+pub(crate) use bound::{Affected, Bound, Slot};
 pub(crate) use columns::Columns;
 use entry::Formula;
 pub(crate) use entry::{EntryPlan, Reading, Refusal};
@@ -61,17 +64,10 @@ pub enum Fault {
     NoMember(String),
 }
 
-/// Why a mapping cannot read events by a writer's schema.
+/// No schema of a change event: events by it are quarantined.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum BindError {
-    /// No schema of a change event: such events are quarantined.
-    #[error("{0}")]
-    Schema(String),
-    /// The table has changed under the mapping: the resource pauses.
-    #[error("the mapping reads {} of {table}, which the source no longer sends; change the mapping in resources/{resource}.toml, or bring the column back",
-        .columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", "))]
-    Columns { columns: Vec<String>, table: String, resource: String },
-}
+#[error("{0}")]
+pub(crate) struct BindError(String);
 
 /// A resource's mapping onto its entity.
 #[derive(Debug)]
@@ -87,29 +83,17 @@ pub(crate) struct Mapping {
     pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
+    /// Columns that the condition reads.
+    judged: Vec<usize>,
+    /// For each of `columns`: tells the way in which it is read from any other.
+    pub(crate) marks: Vec<u64>,
     /// Rules that weigh otherwise here.
     pub(crate) switches: Switches,
     pub(crate) reporting: Option<Reporting>,
     /// Tells one mapping from another, whatever the layout of its file.
     pub(crate) fingerprint: u64,
-    resource: String,
-    table: String,
     /// How the writer names fields.
     names: Names,
-}
-
-/// A mapping over one writer's schema.
-#[derive(Debug)]
-pub(crate) struct Bound {
-    pub(crate) plan: DecodePlan,
-    /// For each of the mapping's columns: where it stands in the row.
-    pub(crate) slots: Vec<Slot>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) index: usize,
-    pub(crate) semantic: Semantic,
 }
 
 /// Places of columns among those of a mapping, and which of them were asked for.
@@ -160,6 +144,7 @@ impl Mapping {
         let mut slots = Slots::new(&mut columns);
         let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
         let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
+        let judged = slots.into_read();
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -172,8 +157,8 @@ impl Mapping {
             }),
             system: resource.system.to_string(),
             zone: zone.clone(),
-            resource: resource.name.to_string(),
-            table: resource.table.to_string(),
+            marks: marks(resource, &entity, &fields, &judged, columns.len()),
+            judged,
             names: resource.names,
             columns,
             fields,
@@ -182,32 +167,20 @@ impl Mapping {
         })
     }
 
+    /// How the writer names one of the mapping's columns.
+    pub(crate) fn field_name(&self, column: usize) -> Option<String> {
+        self.columns.get(column).map(|column| field_name(column, self.names).into_owned())
+    }
+
+    /// Whether it depends on this column which rows give records.
+    pub(crate) fn judges_by(&self, column: usize) -> bool {
+        self.judged.contains(&column)
+    }
+
     /// How many fields of the entity are mandatory, conditional and optional.
     pub(crate) fn fields_by_obligation(&self) -> [u64; 3] {
         let count = |obligation| self.entity.fields.iter().filter(|field| field.obligation == obligation).count() as u64;
         [Obligation::Mandatory, Obligation::Conditional, Obligation::Optional].map(count)
-    }
-
-    /// Finds the mapping's columns in a writer's schema.
-    pub(crate) fn bind(&self, schema: &str) -> Result<Bound, BindError> {
-        let plan = DecodePlan::compile(schema).map_err(|error| BindError::Schema(error.to_string()))?;
-        if !plan.is_envelope() {
-            return Err(BindError::Schema(format!("{} is no change event", plan.name())));
-        }
-        let mut slots = Vec::with_capacity(self.columns.len());
-        let mut missing = Vec::new();
-        for column in &self.columns {
-            let found = plan.field(&field_name(column, self.names));
-            match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
-                Some((index, field)) => slots.push(Slot { index, semantic: field.semantic.clone() }),
-                None => missing.push(column.clone()),
-            }
-        }
-        if missing.is_empty() {
-            Ok(Bound { plan, slots })
-        } else {
-            Err(BindError::Columns { columns: missing, table: self.table.clone(), resource: self.resource.clone() })
-        }
     }
 
     /// Highest grade of the fields that read this column; of a column that none reads nothing is known.
@@ -216,6 +189,19 @@ impl Mapping {
         let readers = self.fields.iter().filter(|field| field.reads(slot));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
     }
+}
+
+/// For each column: what the fields and the condition that read it make of it.
+fn marks(resource: &Resource, entity: &Entity, fields: &[FieldPlan], judged: &[usize], columns: usize) -> Vec<u64> {
+    let mark = |slot: usize| {
+        let readers = fields.iter().filter(|field| field.reads(slot)).filter_map(|field| entity.fields.get(field.index));
+        let marks = readers.filter_map(|field| Some(resource.map.get(&field.name)?.fingerprint(&field.name)));
+        let condition = resource.condition.as_ref().filter(|_| judged.contains(&slot));
+        let condition =
+            condition.map(|text| FieldMapping::plain(ValueSource::Cel(text.clone()), Place::default()).fingerprint(""));
+        marks.chain(condition).fold(0, |all: u64, mark| all.rotate_left(1) ^ mark)
+    };
+    (0..columns).map(mark).collect()
 }
 
 fn fingerprint(resource: &Resource) -> u64 {

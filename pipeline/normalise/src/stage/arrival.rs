@@ -27,8 +27,6 @@ pub(crate) enum Fault {
     Schema,
     /// The value does not decode by its schema.
     Decode,
-    /// The mapping reads columns that the event's schema does not have.
-    Columns,
     /// A column's value is over the limit and was read past.
     TooLarge,
 }
@@ -48,7 +46,6 @@ impl Fault {
                 "the registry has no such schema, or it is no change event",
             ),
             Self::Decode => ("event.decode", "事件不能按其模式解码", "the event does not decode by its schema"),
-            Self::Columns => ("event.columns", "事件缺少映射所需的列", "the event lacks columns that the mapping reads"),
             Self::TooLarge => (
                 "row.too_large",
                 "字段值超过上限，未读取；请缩短后重新读取该行",

@@ -14,6 +14,7 @@ use super::Normaliser;
 use super::arrival::Arrival;
 use super::output::Names;
 use super::worker::{Progress, Worker};
+use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::handle::{Command, HandleError, Phase};
 use crate::keyed::TOTALS;
@@ -47,9 +48,20 @@ struct Session {
     raw: TopicPartition,
     next: u64,
     replay: Option<Replay>,
-    /// Why nothing is read.
-    paused: Option<String>,
+    halt: Option<Halt>,
     asked: Option<Instant>,
+}
+
+/// Why nothing is read for a time.
+enum Halt {
+    /// Too many rows are rejected: until the mapping changes or a person resumes.
+    Rejections,
+    /// The table has not the columns that the mapping needs: until it has changed.
+    Columns {
+        /// The raw topic's end, and the schema of its newest event, when it was last looked at.
+        end: u64,
+        newest: Option<u32>,
+    },
 }
 
 impl Session {
@@ -65,7 +77,7 @@ impl Session {
         let Some(paused) = paused else { return Ok(()) };
         let pause = Pause::decode(paused).map_err(read)?;
         if pause.mapping == self.worker.mapping.fingerprint {
-            self.paused = Some(pause.to_string());
+            self.halt = Some(Halt::Rejections);
             self.worker.pause = Some(pause);
         } else {
             self.forget_window().await?;
@@ -97,9 +109,14 @@ impl Normaliser {
         let owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
+        let around = Surroundings {
+            resource: Arc::clone(&self.resource),
+            subscriptions: self.context.subscriptions.clone(),
+            time_zone: self.context.exchange.time_zone.clone(),
+        };
         let mut worker = Worker::new(
-            Arc::clone(&self.context.registry),
-            Arc::clone(&self.mapping),
+            (Arc::clone(&log), Arc::clone(&self.context.registry)),
+            (Arc::clone(&self.mapping), around),
             names,
             Arc::clone(&quarantine),
             &self.resource.quality,
@@ -108,12 +125,12 @@ impl Normaliser {
         worker.repeats = self.resource.publish_unchanged;
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
-        let mut session = Session { owner, worker, raw, next, replay: None, paused: None, asked: None };
+        let mut session = Session { owner, worker, raw, next, replay: None, halt: None, asked: None };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
         // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
-        self.set_phase(session.paused.clone().map_or(Phase::Running, Phase::Paused));
+        self.set_phase(session.worker.pause.as_ref().map_or(Phase::Running, |pause| Phase::Paused(pause.to_string())));
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
@@ -164,8 +181,12 @@ impl Normaliser {
                         return Ok(end);
                     }
                 }
-                batch = reader.read(budget), if session.paused.is_none() => self.take_batch(session, batch?).await?,
-                () = std::future::ready(()), if session.paused.is_some() && session.replay.is_some() => {}
+                batch = reader.read(budget), if session.halt.is_none() => self.take_batch(session, batch?).await?,
+                () = tokio::time::sleep(wait), if session.halt.is_some() => {
+                    if self.may_go_on(session).await? {
+                        return Ok(End::Reopen);
+                    }
+                }
             }
             if session.replay.is_some() {
                 self.step_replay(session).await?;
@@ -190,12 +211,28 @@ impl Normaliser {
                 tracing::error!(resource = %self.resource.name, reason, "paused");
                 session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
                 self.report(session).await?;
-                self.set_phase(Phase::Paused(reason.clone()));
-                session.paused = Some(reason);
+                self.set_phase(Phase::Paused(reason));
+                session.halt = Some(if session.worker.pause.is_some() {
+                    Halt::Rejections
+                } else {
+                    let end = self.context.log.bounds(&session.raw).await?.end;
+                    Halt::Columns { end, newest: session.worker.newest_schema(&session.raw).await? }
+                });
             }
         }
         session.worker.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Whether the table has changed since the pause began, so that it may be as the mapping needs it.
+    async fn may_go_on(&self, session: &mut Session) -> Result<bool, SessionError> {
+        let Some(Halt::Columns { end, newest }) = &mut session.halt else { return Ok(false) };
+        let now = self.context.log.bounds(&session.raw).await?.end;
+        if *end == now {
+            return Ok(false);
+        }
+        *end = now;
+        session.worker.has_changed(&session.raw, *newest).await
     }
 
     async fn step_replay(&mut self, session: &mut Session) -> Result<(), SessionError> {
@@ -293,6 +330,9 @@ impl Normaliser {
             status.newest_source_us = worker.newest_source_us.or(status.newest_source_us);
             status.offset = session.next;
             status.version = totals.stamp.to_string();
+            if status.changes.len() != worker.drift.away() || !asked {
+                status.changes = worker.drift.changes(&worker.mapping, &worker.around);
+            }
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);
                 let behind = status.newest_source_us.map_or(0, |newest| now.saturating_sub(newest).max(0));
@@ -301,6 +341,7 @@ impl Normaliser {
             if let Some(oldest) = oldest {
                 status.oldest_quarantine_us = oldest;
             }
+            worker.metrics.changed_columns.set(worker.drift.away().try_into().unwrap_or(i64::MAX));
             worker.metrics.paused.set(i64::from(matches!(status.phase, Phase::Paused(_))));
             let age = status.oldest_quarantine_us.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
             worker.metrics.oldest_seconds.set(age as f64 / 1e6);
@@ -321,6 +362,8 @@ async fn begin(
 ) -> Result<u64, SessionError> {
     let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
     let bounds = log.bounds(raw).await?;
+    worker.drift = Drift::load(owner).await?;
+    worker.drift.follow(&worker.mapping);
     let Some(stored) = stored else {
         worker.counters.totals = Totals { revision, ..Totals::default() };
         return Ok(bounds.earliest);
@@ -330,6 +373,7 @@ async fn begin(
     worker.counters.totals = Totals { revision, ..totals };
     if is_rebuild {
         tracing::info!(revision, "reads the raw topic again under a new mapping revision");
+        worker.drift = Drift::forgotten();
         return Ok(bounds.earliest);
     }
     match owner.offset(raw) {

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use guitong_log::registry::{RegistryError, SchemaRegistry};
-use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
+use guitong_log::registry::SchemaRegistry;
+use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Quality;
@@ -17,13 +17,15 @@ use guitong_schemas::contract::quality::PauseAbove;
 use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
+use super::binding::{Binding, Fit};
 use super::figures::Came;
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord, Published};
+use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
 use crate::keyed::overlay::{Counters, Overlay};
-use crate::mapping::{BindError, Bound, Columns, Mapping};
+use crate::mapping::{Columns, Mapping};
 use crate::metrics::ResourceMetrics;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
@@ -32,16 +34,6 @@ use crate::transform::{Change, Event, Runner, describe_key};
 
 /// Rows that one commit of a truncate deletes.
 const TRUNCATE_PAGE: usize = 1_000;
-
-/// What a writer's schema came to.
-#[derive(Debug)]
-enum Binding {
-    Ready(Arc<Bound>),
-    /// No change event, or unknown to the registry: events by it are quarantined.
-    Unusable,
-    /// The mapping names columns that it does not have.
-    Misfit(String),
-}
 
 /// How far a run over arrivals came.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +46,7 @@ pub(crate) enum Progress {
 /// What the stage keeps between batches, beside the owner.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) log: Arc<dyn ExchangeLog>,
     pub(crate) registry: Arc<dyn SchemaRegistry>,
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) names: Arc<Names>,
@@ -72,7 +65,10 @@ pub(crate) struct Worker {
     pub(crate) quarantine_end: u64,
     /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) newest_source_us: Option<i64>,
-    bindings: HashMap<u32, Binding>,
+    /// What is known of the columns that the mapping reads.
+    pub(crate) drift: Drift,
+    pub(super) around: Surroundings,
+    pub(super) bindings: HashMap<u32, Binding>,
     key_plans: HashMap<u32, Option<DecodePlan>>,
 }
 
@@ -108,16 +104,19 @@ struct Reading<'a> {
 
 impl Worker {
     pub(crate) fn new(
-        registry: Arc<dyn SchemaRegistry>,
-        mapping: Arc<Mapping>,
+        (log, registry): (Arc<dyn ExchangeLog>, Arc<dyn SchemaRegistry>),
+        (mapping, around): (Arc<Mapping>, Surroundings),
         names: Arc<Names>,
         quarantine_topic: Arc<str>,
         quality: &Quality,
         metrics: ResourceMetrics,
     ) -> Self {
         Self {
+            log,
             registry,
             mapping,
+            around,
+            drift: Drift::default(),
             names,
             quarantine_topic,
             repeats: false,
@@ -141,57 +140,28 @@ impl Worker {
         arrivals: &[Arrival],
         at: Option<(TopicPartition, u64)>,
     ) -> Result<Progress, SessionError> {
-        if at.is_none() {
-            // What the registry did not know when the events came it may know now.
-            self.bindings.retain(|_, binding| !matches!(binding, Binding::Unusable));
+        let live = at.is_some();
+        if !live {
+            // What the registry did not know when the events came it may know now, and what they tell of the table is old.
+            self.bindings.clear();
         }
-        let fits = self.bind(arrivals).await?;
-        let (mut rest, left) = arrivals.split_at(fits);
-        while !rest.is_empty() && (self.pause.is_none() || at.is_none()) {
-            rest = self.round(owner, rest, left, at.as_ref()).await?;
-        }
-        if let Some(pause) = self.pause.as_ref().filter(|_| at.is_some()) {
-            return Ok(Progress::Paused(pause.to_string()));
-        }
-        let misfit = left.first().and_then(|arrival| match arrival.body {
-            Body::Framed { schema } => self.bindings.get(&schema),
-            _ => None,
-        });
-        match misfit {
-            Some(Binding::Misfit(reason)) => Ok(Progress::Paused(reason.clone())),
-            _ => Ok(Progress::Done),
-        }
-    }
-
-    /// Binds the writer's schemas of the arrivals; gives how many arrivals come before the first that does not fit.
-    async fn bind(&mut self, arrivals: &[Arrival]) -> Result<usize, SessionError> {
-        for (index, arrival) in arrivals.iter().enumerate() {
-            let Body::Framed { schema } = arrival.body else { continue };
-            if !self.bindings.contains_key(&schema) {
-                let binding = match self.registry.schema(schema).await {
-                    Ok(json) => match self.mapping.bind(&json) {
-                        Ok(bound) => Binding::Ready(Arc::new(bound)),
-                        Err(BindError::Schema(reason)) => {
-                            tracing::warn!(schema, reason, "events by this schema are quarantined");
-                            Binding::Unusable
-                        }
-                        Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
-                    },
-                    Err(error @ RegistryError::NoSchema { .. }) => {
-                        tracing::warn!(schema, %error, "events by this schema are quarantined");
-                        Binding::Unusable
-                    }
-                    // Whatever else it answers says nothing about the event.
-                    Err(error) => return Err(SessionError::Transient(error.to_string())),
-                };
-                self.bindings.insert(schema, binding);
+        let mut left = arrivals;
+        while !left.is_empty() && (self.pause.is_none() || !live) {
+            let count = match self.bind(owner, left, live).await? {
+                Fit::Next(count) => count,
+                Fit::Pause(reason) => return Ok(Progress::Paused(reason)),
+            };
+            let (mut now, later) = left.split_at(count);
+            while !now.is_empty() && (self.pause.is_none() || !live) {
+                now = self.round(owner, now, later, at.as_ref()).await?;
             }
-            // An entry that is run again stays where it is; the resource pauses for what comes in.
-            if arrival.entry.is_none() && matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
-                return Ok(index);
-            }
+            left = later;
         }
-        Ok(arrivals.len())
+        if !live {
+            self.bindings.clear();
+            return Ok(Progress::Done);
+        }
+        Ok(self.pause.as_ref().map_or(Progress::Done, |pause| Progress::Paused(pause.to_string())))
     }
 
     /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
@@ -284,7 +254,7 @@ impl Worker {
                 if let Some(source) = arrival.source.as_deref() {
                     newest.insert(source, events.len());
                 }
-                is_flooded = self.note(overlay, &read.verdict);
+                is_flooded = self.note(overlay, arrival, &read.verdict);
             }
             events.push(read);
             if is_flooded {
@@ -311,7 +281,6 @@ impl Worker {
             Body::Faulty(fault) => Err(fault),
             Body::Framed { schema } => match self.bindings.get(&schema) {
                 Some(Binding::Ready(bound)) => runner.run(bound, &arrival.raw(), columns, fallback_us).map_err(|_| Fault::Decode),
-                Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
             },
         }?;
@@ -485,7 +454,8 @@ impl Worker {
         offset: Option<(TopicPartition, u64)>,
     ) -> Result<(), SessionError> {
         let pause = overlay.pause.clone();
-        let (state, counters) = overlay.into_changes();
+        let (mut state, counters) = overlay.into_changes();
+        state.extend(self.drift.take_change());
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets: offset.into_iter().collect(), position: None, state };
         owner.append(batch).await?;

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 pub(super) use codes::CodeFiles;
 pub use pattern::{Pattern, PatternError, ascii_digits, is_small};
 pub(super) use read::Reader;
+use sha2::{Digest, Sha256};
 
 use super::resource::Place;
 
@@ -65,6 +66,18 @@ pub struct FieldMapping {
 }
 
 impl FieldMapping {
+    /// Tells this way of making `field` from any other, whatever lines it stands in.
+    #[must_use]
+    pub fn fingerprint(&self, field: &str) -> u64 {
+        let whole = format!("{field} {self:?}");
+        let mut digest = Sha256::new();
+        for (at, part) in whole.split("Place {").enumerate() {
+            let rest = part.split_once('}').map_or(part, |(_, rest)| rest);
+            digest.update(if at == 0 { part } else { rest });
+        }
+        digest.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
     /// The value as it comes from its source.
     #[must_use]
     pub fn plain(value: ValueSource, at: Place) -> Self {
