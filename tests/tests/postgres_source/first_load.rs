@@ -231,14 +231,21 @@ async fn a_commit_that_is_streamed_before_it_is_visible_is_not_lost() {
     assert_eq!(lines(&changes), ["u t [1,new]", "r t [1,new]", "r t [2,other]"]);
 }
 
-/// A row moves to another key in a commit that is decoded before it is visible, while its table waits for another that is being read: what was
-/// not sent is under the old key in the snapshot that comes next, and is read under the new one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_moved_before_its_table_was_read_is_whole() {
+/// A server whose commits wait for a standby that never comes, where the session sets `synchronous_commit`: they are written and decoded, and not
+/// visible. From the server's start on, so that no commit can pass before it is known.
+async fn waiting_for_nobody() -> Postgres {
     let mut server = Postgres::start().await.unwrap();
     server.execute("ALTER DATABASE postgres SET synchronous_commit = local").await.unwrap();
     server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     server.restart(Stop::Fast).await.unwrap();
+    server
+}
+
+/// A row moves to another key in a commit that is decoded before it is visible, while its table waits for another that is being read: what was
+/// not sent is under the old key in the snapshot that comes next, and is read under the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_moved_before_its_table_was_read_is_whole() {
+    let server = waiting_for_nobody().await;
     server
         .execute(
             "CREATE TABLE a (id int PRIMARY KEY, pad text); INSERT INTO a SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n;
@@ -281,11 +288,7 @@ async fn a_row_that_moved_before_its_table_was_read_is_whole() {
 /// complete what was not sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_yield_to_what_was_streamed_while_they_were_read() {
-    let mut server = Postgres::start().await.unwrap();
-    // From the server's start on, so that no commit can pass before it is known; only the writer waits for it.
-    server.execute("ALTER DATABASE postgres SET synchronous_commit = local").await.unwrap();
-    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
-    server.restart(Stop::Fast).await.unwrap();
+    let server = waiting_for_nobody().await;
     server
         .execute(
             "CREATE TABLE t (id int PRIMARY KEY, n int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;

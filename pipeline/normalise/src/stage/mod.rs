@@ -8,6 +8,7 @@
 
 pub(crate) mod arrival;
 mod figures;
+mod known;
 pub(crate) mod output;
 mod session;
 mod surrender;

@@ -7,17 +7,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Quality;
 use guitong_schemas::contract::quality::PauseAbove;
-use guitong_schemas::position::Version;
 
 use super::arrival::{Arrival, Body, Fault};
 use super::figures::Came;
+use super::known::{Known, note_seen};
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord, Published};
 use crate::error::SessionError;
@@ -82,14 +81,14 @@ pub(crate) struct Worker {
 
 /// One event, its content read.
 pub(super) struct Read<'a> {
-    arrival: &'a Arrival,
+    pub(super) arrival: &'a Arrival,
     pub(super) source_ts_us: i64,
     pub(super) verdict: Verdict,
     operation: Operation,
     /// It was counted before.
     pub(super) is_again: bool,
     /// Values that later events of the row may leave out, as of this one; `None` where they are not known.
-    columns: Option<Columns>,
+    pub(super) columns: Option<Columns>,
     /// What it was made of beside its own row.
     uses: Uses,
 }
@@ -553,62 +552,6 @@ impl Worker {
         self.quarantine_end += quarantined as u64;
         self.metrics.show(&self.counters);
         Ok(())
-    }
-}
-
-/// What is known of an event's row before it, from state and from the events of the batch before it.
-struct Known<'k> {
-    /// Newest version read; `None` where there is no such row.
-    seen: Option<Version>,
-    columns: Option<&'k Columns>,
-    /// The row still lists the entry that is being run again.
-    is_listed: bool,
-}
-
-impl<'k> Known<'k> {
-    fn of(overlay: &'k Overlay, arrival: &Arrival, before: Option<&'k Read<'_>>) -> Self {
-        let row = arrival.source.as_ref().and_then(|source| overlay.rows.get(source));
-        if let Some(seq) = arrival.entry {
-            let is_listed = arrival.source.is_none() || row.is_some_and(|row| row.open.iter().any(|open| open.seq == seq));
-            let entry = overlay.entries.get(&claims::entry_key(seq));
-            return Self { seen: None, columns: entry.map(|entry| &entry.columns), is_listed: is_listed && entry.is_some() };
-        }
-        match before {
-            Some(Read { verdict: Verdict::Removed, .. }) => Self { seen: None, columns: None, is_listed: false },
-            Some(read) => Self { seen: Some(read.arrival.version), columns: read.columns.as_ref(), is_listed: false },
-            None => Self { seen: row.map(|row| row.seen), columns: row.and_then(|row| row.columns.as_ref()), is_listed: false },
-        }
-    }
-
-    /// Whether this very change was read before, under whatever mapping.
-    fn has_seen(&self, arrival: &Arrival) -> bool {
-        self.seen.is_some_and(|seen| arrival.version.with_revision(0) <= seen.with_revision(0))
-    }
-
-    /// Whether nothing is to be read of the event, since as new a version of its row was read before. A delete and the
-    /// tombstone after it have one version.
-    fn is_stale(&self, arrival: &Arrival) -> bool {
-        match (arrival.entry, self.seen) {
-            (Some(_), _) => !self.is_listed,
-            (None, Some(seen)) if arrival.body == Body::Tombstone => arrival.version < seen,
-            (None, Some(seen)) => arrival.version <= seen,
-            (None, None) => false,
-        }
-    }
-}
-
-/// Remembers the newest version read and the columns as of it.
-fn note_seen(overlay: &mut Overlay, source: &Bytes, arrival: &Arrival, columns: Option<Columns>) {
-    let is_newest = match arrival.entry {
-        None => true,
-        // A replay tells the columns of the newest version where that could not be read before.
-        Some(_) => {
-            let seen = overlay.rows.get(source).map(|row| row.seen.with_revision(0));
-            columns.is_some() && seen == Some(arrival.version.with_revision(0))
-        }
-    };
-    if is_newest {
-        claims::note_seen(overlay, source, arrival.version, columns);
     }
 }
 
