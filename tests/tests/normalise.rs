@@ -5,6 +5,7 @@
 
 mod normalise {
     mod claims;
+    mod columns;
     mod faults;
     pub(crate) mod harness;
     mod histories;

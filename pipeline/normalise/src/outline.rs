@@ -22,7 +22,7 @@ pub struct SourceColumn {
 pub fn source_columns(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Vec<SourceColumn>, MappingError> {
     let mapping = Mapping::compile(resource, standard, zone)?;
     let column = |(slot, name): (usize, &String)| {
-        let readers = mapping.fields.iter().filter(|plan| plan.reads(slot));
+        let readers = mapping.fields.iter().filter(|plan| plan.reads().contains(&slot));
         let fields: Vec<_> = readers.filter_map(|plan| mapping.entity.fields.get(plan.index)).collect();
         SourceColumn {
             name: name.clone(),

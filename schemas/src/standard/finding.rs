@@ -57,6 +57,8 @@ rules! {
     FieldNotProvided "field.not_provided" "来源系统不提供此必填项" "the source does not have this mandatory field";
     FieldRequired "field.required" "按条件应填而为空" "a field that this record requires is empty";
     ColumnAbsent "column.absent" "来源未发送该列且没有已知的值" "the source left the column out and its value is not known";
+    ColumnGone "column.gone" "来源表没有该列" "the source's table does not have the column";
+    ColumnRetyped "column.retyped" "来源列的类型已改变" "the source's column has another type than before";
     ColumnLossy "column.lossy" "来源值超出其传输类型的表示范围" "the source's value is beyond what its type on the wire holds";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
     LookupMissing "lookup.missing" "对照表中没有该值" "the lookup table does not have this value";

@@ -10,8 +10,10 @@ use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::sql::Pools;
 use guitong_deliver::{DeliverStatus, Deliverer, Delivery, Phase as DeliverPhase};
 use guitong_log::{OwnerId, Placement, Role};
-use guitong_normalise::{NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase};
-use guitong_schemas::contract::{Directory, Resource, SinkConfig, Subscription, System};
+use guitong_normalise::{
+    ColumnChange, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase,
+};
+use guitong_schemas::contract::{Directory, Name, Resource, SinkConfig, Subscription, System};
 use guitong_schemas::standard::Standard;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -37,6 +39,8 @@ pub(crate) struct Stages {
     deliver: guitong_deliver::Metrics,
     /// Connections to sinks, shared by address.
     pools: Pools,
+    /// Those of the directory in force.
+    subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
 }
 
 /// A part that was started; it may have ended since.
@@ -67,7 +71,13 @@ impl Stages {
             pools: Pools::default(),
             normalise: guitong_normalise::Metrics::register(registry)?,
             deliver: guitong_deliver::Metrics::register(registry)?,
+            subscriptions: watch::Sender::default(),
         })
+    }
+
+    /// Takes note of the directory in force, for parts that run on under it.
+    pub(crate) fn follow(&self, directory: &Directory) {
+        self.subscriptions.send_replace(Arc::new(directory.subscriptions.clone()));
     }
 
     /// The parts that the directory declares, this node's roles include, and the log's placement gives to this node.
@@ -133,6 +143,7 @@ impl Stages {
             standard: Arc::clone(&directory.standard),
             exchange: Arc::new(directory.exchange.clone()),
             metrics: self.normalise.clone(),
+            subscriptions: self.subscriptions.subscribe(),
         };
         match Normaliser::new(context, Arc::clone(resource)) {
             Ok((normaliser, handle)) => {
@@ -318,7 +329,7 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         NormalisePhase::WaitingForTopic => ("waiting", None),
         NormalisePhase::WaitingForTables(tables) => ("waiting", Some(format!("the first load of {tables} is not done"))),
         NormalisePhase::Loading => ("loading", None),
-        NormalisePhase::Running => ("running", None),
+        NormalisePhase::Running => ("running", told(&view.changes)),
         NormalisePhase::Paused(why) => ("paused", Some(why.clone())),
         NormalisePhase::Retrying(why) => ("retrying", Some(why.clone())),
         NormalisePhase::Stopped => ("stopped", None),
@@ -337,8 +348,15 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         held_back: view.held_back,
         quarantined: view.quarantined,
         oldest_quarantined_seconds: view.oldest_quarantine_us.map(age),
+        column_changes: serde_json::to_value(&view.changes).unwrap_or_default(),
         rules: resource.rules.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// What somebody has to look at though the resource runs.
+fn told(changes: &[ColumnChange]) -> Option<String> {
+    let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    (!told.is_empty()).then(|| told.join("\n"))
 }
 
 fn of_subscription(subscription: &Subscription, view: &DeliverStatus, problem: Option<String>) -> SubscriptionStatus {

@@ -39,6 +39,8 @@ enum Found<'g> {
     /// A column that gives the key was not sent and is not known.
     Unknown,
     Missing,
+    /// The table does not have a column that gives the key.
+    Gone,
     Row(&'g GroupRow),
 }
 
@@ -73,6 +75,7 @@ impl JoinPlan {
             match cell {
                 Cell::Absent | Cell::Lossy => return Ok(Found::Unknown),
                 Cell::Missing => return Ok(Found::Missing),
+                Cell::Gone => return Ok(Found::Gone),
                 cell => match key_text(cell.input()) {
                     Some(text) => parts.push(text),
                     None => return Ok(Found::NoKey),
@@ -102,6 +105,7 @@ impl JoinPlan {
         match found.get(find) {
             None | Some(Found::NoKey) => Cell::Null,
             Some(Found::Unknown) => Cell::Absent,
+            Some(Found::Gone) => Cell::Gone,
             Some(Found::Missing) if is_lookup() => Cell::Missing,
             Some(Found::Missing) => Cell::Null,
             Some(Found::Row(row)) => row.cells.get(column).map_or(Cell::Null, Kept::cell),

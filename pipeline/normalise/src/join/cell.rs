@@ -12,10 +12,15 @@ pub(crate) enum Kept {
     Null,
     Absent,
     Lossy,
+    /// The table of the row does not have the column.
+    Gone,
     Text(Box<str>),
     Integer(i64),
     Boolean(bool),
-    Decimal { unscaled: i128, scale: u32 },
+    Decimal {
+        unscaled: i128,
+        scale: u32,
+    },
     Days(i32),
     Local(i64),
     Instant(i64),
@@ -27,6 +32,7 @@ impl Kept {
             Cell::Null | Cell::Missing => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
+            Cell::Gone => Self::Gone,
             Cell::Made(text) => Self::Text(text.as_str().into()),
             Cell::Direct(input) => match *input {
                 Input::Text(text) => Self::Text(text.into()),
@@ -45,6 +51,7 @@ impl Kept {
             Self::Null => return Cell::Null,
             Self::Absent => return Cell::Absent,
             Self::Lossy => return Cell::Lossy,
+            Self::Gone => return Cell::Gone,
             Self::Text(text) => Input::Text(text),
             Self::Integer(number) => Input::Integer(*number),
             Self::Boolean(truth) => Input::Boolean(*truth),
@@ -97,6 +104,7 @@ impl Kept {
             Self::Days(days) => wide(out, 7, i64::from(*days)),
             Self::Local(micros) => wide(out, 8, *micros),
             Self::Instant(micros) => wide(out, 9, *micros),
+            Self::Gone => out.u8(10),
         }
     }
 
@@ -116,6 +124,7 @@ impl Kept {
             7 => Self::Days(i32::try_from(from.i64()?).map_err(|_| CodecError::Damaged)?),
             8 => Self::Local(from.i64()?),
             9 => Self::Instant(from.i64()?),
+            10 => Self::Gone,
             _ => return Err(CodecError::Damaged),
         })
     }
@@ -131,6 +140,7 @@ mod tests {
             Kept::Null,
             Kept::Absent,
             Kept::Lossy,
+            Kept::Gone,
             Kept::Text("桂".into()),
             Kept::Integer(-7),
             Kept::Boolean(true),

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use guitong_schemas::avro::decode::DecodePlan;
-use guitong_schemas::avro::form::Names;
 use guitong_schemas::contract::{Join, JoinKind};
 use sha2::{Digest, Sha256};
 
 use super::GroupKey;
 use super::cell::Kept;
 use crate::mapping::column::text_of;
-use crate::mapping::{BindError, Bound, MappingError, Slot, is_empty};
+use crate::mapping::{MappingError, is_empty};
 
 /// Numbers of columns from here on are those of joined rows.
 pub(crate) const FIRST_JOINED: usize = 1 << 24;
@@ -28,20 +26,19 @@ pub(crate) struct JoinPlan {
     pub(super) finds: Vec<Find>,
     /// What a joined column's number stands for: the find, and the column of its table.
     pub(super) cells: Vec<(usize, usize)>,
-    names: Names,
 }
 
 /// A table read beside the resource's own.
 #[derive(Debug)]
 pub(crate) struct JoinedTable {
     /// As the resource's file names the join.
-    name: String,
+    pub(crate) name: String,
     /// Changes with everything that decides what is kept of a row, so that nothing kept otherwise is read.
     pub(crate) id: [u8; ID],
     pub(crate) table: String,
     pub(crate) topic: Arc<str>,
     /// Those that are kept, the key's first.
-    columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
     key: usize,
     order: Option<usize>,
     is_lookup: bool,
@@ -68,8 +65,8 @@ pub(crate) struct ColumnSet {
 }
 
 impl ColumnSet {
-    pub(crate) fn new(declared: BTreeMap<String, Join>, names: Names) -> Self {
-        Self { declared, plan: JoinPlan { names, ..JoinPlan::default() }, ..Self::default() }
+    pub(crate) fn new(declared: BTreeMap<String, Join>) -> Self {
+        Self { declared, ..Self::default() }
     }
 
     /// The number of a column, or of a join's: `name.column`.
@@ -206,17 +203,24 @@ pub(super) fn key_text(input: Option<guitong_schemas::standard::Input<'_>>) -> O
 }
 
 impl JoinPlan {
-    /// Finds a joined table's columns in a writer's schema.
-    pub(crate) fn bind(&self, table: &JoinedTable, schema: &str, resource: &str) -> Result<Bound, BindError> {
-        let plan = DecodePlan::compile(schema).map_err(|error| BindError::Schema(error.to_string()))?;
-        if !plan.is_envelope() {
-            return Err(BindError::Schema(format!("{} is no change event", plan.name())));
-        }
-        Slot::find(&table.columns, &plan, self.names).map(|slots| Bound { plan, slots }).map_err(|columns| BindError::Columns {
-            columns,
-            table: table.table.clone(),
-            resource: resource.to_owned(),
-        })
+    /// Whether a joined cell is found by this column, of the resource's table or of another join.
+    pub(crate) fn is_found_by(&self, slot: usize, column: usize) -> bool {
+        let find = self.cell_of(slot).and_then(|(find, _)| self.finds.get(find));
+        find.is_some_and(|find| find.from.iter().any(|from| *from == column || self.is_found_by(*from, column)))
+    }
+
+    /// Whether a joined cell needs this column of a joined table: as its value, or to be found.
+    pub(crate) fn needs(&self, slot: usize, table: usize, column: usize) -> bool {
+        let Some((find, cell)) = self.cell_of(slot) else { return false };
+        let Some(found) = self.finds.get(find) else { return false };
+        let finds = |joined: &JoinedTable| column < joined.key || joined.order == Some(column);
+        let is_its = found.table == table && (cell == column || self.tables.get(table).is_some_and(finds));
+        is_its || found.from.iter().any(|from| self.needs(*from, table, column))
+    }
+
+    /// The find and the column of its table that a joined cell is of.
+    fn cell_of(&self, slot: usize) -> Option<(usize, usize)> {
+        slot.checked_sub(FIRST_JOINED).and_then(|at| self.cells.get(at)).copied()
     }
 
     /// Joined tables that are read from a topic.

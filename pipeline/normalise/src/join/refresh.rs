@@ -18,7 +18,7 @@ use crate::error::SessionError;
 use crate::keyed::overlay::{Overlay, StateError};
 use crate::mapping::Columns;
 use crate::quarantine::record;
-use crate::stage::arrival::{Arrival, Body};
+use crate::stage::arrival::Arrival;
 use crate::stage::output::{Cause, Output};
 use crate::stage::worker::{Ends, Verdict, Worker};
 use crate::transform::{Change, Event, Runner};
@@ -79,14 +79,14 @@ impl Worker {
             .collect();
         overlay.entries.load(owner, open).await?;
         let versions = read_versions(owner, overlay, sources).await?;
+        self.bindings.clear();
         for version in &versions {
-            if let Body::Framed { schema } = version.arrival.body {
-                self.bind_schema(schema).await?;
-            }
+            self.bind_again(&version.arrival).await?;
         }
         let own: Vec<_> = versions.iter().map(|version| (&version.arrival, Some(&version.columns))).collect();
         self.load_groups(owner, overlay, &own).await?;
         let again = self.run_again(overlay, &versions);
+        self.bindings.clear();
         let mut keys = Vec::new();
         for Again { version, verdict, .. } in &again {
             let row = overlay.rows.get(&version.source);

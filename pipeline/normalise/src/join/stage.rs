@@ -12,10 +12,11 @@ use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
-use crate::mapping::Columns;
 use crate::mapping::column::Row;
+use crate::mapping::{Bound, Columns};
 use crate::stage::arrival::{Arrival, Body, Fault};
-use crate::stage::worker::{Binding, Ends, Verdict, Worker};
+use crate::stage::binding::{Binding, Unfit};
+use crate::stage::worker::{Ends, Verdict, Worker};
 use crate::transform::columns_of;
 
 /// Rows that one commit of a joined table's truncate removes.
@@ -29,34 +30,42 @@ pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
 /// What the stage keeps of joins between batches.
 #[derive(Debug, Default)]
 pub(crate) struct Joining {
-    /// By joined table and writer's schema.
-    bindings: HashMap<(usize, u32), Binding>,
+    /// For each joined table, a writer's schema and what it came to.
+    bindings: HashMap<usize, (u32, Result<Arc<Bound>, Fault>)>,
     /// Nothing of the resource stands yet that a change of a joined row could concern.
     pub(crate) is_loading: bool,
 }
 
-impl Joining {
-    /// The binding of a schema that lacks columns.
-    pub(crate) fn misfit(&self, schema: u32) -> Option<&Binding> {
-        let of_schema = self.bindings.iter().filter(|((_, id), _)| *id == schema).map(|(_, binding)| binding);
-        of_schema.into_iter().find(|binding| matches!(binding, Binding::Misfit(_)))
-    }
-}
-
 impl Worker {
-    /// Binds a writer's schema of a joined table; whether it has all columns.
-    pub(crate) async fn bind_beside(&mut self, topic: &str, schema: u32) -> Result<bool, SessionError> {
+    /// Whether events of a joined table's topic are read by this schema now.
+    pub(crate) fn is_bound_beside(&self, topic: &str, schema: u32) -> bool {
+        let is_bound = |at: usize| self.joining.bindings.get(&at).is_some_and(|(bound, _)| *bound == schema);
+        self.mapping.joins.as_ref().is_none_or(|plan| plan.of_topic(topic).all(|(at, _)| is_bound(at)))
+    }
+
+    /// Binds an event's schema for the joined tables of its topic; gives the reason where nothing more may be read.
+    pub(crate) async fn bind_beside(
+        &mut self,
+        arrival: &Arrival,
+        schema: u32,
+        live: bool,
+    ) -> Result<Option<Unfit>, SessionError> {
         let mapping = Arc::clone(&self.mapping);
-        let Some(plan) = &mapping.joins else { return Ok(true) };
-        let mut fits = true;
-        for (at, table) in plan.of_topic(topic) {
-            if !self.joining.bindings.contains_key(&(at, schema)) {
-                let binding = self.binding(schema, |json| plan.bind(table, json, &mapping.resource)).await?;
-                self.joining.bindings.insert((at, schema), binding);
-            }
-            fits &= !matches!(self.joining.bindings.get(&(at, schema)), Some(Binding::Misfit(_)));
+        let Some(plan) = &mapping.joins else { return Ok(None) };
+        for (at, _) in plan.of_topic(&arrival.record.at.topic) {
+            // The resource's own table comes first among those that are read.
+            let table = at + 1;
+            let binding = match self.read_schema(table, schema).await? {
+                None => Err(Fault::Schema),
+                Some(bound) => match self.judge(table, bound, arrival, schema, live).await? {
+                    Ok(bound) if bound.refuses => Err(Fault::Columns),
+                    Ok(bound) => Ok(Arc::new(bound)),
+                    Err(unfit) => return Ok(Some(unfit)),
+                },
+            };
+            self.joining.bindings.insert(at, (schema, binding));
         }
-        Ok(fits)
+        Ok(None)
     }
 
     /// Reads the joined tables' events among the arrivals, and loads what the resource's own rows are joined to.
@@ -69,10 +78,10 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let Some(plan) = &mapping.joins else { return Ok(BesideEvents::new()) };
         let bindings = &self.joining.bindings;
-        let bound = |table: usize, schema: u32| match bindings.get(&(table, schema)) {
-            Some(Binding::Ready(bound)) => Ok(&**bound),
-            Some(Binding::Misfit(_)) => Err(Fault::Columns),
-            Some(Binding::Unusable) | None => Err(Fault::Schema),
+        let bound = |table: usize, schema: u32| match bindings.get(&table) {
+            Some((of, Ok(bound))) if *of == schema => Ok(&**bound),
+            Some((of, Err(fault))) if *of == schema => Err(*fault),
+            _ => Err(Fault::Schema),
         };
         let events = beside::read(plan, owner, overlay, arrivals, &bound).await?;
         let own: Vec<(&Arrival, Option<&Columns>)> =

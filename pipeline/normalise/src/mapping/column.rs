@@ -19,6 +19,8 @@ pub(crate) enum Cell<'a> {
     Lossy,
     /// A dictionary has no row for the key.
     Missing,
+    /// The writer's table does not have the column.
+    Gone,
     Direct(Input<'a>),
     Made(String),
 }
@@ -73,14 +75,14 @@ impl<'r, 'a> Row<'r, 'a> {
         if self.lossy.contains(&slot.index) {
             return Cell::Lossy;
         }
-        self.values.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
+        self.values.get(slot.index).map_or(Cell::Gone, |value| Cell::of(value, &slot.semantic))
     }
 }
 
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent | Self::Lossy | Self::Missing => None,
+            Self::Null | Self::Absent | Self::Lossy | Self::Missing | Self::Gone => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

@@ -74,6 +74,8 @@ pub(crate) enum Refusal {
     ColumnLossy,
     /// A dictionary has no row for the key.
     LookupMissing,
+    /// The writer's table does not have the column.
+    ColumnGone,
     ExpressionFailed,
     /// It used more than an evaluation may.
     ExpressionStopped,
@@ -332,6 +334,7 @@ impl<'a> Reading<'a> {
             Cell::Absent => Self::Refused(Refusal::ColumnAbsent),
             Cell::Lossy => Self::Refused(Refusal::ColumnLossy),
             Cell::Missing => Self::Refused(Refusal::LookupMissing),
+            Cell::Gone => Self::Refused(Refusal::ColumnGone),
         }
     }
 
@@ -368,7 +371,10 @@ fn cells<'a>(row: &Row<'_, 'a>, slots: &[usize]) -> Result<SmallVec<[Cell<'a>; 4
     if cells.contains(&Cell::Lossy) {
         return Err(Refusal::ColumnLossy);
     }
-    if cells.contains(&Cell::Missing) { Err(Refusal::LookupMissing) } else { Ok(cells) }
+    if cells.contains(&Cell::Missing) {
+        return Err(Refusal::LookupMissing);
+    }
+    if cells.contains(&Cell::Gone) { Err(Refusal::ColumnGone) } else { Ok(cells) }
 }
 
 fn joined<'a>(cells: &[Cell<'_>], separator: &str) -> Reading<'a> {

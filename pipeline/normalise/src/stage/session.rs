@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
 use super::arrival::Arrival;
+use super::binding::Unfit;
 use super::output::Names;
 use super::worker::{Ends, Progress, Worker};
+use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::handle::{Command, HandleError, Phase};
 use crate::join;
@@ -58,9 +60,22 @@ struct Session {
     /// Rows may have to be made again.
     refreshing: bool,
     replay: Option<Replay>,
-    /// Why nothing is read.
-    paused: Option<String>,
+    halt: Option<Halt>,
     asked: Option<Instant>,
+}
+
+/// Why nothing is read for a time.
+enum Halt {
+    /// Too many rows are rejected: until the mapping changes or a person resumes.
+    Rejections,
+    /// The table has not the columns that the mapping needs: until it has changed.
+    Columns {
+        /// Its raw topic, and the schema of its newest event when the pause began.
+        table: TopicPartition,
+        newest: Option<u32>,
+        /// The topic's end when it was last asked for its newest event.
+        looked_at: u64,
+    },
 }
 
 impl Session {
@@ -76,7 +91,7 @@ impl Session {
         let Some(paused) = paused else { return Ok(()) };
         let pause = Pause::decode(paused).map_err(read)?;
         if pause.mapping == self.worker.mapping.fingerprint {
-            self.paused = Some(pause.to_string());
+            self.halt = Some(Halt::Rejections);
             self.worker.pause = Some(pause);
         } else {
             self.forget_window().await?;
@@ -108,9 +123,14 @@ impl Normaliser {
         let mut owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
+        let around = Surroundings {
+            resource: Arc::clone(&self.resource),
+            subscriptions: self.context.subscriptions.clone(),
+            time_zone: self.context.exchange.time_zone.clone(),
+        };
         let mut worker = Worker::new(
-            Arc::clone(&self.context.registry),
-            Arc::clone(&self.mapping),
+            (Arc::clone(&log), Arc::clone(&self.context.registry)),
+            (Arc::clone(&self.mapping), around),
             names,
             Arc::clone(&quarantine),
             &self.resource.quality,
@@ -129,13 +149,13 @@ impl Normaliser {
         }
         worker.joining.is_loading = load.is_some();
         let refreshing = self.mapping.joins.is_some() && load.is_none();
-        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay: None, paused: None, asked: None };
+        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay: None, halt: None, asked: None };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
         // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
         let ready = if session.load.is_some() { Phase::Loading } else { Phase::Running };
-        self.set_phase(session.paused.clone().map_or(ready, Phase::Paused));
+        self.set_phase(session.worker.pause.as_ref().map_or(ready, |pause| Phase::Paused(pause.to_string())));
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
@@ -195,11 +215,15 @@ impl Normaliser {
                 () = std::future::ready(()), if session.refreshing => {
                     session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
                 }
-                batch = intake.read(&*log, budget), if session.paused.is_none() => {
+                batch = intake.read(&*log, budget), if session.halt.is_none() => {
                     self.take_batch(session, batch?).await?;
                     session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
                 }
-                () = std::future::ready(()), if session.paused.is_some() && session.replay.is_some() => {}
+                () = tokio::time::sleep(wait), if session.halt.is_some() => {
+                    if self.may_go_on(session).await? {
+                        return Ok(End::Reopen);
+                    }
+                }
             }
             if session.replay.is_some() {
                 self.step_replay(session).await?;
@@ -250,16 +274,34 @@ impl Normaliser {
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
         match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
             Progress::Done => (session.next, session.beside) = (next, beside),
-            Progress::Paused(reason) => {
-                tracing::error!(resource = %self.resource.name, reason, "paused");
-                session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
-                self.report(session).await?;
-                self.set_phase(Phase::Paused(reason.clone()));
-                session.paused = Some(reason);
+            Progress::Flooded(reason) => self.pause(session, reason, Halt::Rejections).await?,
+            Progress::Unfit(Unfit { reason, table, newest }) => {
+                self.pause(session, reason, Halt::Columns { table, newest, looked_at: 0 }).await?;
             }
         }
         session.worker.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Reads nothing more for the time being.
+    async fn pause(&self, session: &mut Session, reason: String, halt: Halt) -> Result<(), SessionError> {
+        tracing::error!(resource = %self.resource.name, reason, "paused");
+        session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
+        self.report(session).await?;
+        self.set_phase(Phase::Paused(reason));
+        session.halt = Some(halt);
+        Ok(())
+    }
+
+    /// Whether the table has changed since the pause began, so that it may be as the mapping needs it.
+    async fn may_go_on(&self, session: &mut Session) -> Result<bool, SessionError> {
+        let Some(Halt::Columns { table, newest, looked_at }) = &mut session.halt else { return Ok(false) };
+        let end = self.context.log.bounds(table).await?.end;
+        if *looked_at == end {
+            return Ok(false);
+        }
+        *looked_at = end;
+        session.worker.has_changed(table, *newest).await
     }
 
     async fn step_replay(&mut self, session: &mut Session) -> Result<(), SessionError> {
@@ -359,6 +401,9 @@ impl Normaliser {
             status.joined = session.beside.iter().map(|(at, next)| (at.topic.to_string(), *next)).collect();
             status.refreshing = session.refreshing;
             status.version = totals.stamp.to_string();
+            if status.changes.len() != worker.drift.away() || !asked {
+                status.changes = worker.drift.changes(&worker.mapping, &worker.around);
+            }
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);
                 let behind = status.newest_source_us.map_or(0, |newest| now.saturating_sub(newest).max(0));
@@ -367,6 +412,7 @@ impl Normaliser {
             if let Some(oldest) = oldest {
                 status.oldest_quarantine_us = oldest;
             }
+            worker.metrics.changed_columns.set(worker.drift.away().try_into().unwrap_or(i64::MAX));
             worker.metrics.paused.set(i64::from(matches!(status.phase, Phase::Paused(_))));
             let age = status.oldest_quarantine_us.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
             worker.metrics.oldest_seconds.set(age as f64 / 1e6);
@@ -387,6 +433,8 @@ async fn begin(
 ) -> Result<u64, SessionError> {
     let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
     let bounds = log.bounds(raw).await?;
+    worker.drift = Drift::load(owner).await?;
+    worker.drift.follow(&worker.mapping);
     let Some(stored) = stored else {
         worker.counters.totals = Totals { revision, ..Totals::default() };
         return Ok(bounds.earliest);
@@ -396,6 +444,7 @@ async fn begin(
     worker.counters.totals = Totals { revision, ..totals };
     if is_rebuild {
         tracing::info!(revision, "reads the raw topic again under a new mapping revision");
+        worker.drift = Drift::forgotten();
         return Ok(bounds.earliest);
     }
     match owner.offset(raw) {

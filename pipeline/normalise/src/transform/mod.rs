@@ -158,20 +158,26 @@ impl<'m> Runner<'m> {
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
-        let change = match self.row(&row, &clock) {
+        let change = match self.row(&row, &clock, bound) {
             Ok(records) => {
                 self.flows.on(clock.today).counted.add(&self.counted);
                 Change::Good(records)
             }
-            Err(rejections) => Change::Bad { rejections },
+            Err(mut rejections) => {
+                bound.explain(&mut rejections);
+                Change::Bad { rejections }
+            }
         };
         Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses })
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
-    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: &Bound) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        if bound.refuses(true) {
+            return Err(self.refuse_row(bound, clock));
+        }
         match self.mapping.condition.as_ref().map_or(Ok(true), |condition| condition.holds(row)) {
-            Ok(true) => self.records(row, clock),
+            Ok(true) => self.records(row, clock, bound),
             Ok(false) => Ok(Vec::new()),
             Err(refusal) => {
                 let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
@@ -182,10 +188,25 @@ impl<'m> Runner<'m> {
         }
     }
 
+    /// What keeps a row out whose table is not as the mapping knows it.
+    fn refuse_row(&mut self, bound: &Bound, clock: &Clock<'_>) -> Vec<Rejection> {
+        let tally = &mut self.flows.on(clock.today).tally;
+        for affected in &bound.affected {
+            tally.add(&found(Level::Error, affected.field.unwrap_or(usize::MAX), affected.rule));
+        }
+        bound.rejections()
+    }
+
     /// The row's entity records.
-    fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: &Bound) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let mapping = self.mapping;
         self.findings.clear();
+        if bound.refuses(false) {
+            return Err(self.refuse_row(bound, clock));
+        }
+        let retyped = bound.affected.iter().filter(|affected| affected.rule == Rule::ColumnRetyped);
+        let retyped = retyped.filter_map(|affected| Some(found(Level::Warning, affected.field?, affected.rule)));
+        self.findings.extend(retyped);
         let mut values: Vec<StandardValue<'_>> = mapping.entity.fields.iter().map(|_| StandardValue::Null).collect();
         let mut parallel: SmallVec<[Parallel<'_>; 0]> = SmallVec::new();
         for plan in &mapping.fields {
@@ -466,6 +487,7 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::CodeUnlisted => (Level::Warning, Rule::CodeUnknown),
         Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
         Refusal::LookupMissing => (Level::Warning, Rule::LookupMissing),
+        Refusal::ColumnGone => (Level::Warning, Rule::ColumnGone),
         Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
         Refusal::ExpressionStopped => (Level::Warning, Rule::ExpressionStopped),
         Refusal::NoMatch => (Level::Warning, Rule::ExtractFailed),
