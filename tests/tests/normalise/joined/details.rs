@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use guitong_normalise::Filter;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
