@@ -19,7 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) type Companies = BTreeMap<String, (String, Option<String>)>;
 
 pub(crate) struct Office {
-    _server: Postgres,
+    pub(crate) server: Postgres,
     pub(crate) pool: PgPool,
     pub(crate) exchange: Exchange,
     next: Arc<AtomicU32>,
@@ -68,7 +68,7 @@ impl Office {
         });
         let exchange = exchange.unwrap();
         declare(&exchange, &resource("public", "\"jyfw\"", lines));
-        let office = Self { _server: server, pool, exchange, next: Arc::new(AtomicU32::new(1)) };
+        let office = Self { server, pool, exchange, next: Arc::new(AtomicU32::new(1)) };
         for _ in 0..30 {
             insert(&office.pool, &office.next).await;
         }
@@ -77,6 +77,11 @@ impl Office {
 
     pub(crate) async fn execute(&self, sql: &str) {
         self.pool.execute(AssertSqlSafe(sql.to_owned())).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// One more company.
+    pub(crate) async fn insert(&self) {
+        insert(&self.pool, &self.next).await;
     }
 
     /// New companies, and others that change their names, one statement after the other.

@@ -14,7 +14,6 @@ use guitong_normalise::{
     ColumnChange, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase,
 };
 use guitong_schemas::contract::{Directory, Name, Resource, SinkConfig, Subscription, System};
-use guitong_schemas::standard::Standard;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,9 +25,12 @@ use crate::status::{Part as PartStatus, ResourceStatus, Snapshot, Status, Subscr
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Config {
     System(Arc<System>),
-    Resource(Arc<Resource>, Arc<Standard>),
-    Subscription(Arc<Subscription>, Arc<Resource>, Arc<Standard>),
+    Resource(Arc<Resource>, EntityForm),
+    Subscription(Arc<Subscription>, Arc<Resource>, EntityForm),
 }
+
+/// Fingerprint of the entity and of what its records are made by: a change of the standard restarts what it concerns alone.
+type EntityForm = [u8; 32];
 
 /// What all parts of a stage share, and which stages this node runs.
 #[derive(Debug)]
@@ -84,13 +86,17 @@ impl Stages {
     pub(crate) fn wanted(&self, directory: &Directory, placement: &Placement) -> BTreeMap<OwnerId, Config> {
         let systems = directory.systems.iter().map(|(name, system)| (Role::Connect, name, Config::System(Arc::clone(system))));
         let standard = &directory.standard;
+        let forms: BTreeMap<&str, EntityForm> =
+            standard.entities().map(|entity| (entity.name.as_str(), standard.fingerprint(entity))).collect();
+        // A validated resource names an entity of the standard.
+        let form = |resource: &Resource| forms.get(resource.entity.as_str()).copied().unwrap_or_default();
         let resources = directory
             .resources
             .iter()
-            .map(|(name, resource)| (Role::Normalise, name, Config::Resource(Arc::clone(resource), Arc::clone(standard))));
+            .map(|(name, resource)| (Role::Normalise, name, Config::Resource(Arc::clone(resource), form(resource))));
         let subscriptions = directory.subscriptions.iter().filter_map(|(name, subscription)| {
             let resource = directory.resources.get(&subscription.resource)?;
-            let config = Config::Subscription(Arc::clone(subscription), Arc::clone(resource), Arc::clone(standard));
+            let config = Config::Subscription(Arc::clone(subscription), Arc::clone(resource), form(resource));
             Some((Role::Deliver, name, config))
         });
         let all = systems.chain(resources).chain(subscriptions);

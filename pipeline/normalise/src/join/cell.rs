@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use guitong_schemas::standard::Input;
 
 use crate::keyed::codec::{CodecError, Reader, Writer};
+use crate::mapping::Refusal;
 use crate::mapping::column::{Cell, text_of};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,8 @@ impl Kept {
             Cell::Null | Cell::Missing => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
-            Cell::Gone => Self::Gone,
+            // A row of the table alone is found by nothing that could refuse it otherwise.
+            Cell::Refused(_) => Self::Gone,
             Cell::Made(text) => Self::Text(text.as_str().into()),
             Cell::Direct(input) => match *input {
                 Input::Text(text) => Self::Text(text.into()),
@@ -51,7 +53,7 @@ impl Kept {
             Self::Null => return Cell::Null,
             Self::Absent => return Cell::Absent,
             Self::Lossy => return Cell::Lossy,
-            Self::Gone => return Cell::Gone,
+            Self::Gone => return Cell::Refused(Refusal::ColumnGone),
             Self::Text(text) => Input::Text(text),
             Self::Integer(number) => Input::Integer(*number),
             Self::Boolean(truth) => Input::Boolean(*truth),
@@ -62,15 +64,17 @@ impl Kept {
         })
     }
 
-    /// Which of two values is later: numbers by size, also where they are texts; all else by its text. Nothing comes first.
+    /// Which of two values is later: nothing comes first, then numbers by size, also where they are texts, then texts. Digits within
+    /// texts count by the size of their number: `9月22日` is before `10月9日`, and `17-9-22 8:30` before `17-9-22 10:00`.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
         let text = |kept: &Self| kept.cell().input().map(text_of);
-        match (text(self), text(other)) {
-            (Some(left), Some(right)) => match (left.trim().parse::<f64>(), right.trim().parse::<f64>()) {
-                (Ok(one), Ok(two)) if one != two => one.total_cmp(&two),
-                _ => left.cmp(&right),
-            },
-            (left, right) => left.is_some().cmp(&right.is_some()),
+        let (Some(left), Some(right)) = (text(self), text(other)) else {
+            return text(self).is_some().cmp(&text(other).is_some());
+        };
+        let (left, right) = (left.trim(), right.trim());
+        match (left.parse::<f64>(), right.parse::<f64>()) {
+            (Ok(one), Ok(two)) => one.total_cmp(&two).then_with(|| by_numbers(left, right)),
+            (one, two) => two.is_ok().cmp(&one.is_ok()).then_with(|| by_numbers(left, right)),
         }
     }
 
@@ -130,6 +134,33 @@ impl Kept {
     }
 }
 
+/// Compares texts by their characters, and runs of digits by the size of their number.
+fn by_numbers(left: &str, right: &str) -> Ordering {
+    let (mut one, mut two) = (left, right);
+    while let (Some(first), Some(second)) = (one.chars().next(), two.chars().next()) {
+        let (number, other) = (digits(one), digits(two));
+        let order = match number.is_empty() || other.is_empty() {
+            true => first.cmp(&second),
+            false => {
+                let (number, other) = (number.trim_start_matches('0'), other.trim_start_matches('0'));
+                number.len().cmp(&other.len()).then_with(|| number.cmp(other))
+            }
+        };
+        if order.is_ne() {
+            return order;
+        }
+        one = one.get(number.len().max(first.len_utf8())..).unwrap_or_default();
+        two = two.get(other.len().max(second.len_utf8())..).unwrap_or_default();
+    }
+    one.len().cmp(&two.len()).then_with(|| left.cmp(right))
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.get(..end).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +200,12 @@ mod tests {
             (Kept::Null, text("")),
             (text("2017-09-22"), text("2017-10-01")),
             (text("a9"), text("b1")),
+            (text("17-9-22 8:30"), text("17-9-22 10:00")),
+            (text("2017年9月22日"), text("2017年10月9日")),
+            (text("第009步"), text("第10步")),
+            (text("第09步"), text("第9步")),
+            (text("10"), text("1a")),
+            (text("1"), text("1a")),
         ] {
             assert_eq!((first.order(&later), later.order(&first)), (Ordering::Less, Ordering::Greater), "{first:?} {later:?}");
         }

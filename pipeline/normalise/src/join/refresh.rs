@@ -95,7 +95,7 @@ impl Worker {
                 keys.extend(made.iter().map(|record| record.key.clone()));
             }
         }
-        overlay.entities.load(owner, keys).await?;
+        self.load_entities(owner, overlay, keys).await?;
         let (mut output, mut records) = (Output::new(Arc::clone(&self.names)), Vec::new());
         for again in again {
             let key = match &again.verdict {

@@ -31,6 +31,10 @@ pub(crate) struct EntityState {
 }
 
 impl EntityState {
+    pub(crate) fn claims_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
+        std::iter::once(&mut self.holder).chain(&mut self.claimants)
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let size = |claim: &Claim| 48 + claim.source.len() + claim.record.len() + claim.quality.len();
         let mut out = Writer::new(FORMAT, size(&self.holder) + self.claimants.iter().map(size).sum::<usize>());

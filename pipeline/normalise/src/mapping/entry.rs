@@ -121,6 +121,13 @@ impl Formula {
 
 impl EntryPlan {
     pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, slots: &mut Slots<'_>) -> Result<Self, Fault> {
+        match &mapping.row {
+            None => Self::compile_steps(field, mapping, slots),
+            Some(row) => slots.of_row(row, |slots| Self::compile_steps(field, mapping, slots)),
+        }
+    }
+
+    fn compile_steps(field: &EntityField, mapping: &FieldMapping, slots: &mut Slots<'_>) -> Result<Self, Fault> {
         let source = match &mapping.value {
             ValueSource::Column(column) => Source::Column(slots.of(column)),
             ValueSource::First(columns) => Source::First(columns.iter().map(|column| slots.of(column)).collect()),
@@ -334,7 +341,7 @@ impl<'a> Reading<'a> {
             Cell::Absent => Self::Refused(Refusal::ColumnAbsent),
             Cell::Lossy => Self::Refused(Refusal::ColumnLossy),
             Cell::Missing => Self::Refused(Refusal::LookupMissing),
-            Cell::Gone => Self::Refused(Refusal::ColumnGone),
+            Cell::Refused(refusal) => Self::Refused(refusal),
         }
     }
 
@@ -374,7 +381,10 @@ fn cells<'a>(row: &Row<'_, 'a>, slots: &[usize]) -> Result<SmallVec<[Cell<'a>; 4
     if cells.contains(&Cell::Missing) {
         return Err(Refusal::LookupMissing);
     }
-    if cells.contains(&Cell::Gone) { Err(Refusal::ColumnGone) } else { Ok(cells) }
+    match cells.iter().find_map(|cell| if let Cell::Refused(refusal) = cell { Some(*refusal) } else { None }) {
+        Some(refusal) => Err(refusal),
+        None => Ok(cells),
+    }
 }
 
 fn joined<'a>(cells: &[Cell<'_>], separator: &str) -> Reading<'a> {

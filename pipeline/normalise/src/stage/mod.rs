@@ -14,6 +14,7 @@ pub(crate) mod output;
 mod session;
 mod surrender;
 mod truncate;
+mod versions;
 pub(crate) mod worker;
 
 use std::sync::Arc;

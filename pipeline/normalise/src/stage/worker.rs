@@ -13,6 +13,7 @@ use guitong_schemas::avro::{DecodePlan, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Quality;
 use guitong_schemas::contract::quality::PauseAbove;
+use guitong_schemas::standard::Written;
 
 use super::arrival::{Arrival, Body, Fault};
 use super::binding::{Binding, Fit, Unfit};
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     pub(crate) around: Surroundings,
     pub(crate) bindings: HashMap<u32, Binding>,
     key_plans: HashMap<u32, Option<DecodePlan>>,
+    /// Schemas of other versions of the entity, by which records were written.
+    pub(super) versions: HashMap<u32, Option<Written>>,
     pub(crate) joining: Joining,
 }
 
@@ -138,6 +141,7 @@ impl Worker {
             newest_source_us: None,
             bindings: HashMap::new(),
             key_plans: HashMap::new(),
+            versions: HashMap::new(),
             joining: Joining::default(),
         }
     }
@@ -341,7 +345,7 @@ impl Worker {
                 keys.extend(records.iter().map(|record| record.key.clone()));
             }
         }
-        overlay.entities.load(owner, keys).await?;
+        self.load_entities(owner, &mut overlay, keys).await?;
         let mut output = Output::new(Arc::clone(&self.names));
         let now_us = jiff::Timestamp::now().as_microsecond();
         let mut records = Vec::with_capacity(events.len() + 8);

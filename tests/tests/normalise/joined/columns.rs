@@ -6,13 +6,13 @@ use guitong_normalise::{Filter, NormaliserStatus, Phase, What};
 use guitong_schemas::contract::resource::OnChange;
 
 use super::super::harness::{Stage, uscc};
-use super::world::{LOOKUPS, World, put};
+use super::world::{COMPANIES, LOOKUPS, World, directory, put};
 
 const CODE: &str = "11450000PDY00001X0";
 
 /// Two companies whose contact is in a dictionary.
 async fn with_contacts(policy: OnChange) -> (World, Stage) {
-    let mut world = World::new(LOOKUPS).await;
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
     world.resource.on_change = policy;
     world.transaction(&[put("bm_zd", 1, &["01", "市场监督管理局", CODE, "nn"]), put("qh_zd", 1, &["nn", "450103"])]).await;
     world.transaction(&[put("ry_zd", 1, &["8", "李示例"]), put("ry_zd", 2, &["9", "王示例"])]).await;
@@ -48,7 +48,7 @@ async fn a_resource_waits_for_a_dictionary_that_lost_a_column() {
     let status = stage.until(|status| matches!(status.phase, Phase::Paused(_))).await;
     told(&status);
     let Phase::Paused(reason) = &status.phase else { panic!("{status:?}") };
-    for said in ["column `xm` of main.ry_zd is gone", "fields: contact; subscriptions: credit;", "resources/enterprise.toml"] {
+    for said in ["column `xm` of main.ry_zd is gone", "fields: contact; subscriptions: credit;", "resources/record.toml"] {
         assert!(reason.contains(said), "{said} is not in: {reason}");
     }
     stage.stop().await;
@@ -56,7 +56,7 @@ async fn a_resource_waits_for_a_dictionary_that_lost_a_column() {
     let stage = world.start();
     told(&stage.until(|status| matches!(status.phase, Phase::Paused(_)) && !status.changes.is_empty()).await);
     let text = LOOKUPS.replace("value = \"xm\"", "value = \"xingming\"");
-    let mut resource = (*super::world::directory(&text).unwrap().resources[&world.resource.name]).clone();
+    let mut resource = (*directory(COMPANIES, &text).unwrap().resources[&world.resource.name]).clone();
     resource.on_change = OnChange::Pause;
     stage.handle.reload(Arc::new(resource)).await.unwrap();
     let status = world.settled(&stage).await;

@@ -1,4 +1,5 @@
-//! A department whose companies name their authority by a number of its own dictionary, and the authority its region by another.
+//! A department whose companies name their authority by a number of its own dictionary, and the authority its region by another; and
+//! whose cases have their steps in a table beside them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,17 +24,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::harness::{NOW_US, Registry, Stage};
 
+const STD: &str = "std.record";
 const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None, order: None };
 
 /// Tables of the department, each with its columns, the key first.
 pub(crate) const TABLES: [(&str, &[&str]); 6] = [
+    ("bj", &["id", "bjh", "sx", "jg"]),
     ("qy", &["id", "tyshxydm", "qymc", "djjg", "lxr"]),
     ("bm_zd", &["id", "bmdm", "mc", "xydm", "qhid", "bz"]),
     ("qh_zd", &["id", "bm", "dm"]),
     ("ry_zd", &["id", "gh", "xm"]),
-    ("bm", &["id", "qybh", "bbh", "sj"]),
-    ("hj", &["id", "qybh", "hj", "sj"]),
+    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj"]),
 ];
+
+/// What a resource is of, beside what it reads.
+pub(crate) const COMPANIES: &str = "code = \"3450010102/000001\"\ntitle = \"企业\"\nsystem = \"registration\"\ntable = \"main.qy\"\n\
+                entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+pub(crate) const CASES: &str = "code = \"3450010102/000002\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.bj\"\n\
+                entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
 
 /// The companies with their authority by two dictionaries, one found by the other, and a contact by a third.
 pub(crate) const LOOKUPS: &str = r#"
@@ -64,7 +72,7 @@ established = { const = "2017-09-22" }
 reg_address = { const = "示例路1号" }
 "#;
 
-/// Who has the contact, and who has not.
+/// Who has the companies' contacts.
 const SUBSCRIPTION: &str = r#"
 subscriber = "11450000PDY000044M"
 resource = "3450010102/000001"
@@ -79,21 +87,19 @@ table = "enterprise"
 "#;
 
 /// What a directory needs to hold a resource that reads the department's tables.
-pub(crate) fn directory(resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
+pub(crate) fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
     let root = tempfile::tempdir().unwrap();
-    let head = "code = \"3450010102/000001\"\ntitle = \"企业\"\nsystem = \"registration\"\ntable = \"main.qy\"\n\
-                entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
-    let files = [
+    let mut files = vec![
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
         ("departments/registry.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n".to_owned()),
         (
             "systems/registration.toml",
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
-        ("resources/enterprise.toml", format!("{head}{resource}")),
+        ("resources/record.toml", format!("{head}{resource}")),
         ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
-        ("subscriptions/credit.toml", SUBSCRIPTION.to_owned()),
     ];
+    files.extend((head == COMPANIES).then(|| ("subscriptions/credit.toml", SUBSCRIPTION.to_owned())));
     for (path, text) in files {
         let path = root.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -112,6 +118,8 @@ pub(crate) struct World {
     pub(crate) registry: Arc<Registry>,
     pub(crate) resource: Resource,
     pub(crate) rows: Rows,
+    /// What the resource is of, and what it declares.
+    declared: (&'static str, &'static str),
     exchange: Arc<guitong_schemas::contract::Exchange>,
     metrics: Metrics,
     tables: BTreeMap<&'static str, Arc<Table>>,
@@ -145,11 +153,12 @@ fn table(name: &str, columns: &[&str]) -> Arc<Table> {
 }
 
 impl World {
-    pub(crate) async fn new(resource: &str) -> Self {
+    pub(crate) async fn new(head: &'static str, resource: &'static str) -> Self {
+        let declared = (head, resource);
         let home = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
-        let directory = directory(resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-        let resource = (*directory.resources[&Name::parse("enterprise").unwrap()]).clone();
+        let directory = directory(head, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
         let registry = Arc::<Registry>::default();
         let owned = log.open(&OwnerId::new(Role::Connect, "registration")).await.unwrap();
         let settings = PublishSettings {
@@ -169,7 +178,20 @@ impl World {
         exchange.budgets.batch = 4 << 10;
         let tables = TABLES.iter().map(|(name, columns)| (*name, table(name, columns))).collect();
         let (rows, exchange, subscriptions) = (Rows::default(), Arc::new(exchange), Arc::new(directory.subscriptions));
-        Self { log, registry, resource, rows, exchange, metrics, tables, subscriptions, publisher, commit: 0, _home: home }
+        Self {
+            log,
+            registry,
+            resource,
+            rows,
+            declared,
+            exchange,
+            metrics,
+            tables,
+            subscriptions,
+            publisher,
+            commit: 0,
+            _home: home,
+        }
     }
 
     /// Names a table's column otherwise, as `ALTER TABLE` does.
@@ -177,6 +199,21 @@ impl World {
         let mut table = (*self.tables[name]).clone();
         to.clone_into(&mut table.columns.iter_mut().find(|known| known.name == column).unwrap().name);
         *self.tables.get_mut(name).unwrap() = Arc::new(table);
+    }
+
+    /// Another department with the same rows, each written once, after the same resource has read them.
+    pub(crate) async fn afresh(&self) -> Self {
+        let mut world = Self::new(self.declared.0, self.declared.1).await;
+        for (table, rows) in &self.rows {
+            let steps: Vec<Step<'_>> =
+                rows.iter().rev().map(|(id, row)| (*table, *id, Some(row.iter().map(Option::as_deref).collect()))).collect();
+            world.transaction(&steps).await;
+        }
+        world.loaded().await;
+        let stage = world.start();
+        world.settled(&stage).await;
+        stage.stop().await;
+        world
     }
 
     /// The connector has read every table to its end.
@@ -230,6 +267,22 @@ impl World {
         self.publisher.publish(SourceBatch { changes, position, ..SourceBatch::default() }).await.unwrap();
     }
 
+    /// Empties a table.
+    pub(crate) async fn truncate(&mut self, table: &'static str) {
+        self.commit += 1;
+        self.rows.remove(table);
+        let change = Change {
+            table: Arc::clone(&self.tables[table]),
+            operation: Operation::Truncate,
+            version: Version { epoch: 1, commit: self.commit, change: 1, ..Version::default() },
+            before: Before::None,
+            after: None,
+            origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
+        };
+        let position = Some(Bytes::from(self.commit.to_string()));
+        self.publisher.publish(SourceBatch { changes: vec![change], position, ..SourceBatch::default() }).await.unwrap();
+    }
+
     pub(crate) fn start(&self) -> Stage {
         let context = NormaliseContext {
             log: Arc::new(self.log.clone()),
@@ -265,13 +318,13 @@ impl World {
             .await
     }
 
-    /// What stands in `std.` by credit code. On the way it checks that each key's versions rise and that no event is there twice.
+    /// What stands in `std.` by the entity's key. On the way it checks that each key's versions rise and that no event is there twice.
     pub(crate) async fn standing(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut standing = BTreeMap::new();
         let mut versions: BTreeMap<Bytes, Version> = BTreeMap::new();
         let mut ids = std::collections::BTreeSet::new();
-        for partition in 0..self.log.partitions("std.enterprise").await.unwrap().unwrap_or(0) {
-            for record in guitong_tests::everything(&self.log, &TopicPartition::new("std.enterprise", partition)).await {
+        for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
+            for record in guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await {
                 let headers = super::super::harness::headers(&record);
                 assert!(ids.insert(headers["ce_id"].clone()), "{} is there twice", headers["ce_id"]);
                 let version: Version = headers["guitong-version"].parse().unwrap();
@@ -293,8 +346,8 @@ impl World {
     /// Records written so far.
     pub(crate) async fn published(&self) -> usize {
         let mut count = 0;
-        for partition in 0..self.log.partitions("std.enterprise").await.unwrap().unwrap_or(0) {
-            count += guitong_tests::everything(&self.log, &TopicPartition::new("std.enterprise", partition)).await.len();
+        for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
+            count += guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await.len();
         }
         count
     }
