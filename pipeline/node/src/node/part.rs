@@ -324,9 +324,7 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         NormalisePhase::Stopped => ("stopped", None),
     };
     let halted = view.rebuild.as_ref().and_then(|rebuild| rebuild.halted.as_ref());
-    let halted = halted.map(|why| {
-        format!("its rebuild halts: {why} (guitong resource resume {})", resource.name)
-    });
+    let halted = halted.map(|why| format!("its rebuild halts: {why} (guitong resource resume {})", resource.name));
     let age = |at: i64| u64::try_from((jiff::Timestamp::now().as_microsecond() - at) / 1_000_000).unwrap_or(0);
     ResourceStatus {
         part: part(
