@@ -11,6 +11,7 @@ use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::resource::{self, Place};
+use super::seen::Seen;
 
 use crate::table::TableName;
 
@@ -179,11 +180,45 @@ impl Joins {
         self.declared.into_iter().filter_map(|(name, join)| Some((name, join?))).collect()
     }
 
+    /// Those that could be read, by their names.
+    pub(super) fn read(&self) -> impl Iterator<Item = (&str, &Join)> {
+        self.declared.iter().filter_map(|(name, join)| Some((name.as_str(), join.as_ref()?)))
+    }
+
     /// Checks everything that the resource's entries name.
-    pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>) {
+    pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>, seen: &Seen) {
         let (columns, lookups) = reader.into_named();
         columns.iter().for_each(|(column, at)| self.check_column(root, column, at, setting));
         lookups.iter().for_each(|uses| self.check_lookup(root, uses, setting));
+        self.check_seen(root, &columns, &lookups, setting, seen);
+    }
+
+    /// Checks that every column named was seen in its table.
+    fn check_seen(
+        &self,
+        root: &Section<'_>,
+        columns: &[(String, At)],
+        lookups: &[LookupUse],
+        setting: &Setting<'_>,
+        seen: &Seen,
+    ) {
+        let demand = |column: &str, at: &At| match self.named(column) {
+            Some((name, part)) => {
+                let join = self.declared.get(name).and_then(Option::as_ref);
+                join.into_iter().for_each(|join| seen.demand(root, at, &join.table, part));
+            }
+            None => setting.table.into_iter().for_each(|table| seen.demand(root, at, table, column)),
+        };
+        columns.iter().for_each(|(column, at)| demand(column, at));
+        for LookupUse { lookup, value, .. } in lookups {
+            let join = self.declared.get(&lookup.value).and_then(Option::as_ref);
+            join.into_iter().for_each(|join| seen.demand(root, &value.at, &join.table, &value.value));
+        }
+        for (name, join) in self.read() {
+            let Some(at) = self.places.get(name) else { continue };
+            join.key.iter().chain(&join.order).for_each(|column| seen.demand(root, at, &join.table, column));
+            join.from.iter().for_each(|column| demand(column, at));
+        }
     }
 
     /// Checks a column that a mapping or another join reads.

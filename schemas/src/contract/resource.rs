@@ -12,6 +12,7 @@ use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::rules::{self, RuleSwitch};
+use super::seen::Seen;
 use crate::avro::EventForm;
 use crate::avro::form::{Converter, Names};
 use crate::avro::topic_name;
@@ -88,10 +89,12 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
     let setting = Setting { system: system.as_ref(), table: table.as_ref(), world };
     let joins = join::read(&root, &setting);
-    let reader = mapping::Reader::new(world);
+    let mut seen = Seen::of(system.as_ref(), table.as_ref(), &root, world);
+    seen.join(joins.read());
+    let reader = mapping::Reader::new(world, Some(&seen));
     let condition = reader.condition(&root, "where");
     let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, sharing.as_ref(), &reader)));
-    joins.check(&root, reader, &setting);
+    joins.check(&root, reader, &setting, &seen);
     let not_provided =
         root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
     if let (Some(entity), true) = (entity, root.is_table("map")) {
