@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use guitong_schemas::contract::mapping::ValueSource;
+use guitong_schemas::contract::mapping::{Items, ValueSource, Which};
 use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::{Directory, Join, JoinKind, Problems, Purpose, load};
 use guitong_schemas::table::TableName;
@@ -14,6 +14,10 @@ const MAP: &str = "\n[map]\nuscc = \"a\"\nname = \"b\"\nlegal_rep_name = \"c\"\n
 
 /// A directory of one resource; `joins` stands at its line 7, `more` at the end of its map.
 fn directory(joins: &str, more: &str) -> Result<Directory, Problems> {
+    written(HEAD, joins, &format!("{MAP}{more}"))
+}
+
+fn written(head: &str, joins: &str, map: &str) -> Result<Directory, Problems> {
     let root = tempfile::tempdir().unwrap();
     let system = "title = \"大厅\"\ndepartment = \"hall\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.bj\", \"main.zd_*\"]\n\
                   exclude_columns = [\"main.zd_bm.mm\"]\n";
@@ -21,7 +25,7 @@ fn directory(joins: &str, more: &str) -> Result<Directory, Problems> {
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\n"),
         ("departments/hall.toml", "title = \"大厅\"\ncode = \"11450000PDY00001X0\"\n"),
         ("systems/hall.toml", system),
-        ("resources/case.toml", &format!("{HEAD}{joins}{MAP}{more}")),
+        ("resources/case.toml", &format!("{head}{joins}{map}")),
     ];
     for (path, text) in files {
         let path = root.path().join(path);
@@ -46,7 +50,8 @@ fn joins_become_what_they_declare() {
         raw_topic: "raw.hall.main.zd_bm".into(),
         key: vec!["bm".into(), "lb".into()],
         from: Vec::new(),
-        order: Some("gxsj".into()),
+        order: vec!["gxsj".into()],
+        condition: None,
         at: Place { line: 7, column: 10 },
     };
     assert_eq!(resource.joins["dept"], dept);
@@ -99,6 +104,114 @@ fn every_mistake_is_reported_at_its_place() {
             problem.code == code && place == Some(line) && problem.file == "resources/case.toml"
         };
         assert!(problems.list.iter().any(|problem| at(&problem)) && text.contains(part), "{joins}{more}{code} {line}\n{text}");
+    }
+}
+
+/// A directory of one resource of cases; `details` stands at its line 7, `more` at the end of its map, in line 25.
+fn cases(details: &str, more: &str) -> Result<Directory, Problems> {
+    const MAP: &str = "\n[map]\ncase_no = \"bjh\"\nitem_basic_code = \"a\"\nitem_impl_code = \"b\"\nitem_name = \"c\"\ndivision = \"d\"\n\
+                       dept_name = \"e\"\ndept_uscc = \"f\"\napplicant_kind = \"g\"\napplicant_name = \"h\"\napplicant_doc_type = \"i\"\n\
+                       applicant_doc_no = \"j\"\nreceived_at = \"k\"\nstatus = \"l\"\n";
+    written(&HEAD.replace("LegalEntity", "ServiceCase"), details, &format!("{MAP}{more}"))
+}
+
+/// Steps of a case, in the lines 7 to 10.
+const STEPS: &str = "[details.steps]\ntable = \"zd_hj\"\nkey = \"bjh\"\norder_by = [\"xh\", \"sj\"]\n";
+
+#[test]
+fn details_become_what_they_declare() {
+    let steps = format!("{STEPS}where = \"row.zt != '0'\"\n");
+    let more = "steps = { details = \"steps\", item = { name = \"hjmc\", ended = { from = \"sj\", format = \"yyyyMMdd\" } } }\n\
+                finished_at = { details = \"steps\", of = \"row.hjmc == '办结'\", from = \"sj\" }\n\
+                accepted_at = { details = \"steps\", of = \"first\", from = \"sj\" }\n";
+    let directory = cases(&steps, more).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let resource = directory.resources.values().next().unwrap();
+    let declared = &resource.joins["steps"];
+    assert_eq!((declared.kind, &declared.from), (JoinKind::Details, &vec!["bjh".to_owned()]));
+    assert_eq!(
+        (declared.order.as_slice(), declared.condition.as_deref()),
+        (&["xh".to_owned(), "sj".to_owned()][..], Some("row.zt != '0'"))
+    );
+    let ValueSource::Items(Items::Details { details, members }) = &resource.map["steps"].value else { panic!("no items") };
+    assert_eq!((details.as_str(), members.len()), ("steps", 2));
+    let which = |field: &str| resource.map[field].row.as_ref().map(|row| row.which.clone());
+    assert_eq!(which("finished_at"), Some(Which::When("row.hjmc == '办结'".to_owned())));
+    assert_eq!((which("accepted_at"), which("case_no")), (Some(Which::First), None));
+}
+
+#[test]
+fn every_mistake_about_details_is_reported_at_its_place() {
+    let part = |from: usize, to: usize| {
+        STEPS
+            .lines()
+            .enumerate()
+            .filter(|(at, _)| (from..to).contains(at))
+            .map(|(_, line)| format!("{line}\n"))
+            .collect::<String>()
+    };
+    let item = "steps = { details = \"steps\", item = { name = \"hjmc\" } }\n";
+    for (details, more, code, line, part) in [
+        (part(0, 3), item, "missing-key", 7, "`order_by` is missing"),
+        (part(0, 3), item, "missing-key", 7, "rows of a table have no order of their own"),
+        (part(0, 2), item, "missing-key", 7, "`details.steps.key` is missing"),
+        (format!("{STEPS}newest_by = \"sj\"\n"), item, "unknown-key", 11, "newest_by"),
+        (format!("{STEPS}where = \"'a'\"\n"), item, "wrong-type", 11, "must be true or false"),
+        (format!("{STEPS}where = \"row.zt ==\"\n"), item, "expression", 11, ""),
+        (STEPS.replace("zd_hj", "zd_bm") + "where = \"row.mm == ''\"\n", item, "excluded-column", 11, "`mm` is excluded"),
+        (
+            STEPS.replace("zd_hj", "zd_bm"),
+            "steps = { details = \"steps\", item = { name = \"mm\" } }\n",
+            "excluded-column",
+            26,
+            "`mm` is excluded",
+        ),
+        (
+            STEPS.to_owned(),
+            "steps = { details = \"step\", item = { name = \"hjmc\" } }\n",
+            "unknown-details",
+            26,
+            "did you mean `steps`",
+        ),
+        (
+            STEPS.to_owned(),
+            "steps = { details = \"steps\", item = { nam = \"hjmc\" } }\n",
+            "unknown-field",
+            26,
+            "did you mean `name`",
+        ),
+        (STEPS.to_owned(), "steps = { item = { name = \"hjmc\" } }\n", "missing-key", 26, "where the items come from"),
+        (STEPS.to_owned(), "accepted_at = { details = \"steps\", from = \"sj\" }\n", "missing-key", 26, "which of the rows"),
+        (STEPS.to_owned(), "accepted_at = { of = \"last\", from = \"sj\" }\n", "missing-key", 26, "of which rows one is meant"),
+        (
+            STEPS.to_owned(),
+            "accepted_at = { details = \"steps\", of = \"lst\", from = \"sj\" }\n",
+            "bad-value",
+            26,
+            "did you mean `last`",
+        ),
+        (STEPS.to_owned(), "accepted_at = \"steps.sj\"\n", "several-rows", 26, "`steps` has several rows"),
+        (
+            STEPS.replace("[details", "[joins").replace("order_by = [\"xh\", \"sj\"]\n", ""),
+            item,
+            "unknown-details",
+            25,
+            "has one row, not several",
+        ),
+        (
+            format!("{STEPS}[lookups.dept]\ntable = \"zd_bm\"\nkey = \"bm\"\nfrom = \"bm\"\n"),
+            "steps = { details = \"steps\", item = { name = \"dept.mc\" } }\n",
+            "several-rows",
+            30,
+            "not to each row of `steps`",
+        ),
+    ] {
+        let problems = cases(&details, more).expect_err(more);
+        let text = problems.render(false);
+        let at = |problem: &&guitong_schemas::contract::Problem| {
+            let place = problem.excerpt.as_ref().map(|excerpt| excerpt.place.line);
+            problem.code == code && place == Some(line) && problem.file == "resources/case.toml"
+        };
+        assert!(problems.list.iter().any(|problem| at(&problem)) && text.contains(part), "{details}{more}{code} {line}\n{text}");
     }
 }
 

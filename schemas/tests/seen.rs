@@ -377,3 +377,20 @@ fn tables_that_were_not_seen_are_named_and_a_broken_profile_is_reported() {
     let unseen = guitong_schemas::contract::seen::unseen(&directory);
     assert_eq!(format!("{unseen:?}").matches("TableName").count(), 3, "{unseen:?}");
 }
+
+#[test]
+fn columns_of_details_are_looked_for_there() {
+    let details = "[details.d]\ntable = \"zd\"\nkey = \"dm\"\nfrom = \"bh\"\norder_by = \"mcc\"\nwhere = \"row.x == '1'\"\n";
+    let line = "reg_capital = { details = \"d\", of = \"last\", from = \"mc\" }\nname = { details = \"d\", of = \"row.y == '1'\", from = \"qymc\" }\n";
+    let out = told(&found("LegalEntity", &format!("{details}{HEAD}{line}")));
+    for expected in [
+        "unknown-column 7:10 table public.zd has no column `mcc`",
+        "unknown-column 12:9 table public.zd has no column `x`",
+        "Warning wrong-type 14:52 `reg_capital` (注册资本) reads none of the 40 values of `mc`",
+        "unknown-column 15:30 table public.zd has no column `y`",
+        "unknown-column 15:53 table public.zd has no column `qymc`",
+    ] {
+        assert!(out.contains(expected), "{expected}\n{out}");
+    }
+    assert_eq!(out.lines().count(), 5, "{out}");
+}

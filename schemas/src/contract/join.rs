@@ -1,12 +1,14 @@
-//! `[lookups]` and `[joins]` of a resource: rows of other tables of its system that are read beside its own.
+//! `[lookups]`, `[joins]` and `[details]` of a resource: rows of other tables of its system that are read beside its own; and `[group]`:
+//! several rows of its own that make one record.
 //!
-//! A name of these sections, a dot and a column stand wherever `[map]` names a column: `accept.ACCEPTTIME`.
+//! A name of lookups and joins, a dot and a column stand wherever `[map]` names a column: `accept.ACCEPTTIME`. Of details and of a
+//! group there are several rows, so an entry says which it is made of: `details` with `item` or `of`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Name;
 use super::load::World;
-use super::mapping::Reader;
+use super::mapping::{Named, Reader};
 use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
@@ -27,8 +29,10 @@ pub struct Join {
     /// Where these values come from: columns of the resource's table, or `name.column` of another join. Empty for a dictionary
     /// that only single fields look into.
     pub from: Vec<String>,
-    /// Column that orders rows of one key: the last of them is the one that is meant.
-    pub order: Option<String>,
+    /// Columns that order rows of one key. Of lookups and joins the last row is the one that is meant.
+    pub order: Vec<String>,
+    /// Rows for which this does not hold are passed over: a CEL expression over `row.<column>` of the table.
+    pub condition: Option<String>,
     pub at: Place,
 }
 
@@ -38,7 +42,22 @@ pub enum JoinKind {
     Lookup,
     /// One row or none.
     Row,
+    /// Any number of rows, in their order.
+    Details,
+    /// The resource's own rows of one key, in their order, of which one record is made.
+    Group,
 }
+
+impl JoinKind {
+    /// Several rows are meant, in an order that must be declared.
+    #[must_use]
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Details | Self::Group)
+    }
+}
+
+/// The name under which entries know the rows of a group.
+pub const GROUP: &str = "group";
 
 /// One field's look into a dictionary.
 pub(super) struct LookupUse {
@@ -46,6 +65,15 @@ pub(super) struct LookupUse {
     pub(super) value: Found<String>,
     /// Columns that give the key.
     pub(super) from: usize,
+    pub(super) at: At,
+}
+
+/// One entry that is made of a row or of all rows of details.
+pub(super) struct ListUse {
+    /// None: of the resource's group.
+    pub(super) details: Option<Found<String>>,
+    /// Columns of the details' table that it reads.
+    pub(super) columns: Vec<(String, At)>,
     pub(super) at: At,
 }
 
@@ -62,9 +90,10 @@ pub(super) struct Setting<'a> {
     pub(super) system: Option<&'a Name>,
     pub(super) table: Option<&'a TableName>,
     pub(super) world: &'a World<'a>,
+    pub(super) seen: &'a Seen,
 }
 
-const SECTIONS: [(&str, JoinKind); 2] = [("lookups", JoinKind::Lookup), ("joins", JoinKind::Row)];
+const SECTIONS: [(&str, JoinKind); 3] = [("lookups", JoinKind::Lookup), ("joins", JoinKind::Row), ("details", JoinKind::Details)];
 
 pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
     let mut joins = Joins::default();
@@ -77,8 +106,13 @@ pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
                 section.problem(&key.at, "bad-name", message, None);
             }
             if joins.declared.contains_key(&key.value) {
-                let message = format!("`{}` is declared twice among lookups and joins", key.value);
+                let message = format!("`{}` is declared twice among lookups, joins and details", key.value);
                 section.problem(&key.at, "duplicate", message, None);
+            }
+            if key.value == GROUP && root.has(GROUP) {
+                let message = "`group` is the name of the resource's own rows here";
+                section.problem(&key.at, "duplicate", message, Some("give it another name".to_owned()));
+                continue;
             }
             let place = section.place(&key.at);
             let join = read_one(kind, &declared, place, setting);
@@ -99,8 +133,12 @@ fn read_one(kind: JoinKind, section: &Section<'_>, at: Place, setting: &Setting<
     let table = section.required("table", |section, key| read_table(section, key, setting));
     let key = section.required("key", columns);
     let from = columns(section, "from");
-    let order = section.words("newest_by").map(|found| found.value);
-    let (table, key) = (table?, key?);
+    let order = match kind.is_list() {
+        true => read_order(section),
+        false => Some(section.words("newest_by").map_or_else(Vec::new, |found| vec![found.value])),
+    };
+    let condition = if kind.is_list() { setting.condition(section, table.as_ref()) } else { None };
+    let (table, key, order) = (table?, key?, order?);
     let from = match from {
         None if section.has("from") => return None,
         None if kind == JoinKind::Lookup => Vec::new(),
@@ -113,9 +151,20 @@ fn read_one(kind: JoinKind, section: &Section<'_>, at: Place, setting: &Setting<
         }
     };
     let raw_topic = setting.system.map(|system| resource::raw_topic(system, &table, setting.world).0).unwrap_or_default();
-    let join = Join { kind, table, raw_topic, key, from, order, at };
+    let join = Join { kind, table, raw_topic, key, from, order, condition, at };
     join.refuse_excluded(section, setting);
     Some(join)
+}
+
+/// Rows of a table have no order of their own: the one that is meant must stand in a column.
+fn read_order(section: &Section<'_>) -> Option<Vec<String>> {
+    if section.has("order_by") {
+        return columns(section, "order_by");
+    }
+    section.know("order_by");
+    let help = "rows of a table have no order of their own: name the column, or the columns, that give it".to_owned();
+    section.problem(section.at(), "missing-key", "`order_by` is missing", Some(help));
+    None
 }
 
 fn columns_counted(count: usize) -> String {
@@ -154,6 +203,20 @@ impl Join {
 }
 
 impl Setting<'_> {
+    /// `where` of a section whose rows are of `table`.
+    fn condition(&self, section: &Section<'_>, table: Option<&TableName>) -> Option<String> {
+        let reader = Reader::new(self.world, None);
+        let condition = reader.condition(section, "where");
+        for (column, at) in reader.into_named().columns {
+            let Some(table) = table else { continue };
+            if self.is_excluded(table, &column) {
+                excluded(section, &at, &column);
+            }
+            self.seen.demand(section, &at, table, &column);
+        }
+        condition
+    }
+
     pub(super) fn is_excluded(&self, table: &TableName, column: &str) -> bool {
         let outline = self.system.and_then(|system| self.world.systems.get(system.as_str()));
         outline.is_some_and(|outline| outline.exclude_columns.iter().any(|(of, name)| of == table && name == column))
@@ -186,33 +249,29 @@ impl Joins {
     }
 
     /// Checks everything that the resource's entries name.
-    pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>, seen: &Seen) {
-        let (columns, lookups) = reader.into_named();
-        columns.iter().for_each(|(column, at)| self.check_column(root, column, at, setting));
-        lookups.iter().for_each(|uses| self.check_lookup(root, uses, setting));
-        self.check_seen(root, &columns, &lookups, setting, seen);
+    pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>) {
+        let named = reader.into_named();
+        named.columns.iter().for_each(|(column, at)| self.check_column(root, column, at, setting));
+        named.lookups.iter().for_each(|uses| self.check_lookup(root, uses, setting));
+        named.lists.iter().for_each(|uses| self.check_list(root, uses, setting));
+        self.check_seen(root, &named, setting);
     }
 
     /// Checks that every column named was seen in its table.
-    fn check_seen(
-        &self,
-        root: &Section<'_>,
-        columns: &[(String, At)],
-        lookups: &[LookupUse],
-        setting: &Setting<'_>,
-        seen: &Seen,
-    ) {
+    fn check_seen(&self, root: &Section<'_>, named: &Named, setting: &Setting<'_>) {
+        let seen = setting.seen;
+        let join = |name: &str| self.declared.get(name).and_then(Option::as_ref);
         let demand = |column: &str, at: &At| match self.named(column) {
-            Some((name, part)) => {
-                let join = self.declared.get(name).and_then(Option::as_ref);
-                join.into_iter().for_each(|join| seen.demand(root, at, &join.table, part));
-            }
+            Some((name, part)) => join(name).into_iter().for_each(|join| seen.demand(root, at, &join.table, part)),
             None => setting.table.into_iter().for_each(|table| seen.demand(root, at, table, column)),
         };
-        columns.iter().for_each(|(column, at)| demand(column, at));
-        for LookupUse { lookup, value, .. } in lookups {
-            let join = self.declared.get(&lookup.value).and_then(Option::as_ref);
-            join.into_iter().for_each(|join| seen.demand(root, &value.at, &join.table, &value.value));
+        named.columns.iter().for_each(|(column, at)| demand(column, at));
+        for LookupUse { lookup, value, .. } in &named.lookups {
+            join(&lookup.value).into_iter().for_each(|join| seen.demand(root, &value.at, &join.table, &value.value));
+        }
+        for ListUse { details, columns, .. } in &named.lists {
+            let Some(join) = join(details.as_ref().map_or(GROUP, |found| &found.value)) else { continue };
+            columns.iter().for_each(|(column, at)| seen.demand(root, at, &join.table, column));
         }
         for (name, join) in self.read() {
             let Some(at) = self.places.get(name) else { continue };
@@ -230,7 +289,11 @@ impl Joins {
             return;
         };
         let Some(Some(join)) = self.declared.get(name) else { return };
-        if join.from.is_empty() {
+        if join.kind.is_list() {
+            let message = format!("`{name}` has several rows, of which `{}` is not one column", scalar::short(column));
+            let help = format!("say which: {{ details = \"{name}\", of = \"last\", from = \"{}\" }}", scalar::short(part));
+            section.problem(at, "several-rows", message, Some(help));
+        } else if join.from.is_empty() {
             let message = format!("lookup `{name}` does not say which columns it looks up");
             let help = format!("add `from` to [lookups.{name}], or look up in the field: lookup = \"{name}\"");
             section.problem(at, "missing-key", message, Some(help));
@@ -264,11 +327,47 @@ impl Joins {
         }
     }
 
+    /// Checks `{ details = "name", … }`, and `of` and `item` in a grouped resource.
+    fn check_list(&self, section: &Section<'_>, uses: &ListUse, setting: &Setting<'_>) {
+        let (name, at) = uses.details.as_ref().map_or((GROUP, &uses.at), |found| (found.value.as_str(), &found.at));
+        let join = match self.declared.get(name) {
+            Some(Some(join)) => join,
+            Some(None) => return,
+            None if uses.details.is_none() => {
+                let help = "name them with `details`, or declare by [group] that several rows make one record".to_owned();
+                section.problem(at, "missing-key", "the entry does not say of which rows one is meant", Some(help));
+                return;
+            }
+            None => {
+                let message = format!("no details `{}`", scalar::short(name));
+                let lists = self.declared.iter().filter(|(_, join)| join.as_ref().is_some_and(|join| join.kind.is_list()));
+                let help = scalar::suggestion(name, lists.map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+                let help = help.unwrap_or_else(|| "declare them as [details.NAME]".to_owned());
+                section.problem(at, "unknown-details", message, Some(help));
+                return;
+            }
+        };
+        if !join.kind.is_list() {
+            let message = format!("`{name}` has one row, not several");
+            let help = format!("name its columns as `{name}.COLUMN`, or declare it under [details]");
+            section.problem(at, "unknown-details", message, Some(help));
+            return;
+        }
+        for (column, at) in &uses.columns {
+            if setting.is_excluded(&join.table, column) {
+                excluded(section, at, column);
+            } else if self.named(column).is_some() {
+                let message = format!("`{}` is joined to the record, not to each row of `{name}`", scalar::short(column));
+                section.problem(at, "several-rows", message, Some("name a column of the rows themselves".to_owned()));
+            }
+        }
+    }
+
     /// Checks what joins are found by, and that none needs itself.
     fn check_sources(&self, root: &Section<'_>, setting: &Setting<'_>) {
         for (name, join) in &self.declared {
             let (Some(join), Some(at)) = (join, self.places.get(name)) else { continue };
-            for column in &join.from {
+            for column in join.from.iter().filter(|_| join.kind != JoinKind::Group) {
                 self.check_column(root, column, at, setting);
             }
             let mut way = vec![name.as_str()];

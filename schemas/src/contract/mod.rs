@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use exchange::MAX_RECORD;
-pub use join::{Join, JoinKind};
+pub use join::{GROUP, Join, JoinKind};
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems, Severity};
 pub use quality::Quality;

@@ -87,14 +87,14 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let entity = root.required("entity", |root, key| read_entity(root, key, world));
     let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
-    let setting = Setting { system: system.as_ref(), table: table.as_ref(), world };
+    let seen = Seen::of(system.as_ref(), table.as_ref(), &root, world);
+    let setting = Setting { system: system.as_ref(), table: table.as_ref(), world, seen: &seen };
     let joins = join::read(&root, &setting);
-    let mut seen = Seen::of(system.as_ref(), table.as_ref(), &root, world);
-    seen.join(joins.read());
+    let seen = seen.with(joins.read());
     let reader = mapping::Reader::new(world, Some(&seen));
     let condition = reader.condition(&root, "where");
     let map = root.required("map", |root, key| Some(read_map(root.own_section(key)?, entity, sharing.as_ref(), &reader)));
-    joins.check(&root, reader, &setting, &seen);
+    joins.check(&root, reader, &setting);
     let not_provided =
         root.own_section("not_provided").map_or_else(BTreeMap::new, |section| read_not_provided(section, entity, &root));
     if let (Some(entity), true) = (entity, root.is_table("map")) {

@@ -11,11 +11,11 @@ use guitong_schemas::position::Version;
 use super::GroupKey;
 use super::cell::Kept;
 use super::overlay::JoinOverlay;
-use super::plan::{FIRST_JOINED, Find, JoinPlan, JoinedTable, key_text};
+use super::plan::{FIRST_JOINED, Find, JoinPlan, JoinedTable, Pick, key_text};
 use super::state::{BesideRow, Group, GroupRow};
 use crate::keyed::overlay::{Cached, Overlay, StateError};
-use crate::mapping::Bound;
 use crate::mapping::column::{Cell, Row};
+use crate::mapping::{Bound, Formula, Refusal};
 use crate::stage::arrival::{Arrival, Body, Fault};
 use crate::transform::columns_of;
 
@@ -32,6 +32,18 @@ pub(crate) struct Uses {
     pub(crate) newest: Version,
 }
 
+/// What is joined to one row.
+#[derive(Debug, Default)]
+pub(crate) struct Beside<'g> {
+    pub(crate) cells: Vec<Cell<'g>>,
+    /// Rows that are items of nested fields.
+    pub(crate) lists: Vec<List<'g>>,
+    pub(crate) uses: Uses,
+}
+
+/// Rows of details in their order, or why they are not known.
+pub(crate) type List<'g> = Result<Vec<&'g GroupRow>, Refusal>;
+
 /// What a find comes to for one row.
 enum Found<'g> {
     /// A column that gives the key is empty.
@@ -40,21 +52,22 @@ enum Found<'g> {
     Unknown,
     Missing,
     Row(&'g GroupRow),
+    Rows(Vec<&'g GroupRow>),
+    /// Which rows are meant cannot be told.
+    Refused(Refusal),
 }
 
 impl JoinPlan {
-    /// The joined cells of a row; without `groups` nothing is found. `Err`: the rows of this key are not loaded.
-    pub(crate) fn join<'g>(
-        &self,
-        row: &Row<'_, '_>,
-        groups: Option<&'g Cached<Group>>,
-    ) -> Result<(Vec<Cell<'g>>, Uses), GroupKey> {
+    /// What is joined to a row; without `groups` nothing is found. `Err`: the rows of this key are not loaded.
+    pub(crate) fn join<'g>(&self, row: &Row<'_, '_>, groups: Option<&'g Cached<Group>>) -> Result<Beside<'g>, GroupKey> {
         let mut uses = Uses::default();
         let mut found: Vec<Found<'g>> = Vec::with_capacity(self.finds.len());
         for find in &self.finds {
             found.push(self.look(find, row, &found, groups, &mut uses)?);
         }
-        Ok((self.cells.iter().map(|cell| self.cell(*cell, &found)).collect(), uses))
+        let cells = self.cells.iter().map(|cell| self.cell(*cell, &found)).collect();
+        let lists = self.lists.iter().map(|find| found.get_mut(*find).map_or_else(|| Ok(Vec::new()), Found::take)).collect();
+        Ok(Beside { cells, lists, uses })
     }
 
     fn look<'g>(
@@ -73,6 +86,7 @@ impl JoinPlan {
             match cell {
                 Cell::Absent | Cell::Lossy => return Ok(Found::Unknown),
                 Cell::Missing => return Ok(Found::Missing),
+                Cell::Refused(refusal) => return Ok(Found::Refused(refusal)),
                 cell => match key_text(cell.input()) {
                     Some(text) => parts.push(text),
                     None => return Ok(Found::NoKey),
@@ -84,14 +98,13 @@ impl JoinPlan {
         if !groups.is_loaded(&key) {
             return Err(key);
         }
-        let last = groups.get(&key).and_then(|group| group.last(table.order()));
+        let rows = groups.get(&key).map_or(&[][..], |group| group.rows.as_slice());
         if !uses.groups.contains(&key) {
             uses.groups.push(key);
         }
-        Ok(last.map_or(Found::Missing, |row| {
-            uses.newest = uses.newest.max(row.version);
-            Found::Row(row)
-        }))
+        let found = table.pick(&find.pick, rows).unwrap_or_else(Found::Refused);
+        uses.newest = found.newest().max(uses.newest);
+        Ok(found)
     }
 
     fn cell<'g>(&self, (find, column): (usize, usize), found: &[Found<'g>]) -> Cell<'g> {
@@ -100,11 +113,67 @@ impl JoinPlan {
             table.is_some_and(JoinedTable::is_lookup)
         };
         match found.get(find) {
-            None | Some(Found::NoKey) => Cell::Null,
+            None | Some(Found::NoKey | Found::Rows(_)) => Cell::Null,
             Some(Found::Unknown) => Cell::Absent,
             Some(Found::Missing) if is_lookup() => Cell::Missing,
             Some(Found::Missing) => Cell::Null,
+            Some(Found::Refused(refusal)) => Cell::Refused(*refusal),
             Some(Found::Row(row)) => row.cells.get(column).map_or(Cell::Null, Kept::cell),
+        }
+    }
+}
+
+impl JoinedTable {
+    /// The row that is meant, or all of them, of those of one key.
+    fn pick<'g>(&self, pick: &Pick, rows: &'g [GroupRow]) -> Result<Found<'g>, Refusal> {
+        let last = |rows: &mut dyn Iterator<Item = &'g GroupRow>, when: Option<&Formula>| {
+            for row in rows {
+                if holds(self.condition.as_ref(), row)? && holds(when, row)? {
+                    return Ok(Found::Row(row));
+                }
+            }
+            Ok(Found::Missing)
+        };
+        match pick {
+            Pick::First => last(&mut rows.iter(), None),
+            Pick::Last => last(&mut rows.iter().rev(), None),
+            Pick::When(_, when) => last(&mut rows.iter().rev(), Some(when)),
+            Pick::All => {
+                let mut all = Vec::with_capacity(rows.len());
+                for row in rows {
+                    if holds(self.condition.as_ref(), row)? {
+                        all.push(row);
+                    }
+                }
+                Ok(Found::Rows(all))
+            }
+        }
+    }
+}
+
+/// Whether a condition holds for a row of a joined table.
+fn holds(condition: Option<&Formula>, row: &GroupRow) -> Result<bool, Refusal> {
+    let Some(condition) = condition else { return Ok(true) };
+    let cells: Vec<Cell<'_>> = row.cells.iter().map(Kept::cell).collect();
+    condition.holds(&Row::joined(&cells))
+}
+
+impl<'g> Found<'g> {
+    /// Newest version among the rows found.
+    fn newest(&self) -> Version {
+        match self {
+            Self::Row(row) => row.version,
+            Self::Rows(rows) => rows.iter().map(|row| row.version).max().unwrap_or_default(),
+            Self::NoKey | Self::Unknown | Self::Missing | Self::Refused(_) => Version::default(),
+        }
+    }
+
+    fn take(&mut self) -> List<'g> {
+        match self {
+            Self::Rows(rows) => Ok(std::mem::take(rows)),
+            Self::Unknown => Err(Refusal::ColumnAbsent),
+            Self::Refused(refusal) => Err(*refusal),
+            Self::NoKey | Self::Missing | Self::Row(_) => Ok(Vec::new()),
         }
     }
 }
@@ -276,8 +345,8 @@ pub(crate) fn apply(
     let row = GroupRow { source, version, cells };
     let fits = rows.rows.len() < MAX_ROWS && rows.size() + row.size() <= MAX_BYTES;
     if fits {
-        let order = plan.tables.get(table).and_then(JoinedTable::order);
-        let place = rows.rows.partition_point(|other| other.compare(&row, order).is_lt());
+        let is_before = |other: &GroupRow| plan.tables.get(table).is_some_and(|table| table.order(other, &row).is_lt());
+        let place = rows.rows.partition_point(is_before);
         rows.rows.insert(place, row);
     }
     joins.groups.put(group.clone(), rows);

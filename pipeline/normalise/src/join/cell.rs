@@ -24,7 +24,7 @@ pub(crate) enum Kept {
 impl Kept {
     pub(crate) fn of(cell: &Cell<'_>) -> Self {
         match cell {
-            Cell::Null | Cell::Missing => Self::Null,
+            Cell::Null | Cell::Missing | Cell::Refused(_) => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
             Cell::Made(text) => Self::Text(text.as_str().into()),
@@ -55,15 +55,17 @@ impl Kept {
         })
     }
 
-    /// Which of two values is later: numbers by size, also where they are texts; all else by its text. Nothing comes first.
+    /// Which of two values is later: nothing comes first, then numbers by size, also where they are texts, then texts. Digits within
+    /// texts count by the size of their number: `9月22日` is before `10月9日`, and `17-9-22 8:30` before `17-9-22 10:00`.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
         let text = |kept: &Self| kept.cell().input().map(text_of);
-        match (text(self), text(other)) {
-            (Some(left), Some(right)) => match (left.trim().parse::<f64>(), right.trim().parse::<f64>()) {
-                (Ok(one), Ok(two)) if one != two => one.total_cmp(&two),
-                _ => left.cmp(&right),
-            },
-            (left, right) => left.is_some().cmp(&right.is_some()),
+        let (Some(left), Some(right)) = (text(self), text(other)) else {
+            return text(self).is_some().cmp(&text(other).is_some());
+        };
+        let (left, right) = (left.trim(), right.trim());
+        match (left.parse::<f64>(), right.parse::<f64>()) {
+            (Ok(one), Ok(two)) => one.total_cmp(&two).then_with(|| by_numbers(left, right)),
+            (one, two) => two.is_ok().cmp(&one.is_ok()).then_with(|| by_numbers(left, right)),
         }
     }
 
@@ -121,6 +123,33 @@ impl Kept {
     }
 }
 
+/// Compares texts by their characters, and runs of digits by the size of their number.
+fn by_numbers(left: &str, right: &str) -> Ordering {
+    let (mut one, mut two) = (left, right);
+    while let (Some(first), Some(second)) = (one.chars().next(), two.chars().next()) {
+        let (number, other) = (digits(one), digits(two));
+        let order = match number.is_empty() || other.is_empty() {
+            true => first.cmp(&second),
+            false => {
+                let (number, other) = (number.trim_start_matches('0'), other.trim_start_matches('0'));
+                number.len().cmp(&other.len()).then_with(|| number.cmp(other))
+            }
+        };
+        if order.is_ne() {
+            return order;
+        }
+        one = one.get(number.len().max(first.len_utf8())..).unwrap_or_default();
+        two = two.get(other.len().max(second.len_utf8())..).unwrap_or_default();
+    }
+    one.len().cmp(&two.len()).then_with(|| left.cmp(right))
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.get(..end).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +188,12 @@ mod tests {
             (Kept::Null, text("")),
             (text("2017-09-22"), text("2017-10-01")),
             (text("a9"), text("b1")),
+            (text("17-9-22 8:30"), text("17-9-22 10:00")),
+            (text("2017年9月22日"), text("2017年10月9日")),
+            (text("第009步"), text("第10步")),
+            (text("第09步"), text("第9步")),
+            (text("10"), text("1a")),
+            (text("1"), text("1a")),
         ] {
             assert_eq!((first.order(&later), later.order(&first)), (Ordering::Less, Ordering::Greater), "{first:?} {later:?}");
         }

@@ -19,6 +19,7 @@
 pub(crate) mod begin;
 pub(crate) mod beside;
 pub(crate) mod cell;
+pub(crate) mod columns;
 pub(crate) mod merge;
 pub(crate) mod overlay;
 pub(crate) mod plan;

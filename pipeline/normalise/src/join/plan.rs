@@ -1,7 +1,7 @@
 //! A resource's joins, compiled: which tables are read beside its own, by which columns their rows are found, and which of their
 //! columns its fields read.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::GroupKey;
 use super::cell::Kept;
+use super::state::GroupRow;
 use crate::mapping::column::text_of;
-use crate::mapping::{BindError, Bound, MappingError, Slot, is_empty};
+use crate::mapping::{BindError, Bound, Formula, Slot, is_empty};
 
 /// Numbers of columns from here on are those of joined rows.
 pub(crate) const FIRST_JOINED: usize = 1 << 24;
@@ -28,7 +29,9 @@ pub(crate) struct JoinPlan {
     pub(super) finds: Vec<Find>,
     /// What a joined column's number stands for: the find, and the column of its table.
     pub(super) cells: Vec<(usize, usize)>,
-    names: Names,
+    /// Finds whose rows all are items of a nested field.
+    pub(super) lists: Vec<usize>,
+    pub(super) names: Names,
 }
 
 /// A table read beside the resource's own.
@@ -43,8 +46,11 @@ pub(crate) struct JoinedTable {
     /// Those that are kept, the key's first.
     columns: Vec<String>,
     key: usize,
-    order: Option<usize>,
-    is_lookup: bool,
+    /// Columns that order the rows of one key.
+    order: Vec<usize>,
+    kind: JoinKind,
+    /// Holds for the rows that are meant, in the columns of the table.
+    pub(super) condition: Option<Formula>,
 }
 
 /// How rows of a joined table are found for one of the resource's.
@@ -53,76 +59,30 @@ pub(super) struct Find {
     pub(super) table: usize,
     /// Columns that give the key.
     pub(super) from: Vec<usize>,
+    pub(super) pick: Pick,
 }
 
-/// Numbers the columns that a mapping reads: those of its table, and behind [`FIRST_JOINED`] those of joined rows.
-#[derive(Debug, Default)]
-pub(crate) struct ColumnSet {
-    own: Vec<String>,
-    declared: BTreeMap<String, Join>,
-    plan: JoinPlan,
-    /// Joins whose sources are being numbered.
-    depth: usize,
-    /// A join that cannot be followed.
-    fault: Option<String>,
+/// Which of the rows that have the key.
+#[derive(Debug)]
+pub(super) enum Pick {
+    First,
+    Last,
+    /// The last for which a condition holds; with its text.
+    When(String, Formula),
+    All,
 }
 
-impl ColumnSet {
-    pub(crate) fn new(declared: BTreeMap<String, Join>, names: Names) -> Self {
-        Self { declared, plan: JoinPlan { names, ..JoinPlan::default() }, ..Self::default() }
-    }
-
-    /// The number of a column, or of a join's: `name.column`.
-    pub(crate) fn number(&mut self, column: &str) -> usize {
-        let joined = column.split_once('.').and_then(|(name, part)| Some((name, self.declared.get(name)?.from.clone(), part)));
-        match joined {
-            Some((name, from, part)) => self.lookup(name, &from, part),
-            None => position_or_push(&mut self.own, |known| known == column, || column.to_owned()),
+impl Pick {
+    /// Whether it takes the same row.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::When(one, _), Self::When(other, _)) => one == other,
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
         }
-    }
-
-    /// The number of a column of the joined row that is found by `from`.
-    pub(crate) fn lookup(&mut self, name: &str, from: &[String], part: &str) -> usize {
-        let Some(find) = self.find(name, from) else {
-            self.fault.get_or_insert_with(|| name.to_owned());
-            return FIRST_JOINED;
-        };
-        let table = self.plan.finds.get(find).map_or(0, |find| find.table);
-        let column = self.plan.tables.get_mut(table).map_or(0, |table| table.column(part));
-        let cell = (find, column);
-        FIRST_JOINED + position_or_push(&mut self.plan.cells, |known| *known == cell, || cell)
-    }
-
-    /// `None` where its key needs itself or has another number of columns, which the directory's check refuses.
-    fn find(&mut self, name: &str, from: &[String]) -> Option<usize> {
-        let join = self.declared.get(name).filter(|join| join.key.len() == from.len())?.clone();
-        if self.depth > self.declared.len() {
-            return None;
-        }
-        self.depth += 1;
-        let from: Vec<usize> = from.iter().map(|column| self.number(column)).collect();
-        self.depth -= 1;
-        let table = position_or_push(&mut self.plan.tables, |known| known.name == name, || JoinedTable::new(name, &join));
-        let same = |known: &Find| known.table == table && known.from == from;
-        Some(position_or_push(&mut self.plan.finds, same, || Find { table, from: from.clone() }))
-    }
-
-    /// The columns of the resource's table, and the joins that any field reads.
-    pub(crate) fn finish(mut self) -> Result<(Vec<String>, Option<JoinPlan>), MappingError> {
-        if let Some(name) = self.fault {
-            return Err(MappingError::Join { name });
-        }
-        self.plan.tables.iter_mut().for_each(JoinedTable::identify);
-        Ok((self.own, (!self.plan.tables.is_empty()).then_some(self.plan)))
-    }
-
-    /// The columns, where none is of a join.
-    pub(crate) fn into_own(self) -> Vec<String> {
-        self.own
     }
 }
 
-fn position_or_push<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> usize {
+pub(super) fn position_or_push<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> usize {
     list.iter().position(is).unwrap_or_else(|| {
         list.push(make());
         list.len() - 1
@@ -130,7 +90,7 @@ fn position_or_push<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl Fn
 }
 
 impl JoinedTable {
-    fn new(name: &str, join: &Join) -> Self {
+    pub(super) fn new(name: &str, join: &Join) -> Self {
         let mut table = Self {
             name: name.to_owned(),
             id: [0; ID],
@@ -138,30 +98,43 @@ impl JoinedTable {
             topic: join.raw_topic.as_str().into(),
             columns: join.key.clone(),
             key: join.key.len(),
-            order: None,
-            is_lookup: join.kind == JoinKind::Lookup,
+            order: Vec::new(),
+            kind: join.kind,
+            condition: None,
         };
-        table.order = join.order.as_ref().map(|column| table.column(column));
+        table.order = join.order.iter().map(|column| table.column(column)).collect();
         table
     }
 
-    fn column(&mut self, column: &str) -> usize {
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name == name
+    }
+
+    pub(super) fn column(&mut self, column: &str) -> usize {
         position_or_push(&mut self.columns, |known| known == column, || column.to_owned())
     }
 
-    fn identify(&mut self) {
-        let Self { name, table, topic, columns, key, order, .. } = &*self;
-        let text = format!("{name}\n{table}\n{topic}\n{key}\n{order:?}\n{}", columns.join("\n"));
+    pub(super) fn identify(&mut self) {
+        let Self { name, table, topic, columns, key, order, kind, .. } = &*self;
+        let text = format!("{name}\n{table}\n{topic}\n{key}\n{order:?}\n{kind:?}\n{}", columns.join("\n"));
         self.id.copy_from_slice(&Sha256::digest(text)[..ID]);
     }
 
     /// Whether a key without a row is reported.
     pub(super) fn is_lookup(&self) -> bool {
-        self.is_lookup
+        self.kind == JoinKind::Lookup
     }
 
-    pub(super) fn order(&self) -> Option<usize> {
-        self.order
+    /// Which of two rows of one key comes first. Rows that their columns do not tell apart: of one that is meant the newer is later;
+    /// of several each has its place by its key, so that the order is that of the table and not of what happened to it.
+    pub(super) fn order(&self, left: &GroupRow, right: &GroupRow) -> Ordering {
+        let cells = self.order.iter().filter_map(|&at| Some((left.cells.get(at)?, right.cells.get(at)?)));
+        let by_columns = cells.map(|(left, right)| left.order(right)).find(|order| order.is_ne());
+        let by_key = || left.source.cmp(&right.source);
+        by_columns.unwrap_or_else(|| match self.kind {
+            JoinKind::Lookup | JoinKind::Row => left.version.cmp(&right.version).then_with(by_key),
+            JoinKind::Details | JoinKind::Group => by_key(),
+        })
     }
 
     /// The group of a row with these values; `None` where a part of its key is empty.

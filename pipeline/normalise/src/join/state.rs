@@ -42,7 +42,7 @@ impl Stored for BesideRow {
     }
 }
 
-/// The rows of a joined table that have one key.
+/// The rows of a joined table that have one key, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) rows: Vec<GroupRow>,
@@ -61,23 +61,12 @@ impl Group {
         self.rows.iter().find(|row| row.source == source)
     }
 
-    /// The one row that is meant: the last by the column at `order`, and by version where that does not tell.
-    pub(crate) fn last(&self, order: Option<usize>) -> Option<&GroupRow> {
-        self.rows.iter().max_by(|left, right| left.compare(right, order))
-    }
-
     pub(crate) fn size(&self) -> usize {
         self.rows.iter().map(GroupRow::size).sum()
     }
 }
 
 impl GroupRow {
-    pub(crate) fn compare(&self, other: &Self, order: Option<usize>) -> std::cmp::Ordering {
-        let cells = order.and_then(|at| Some((self.cells.get(at)?, other.cells.get(at)?)));
-        let by_column = cells.map_or(std::cmp::Ordering::Equal, |(left, right)| left.order(right));
-        by_column.then_with(|| self.version.cmp(&other.version)).then_with(|| self.source.cmp(&other.source))
-    }
-
     pub(crate) fn size(&self) -> usize {
         40 + self.source.len() + self.cells.iter().map(Kept::size).sum::<usize>()
     }
@@ -259,18 +248,5 @@ mod tests {
         columns.push("a", "b");
         let back = Input::decode(&Input::encode(&record, &columns)).expect("reads");
         assert_eq!((format!("{:?}", back.record), back.columns), (format!("{record:?}"), columns));
-    }
-
-    #[test]
-    fn the_last_row_is_that_of_the_highest_value_then_of_the_newest_version() {
-        let row = |source: &'static str, commit, order: &str| GroupRow {
-            source: Bytes::from_static(source.as_bytes()),
-            version: Version { commit, ..Version::default() },
-            cells: vec![Kept::Text(order.into())],
-        };
-        let group = Group { rows: vec![row("a", 1, "10"), row("b", 3, "9"), row("c", 2, "10")] };
-        assert_eq!(group.last(Some(0)).map(|row| &row.source[..]), Some(&b"c"[..]));
-        assert_eq!(group.last(None).map(|row| &row.source[..]), Some(&b"b"[..]));
-        assert_eq!(Group::default().last(None), None);
     }
 }

@@ -6,7 +6,8 @@ use guitong_schemas::avro::Value;
 use guitong_schemas::avro::decode::Semantic;
 use guitong_schemas::standard::{Input, StandardValue};
 
-use super::{Columns, Slot};
+use super::{Columns, Refusal, Slot};
+use crate::join::beside::List;
 use crate::join::plan::FIRST_JOINED;
 
 /// A column's value, borrowed from the event where its form allows.
@@ -19,6 +20,8 @@ pub(crate) enum Cell<'a> {
     Lossy,
     /// A dictionary has no row for the key.
     Missing,
+    /// Which of several rows is meant cannot be told.
+    Refused(Refusal),
     Direct(Input<'a>),
     Made(String),
 }
@@ -39,12 +42,19 @@ pub(crate) struct Row<'r, 'a> {
     pub(crate) kept: Option<&'a Columns>,
     /// Cells of joined rows, whose columns are numbered from [`FIRST_JOINED`] on.
     pub(crate) joined: &'r [Cell<'a>],
+    /// Rows of details.
+    pub(crate) lists: &'r [List<'a>],
 }
 
 impl<'r, 'a> Row<'r, 'a> {
     /// A row of which nothing is known but what its event says.
     pub(crate) fn plain(slots: &'r [Slot], values: &'r [Value<'a>], absent: &'r [usize], lossy: &'r [usize]) -> Self {
-        Self { slots, columns: &[], values, absent, lossy, kept: None, joined: &[] }
+        Self { slots, columns: &[], values, absent, lossy, kept: None, joined: &[], lists: &[] }
+    }
+
+    /// A row that is kept, all of whose columns are joined ones.
+    pub(crate) fn joined(cells: &'r [Cell<'a>]) -> Self {
+        Self { joined: cells, ..Self::plain(&[], &[], &[], &[]) }
     }
 
     /// The text of a column, where it is one that the event holds.
@@ -80,7 +90,7 @@ impl<'r, 'a> Row<'r, 'a> {
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent | Self::Lossy | Self::Missing => None,
+            Self::Null | Self::Absent | Self::Lossy | Self::Missing | Self::Refused(_) => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

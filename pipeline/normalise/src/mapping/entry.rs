@@ -119,6 +119,13 @@ impl Formula {
 
 impl EntryPlan {
     pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, slots: &mut Slots<'_>) -> Result<Self, Fault> {
+        match &mapping.row {
+            None => Self::compile_steps(field, mapping, slots),
+            Some(row) => slots.of_row(row, |slots| Self::compile_steps(field, mapping, slots)),
+        }
+    }
+
+    fn compile_steps(field: &EntityField, mapping: &FieldMapping, slots: &mut Slots<'_>) -> Result<Self, Fault> {
         let source = match &mapping.value {
             ValueSource::Column(column) => Source::Column(slots.of(column)),
             ValueSource::First(columns) => Source::First(columns.iter().map(|column| slots.of(column)).collect()),
@@ -332,6 +339,7 @@ impl<'a> Reading<'a> {
             Cell::Absent => Self::Refused(Refusal::ColumnAbsent),
             Cell::Lossy => Self::Refused(Refusal::ColumnLossy),
             Cell::Missing => Self::Refused(Refusal::LookupMissing),
+            Cell::Refused(refusal) => Self::Refused(refusal),
         }
     }
 
@@ -368,7 +376,13 @@ fn cells<'a>(row: &Row<'_, 'a>, slots: &[usize]) -> Result<SmallVec<[Cell<'a>; 4
     if cells.contains(&Cell::Lossy) {
         return Err(Refusal::ColumnLossy);
     }
-    if cells.contains(&Cell::Missing) { Err(Refusal::LookupMissing) } else { Ok(cells) }
+    if cells.contains(&Cell::Missing) {
+        return Err(Refusal::LookupMissing);
+    }
+    match cells.iter().find_map(|cell| if let Cell::Refused(refusal) = cell { Some(*refusal) } else { None }) {
+        Some(refusal) => Err(refusal),
+        None => Ok(cells),
+    }
 }
 
 fn joined<'a>(cells: &[Cell<'_>], separator: &str) -> Reading<'a> {

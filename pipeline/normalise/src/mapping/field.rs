@@ -7,7 +7,7 @@ use super::column::Row;
 use super::entry::{EntryPlan, Formula, Refusal};
 use super::items::ItemsPlan;
 use super::{Fault, MappingError, Slots};
-use crate::join::plan::ColumnSet;
+use crate::join::columns::ColumnSet;
 
 /// One compiled field.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use serde_json::{Map, Value as Json};
 use super::column::{Row, text_of};
 use super::entry::{EntryPlan, Reading, Refusal};
 use super::{Fault, Slot, Slots};
-use crate::join::plan::ColumnSet;
+use crate::join::cell::Kept;
+use crate::join::columns::ColumnSet;
 
 /// Longest JSON text that is read, in bytes, and most items of one field.
 const MAX_JSON: usize = 1 << 20;
@@ -36,6 +37,11 @@ enum Way {
     Json {
         slot: usize,
         item: ItemPlan,
+    },
+    /// Each row of details; the members read its columns as those of a joined row.
+    Details {
+        list: usize,
+        members: MembersPlan,
     },
 }
 
@@ -72,6 +78,10 @@ impl ItemsPlan {
             }
             Items::Json { column, members: item } => {
                 Way::Json { slot: slots.of(column), item: ItemPlan::compile(&members, item)? }
+            }
+            Items::Details { details, members: item } => {
+                let (list, members) = slots.of_each(details, |slots| compile_members(&members, item, slots))?;
+                Way::Details { list, members }
             }
         };
         Ok(Self { members, way })
@@ -115,6 +125,18 @@ impl ItemsPlan {
                 }
                 Ok(())
             }
+            Way::Details { list, members } => {
+                let rows = match row.lists.get(*list) {
+                    Some(Ok(rows)) => rows.as_slice(),
+                    Some(Err(refusal)) => return Err(ItemsFault::Column(*refusal)),
+                    None => &[],
+                };
+                for row in rows {
+                    let cells: Vec<_> = row.cells.iter().map(Kept::cell).collect();
+                    each(members, &Row::joined(&cells));
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -129,7 +151,7 @@ impl ItemPlan {
     }
 
     fn run(&self, values: &[Value<'_>], each: &mut impl FnMut(&MembersPlan, &Row<'_, '_>)) {
-        let row = Row { slots: &self.slots, columns: &self.columns, values, absent: &[], lossy: &[], kept: None, joined: &[] };
+        let row = Row { columns: &self.columns, ..Row::plain(&self.slots, values, &[], &[]) };
         each(&self.members, &row);
     }
 }

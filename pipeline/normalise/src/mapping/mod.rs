@@ -18,15 +18,16 @@ use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
+use guitong_schemas::contract::mapping::RowOf;
 use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::join::plan::{ColumnSet, JoinPlan};
+use crate::join::columns::ColumnSet;
+use crate::join::plan::JoinPlan;
 
 pub(crate) use columns::Columns;
-use entry::Formula;
-pub(crate) use entry::{EntryPlan, Reading, Refusal, is_empty};
+pub(crate) use entry::{EntryPlan, Formula, Reading, Refusal, is_empty};
 pub(crate) use field::{Chosen, FieldPlan};
 pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
@@ -47,6 +48,8 @@ pub enum MappingError {
     Condition(Fault),
     #[error("`{name}` cannot be joined: its key needs itself, or has another number of columns")]
     Join { name: String },
+    #[error("the rows of `{name}`: {fault}")]
+    Rows { name: String, fault: Fault },
     #[error("the entity's schema does not compile: {0}")]
     Schema(PlanError),
 }
@@ -142,31 +145,55 @@ pub(crate) struct Slots<'c> {
 }
 
 impl<'c> Slots<'c> {
-    fn new(columns: &'c mut ColumnSet) -> Self {
+    pub(crate) fn new(columns: &'c mut ColumnSet) -> Self {
         Self { columns, read: Vec::new() }
+    }
+
+    /// Compiles what reads one of several rows.
+    fn of_row<T>(&mut self, row: &RowOf, compile: impl FnOnce(&mut Slots<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        let read = &mut self.read;
+        let compiled = self.columns.of_row(row, |columns| {
+            let mut slots = Slots::new(columns);
+            let compiled = compile(&mut slots);
+            slots.into_read().into_iter().for_each(|slot| note(read, slot));
+            compiled
+        });
+        compiled.map_err(Fault::Expression)?
+    }
+
+    /// Compiles what reads each row of details; gives the number of their list.
+    fn of_each<T>(
+        &mut self,
+        details: &str,
+        compile: impl FnOnce(&mut Slots<'_>) -> Result<T, Fault>,
+    ) -> Result<(usize, T), Fault> {
+        let compiled = self.columns.of_each(details, |columns| compile(&mut Slots::new(columns)));
+        let (list, compiled) = compiled.map_err(Fault::Expression)?;
+        Ok((list, compiled?))
     }
 
     /// The column's place; one that is not there yet is added.
     fn of(&mut self, column: &str) -> usize {
         let slot = self.columns.number(column);
-        self.note(slot)
+        note(&mut self.read, slot);
+        slot
     }
 
     /// The place of a column of the dictionary row that is found by `from`.
     fn of_lookup(&mut self, lookup: &str, from: &[String], column: &str) -> usize {
         let slot = self.columns.lookup(lookup, from, column);
-        self.note(slot)
-    }
-
-    fn note(&mut self, slot: usize) -> usize {
-        if !self.read.contains(&slot) {
-            self.read.push(slot);
-        }
+        note(&mut self.read, slot);
         slot
     }
 
     fn into_read(self) -> Vec<usize> {
         self.read
+    }
+}
+
+fn note(read: &mut Vec<usize>, slot: usize) {
+    if !read.contains(&slot) {
+        read.push(slot);
     }
 }
 

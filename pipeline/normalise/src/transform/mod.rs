@@ -17,7 +17,7 @@ use guitong_schemas::standard::{
 use smallvec::SmallVec;
 
 use crate::claims::EntityRecord;
-use crate::join::beside::Uses;
+use crate::join::beside::{Beside, Uses};
 use crate::join::state::Group;
 use crate::keyed::overlay::Cached;
 use crate::mapping::column::{Cell, Row, text_of};
@@ -148,13 +148,13 @@ impl<'m> Runner<'m> {
         let absent = columns_of(&bound.plan, absent);
         let lossy = columns_of(&bound.plan, lossy);
         let (slots, columns, values) = (&*bound.slots, &*self.mapping.columns, &*after);
-        let alone = Row { slots, columns, values, absent: &absent, lossy: &lossy, kept, joined: &[] };
-        let (joined, uses) = match self.mapping.joins.as_ref().map(|plan| plan.join(&alone, groups)) {
-            None => (Vec::new(), Uses::default()),
-            Some(Ok(joined)) => joined,
+        let alone = Row { columns, kept, ..Row::plain(slots, values, &absent, &lossy) };
+        let beside = match self.mapping.joins.as_ref().map(|plan| plan.join(&alone, groups)) {
+            None => Beside::default(),
+            Some(Ok(beside)) => beside,
             Some(Err(_)) => return Ok(Event::of(Change::Unloaded, envelope.operation, source_ts_us)),
         };
-        let row = Row { joined: &joined, ..alone };
+        let row = Row { joined: &beside.cells, lists: &beside.lists, ..alone };
         let columns = keep(&row, avro.len());
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
@@ -165,7 +165,7 @@ impl<'m> Runner<'m> {
             }
             Err(rejections) => Change::Bad { rejections },
         };
-        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses })
+        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.

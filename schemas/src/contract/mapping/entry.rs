@@ -1,12 +1,13 @@
 //! One entry: the steps from the source to the standard's reading, each checked against its field, and all of them together.
 
+use super::super::join::GROUP;
 use super::super::reading::document::Found;
 use super::super::reading::scalar;
 use super::super::reading::section::Section;
 use super::super::resource::Place;
 use super::super::seen::{self, Extent};
 use super::read::{Reader, not_empty};
-use super::{Cleaning, FieldMapping, Pad, Pattern, Unit, UnitSource, ValueSource};
+use super::{Cleaning, FieldMapping, Pad, Pattern, RowOf, Unit, UnitSource, ValueSource, Which};
 use crate::standard::{Clock, EntityField, FieldKind, FieldOptions, Level, StandardValue, Zone};
 
 const CLEANINGS: [(&str, Cleaning); 5] = [
@@ -32,6 +33,47 @@ impl Reader<'_> {
         at: Place,
         extent: Extent,
     ) -> Option<FieldMapping> {
+        if !section.has("details") && !section.has("of") {
+            return self.steps(section, field, at, extent);
+        }
+        let details = section.words("details");
+        let at_rows = section.key_at(if section.has("details") { "details" } else { "of" });
+        if section.has("details") && details.is_none() {
+            return None;
+        }
+        let name = details.as_ref().map_or_else(|| GROUP.to_owned(), |found| found.value.clone());
+        self.of_rows(details, at_rows, |rows| {
+            let which = rows.which(&section)?;
+            let mapping = rows.steps(section, field, at, Extent::Some)?;
+            Some(FieldMapping { row: Some(RowOf { details: name, which }), ..mapping })
+        })
+    }
+
+    /// `of = "first"`, `of = "last"`, or a condition.
+    fn which(&self, section: &Section<'_>) -> Option<Which> {
+        section.know("of");
+        if !section.has("of") {
+            let message = "the entry does not say which of the rows it is made of";
+            let help =
+                "add of = \"first\", of = \"last\" or of = \"row.zt == '1'\"; a nested field takes all of them with `item`";
+            section.problem(&section.key_at("details"), "missing-key", message, Some(help.to_owned()));
+            return None;
+        }
+        let found = section.words("of")?;
+        match found.value.as_str() {
+            "first" => Some(Which::First),
+            "last" => Some(Which::Last),
+            word if word.chars().all(char::is_alphanumeric) => {
+                let message = format!("`of` is `first`, `last` or a condition on the row, not `{}`", scalar::short(word));
+                let help = scalar::suggestion(word, ["first", "last"]).or_else(|| Some("as \"row.zt == '1'\"".to_owned()));
+                section.problem(&found.at, "bad-value", message, help);
+                None
+            }
+            _ => Some(Which::When(self.condition(section, "of")?)),
+        }
+    }
+
+    fn steps(&self, section: Section<'_>, field: Option<&EntityField>, at: Place, extent: Extent) -> Option<FieldMapping> {
         let value = self.value(&section, field);
         let mut mapping = FieldMapping::plain(value.clone().unwrap_or(ValueSource::Constant(String::new())), at);
         mapping.clean = read_clean(&section);

@@ -2,7 +2,8 @@
 //!
 //! What is done to a value, always in this order; each step only where the entry declares it:
 //!
-//! 1. **source**: `from`, `first`, `join`, `const`, `cel`, `from` with `lookup`; of `cases` the first whose `when` holds
+//! 1. **source**: `from`, `first`, `join`, `const`, `cel`, `from` with `lookup`; of `cases` the first whose `when` holds; `details`
+//!    and `of` say of which row, where there are several
 //! 2. **clean**: markup, line breaks, quotes, brackets, spaces
 //! 3. **extract**: the group of a regular expression; then **split**, one `part` of it or every one
 //! 4. **default**, where nothing is left
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 
 pub(super) use codes::CodeFiles;
 pub use pattern::{Pattern, PatternError, ascii_digits, is_small};
-pub(super) use read::Reader;
+pub(super) use read::{Named, Reader};
 
 use super::resource::Place;
 
@@ -38,6 +39,8 @@ pub const MAX_BRACKETS: u16 = super::reading::expression::MAX_BRACKETS;
 #[derive(Debug, Clone, PartialEq)]
 pub struct FieldMapping {
     pub value: ValueSource,
+    /// The row that `value` reads, where it is one of several.
+    pub row: Option<RowOf>,
     /// Done in the order declared.
     pub clean: Vec<Cleaning>,
     pub extract: Option<Pattern>,
@@ -70,6 +73,7 @@ impl FieldMapping {
     pub fn plain(value: ValueSource, at: Place) -> Self {
         Self {
             value,
+            row: None,
             clean: Vec::new(),
             extract: None,
             split: None,
@@ -112,6 +116,22 @@ pub enum ValueSource {
     Items(Items),
 }
 
+/// One row of details, or of the resource's group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowOf {
+    pub details: String,
+    pub which: Which,
+}
+
+/// Which of several rows, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    First,
+    Last,
+    /// The last for which a CEL expression over `row.<column>` holds.
+    When(String),
+}
+
 /// One of several ways to make a field.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
@@ -129,6 +149,8 @@ pub enum Items {
     Parallel { separator: String, members: Members },
     /// A column that holds a JSON array of objects; what the members read are names in them.
     Json { column: String, members: Members },
+    /// One item for each row of details, or of the resource's group; the members read its columns.
+    Details { details: String, members: Members },
 }
 
 /// Mappings by the nested record's member.

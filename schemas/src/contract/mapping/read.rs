@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::super::join::LookupUse;
+use super::super::join::{ListUse, LookupUse};
 use super::super::load::World;
 use super::super::reading::document::{At, Found};
 use super::super::reading::kinds::Kind;
@@ -21,18 +21,24 @@ pub(in crate::contract) struct Reader<'w> {
     pub(super) world: &'w World<'w>,
     /// What was seen of the columns; `None` where what is read are no columns.
     pub(super) seen: Option<&'w Seen>,
-    columns: RefCell<Vec<(String, At)>>,
-    pub(super) lookups: RefCell<Vec<LookupUse>>,
+    named: RefCell<Named>,
+}
+
+/// What entries name, each with its place.
+#[derive(Default)]
+pub(in crate::contract) struct Named {
+    pub(in crate::contract) columns: Vec<(String, At)>,
+    pub(in crate::contract) lookups: Vec<LookupUse>,
+    pub(in crate::contract) lists: Vec<ListUse>,
 }
 
 impl<'w> Reader<'w> {
     pub(in crate::contract) fn new(world: &'w World<'w>, seen: Option<&'w Seen>) -> Self {
-        Self { world, seen, columns: RefCell::default(), lookups: RefCell::default() }
+        Self { world, seen, named: RefCell::default() }
     }
 
-    /// Every column named, with its place, and every look into a dictionary.
-    pub(in crate::contract) fn into_named(self) -> (Vec<(String, At)>, Vec<LookupUse>) {
-        (self.columns.into_inner(), self.lookups.into_inner())
+    pub(in crate::contract) fn into_named(self) -> Named {
+        self.named.into_inner()
     }
 
     /// Reads `field = "column"` or `field = { … }`. `field` is `None` where the entity is not known.
@@ -69,8 +75,24 @@ impl<'w> Reader<'w> {
     }
 
     pub(super) fn column(&self, found: Found<String>) -> String {
-        self.columns.borrow_mut().push((found.value.clone(), found.at));
+        self.named.borrow_mut().columns.push((found.value.clone(), found.at));
         found.value
+    }
+
+    pub(super) fn look_up(&self, lookup: LookupUse) {
+        self.named.borrow_mut().lookups.push(lookup);
+    }
+
+    /// What `read` names belongs to the rows of details, or of the group where those are not named.
+    pub(super) fn of_rows<T>(&self, details: Option<Found<String>>, at: At, read: impl FnOnce(&Reader<'_>) -> T) -> T {
+        let seen = self.seen.map(|seen| seen.of_rows(details.as_ref().map(|found| found.value.as_str())));
+        let inner = Reader::new(self.world, seen.as_ref());
+        let result = read(&inner);
+        let Named { columns, lookups, .. } = inner.into_named();
+        let mut named = self.named.borrow_mut();
+        named.lookups.extend(lookups);
+        named.lists.push(ListUse { details, columns, at });
+        result
     }
 
     /// A CEL expression over the row that is true or false.
@@ -134,9 +156,15 @@ impl<'w> Reader<'w> {
             let read = groups.iter().map(|group| self.members(group, members, Extent::Some)).collect::<Vec<_>>();
             Items::Groups(read.into_iter().collect::<Option<_>>()?)
         } else {
-            stands_alone(section, "item", &["item", "from", "split"], "it is said by the members of `item`");
+            stands_alone(section, "item", &["item", "from", "split", "details"], "it is said by the members of `item`");
             let item = section.own_section("item")?;
             match (section.has("from"), section.has("split")) {
+                (false, false) if section.has("details") => {
+                    let details = section.words("details")?;
+                    let (name, at) = (details.value.clone(), details.at.clone());
+                    let members = self.of_rows(Some(details), at, |reader| reader.members(&item, members, Extent::Some))?;
+                    Items::Details { details: name, members }
+                }
                 (true, false) => {
                     // What the members read are names in the objects, not columns.
                     let members = Reader::new(self.world, None).members(&item, members, Extent::Parts);
@@ -148,18 +176,19 @@ impl<'w> Reader<'w> {
                     Items::Parallel { members: self.members(&item, members, Extent::Parts)?, separator: separator?.value }
                 }
                 _ => {
-                    let help = "`from`, a column with a JSON array; or `split`, where each member's column is a list".to_owned();
+                    let help = "one of `details`, rows of another table or of the group; `from`, a column with a JSON array; and `split`, where each member's column is a list".to_owned();
                     let message = "`item` does not say where the items come from";
                     section.problem(&section.key_at("item"), "missing-key", message, Some(help));
                     return None;
                 }
             }
         };
-        if let Items::Json { members, .. } | Items::Parallel { members, .. } = &items
-            && members.values().any(|member| matches!(member.value, ValueSource::Lookup { .. }))
+        if let Items::Json { members, .. } | Items::Parallel { members, .. } | Items::Details { members, .. } = &items
+            && members.values().any(|member| matches!(member.value, ValueSource::Lookup { .. }) || member.row.is_some())
         {
-            let help = "what an item's members read are names or parts, not columns".to_owned();
-            section.problem(section.at(), "bad-option", "the members of an `item` cannot look anything up", Some(help));
+            let help = "what an item's members read are names or parts of it, or columns of its own row".to_owned();
+            let message = "the members of an `item` cannot look anything up or be made of other rows";
+            section.problem(section.at(), "bad-option", message, Some(help));
             return None;
         }
         Some(FieldMapping::plain(ValueSource::Items(items), at))

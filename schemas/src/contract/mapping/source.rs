@@ -104,7 +104,7 @@ impl Reader<'_> {
         let from = section.required("from", |section, key| self.columns(section, key));
         let (lookup, value, Found { value: from, at }) = (lookup?, value?, from?);
         let source = ValueSource::Lookup { lookup: lookup.value.clone(), from: from.clone(), value: value.value.clone() };
-        self.lookups.borrow_mut().push(LookupUse { lookup, value, from: from.len(), at });
+        self.look_up(LookupUse { lookup, value, from: from.len(), at });
         Some(source)
     }
 

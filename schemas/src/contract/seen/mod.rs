@@ -103,9 +103,16 @@ impl Seen {
         Self { profile, own: own.cloned(), joined: BTreeMap::new(), conditional: root.has("where") }
     }
 
-    /// Adds the tables that are read beside the resource's own, by the names that the mapping knows them by.
-    pub(super) fn join<'j>(&mut self, joins: impl Iterator<Item = (&'j str, &'j Join)>) {
-        self.joined = joins.map(|(name, join)| (name.to_owned(), join.table.clone())).collect();
+    /// With the tables that are read beside the resource's own, by the names that the mapping knows them by.
+    pub(super) fn with<'j>(&self, joins: impl Iterator<Item = (&'j str, &'j Join)>) -> Self {
+        let joined = joins.map(|(name, join)| (name.to_owned(), join.table.clone())).collect();
+        Self { profile: self.profile.clone(), own: self.own.clone(), joined, conditional: self.conditional }
+    }
+
+    /// What is known where an entry reads rows of these details, or of the resource's own group.
+    pub(super) fn of_rows(&self, details: Option<&str>) -> Self {
+        let own = details.map_or_else(|| self.own.clone(), |name| self.joined.get(name).cloned());
+        Self { profile: self.profile.clone(), own, joined: self.joined.clone(), conditional: true }
     }
 
     fn table(&self, name: &TableName) -> Option<&TableProfile> {

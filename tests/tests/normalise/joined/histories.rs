@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::harness::{Stage, uscc};
-use super::world::{LOOKUPS, Rows, Step, World, gone, put};
+use super::world::{COMPANIES, LOOKUPS, Rows, Step, World, gone, put};
 
 const CODE: &str = "11450000PDY00001X0";
 const DIVISIONS: [&str; 3] = ["450102", "450103", "450202"];
@@ -111,7 +111,7 @@ impl Clerks {
 
 async fn history(seed: u64) {
     let mut clerks = Clerks { random: StdRng::seed_from_u64(seed), newest: BTreeMap::new(), at: 0 };
-    let mut world = World::new(LOOKUPS).await;
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
     let before_load = clerks.random.random_range(0..10);
     for _ in 0..before_load {
         clerks.transaction(&mut world).await;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use guitong_normalise::{Filter, Phase};
 
 use super::super::harness::{ABSENT, uscc};
-use super::world::{LOOKUPS, World, gone, put};
+use super::world::{COMPANIES, LOOKUPS, World, gone, put};
 
 /// The credit code of a department's sample authority.
 const CODE: &str = "11450000PDY00001X0";
 
 async fn with_dictionaries() -> World {
-    let mut world = World::new(LOOKUPS).await;
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
     world
         .transaction(&[
             put("bm_zd", 1, &["01", "市场监督管理局", CODE, "nn"]),
@@ -49,7 +49,7 @@ async fn a_row_is_made_of_what_the_dictionaries_say() {
 
 #[tokio::test]
 async fn a_missing_key_is_an_error_or_a_warning_and_mends_itself_when_it_comes() {
-    let mut world = World::new(LOOKUPS).await;
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
     world.loaded().await;
     world.transaction(&[put("qy", 1, &[&uscc(1), "南宁甲公司", "01", "9"])]).await;
     let stage = world.start();

@@ -1,5 +1,6 @@
 //! Resources that draw on several tables of their system.
 
+mod details;
 mod histories;
 mod lookups;
 mod world;

@@ -1,4 +1,5 @@
-//! A department whose companies name their authority by a number of its own dictionary, and the authority its region by another.
+//! A department whose companies name their authority by a number of its own dictionary, and the authority its region by another; and
+//! whose cases have their steps in a table beside them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,17 +24,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::harness::{NOW_US, Registry, Stage};
 
+const STD: &str = "std.record";
 const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None, order: None };
 
 /// Tables of the department, each with its columns, the key first.
 pub(crate) const TABLES: [(&str, &[&str]); 6] = [
+    ("bj", &["id", "bjh", "sx", "jg"]),
     ("qy", &["id", "tyshxydm", "qymc", "djjg", "lxr"]),
     ("bm_zd", &["id", "bmdm", "mc", "xydm", "qhid", "bz"]),
     ("qh_zd", &["id", "bm", "dm"]),
     ("ry_zd", &["id", "gh", "xm"]),
-    ("bm", &["id", "qybh", "bbh", "sj"]),
-    ("hj", &["id", "qybh", "hj", "sj"]),
+    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj"]),
 ];
+
+/// What a resource is of, beside what it reads.
+pub(crate) const COMPANIES: &str = "code = \"3450010102/000001\"\ntitle = \"企业\"\nsystem = \"registration\"\ntable = \"main.qy\"\n\
+                entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+pub(crate) const CASES: &str = "code = \"3450010102/000002\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.bj\"\n\
+                entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
 
 /// The companies with their authority by two dictionaries, one found by the other, and a contact by a third.
 pub(crate) const LOOKUPS: &str = r#"
@@ -65,10 +73,8 @@ reg_address = { const = "示例路1号" }
 "#;
 
 /// What a directory needs to hold a resource that reads the department's tables.
-pub(crate) fn directory(resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
+fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
     let root = tempfile::tempdir().unwrap();
-    let head = "code = \"3450010102/000001\"\ntitle = \"企业\"\nsystem = \"registration\"\ntable = \"main.qy\"\n\
-                entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
     let files = [
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
         ("departments/registry.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n".to_owned()),
@@ -76,7 +82,7 @@ pub(crate) fn directory(resource: &str) -> Result<Directory, guitong_schemas::co
             "systems/registration.toml",
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
-        ("resources/enterprise.toml", format!("{head}{resource}")),
+        ("resources/record.toml", format!("{head}{resource}")),
     ];
     for (path, text) in files {
         let path = root.path().join(path);
@@ -96,6 +102,8 @@ pub(crate) struct World {
     pub(crate) registry: Arc<Registry>,
     pub(crate) resource: Resource,
     pub(crate) rows: Rows,
+    /// What the resource is of, and what it declares.
+    declared: (&'static str, &'static str),
     exchange: Arc<guitong_schemas::contract::Exchange>,
     metrics: Metrics,
     tables: BTreeMap<&'static str, Arc<Table>>,
@@ -128,11 +136,12 @@ fn table(name: &str, columns: &[&str]) -> Arc<Table> {
 }
 
 impl World {
-    pub(crate) async fn new(resource: &str) -> Self {
+    pub(crate) async fn new(head: &'static str, resource: &'static str) -> Self {
+        let declared = (head, resource);
         let home = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
-        let directory = directory(resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-        let resource = (*directory.resources[&Name::parse("enterprise").unwrap()]).clone();
+        let directory = directory(head, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
         let registry = Arc::<Registry>::default();
         let owned = log.open(&OwnerId::new(Role::Connect, "registration")).await.unwrap();
         let settings = PublishSettings {
@@ -152,7 +161,22 @@ impl World {
         exchange.budgets.batch = 4 << 10;
         let tables = TABLES.iter().map(|(name, columns)| (*name, table(name, columns))).collect();
         let (rows, exchange) = (Rows::default(), Arc::new(exchange));
-        Self { log, registry, resource, rows, exchange, metrics, tables, publisher, commit: 0, _home: home }
+        Self { log, registry, resource, rows, declared, exchange, metrics, tables, publisher, commit: 0, _home: home }
+    }
+
+    /// Another department with the same rows, each written once, after the same resource has read them.
+    pub(crate) async fn afresh(&self) -> Self {
+        let mut world = Self::new(self.declared.0, self.declared.1).await;
+        for (table, rows) in &self.rows {
+            let steps: Vec<Step<'_>> =
+                rows.iter().rev().map(|(id, row)| (*table, *id, Some(row.iter().map(Option::as_deref).collect()))).collect();
+            world.transaction(&steps).await;
+        }
+        world.loaded().await;
+        let stage = world.start();
+        world.settled(&stage).await;
+        stage.stop().await;
+        world
     }
 
     /// The connector has read every table to its end.
@@ -206,6 +230,22 @@ impl World {
         self.publisher.publish(SourceBatch { changes, position, ..SourceBatch::default() }).await.unwrap();
     }
 
+    /// Empties a table.
+    pub(crate) async fn truncate(&mut self, table: &'static str) {
+        self.commit += 1;
+        self.rows.remove(table);
+        let change = Change {
+            table: Arc::clone(&self.tables[table]),
+            operation: Operation::Truncate,
+            version: Version { epoch: 1, commit: self.commit, change: 1, ..Version::default() },
+            before: Before::None,
+            after: None,
+            origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
+        };
+        let position = Some(Bytes::from(self.commit.to_string()));
+        self.publisher.publish(SourceBatch { changes: vec![change], position, ..SourceBatch::default() }).await.unwrap();
+    }
+
     pub(crate) fn start(&self) -> Stage {
         let context = NormaliseContext {
             log: Arc::new(self.log.clone()),
@@ -240,13 +280,13 @@ impl World {
             .await
     }
 
-    /// What stands in `std.` by credit code. On the way it checks that each key's versions rise and that no event is there twice.
+    /// What stands in `std.` by the entity's key. On the way it checks that each key's versions rise and that no event is there twice.
     pub(crate) async fn standing(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut standing = BTreeMap::new();
         let mut versions: BTreeMap<Bytes, Version> = BTreeMap::new();
         let mut ids = std::collections::BTreeSet::new();
-        for partition in 0..self.log.partitions("std.enterprise").await.unwrap().unwrap_or(0) {
-            for record in guitong_tests::everything(&self.log, &TopicPartition::new("std.enterprise", partition)).await {
+        for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
+            for record in guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await {
                 let headers = super::super::harness::headers(&record);
                 assert!(ids.insert(headers["ce_id"].clone()), "{} is there twice", headers["ce_id"]);
                 let version: Version = headers["guitong-version"].parse().unwrap();
@@ -268,8 +308,8 @@ impl World {
     /// Records written so far.
     pub(crate) async fn published(&self) -> usize {
         let mut count = 0;
-        for partition in 0..self.log.partitions("std.enterprise").await.unwrap().unwrap_or(0) {
-            count += guitong_tests::everything(&self.log, &TopicPartition::new("std.enterprise", partition)).await.len();
+        for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
+            count += guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await.len();
         }
         count
     }

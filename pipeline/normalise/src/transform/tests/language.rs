@@ -283,17 +283,18 @@ fn every_example_of_the_readme_is_read() {
     let section = readme.split_once("## Mapping a table").expect("the section").1.split("\n## ").next().expect("its text");
     let examples = section.lines().filter_map(|line| line.trim_end_matches([' ', '|']).rsplit_once("| `")?.1.strip_suffix('`'));
     let files = [("codes/status.csv", "value,code\n在营,1\n")];
+    let details = "[details.steps]\ntable = \"环节\"\nkey = \"bh\"\norder_by = \"xh\"\n";
     let mut count = 0;
     for example in examples.filter(|example| example.contains(" = {")) {
-        let (entity, key) = match example.starts_with("steps") {
+        let (entity, key) = match example.starts_with("steps") || example.starts_with("finished_at") {
             true => ("ServiceCase", "case_no = \"bh\"\n"),
             false if example.starts_with("uscc") => ("LegalEntity", ""),
             false => ("LegalEntity", "uscc = \"xydm\"\n"),
         };
-        let resource = declared(entity, &format!("[map]\n{key}{example}\n"), &files);
+        let resource = declared(entity, &format!("{details}[map]\n{key}{example}\n"), &files);
         let resource = resource.unwrap_or_else(|problems| panic!("{example}\n{}", problems.render(false)));
         Mapping::compile(&resource, Standard::builtin(), Zone::shanghai()).unwrap_or_else(|error| panic!("{example}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 19, "the examples of the table");
+    assert_eq!(count, 21, "the examples of the table");
 }
