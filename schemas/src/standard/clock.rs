@@ -50,6 +50,12 @@ impl Zone {
         i32::try_from(local.div_euclid(DAY)).unwrap_or(i32::MAX)
     }
 
+    /// Whether a local clock shows the beginning of a day.
+    #[must_use]
+    pub fn is_midnight(&self, micros: i64) -> bool {
+        self.instant(i64::from(self.local_days(micros)) * DAY) == micros
+    }
+
     /// The instant at which a local clock shows `local` (microseconds since 1970-01-01T00:00). A time that a change of
     /// offset repeats is the first of the two; one that it skips moves on by the skip.
     #[must_use]
