@@ -12,4 +12,5 @@ mod normalise {
     mod joined;
     mod quality;
     mod quarantine;
+    mod rebuild;
 }

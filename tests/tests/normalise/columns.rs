@@ -208,6 +208,7 @@ async fn a_column_of_another_type_waits_for_a_person() {
     let mut resource = world.resource.clone();
     resource.revision += 1;
     stage.handle.reload(Arc::new(resource.clone())).await.unwrap();
+    stage.until(|status| status.rebuild.is_none() && status.rebuilt.is_some()).await;
     let status = world.settled(&stage).await;
     assert_eq!((status.entities, status.quarantined, status.changes.len()), (2, 0, 0));
     let standing = world.standing().await;

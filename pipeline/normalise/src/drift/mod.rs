@@ -21,6 +21,7 @@ use guitong_schemas::standard::Entity;
 
 pub(crate) use self::notice::Surroundings;
 pub use self::notice::{ColumnChange, Subscriptions, What};
+pub(crate) use self::stored::COLUMNS;
 use crate::mapping::{Bound, Mapping, TableView};
 
 /// What is known of the columns that the mapping reads.

@@ -9,15 +9,15 @@ use crate::keyed::codec::{CodecError, Reader, Writer};
 use crate::keyed::overlay::StateError;
 
 /// Name of the map; its only key is empty.
-const MAP: &str = "columns";
+pub(crate) const COLUMNS: &str = "columns";
 
 const FORMAT: u8 = 1;
 
 impl Drift {
     /// What the log holds; nothing for a resource that read nothing yet.
     pub(crate) async fn load(owner: &dyn OwnedLog) -> Result<Self, StateError> {
-        let stored = owner.get(MAP, &[Bytes::new()]).await?.pop().flatten();
-        let read = |bytes| Self::decode(&bytes).map_err(|error| StateError::Codec { map: MAP, error });
+        let stored = owner.get(COLUMNS, &[Bytes::new()]).await?.pop().flatten();
+        let read = |bytes| Self::decode(&bytes).map_err(|error| StateError::Codec { map: COLUMNS, error });
         stored.map_or_else(|| Ok(Self::default()), read)
     }
 
@@ -29,7 +29,7 @@ impl Drift {
     /// What the next commit writes of it.
     pub(crate) fn take_change(&mut self) -> Option<StateChange> {
         let changed = std::mem::take(&mut self.changed);
-        changed.then(|| StateChange { map: MAP.into(), key: Bytes::new(), value: Some(self.encode()) })
+        changed.then(|| StateChange { map: COLUMNS.into(), key: Bytes::new(), value: Some(self.encode()) })
     }
 
     pub(super) fn encode(&self) -> Bytes {

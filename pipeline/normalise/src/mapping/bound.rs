@@ -62,6 +62,10 @@ impl Bound {
         self.plan.fields().get(self.slots.get(column)?.index)
     }
 
+    pub(crate) fn is_whole(&self) -> bool {
+        self.slots.iter().all(|slot| slot.index != NOWHERE)
+    }
+
     /// What refuses a row, where something does: whether it is judged by what is not as it was, or only made of it.
     pub(crate) fn refuses(&self, judged: bool) -> bool {
         self.refuses && self.affected.iter().any(|affected| affected.field.is_none()) == judged

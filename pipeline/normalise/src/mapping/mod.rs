@@ -167,6 +167,7 @@ impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
         let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let form = standard.fingerprint(&entity);
         let switches = Switches::compile(&resource.rules, &mut entity);
         let mut columns = ColumnSet::new(resource.joins.clone());
         let mut fields = Vec::with_capacity(resource.map.len());
@@ -191,7 +192,7 @@ impl Mapping {
             switches,
             fingerprint: fingerprint(&(
                 (&resource.entity, &resource.condition, &resource.map, &resource.joins, &resource.not_provided),
-                (&resource.rules, &resource.quality.pause_above, resource.revision),
+                (&resource.rules, &resource.quality.pause_above, resource.revision, form),
             )),
             reporting: resource.quality.reporting.as_ref().and_then(|reporting| {
                 let field = entity.field(&reporting.field)?.index();

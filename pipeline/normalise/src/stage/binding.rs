@@ -174,7 +174,9 @@ impl Worker {
                 self.drift.note_fitted(view, schema);
             }
         }
-        for column in back.iter().filter(|_| tells) {
+        // A rebuild waits for nothing, and what it meets was told of.
+        let live = live && !self.keeps_gone;
+        for column in back.iter().filter(|_| live) {
             tracing::info!(resource = %self.around.resource.name, table = view.table, column, "the column is as the mapping reads it again");
         }
         let gravest = deviations.iter().map(|deviation| deviation.handling).max();
@@ -185,7 +187,7 @@ impl Worker {
                 grave.filter_map(|it| Some(drift.change(it, view, &self.around, &mapping.entity)?.to_string())).collect();
             return Ok(Err(Unfit { reason: reasons.join("\n"), table: arrival.record.at.clone(), newest }));
         }
-        for news in deviations.iter().filter(|deviation| tells && deviation.is_news) {
+        for news in deviations.iter().filter(|deviation| live && deviation.is_news) {
             if let Some(change) = drift.change(news, view, &self.around, &mapping.entity) {
                 tracing::warn!(resource = %self.around.resource.name, "{change}");
             }
@@ -195,6 +197,11 @@ impl Worker {
         let counted = deviations.iter().filter(|it| !bound.refuses || it.handling >= Handling::Refuse);
         bound.affected = counted.flat_map(|it| self.around.affected(&drift, view, it, &mapping.entity)).collect();
         Ok(Ok(bound))
+    }
+
+    /// Whether an event's schema has every column that the mapping reads, as far as it can be read at all.
+    pub(crate) async fn is_whole(&self, schema: u32) -> Result<bool, SessionError> {
+        Ok(self.read_schema(OWN, schema).await?.is_none_or(|bound| bound.is_whole()))
     }
 
     /// Whether rows by the arrival's schema go to quarantine for what became of a column.

@@ -11,6 +11,7 @@ use guitong_schemas::standard::Written;
 
 use super::worker::Worker;
 use crate::error::SessionError;
+use crate::keyed::entity::EntityState;
 use crate::keyed::overlay::Overlay;
 use crate::transform::encode::encode;
 
@@ -23,11 +24,14 @@ impl Worker {
         keys: Vec<Bytes>,
     ) -> Result<(), SessionError> {
         overlay.entities.load(owner, keys).await?;
+        self.see_in_force(overlay.entities.seen().collect()).await
+    }
+
+    /// Has records of other versions be ones of the version in force.
+    pub(crate) async fn see_in_force(&mut self, mut states: Vec<&mut EntityState>) -> Result<(), SessionError> {
         let in_force = self.names.value_schema;
-        let mut others = BTreeSet::new();
-        for claim in overlay.entities.seen().flat_map(|state| state.claims_mut()) {
-            others.extend(frame::read(&claim.record).ok().map(|(schema, _)| schema).filter(|schema| *schema != in_force));
-        }
+        let schemas = states.iter().flat_map(|state| state.claims()).filter_map(|claim| Some(frame::read(&claim.record).ok()?.0));
+        let others: BTreeSet<u32> = schemas.filter(|schema| *schema != in_force).collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -42,7 +46,7 @@ impl Worker {
                 self.versions.insert(schema, version);
             }
         }
-        for claim in overlay.entities.seen().flat_map(|state| state.claims_mut()) {
+        for claim in states.iter_mut().flat_map(|state| state.claims_mut()) {
             if let Some(record) = self.in_force(&claim.record) {
                 claim.record = record;
             }

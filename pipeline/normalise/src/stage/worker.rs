@@ -28,11 +28,13 @@ use crate::join::beside::Uses;
 use crate::join::stage::{BesideEvents, Joining};
 use crate::join::state::Group;
 use crate::keyed::overlay::{Cached, Counters, Overlay};
+use crate::keyed::row::RowState;
 use crate::mapping::{Columns, Mapping};
 use crate::metrics::ResourceMetrics;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
 use crate::quarantine::{Entry, Rejection, record};
+use crate::rebuild;
 use crate::transform::{Change, Event, Runner, describe_key};
 
 /// Next offset of each partition after some arrivals.
@@ -78,6 +80,10 @@ pub(crate) struct Worker {
     /// Schemas of other versions of the entity, by which records were written.
     pub(super) versions: HashMap<u32, Option<Written>>,
     pub(crate) joining: Joining,
+    /// A row that goes leaves its version behind.
+    pub(crate) keeps_gone: bool,
+    /// The resource is made again aside.
+    pub(crate) is_rebuilt: bool,
 }
 
 /// One event, its content read.
@@ -143,6 +149,8 @@ impl Worker {
             key_plans: HashMap::new(),
             versions: HashMap::new(),
             joining: Joining::default(),
+            keeps_gone: false,
+            is_rebuilt: false,
         }
     }
 
@@ -390,6 +398,9 @@ impl Worker {
                 // A delete and the tombstone after it are one.
                 let was_there = overlay.rows.get(source).is_some();
                 let effect = claims::remove(overlay, source);
+                if self.keeps_gone {
+                    overlay.rows.put(source.clone(), RowState::gone(arrival.version));
+                }
                 if was_there {
                     self.metrics.deleted.inc();
                     came = Some(Came::Deleted);
@@ -499,6 +510,9 @@ impl Worker {
         let pause = overlay.pause.clone();
         let (mut state, counters) = overlay.into_changes();
         state.extend(self.drift.take_change());
+        if self.is_rebuilt {
+            rebuild::follow(&mut state);
+        }
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets, position: None, state };
         owner.append(batch).await?;
