@@ -213,8 +213,8 @@ impl Run {
 
 #[tokio::test]
 async fn every_short_history_is_published_as_the_model_says() {
-    let mut run = Run::new([histories(3, 3), histories(2, 4)].concat()).await;
-    assert!(run.histories.len() > 1_500, "{}", run.histories.len());
+    let mut run = Run::new(histories(3, 4)).await;
+    assert!(run.histories.len() > 2_500, "{}", run.histories.len());
     for at in 0..4 {
         run.step(at).await;
     }
@@ -230,8 +230,8 @@ async fn every_short_history_is_published_as_the_model_says() {
 
 #[tokio::test]
 async fn every_short_history_outlives_a_kill_at_every_step() {
-    let mut run = Run::new(histories(3, 3)).await;
-    for at in 0..3 {
+    let mut run = Run::new(histories(3, 4)).await;
+    for at in 0..4 {
         run.step(at).await;
         let stage = run.world.start();
         let read = stage.handle.status().borrow().offset;
