@@ -82,7 +82,7 @@ pub(crate) fn note(overlay: &mut Overlay, source: &Bytes, made: impl IntoIterato
         needed
     });
     let after = users(&links);
-    let user = |group: &GroupKey| Bytes::from([&group[..], source].concat());
+    let user = |group: &GroupKey| user_key(group, source);
     before.difference(&after).for_each(|group| joins.write(USERS, user(group), None));
     after.difference(&before).for_each(|group| joins.write(USERS, user(group), Some(Bytes::new())));
     match links.versions.is_empty() {
@@ -90,6 +90,11 @@ pub(crate) fn note(overlay: &mut Overlay, source: &Bytes, made: impl IntoIterato
         true => joins.links.remove(source.clone()),
         false => joins.links.put(source.clone(), links),
     }
+}
+
+/// Key of a row among the users of a group.
+pub(crate) fn user_key(group: &GroupKey, source: &[u8]) -> Bytes {
+    Bytes::from([&group[..], source].concat())
 }
 
 fn is_needed(row: &RowState, version: Version) -> bool {
