@@ -41,7 +41,9 @@ pub(crate) fn entity(schema: &Document, key_schema: &Document, around: Surroundi
         let rules: Vec<RecordRule> = file.rules.iter().filter_map(|rule| build.rule(rule, birth)).collect();
         let fields: Vec<Option<EntityField>> =
             file.fields.iter().enumerate().map(|(index, field)| build.field(field, index, birth, &key, &rules)).collect();
-        file.rules.iter().for_each(|rule| build.check_kinds(rule, &fields));
+        if rules.len() == file.rules.len() {
+            file.rules.iter().for_each(|rule| build.check_kinds(rule, &fields));
+        }
         Some(Entity {
             name: file.name.value.clone(),
             title_zh: file.title.clone(),
