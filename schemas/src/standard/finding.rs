@@ -60,6 +60,7 @@ rules! {
     ColumnGone "column.gone" "来源表没有该列" "the source's table does not have the column";
     ColumnRetyped "column.retyped" "来源列的类型已改变" "the source's column has another type than before";
     ColumnLossy "column.lossy" "来源值超出其传输类型的表示范围" "the source's value is beyond what its type on the wire holds";
+    ColumnUnreadable "column.unreadable" "来源值无法按该列的类型读取（例如不是 UTF-8 编码），原字节随事件保留" "the source's value does not read as its column's type, such as text that is not UTF-8; its bytes are kept with the event";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
     LookupMissing "lookup.missing" "对照表中没有该值" "the lookup table does not have this value";
     ExpressionStopped "mapping.expression_stopped" "映射表达式所需步骤或文字过多，已中止" "the mapping's expression was stopped: it took too many steps or too long a text";
@@ -134,6 +135,7 @@ rules! {
     CodePadded "code.padded" "已补前导零" "leading zero restored";
     CodeConverted "code.converted" "已由旧版代码转换" "turned from an older edition";
     CodeRetired "code.retired" "已停用的代码已换为现行代码" "a retired code replaced by its successor";
+    CodeTooEarly "code.too_early" "代码在该日期尚未启用，按原代码保留" "a code that was not in force yet, kept";
     CodeNoSuccessor "code.no_successor" "代码已停用且无后继，按原代码保留" "a retired code without a successor, kept";
     CodeEstimated "code.estimated" "旧版代码无对应项，取最接近者" "the older edition's code has no counterpart; the nearest is taken";
 

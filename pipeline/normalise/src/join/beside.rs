@@ -17,7 +17,7 @@ use crate::keyed::overlay::{Cached, Overlay, StateError};
 use crate::mapping::column::{Cell, Row};
 use crate::mapping::{Bound, Formula, Refusal};
 use crate::stage::arrival::{Arrival, Body, Fault};
-use crate::transform::columns_of;
+use crate::transform::{Raw, columns_of, unreadable_of};
 
 /// Most rows that one key has, and most bytes of them: a record is made of all at once.
 const MAX_ROWS: usize = 5_000;
@@ -84,7 +84,7 @@ impl JoinPlan {
             let joined = column.checked_sub(FIRST_JOINED).and_then(|at| self.cells.get(at));
             let cell = joined.map_or_else(|| row.cell(*column), |cell| self.cell(*cell, before));
             match cell {
-                Cell::Absent | Cell::Lossy => return Ok(Found::Unknown),
+                Cell::Absent | Cell::Lossy | Cell::Unreadable => return Ok(Found::Unknown),
                 Cell::Missing => return Ok(Found::Missing),
                 Cell::Refused(refusal) => return Ok(Found::Refused(refusal)),
                 cell => match key_text(cell.input()) {
@@ -264,7 +264,7 @@ fn read_one(
                     Some(known) => known.as_deref(),
                     None => kept_of(joins, &key, &source().ok()?),
                 };
-                cells_of(bound, &envelope, (raw.absent, raw.lossy), before)
+                cells_of(bound, &envelope, &raw, before)
             }
         };
         let source = source()?;
@@ -280,12 +280,13 @@ fn read_one(
 fn cells_of<'k>(
     bound: &Bound,
     envelope: &Envelope<'_>,
-    (absent, lossy): (&str, &str),
+    raw: &Raw<'_>,
     before: impl FnOnce() -> Option<&'k [Kept]>,
 ) -> Option<Vec<Kept>> {
     let after = envelope.after.as_ref().filter(|_| envelope.operation != Operation::Delete)?;
-    let (absent, lossy) = (columns_of(&bound.plan, absent), columns_of(&bound.plan, lossy));
-    let row = Row::plain(&bound.slots, after, &absent, &lossy);
+    let (absent, lossy) = (columns_of(&bound.plan, raw.absent), columns_of(&bound.plan, raw.lossy));
+    let unreadable = unreadable_of(&bound.plan, raw.unreadable);
+    let row = Row { unreadable: &unreadable, ..Row::plain(&bound.slots, after, &absent, &lossy) };
     let mut cells: Vec<Kept> = (0..bound.slots.len()).map(|column| Kept::of(&row.cell(column))).collect();
     if cells.contains(&Kept::Absent) {
         let before = before().unwrap_or_default();
@@ -310,7 +311,7 @@ pub(crate) fn apply(
     plan: &JoinPlan,
     change: BesideChange,
     source_ts_us: i64,
-    follows: bool,
+    follows: impl Fn(&JoinedTable) -> bool,
 ) -> Result<(), Fault> {
     let BesideChange { table, key, source, version, now } = change;
     let old = joins.rows.get(&key).cloned();
@@ -324,8 +325,9 @@ pub(crate) fn apply(
         let known = group.as_ref().and_then(|group| joins.groups.get(group)?.row(&source));
         known.map(|row| &row.cells) == cells.as_ref().filter(|_| group.is_some())
     };
+    let is_followed = plan.tables.get(table).is_some_and(follows);
     let follow = |joins: &mut JoinOverlay, group: &GroupKey| {
-        if follows && !is_same {
+        if is_followed && !is_same {
             joins.follow(group.clone(), version, source_ts_us);
         }
     };

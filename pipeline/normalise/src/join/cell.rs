@@ -13,6 +13,7 @@ pub(crate) enum Kept {
     Null,
     Absent,
     Lossy,
+    Unreadable,
     /// The table of the row does not have the column.
     Gone,
     Text(Box<str>),
@@ -33,6 +34,7 @@ impl Kept {
             Cell::Null | Cell::Missing => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
+            Cell::Unreadable => Self::Unreadable,
             // A row of the table alone is found by nothing that could refuse it otherwise.
             Cell::Refused(_) => Self::Gone,
             Cell::Made(text) => Self::Text(text.as_str().into()),
@@ -53,6 +55,7 @@ impl Kept {
             Self::Null => return Cell::Null,
             Self::Absent => return Cell::Absent,
             Self::Lossy => return Cell::Lossy,
+            Self::Unreadable => return Cell::Unreadable,
             Self::Gone => return Cell::Refused(Refusal::ColumnGone),
             Self::Text(text) => Input::Text(text),
             Self::Integer(number) => Input::Integer(*number),
@@ -108,7 +111,8 @@ impl Kept {
             Self::Days(days) => wide(out, 7, i64::from(*days)),
             Self::Local(micros) => wide(out, 8, *micros),
             Self::Instant(micros) => wide(out, 9, *micros),
-            Self::Gone => out.u8(10),
+            Self::Unreadable => out.u8(10),
+            Self::Gone => out.u8(11),
         }
     }
 
@@ -128,7 +132,8 @@ impl Kept {
             7 => Self::Days(i32::try_from(from.i64()?).map_err(|_| CodecError::Damaged)?),
             8 => Self::Local(from.i64()?),
             9 => Self::Instant(from.i64()?),
-            10 => Self::Gone,
+            10 => Self::Unreadable,
+            11 => Self::Gone,
             _ => return Err(CodecError::Damaged),
         })
     }

@@ -8,6 +8,7 @@ use guitong_log::{MAX_RECORD, OwnedLog};
 
 use super::beside::{self, BesideEvent, Uses};
 use super::overlay::Made;
+use super::plan::JoinedTable;
 use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
@@ -17,7 +18,7 @@ use crate::mapping::{Bound, Columns};
 use crate::stage::arrival::{Arrival, Body, Fault};
 use crate::stage::binding::{Binding, Unfit};
 use crate::stage::worker::{Ends, Verdict, Worker};
-use crate::transform::columns_of;
+use crate::transform::{columns_of, unreadable_of};
 
 /// Rows that one commit of a joined table's truncate removes.
 const TRUNCATE_PAGE: usize = 1_000;
@@ -32,8 +33,15 @@ pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
 pub(crate) struct Joining {
     /// For each joined table, a writer's schema and what it came to.
     bindings: HashMap<usize, (u32, Result<Arc<Bound>, Fault>)>,
-    /// Nothing of the resource stands yet that a change of a joined row could concern.
-    pub(crate) is_loading: bool,
+    /// Ids of tables that are read for the first time: nothing of the resource is made of their rows yet.
+    pub(crate) loading: Vec<Bytes>,
+}
+
+impl Joining {
+    /// Whether what used a table's rows is made again when they change.
+    fn follows(&self, table: &JoinedTable) -> bool {
+        !self.loading.iter().any(|id| **id == table.id)
+    }
 }
 
 impl Worker {
@@ -121,7 +129,13 @@ impl Worker {
         let (absent, lossy) = (columns_of(&bound.plan, raw.absent), columns_of(&bound.plan, raw.lossy));
         let state = || arrival.source.as_ref().and_then(|source| overlay.rows.get(source)?.columns.as_ref());
         let kept = columns.or_else(state);
-        let row = Row { columns: &self.mapping.columns, kept, ..Row::plain(&bound.slots, &after, &absent, &lossy) };
+        let unreadable = unreadable_of(&bound.plan, raw.unreadable);
+        let row = Row {
+            columns: &self.mapping.columns,
+            kept,
+            unreadable: &unreadable,
+            ..Row::plain(&bound.slots, &after, &absent, &lossy)
+        };
         plan.join(&row, Some(&overlay.joins.groups)).err()
     }
 
@@ -135,7 +149,8 @@ impl Worker {
             Some(BesideEvent::Changes { changes, source_ts_us }) => {
                 let mut taken = Ok(false);
                 for change in changes {
-                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, !self.joining.is_loading);
+                    let follows = |table: &JoinedTable| self.joining.follows(table);
+                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
                     taken = taken.and(result.map(|()| false));
                 }
                 taken
@@ -151,9 +166,9 @@ impl Worker {
         offsets: Ends,
     ) -> Result<(), SessionError> {
         let mapping = Arc::clone(&self.mapping);
-        let follows = !self.joining.is_loading;
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         for (_, table) in mapping.joins.iter().flat_map(|plan| plan.of_topic(&arrival.record.at.topic)) {
+            let follows = self.joining.follows(table);
             let mut after: Option<Bytes> = None;
             loop {
                 let page = owner.scan(BESIDE, &table.id, after.as_deref(), TRUNCATE_PAGE).await?;

@@ -4,4 +4,5 @@ mod columns;
 mod details;
 mod histories;
 mod lookups;
+mod rebuild;
 mod world;

@@ -87,7 +87,7 @@ table = "enterprise"
 "#;
 
 /// What a directory needs to hold a resource that reads the department's tables.
-pub(crate) fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
+pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
     let root = tempfile::tempdir().unwrap();
     let mut files = vec![
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
