@@ -311,7 +311,7 @@ pub(crate) fn apply(
     plan: &JoinPlan,
     change: BesideChange,
     source_ts_us: i64,
-    follows: bool,
+    follows: impl Fn(&JoinedTable) -> bool,
 ) -> Result<(), Fault> {
     let BesideChange { table, key, source, version, now } = change;
     let old = joins.rows.get(&key).cloned();
@@ -325,8 +325,9 @@ pub(crate) fn apply(
         let known = group.as_ref().and_then(|group| joins.groups.get(group)?.row(&source));
         known.map(|row| &row.cells) == cells.as_ref().filter(|_| group.is_some())
     };
+    let is_followed = plan.tables.get(table).is_some_and(follows);
     let follow = |joins: &mut JoinOverlay, group: &GroupKey| {
-        if follows && !is_same {
+        if is_followed && !is_same {
             joins.follow(group.clone(), version, source_ts_us);
         }
     };

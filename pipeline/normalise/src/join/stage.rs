@@ -8,6 +8,7 @@ use guitong_log::{MAX_RECORD, OwnedLog};
 
 use super::beside::{self, BesideEvent, Uses};
 use super::overlay::Made;
+use super::plan::JoinedTable;
 use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
@@ -31,11 +32,16 @@ pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
 pub(crate) struct Joining {
     /// By joined table and writer's schema.
     bindings: HashMap<(usize, u32), Binding>,
-    /// Nothing of the resource stands yet that a change of a joined row could concern.
-    pub(crate) is_loading: bool,
+    /// Ids of tables that are read for the first time: nothing of the resource is made of their rows yet.
+    pub(crate) loading: Vec<Bytes>,
 }
 
 impl Joining {
+    /// Whether what used a table's rows is made again when they change.
+    fn follows(&self, table: &JoinedTable) -> bool {
+        !self.loading.iter().any(|id| **id == table.id)
+    }
+
     /// The binding of a schema that lacks columns.
     pub(crate) fn misfit(&self, schema: u32) -> Option<&Binding> {
         let of_schema = self.bindings.iter().filter(|((_, id), _)| *id == schema).map(|(_, binding)| binding);
@@ -132,7 +138,8 @@ impl Worker {
             Some(BesideEvent::Changes { changes, source_ts_us }) => {
                 let mut taken = Ok(false);
                 for change in changes {
-                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, !self.joining.is_loading);
+                    let follows = |table: &JoinedTable| self.joining.follows(table);
+                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
                     taken = taken.and(result.map(|()| false));
                 }
                 taken
@@ -148,9 +155,9 @@ impl Worker {
         offsets: Ends,
     ) -> Result<(), SessionError> {
         let mapping = Arc::clone(&self.mapping);
-        let follows = !self.joining.is_loading;
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         for (_, table) in mapping.joins.iter().flat_map(|plan| plan.of_topic(&arrival.record.at.topic)) {
+            let follows = self.joining.follows(table);
             let mut after: Option<Bytes> = None;
             loop {
                 let page = owner.scan(BESIDE, &table.id, after.as_deref(), TRUNCATE_PAGE).await?;

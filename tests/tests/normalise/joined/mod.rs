@@ -3,4 +3,5 @@
 mod details;
 mod histories;
 mod lookups;
+mod rebuild;
 mod world;
