@@ -157,6 +157,7 @@ async fn stage(
         standard: Arc::new(Standard::builtin().clone()),
         exchange: Arc::new(load.directory.exchange.clone()),
         metrics: Metrics::register(&prometheus::Registry::new())?,
+        subscriptions: tokio::sync::watch::Sender::new(Arc::default()).subscribe(),
     };
     let (normaliser, handle) = Normaliser::new(context, Arc::clone(load.resource))?;
     let (shutdown, mut status) = (CancellationToken::new(), handle.status());
