@@ -215,9 +215,13 @@ async fn rejected_rows_are_looked_at_given_up_and_reported_with_and_without_a_no
     assert!(text.out.contains("合格率        33.33 %   rows whose newest version is good (2 of 6)"), "{}", text.out);
     let _node = exchange.start().unwrap();
     holds(&exchange, &["公司1", "公司2", "公司3"]).await;
-    let metrics = exchange.get("/metrics", PATIENCE).await.unwrap();
+    // The subscriber held them before the node was up, so the stage may not have shown its figures yet.
+    let deadline = Instant::now() + PATIENCE;
     for name in ["guitong_normalise_rows{", "guitong_normalise_keys{", "guitong_normalise_quarantine_oldest_seconds{"] {
-        assert!(metrics.contains(name), "{name} is missing");
+        while !exchange.get("/metrics", PATIENCE).await.unwrap().contains(name) {
+            assert!(Instant::now() < deadline, "{name} is missing");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -84,8 +84,9 @@ async fn contest(load: &Load<'_>, log: Arc<dyn ExchangeLog>, schemas: &EmbeddedL
     let system = load.resource.system.as_str();
     let raw = TopicPartition::new(topic_name(&format!("raw.{system}"), &load.resource.table, EventForm::DEFAULT.names), 0);
     let end = log.bounds(&raw).await?.end;
-    rounds.add(COPY, end, copy(log.as_ref(), &raw, end).await?);
-    rounds.add(STAGE, end, stage(load, log, registry, end).await?);
+    let events = load.changes.len() as u64;
+    rounds.add(COPY, events, copy(log.as_ref(), &raw, end).await?);
+    rounds.add(STAGE, events, stage(load, log, registry).await?);
     Ok(())
 }
 
@@ -145,12 +146,8 @@ async fn copy(log: &dyn ExchangeLog, raw: &TopicPartition, end: u64) -> Result<D
     Ok(begun.elapsed())
 }
 
-async fn stage(
-    load: &Load<'_>,
-    log: Arc<dyn ExchangeLog>,
-    registry: Arc<dyn SchemaRegistry>,
-    end: u64,
-) -> Result<Duration, Failure> {
+async fn stage(load: &Load<'_>, log: Arc<dyn ExchangeLog>, registry: Arc<dyn SchemaRegistry>) -> Result<Duration, Failure> {
+    let events = load.changes.len() as u64;
     let context = NormaliseContext {
         log,
         registry,
@@ -163,12 +160,12 @@ async fn stage(
     let (shutdown, mut status) = (CancellationToken::new(), handle.status());
     let begun = Instant::now();
     let running = tokio::spawn(normaliser.run(shutdown.clone()));
-    let done = tokio::time::timeout(LIMIT, status.wait_for(|status| status.offset >= end)).await.map(|_| begun.elapsed());
+    let done = tokio::time::timeout(LIMIT, status.wait_for(|status| status.received >= events)).await.map(|_| begun.elapsed());
     let last = status.borrow().clone();
     shutdown.cancel();
     running.await??;
     match done {
-        Ok(took) if last.quarantined == 0 && last.entities == end => Ok(took),
+        Ok(took) if last.quarantined == 0 && last.entities == events => Ok(took),
         _ => Err(format!("the stage did not end: {last:?}").into()),
     }
 }

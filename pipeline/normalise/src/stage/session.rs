@@ -205,7 +205,10 @@ impl Normaliser {
         let before = live.counters.totals.revision;
         let stored = rebuild::standing(owner, &mut live.counters.totals, declared, mapping).await?;
         if live.counters.totals.revision != before {
+            // In the log before the rebuild, which can end before an event is read that would write it.
             live.drift = Drift::forgotten();
+            let state = live.drift.take_change().into_iter().collect();
+            owner.append(Batch { state, ..Batch::default() }).await?;
         }
         let last = stored.last;
         if stored.run.is_none() {

@@ -12,7 +12,7 @@ use super::scalar::{nearest, short};
 /// Longest expression, in bytes.
 pub(crate) const MAX_SOURCE: usize = 4_000;
 /// How deep its brackets may lie in each other.
-pub(crate) const MAX_BRACKETS: u16 = 12;
+pub(crate) const MAX_BRACKETS: u16 = 8;
 
 /// CEL's standard functions and macros. `timestamp`, `duration` and their parts are not among them.
 const FUNCTIONS: [&str; 19] = [
