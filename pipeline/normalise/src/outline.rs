@@ -21,14 +21,14 @@ pub struct SourceColumn {
 /// [`MappingError`] where the mapping does not fit the entity.
 pub fn source_columns(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Vec<SourceColumn>, MappingError> {
     let mapping = Mapping::compile(resource, standard, zone)?;
-    let column = |(slot, name): (usize, &String)| {
-        let readers = mapping.fields.iter().filter(|plan| plan.reads(slot));
+    let column = |(name, slots): (&str, Vec<usize>)| {
+        let readers = mapping.fields.iter().filter(|plan| slots.iter().any(|slot| plan.reads(*slot)));
         let fields: Vec<_> = readers.filter_map(|plan| mapping.entity.fields.get(plan.index)).collect();
         SourceColumn {
-            name: name.clone(),
+            name: name.to_owned(),
             grade: fields.iter().map(|field| field.highest_grade()).max().unwrap_or(Grade::G0),
             fields: fields.iter().map(|field| field.name.clone()).collect(),
         }
     };
-    Ok(mapping.columns.iter().enumerate().map(column).collect())
+    Ok(mapping.own_columns().into_iter().map(column).collect())
 }

@@ -19,6 +19,14 @@ use crate::mapping::{BindError, Bound, Formula, Slot, is_empty};
 /// Numbers of columns from here on are those of joined rows.
 pub(crate) const FIRST_JOINED: usize = 1 << 24;
 
+/// And from here on those that the items of a nested field read of each row.
+const FIRST_OF_EACH: usize = 1 << 40;
+
+/// What tells a column that the items of a list read from others.
+pub(crate) fn number_of_each(list: usize, column: usize) -> usize {
+    FIRST_OF_EACH + (list << 20) + column.saturating_sub(FIRST_JOINED)
+}
+
 /// Bytes of a joined table's id.
 pub(crate) const ID: usize = 8;
 
@@ -114,10 +122,42 @@ impl JoinedTable {
         position_or_push(&mut self.columns, |known| known == column, || column.to_owned())
     }
 
-    pub(super) fn identify(&mut self) {
+    /// A group is read anew with each revision of its resource, which has no other rows.
+    pub(super) fn identify(&mut self, revision: u32) {
         let Self { name, table, topic, columns, key, order, kind, .. } = &*self;
-        let text = format!("{name}\n{table}\n{topic}\n{key}\n{order:?}\n{kind:?}\n{}", columns.join("\n"));
+        let revision = if *kind == JoinKind::Group { revision } else { 0 };
+        let text = format!("{name}\n{table}\n{topic}\n{key}\n{order:?}\n{kind:?}\n{revision}\n{}", columns.join("\n"));
         self.id.copy_from_slice(&Sha256::digest(text)[..ID]);
+    }
+
+    /// Its rows are the resource's own.
+    pub(crate) fn is_group(&self) -> bool {
+        self.kind == JoinKind::Group
+    }
+
+    /// The source key of the record that a group's rows make; it stays when what is kept of the rows is another.
+    pub(crate) fn record_of(&self, group: &GroupKey) -> Option<Bytes> {
+        let record = group.strip_prefix(&self.id).filter(|record| self.is_group() && !record.is_empty())?;
+        Some(group.slice_ref(record))
+    }
+
+    /// The columns and values that make a record's key.
+    pub(crate) fn parts_of<'t>(&'t self, record: &'t [u8]) -> Vec<(&'t str, &'t str)> {
+        let mut rest = record.get(1..).unwrap_or_default();
+        let mut parts = Vec::with_capacity(self.key);
+        for column in self.columns.iter().take(self.key) {
+            let Some((length, after)) = rest.split_first_chunk::<4>() else { break };
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            let Some((part, after)) = after.split_at_checked(length) else { break };
+            parts.push((column.as_str(), std::str::from_utf8(part).unwrap_or_default()));
+            rest = after;
+        }
+        parts
+    }
+
+    /// The group whose rows make a record.
+    pub(crate) fn group_of_record(&self, record: &[u8]) -> GroupKey {
+        Bytes::from([&self.id[..], record].concat())
     }
 
     /// Whether a key without a row is reported.
@@ -190,6 +230,34 @@ impl JoinPlan {
             table: table.table.clone(),
             resource: resource.to_owned(),
         })
+    }
+
+    /// The resource's own table, where several of its rows make a record.
+    pub(crate) fn group(&self) -> Option<&JoinedTable> {
+        self.tables.iter().find(|table| table.is_group())
+    }
+
+    /// The columns of the group's table that fields read, with the numbers that they have as those of one row or another.
+    pub(crate) fn columns_of_group(&self) -> Vec<(&str, Vec<usize>)> {
+        let Some((at, table)) = self.tables.iter().enumerate().find(|(_, table)| table.is_group()) else { return Vec::new() };
+        let of_table = |find: usize| self.finds.get(find).is_some_and(|find| find.table == at);
+        let numbers = |column: usize| {
+            let cells = self.cells.iter().enumerate().filter(|(_, cell)| of_table(cell.0) && cell.1 == column);
+            let lists = self.lists.iter().enumerate().filter(|(_, find)| of_table(**find));
+            let items = lists.map(|(list, _)| number_of_each(list, FIRST_JOINED + column));
+            cells.map(|(number, _)| FIRST_JOINED + number).chain(items).collect()
+        };
+        table.columns.iter().enumerate().map(|(column, name)| (name.as_str(), numbers(column))).collect()
+    }
+
+    /// The table whose rows have this key.
+    pub(super) fn table_of(&self, group: &GroupKey) -> Option<&JoinedTable> {
+        self.tables.iter().find(|table| group.starts_with(&table.id))
+    }
+
+    /// The source key in that of a row in the map of joined rows.
+    pub(super) fn source_of<'k>(&self, row: &'k [u8]) -> &'k [u8] {
+        row.get(ID..).unwrap_or_default()
     }
 
     /// Joined tables that are read from a topic.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use guitong_log::{MAX_RECORD, OwnedLog};
 
-use super::beside::{self, BesideEvent, Uses};
-use super::overlay::Made;
+use super::beside::{self, BesideChange, BesideEvent, Uses};
+use super::overlay::{Made, note_event};
+use super::plan::JoinedTable;
 use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
-use crate::mapping::Columns;
 use crate::mapping::column::Row;
+use crate::mapping::{Bound, Columns};
 use crate::stage::arrival::{Arrival, Body, Fault};
 use crate::stage::worker::{Binding, Ends, Verdict, Worker};
 use crate::transform::columns_of;
@@ -22,6 +23,11 @@ use crate::transform::columns_of;
 const TRUNCATE_PAGE: usize = 1_000;
 /// Room that the log needs around an event that is kept.
 const MARGIN: usize = 64 << 10;
+
+/// Bytes of joined rows that a batch holds at once; rows that need more are worked on behind a commit.
+const ROOM: usize = 16 << 20;
+/// Rows whose joined ones are looked for at a time.
+const CHUNK: usize = 256;
 
 /// Events of joined tables by their places among the arrivals.
 pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
@@ -78,28 +84,69 @@ impl Worker {
         let own: Vec<(&Arrival, Option<&Columns>)> =
             arrivals.iter().filter(|arrival| !arrival.is_beside).map(|arrival| (arrival, None)).collect();
         overlay.joins.links.load(owner, own.iter().filter_map(|(arrival, _)| arrival.source.clone())).await?;
-        self.load_groups(owner, overlay, &own).await?;
+        self.load_groups(owner, overlay, &own, 1).await?;
+        // The newest event of each record that rows of a group make is kept.
+        let records = |change: &BesideChange| -> Vec<Bytes> {
+            let table = plan.tables.get(change.table());
+            let groups = change.groups(&overlay.joins).into_iter();
+            groups.filter_map(|group| table?.record_of(&group)).collect()
+        };
+        let records: Vec<Bytes> = events.values().flat_map(BesideEvent::changes).flat_map(records).collect();
+        overlay.joins.links.load(owner, records).await?;
         Ok(events)
     }
 
-    /// Loads the rows that events are joined to; with what is known of columns that they leave out, else by the rows' state.
+    /// Loads the rows that events are joined to, of the first `must` in any case and of the others as many as there is room for; with
+    /// what is known of columns that they leave out, else by the rows' state.
     pub(super) async fn load_groups(
         &self,
         owner: &dyn OwnedLog,
         overlay: &mut Overlay,
         own: &[(&Arrival, Option<&Columns>)],
+        must: usize,
+    ) -> Result<(), SessionError> {
+        let missing = |overlay: &Overlay, at: usize| {
+            let (arrival, columns) = own.get(at)?;
+            self.wants(overlay, arrival, *columns)
+        };
+        self.load_found(owner, overlay, own.len(), missing, must).await
+    }
+
+    /// As [`Worker::load_groups`], for `count` rows of which `missing` tells the next key whose rows are not loaded.
+    pub(super) async fn load_found(
+        &self,
+        owner: &dyn OwnedLog,
+        overlay: &mut Overlay,
+        count: usize,
+        missing: impl Fn(&Overlay, usize) -> Option<GroupKey>,
+        must: usize,
     ) -> Result<(), SessionError> {
         let Some(plan) = &self.mapping.joins else { return Ok(()) };
-        // One that is found by what another found is known only once that one is loaded.
-        for _ in 0..plan.finds.len() {
-            let wanted: Vec<GroupKey> =
-                own.iter().filter_map(|(arrival, columns)| self.wants(overlay, arrival, *columns)).collect();
-            if wanted.is_empty() {
+        let mut room = ROOM;
+        for first in (0..count).step_by(CHUNK) {
+            // One that is found by what another found is known only once that one is loaded.
+            for _ in 0..plan.finds.len() {
+                let rows = first..count.min(first + CHUNK);
+                let wanted: Vec<(GroupKey, bool)> = rows.filter_map(|at| Some((missing(overlay, at)?, at < must))).collect();
+                if wanted.is_empty() {
+                    break;
+                }
+                room = overlay.joins.load_rows(owner, plan, &wanted, room).await?;
+            }
+            if room == 0 {
                 break;
             }
-            overlay.joins.groups.load(owner, wanted).await?;
         }
         Ok(())
+    }
+
+    /// A writer's schema of the table whose rows make records.
+    pub(super) fn bound_group(&self, schema: u32) -> Option<&Bound> {
+        let table = self.mapping.joins.as_ref()?.tables.iter().position(JoinedTable::is_group)?;
+        match self.joining.bindings.get(&(table, schema)) {
+            Some(Binding::Ready(bound)) => Some(bound),
+            _ => None,
+        }
     }
 
     /// The first key that an event's row is joined by and whose rows are not loaded.
@@ -117,21 +164,43 @@ impl Worker {
     }
 
     /// Takes over one event of a joined table; `true` for a truncate, which is left to the caller.
-    pub(crate) fn take_beside(&self, overlay: &mut Overlay, event: Option<BesideEvent>) -> Result<bool, Fault> {
-        let Some(plan) = &self.mapping.joins else { return Ok(false) };
-        match event {
-            None => Ok(false),
-            Some(BesideEvent::Truncate) => Ok(true),
-            Some(BesideEvent::Faulty(fault)) => Err(fault),
-            Some(BesideEvent::Changes { changes, source_ts_us }) => {
-                let mut taken = Ok(false);
-                for change in changes {
-                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, !self.joining.is_loading);
-                    taken = taken.and(result.map(|()| false));
-                }
-                taken
+    pub(crate) fn take_beside(
+        &mut self,
+        overlay: &mut Overlay,
+        arrival: &Arrival,
+        event: Option<BesideEvent>,
+    ) -> Result<bool, Fault> {
+        let mapping = Arc::clone(&self.mapping);
+        let Some(plan) = &mapping.joins else { return Ok(false) };
+        if arrival.is_of_group() && arrival.entry.is_none() {
+            self.metrics.bytes.inc_by(arrival.record.value.as_ref().map_or(0, |value| value.len() as u64));
+            overlay.totals.received += u64::from(arrival.record.value.is_some());
+        }
+        let (changes, source_ts_us) = match event {
+            None => return Ok(false),
+            Some(BesideEvent::Truncate) => return Ok(true),
+            Some(BesideEvent::Faulty(fault)) => return Err(fault),
+            Some(BesideEvent::Changes { changes, source_ts_us }) => (changes, source_ts_us),
+        };
+        if arrival.is_of_group() {
+            self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
+            if !fits(arrival) {
+                return Err(Fault::TooLarge);
             }
         }
+        let mut taken = Ok(false);
+        for change in changes {
+            let table = plan.tables.get(change.table()).filter(|table| table.is_group());
+            if table.is_some() && change.has_no_key() {
+                taken = Err(Fault::Group);
+            }
+            let follows = table.is_some() || !self.joining.is_loading;
+            let changed = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
+            for record in changed.iter().filter_map(|group| table?.record_of(group)) {
+                note_event(overlay, &record, arrival);
+            }
+        }
+        taken
     }
 
     /// Removes every row of a joined table that was read before the truncate, a page at a time; the offset moves with the last.
@@ -142,18 +211,18 @@ impl Worker {
         offsets: Ends,
     ) -> Result<(), SessionError> {
         let mapping = Arc::clone(&self.mapping);
-        let follows = !self.joining.is_loading;
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         for (_, table) in mapping.joins.iter().flat_map(|plan| plan.of_topic(&arrival.record.at.topic)) {
+            let follows = table.is_group() || !self.joining.is_loading;
             let mut after: Option<Bytes> = None;
             loop {
                 let page = owner.scan(BESIDE, &table.id, after.as_deref(), TRUNCATE_PAGE).await?;
                 let last = page.len() < TRUNCATE_PAGE;
                 let mut overlay = Overlay::new(self.counters.clone());
                 let keys: Vec<Bytes> = page.into_iter().map(|(key, _)| key).collect();
-                overlay.joins.rows.load(owner, keys.iter().cloned()).await?;
-                let groups: Vec<_> = keys.iter().filter_map(|key| overlay.joins.rows.get(key)?.group.clone()).collect();
-                overlay.joins.groups.load(owner, groups).await?;
+                if let Some(plan) = &mapping.joins {
+                    overlay.joins.load_known(owner, plan, &keys).await?;
+                }
                 after = keys.last().cloned();
                 for key in keys {
                     let source = key.slice(table.id.len()..);

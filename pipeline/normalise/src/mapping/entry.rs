@@ -81,6 +81,8 @@ pub(crate) enum Refusal {
     NoMatch,
     /// The unit's column names no unit of money.
     UnitUnknown,
+    /// More rows of another table than a record is made of.
+    TooManyRows,
 }
 
 /// What a step gave.

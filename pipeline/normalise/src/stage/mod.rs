@@ -7,7 +7,7 @@
 //! pauses the resource; a gap in the raw topic is an error for a person.
 
 pub(crate) mod arrival;
-mod figures;
+pub(crate) mod figures;
 mod known;
 pub(crate) mod output;
 mod session;

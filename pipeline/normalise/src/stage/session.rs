@@ -176,7 +176,8 @@ impl Normaliser {
         let log = Arc::clone(&self.context.log);
         let mut intake = self.intake(session).await?;
         loop {
-            if session.load.as_ref().is_some_and(|load| load.is_done(&session.beside)) {
+            let read = || session.beside.iter().chain([&(session.raw.clone(), session.next)]).cloned().collect::<Vec<_>>();
+            if session.load.as_ref().is_some_and(|load| load.is_done(&read())) {
                 if let Some(load) = session.load.take() {
                     load.finish(&mut *session.owner).await?;
                 }
@@ -192,8 +193,12 @@ impl Normaliser {
                         return Ok(end);
                     }
                 }
-                () = std::future::ready(()), if session.refreshing => {
+                () = std::future::ready(()), if session.refreshing && session.worker.pause.is_none() => {
                     session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
+                    if let Some(pause) = &session.worker.pause {
+                        let reason = pause.to_string();
+                        self.stand_still(session, reason).await?;
+                    }
                 }
                 batch = intake.read(&*log, budget), if session.paused.is_none() => {
                     self.take_batch(session, batch?).await?;
@@ -214,7 +219,7 @@ impl Normaliser {
     /// Whether a joined table that had no rows has some now.
     async fn has_new_topic(&self, session: &mut Session) -> Result<bool, SessionError> {
         let Some(plan) = self.mapping.joins.as_ref().filter(|_| session.load.is_none()) else { return Ok(false) };
-        for table in &plan.tables {
+        for table in plan.tables.iter().filter(|table| !table.is_group()) {
             let is_read = session.beside.iter().any(|(at, _)| at.topic == table.topic);
             if !is_read && self.context.log.partitions(&table.topic).await?.is_some() {
                 return Ok(true);
@@ -231,7 +236,12 @@ impl Normaliser {
             return Ok(Intake::One(log.reader(vec![own]).await?));
         }
         let from = match &session.load {
-            Some(load) => load.from.clone(),
+            Some(load) => {
+                if let Some((_, first)) = load.from.iter().find(|(at, _)| *at == session.raw) {
+                    session.next = *first;
+                }
+                load.from.clone()
+            }
             None => session.beside.iter().cloned().chain([own]).collect(),
         };
         Ok(Intake::Several(Merge::begin(log, from, &session.raw.topic).await?))
@@ -245,20 +255,26 @@ impl Normaliser {
             return Ok(());
         }
         let started = Instant::now();
-        let revision = self.resource.revision;
-        let arrivals: Vec<_> = batch.records.into_iter().map(|record| arrival(&session.raw, record, revision, None)).collect();
+        let (revision, is_grouped) = (self.resource.revision, self.mapping.is_grouped());
+        let arrived = |record| arrival(&session.raw, is_grouped, record, revision, None);
+        let arrivals: Vec<_> = batch.records.into_iter().map(arrived).collect();
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
         match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
             Progress::Done => (session.next, session.beside) = (next, beside),
             Progress::Paused(reason) => {
-                tracing::error!(resource = %self.resource.name, reason, "paused");
                 session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
-                self.report(session).await?;
-                self.set_phase(Phase::Paused(reason.clone()));
-                session.paused = Some(reason);
+                self.stand_still(session, reason).await?;
             }
         }
         session.worker.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    async fn stand_still(&self, session: &mut Session, reason: String) -> Result<(), SessionError> {
+        tracing::error!(resource = %self.resource.name, reason, "paused");
+        self.report(session).await?;
+        self.set_phase(Phase::Paused(reason.clone()));
+        session.paused = Some(reason);
         Ok(())
     }
 
@@ -270,9 +286,12 @@ impl Normaliser {
             return Ok(());
         }
         let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
-        let revision = self.resource.revision;
-        let arrivals: Vec<_> = events.into_iter().map(|(seq, raw)| arrival(&session.raw, raw, revision, Some(seq))).collect();
+        let (revision, is_grouped) = (self.resource.revision, self.mapping.is_grouped());
+        let events = session.worker.make_entries_again(&mut *session.owner, events).await?;
+        let arrived = |(seq, raw)| arrival(&session.raw, is_grouped, raw, revision, Some(seq));
+        let arrivals: Vec<_> = events.into_iter().map(arrived).collect();
         session.worker.work(&mut *session.owner, &arrivals, None).await?;
+        session.refreshing |= is_grouped;
         replay.count(&*session.owner, &numbers).await?;
         session.replay = Some(replay);
         Ok(())
@@ -427,10 +446,14 @@ impl Intake {
 }
 
 /// A record as it comes in, of the resource's own table or of a joined one.
-fn arrival(own: &TopicPartition, record: Record, revision: u32, entry: Option<u64>) -> Arrival {
+fn arrival(own: &TopicPartition, is_grouped: bool, record: Record, revision: u32, entry: Option<u64>) -> Arrival {
     let is_own = record.at.topic == own.topic;
     let arrival = Arrival::new(record, revision, entry);
-    if is_own { arrival } else { arrival.beside() }
+    match is_own {
+        true if is_grouped => arrival.of_group(),
+        true => arrival,
+        false => arrival.beside(),
+    }
 }
 
 fn unavailable(error: StateError) -> HandleError {

@@ -156,16 +156,34 @@ impl<'m> Runner<'m> {
         };
         let row = Row { joined: &beside.cells, lists: &beside.lists, ..alone };
         let columns = keep(&row, avro.len());
+        let change = self.run_row(&row, source_ts_us);
+        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
+    }
+
+    /// What a row as of a time comes to.
+    pub(crate) fn run_row(&mut self, row: &Row<'_, '_>, source_ts_us: i64) -> Change {
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
-        let change = match self.row(&row, &clock) {
+        match self.row(row, &clock) {
             Ok(records) => {
                 self.flows.on(clock.today).counted.add(&self.counted);
                 Change::Good(records)
             }
             Err(rejections) => Change::Bad { rejections },
-        };
-        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
+        }
+    }
+
+    /// Refuses what could be a record, for what its rows are as a whole.
+    pub(crate) fn refuse_rows(&mut self, refusal: Refusal, source_ts_us: i64) -> Change {
+        let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        Change::Bad { rejections: vec![self.refuse_whole(refusal, &clock)] }
+    }
+
+    fn refuse_whole(&mut self, refusal: Refusal, clock: &Clock<'_>) -> Rejection {
+        let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
+        self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
+        let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
+        Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
@@ -173,12 +191,7 @@ impl<'m> Runner<'m> {
         match self.mapping.condition.as_ref().map_or(Ok(true), |condition| condition.holds(row)) {
             Ok(true) => self.records(row, clock),
             Ok(false) => Ok(Vec::new()),
-            Err(refusal) => {
-                let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
-                self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
-                let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
-                Err(vec![Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }])
-            }
+            Err(refusal) => Err(vec![self.refuse_whole(refusal, clock)]),
         }
     }
 
@@ -472,6 +485,8 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::UnitUnknown => (Level::Warning, Rule::AmountUnit),
         // A null in its place would tell the subscribers that the value is gone.
         Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
+        // Nor would some of the rows tell that others are missing.
+        Refusal::TooManyRows => (Level::Error, Rule::TooManyRows),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Resources that draw on several tables of their system.
 
 mod details;
+mod groups;
 mod histories;
 mod lookups;
 mod world;
