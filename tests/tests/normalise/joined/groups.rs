@@ -213,7 +213,7 @@ async fn transaction(random: &mut StdRng, world: &mut World) {
         let values = match table {
             _ if exists && random.random_ratio(1, 4) => None,
             "hj" => {
-                let case = ["甲", "乙", "丙"][random.random_range(0..3)].to_owned();
+                let case = ["甲", "乙", "丙", "丁", "戊", "己"][random.random_range(0..6)].to_owned();
                 let name = ["收件", "审核", "办结"][random.random_range(0..3)].to_owned();
                 let staff = random.random_range(1..=4_u32).to_string();
                 let at = format!("{DAY}{:02}:00", random.random_range(0..60));
