@@ -2,6 +2,7 @@
 //! contract. Pure: no runtime, no clients, no clock of its own.
 
 pub mod avro;
+pub mod calendar;
 pub mod change;
 pub mod contract;
 pub mod position;

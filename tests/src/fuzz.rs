@@ -62,8 +62,9 @@ pub fn pgoutput(bytes: &[u8]) {
 /// with as many values when it is short.
 pub fn shortener(bytes: &[u8]) {
     let [form, kept, piece, message @ ..] = bytes else { return };
-    let rows = match form % 3 {
+    let rows = match form % 4 {
         0 => Rows::Line,
+        3 => Rows::Binary,
         form => Rows::Tuples { in_progress: form == 1 },
     };
     let short = |piece: usize| {

@@ -44,6 +44,22 @@ async fn rows_come_out_the_same_checked_tried_and_through_an_exchange() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_mappings_go_with_what_inspections_see() {
+    let layouts = Layouts::build(&layouts::all().unwrap()).await.unwrap();
+    for system in layouts::systems().unwrap() {
+        let inspected = guitong(layouts.path(), &["system", "inspect", &system]);
+        assert!(inspected.status.success(), "{system}: {}", text(&inspected.stderr));
+    }
+    let checked = guitong(layouts.path(), &["check"]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let told = text(&checked.stderr);
+    let warnings: Vec<&str> = told.lines().filter(|line| line.starts_with("warning")).collect();
+    // A text with the time at which a project was reported goes into the day.
+    assert!(matches!(warnings[..], [one] if one.starts_with("warning[lossy]: `apply_date`")), "{told}");
+    assert!(!told.contains("were not checked"), "every table was seen: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn random_rows_come_out_the_same_tried_and_through_an_exchange() {
     let mut random = StdRng::seed_from_u64(guitong_tests::seed());
     let mut all = layouts::all().unwrap();

@@ -11,4 +11,5 @@ mod normalise {
     mod joined;
     mod quality;
     mod quarantine;
+    mod rebuild;
 }

@@ -23,6 +23,8 @@ pub enum DecodeError {
     Trailing(usize),
     #[error("the tuple has {has} columns, its relation {wanted}")]
     Columns { has: usize, wanted: usize },
+    #[error("a value of {length} bytes is none of its column's type in binary form")]
+    Binary { length: usize },
 }
 
 /// One message.

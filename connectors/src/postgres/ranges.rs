@@ -14,6 +14,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::config::{quote_literal, quote_name};
+use super::copy::Form;
 use super::position::Range;
 use super::prepare::quoted;
 use super::relation::Relation;
@@ -44,8 +45,8 @@ pub(crate) struct Plan {
     collation: String,
     select: String,
     pub(crate) by_pages: bool,
-    /// Columns of the table; reading by pages gives the place as one more.
-    pub(crate) columns: usize,
+    /// Of the table's columns; reading by pages gives the place as one more.
+    pub(crate) form: Form,
 }
 
 impl Plan {
@@ -58,12 +59,12 @@ impl Plan {
         filter: Option<&str>,
     ) -> Result<Self, sqlx::Error> {
         let table = &relation.table;
-        let columns = table.columns.len();
+        let form = relation.form();
         if !relation.chunkable {
             let select = select(table, shape.partitioned, filter, true);
             let order = vec![places(&Files::now(connection, shape).await?)];
             let terms = vec![PAGES.to_owned()];
-            return Ok(Self { terms, order, collation: String::new(), select, by_pages: true, columns });
+            return Ok(Self { terms, order, collation: String::new(), select, by_pages: true, form });
         }
         let order: Vec<String> = table.key_columns().map(|column| column.name.clone()).collect();
         let collations = collations(connection, shape.oid).await?;
@@ -75,7 +76,7 @@ impl Plan {
         let terms = terms.collect();
         let collation = order.first().and_then(of).map(|first| format!(" COLLATE {}", first.name)).unwrap_or_default();
         let select = select(table, shape.partitioned, filter, false);
-        Ok(Self { order, terms, collation, select, by_pages: false, columns })
+        Ok(Self { order, terms, collation, select, by_pages: false, form })
     }
 
     /// The table's ranges in their order.
@@ -310,7 +311,14 @@ mod tests {
     fn plan(terms: &[&str]) -> Plan {
         let terms: Vec<String> = terms.iter().map(|term| (*term).to_owned()).collect();
         let by_pages = terms[0] == PAGES;
-        Plan { order: terms.clone(), terms, collation: String::new(), select: "SELECT * FROM t".into(), by_pages, columns: 1 }
+        Plan {
+            order: terms.clone(),
+            terms,
+            collation: String::new(),
+            select: "SELECT * FROM t".into(),
+            by_pages,
+            form: Form::Text(1),
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use guitong_schemas::contract::system::System;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
 use super::catalogue::{ColumnFacts, DefaultFacts, TableFacts};
+use super::copy::{Form, Printed};
 use super::decode::{RelationColumn, RelationMessage, Tuple};
 use super::image;
 use super::types::Types;
@@ -83,6 +84,15 @@ impl Relation {
             let value = image::fields(&row.image).nth(*at).and_then(image::value);
             value.is_some_and(|value| !labels.iter().any(|label| label.as_bytes() == value))
         })
+    }
+
+    /// How the table's rows are read: in binary where every column can be.
+    pub(crate) fn form(&self) -> Form {
+        let kept = |at: usize| self.keep.as_ref().is_none_or(|keep| keep.get(at).copied().unwrap_or(false));
+        let oids = self.message.columns.iter().enumerate().filter(|(at, _)| kept(*at)).map(|(_, column)| column.type_oid);
+        let columns = &self.table.columns;
+        let printed: Option<Arc<[Printed]>> = oids.zip(columns).map(|(oid, column)| Printed::of(oid, &column.kind)).collect();
+        printed.map_or(Form::Text(columns.len()), Form::Binary)
     }
 
     pub(crate) fn has_key(&self) -> bool {

@@ -54,19 +54,22 @@ pub async fn sample(
     }
     let relation = Relation::new(message_of(&facts, None), Some(&facts), &types, system);
     let query = ranges::select(&relation.table, facts.partitioned, system.snapshot.filter(table), false);
-    let statements =
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; COPY ({query} LIMIT {}) TO STDOUT; COMMIT", budget.rows);
+    let form = relation.form();
+    let statements = {
+        let (rows, form) = (budget.rows, form.clause());
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; COPY ({query} LIMIT {rows}) TO STDOUT{form}; COMMIT")
+    };
     let mut reader = Login::open(&address, Purpose::Read, &faults).await?.reader();
     reader.copy(&statements).await?;
     let now_us = jiff::Timestamp::now().as_microsecond();
-    let (mut lines, mut changes, mut bytes) = (CopyRows::default(), Vec::new(), 0);
+    let (mut lines, mut changes, mut bytes) = (CopyRows::new(form), Vec::new(), 0);
     // What is over the budget is read past, as the server sends it anyway.
     while let Some(line) = reader.line().await? {
         if bytes >= budget.bytes {
             continue;
         }
-        let row = lines.row(&line, relation.table.columns.len());
-        let row = row.map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        let row = lines.row(&line).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        let Some(row) = row else { continue };
         bytes += row.0.len();
         changes.push(Change {
             table: Arc::clone(&relation.table),

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::chunk::marks;
-use super::copy::CopyRows;
+use super::copy::{CopyRows, Form};
 use super::fault::Faults;
 use super::job::Job;
 use super::position::{Position, Settling};
@@ -106,10 +106,10 @@ impl WholeRows {
         let relation = Arc::clone(&job.relation);
         let (send, blocks) = mpsc::channel(1);
         let (snapshot, until) = (reading.snapshot.clone(), reading.end);
-        let columns = relation.table.columns.len();
+        let form = relation.form();
         let task_faults = faults.clone();
         let reader = tokio::spawn(async move {
-            let ended = read_whole(&query, &mut reading, columns, &send, &task_faults).await;
+            let ended = read_whole(&query, &mut reading, form, &send, &task_faults).await;
             if let Err(error) = ended {
                 // The receiver goes when the source is dropped; nobody is left to tell.
                 send.send(Err(error)).await.ok();
@@ -215,15 +215,16 @@ impl Drop for WholeRows {
 async fn read_whole(
     query: &str,
     reading: &mut Reading,
-    columns: usize,
+    form: Form,
     send: &mpsc::Sender<Result<Block, SourceError>>,
     faults: &Faults,
 ) -> Result<(), SourceError> {
-    reading.reader.copy(&format!("COPY ({query}) TO STDOUT")).await?;
-    let mut lines = CopyRows::default();
+    reading.reader.copy(&format!("COPY ({query}) TO STDOUT{}", form.clause())).await?;
+    let mut lines = CopyRows::new(form);
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(line) = reading.reader.line().await? {
-        let row = lines.row(&line, columns).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        let row = lines.row(&line).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        let Some(row) = row else { continue };
         bytes += row.0.len();
         rows.push(row);
         if bytes >= BLOCK {

@@ -171,7 +171,8 @@ impl Worker {
             Place::Again(keys) => order.plan.keys(keys),
             Place::Range(_) => order.plan.next(span, limit + 1, pages),
         };
-        let statements = format!("{BEGIN}; COPY ({query}) TO STDOUT; {}; COMMIT", Files::query(&order.shape));
+        let statements =
+            format!("{BEGIN}; COPY ({query}) TO STDOUT{}; {}; COMMIT", order.plan.form.clause(), Files::query(&order.shape));
         let snapshot = reader.copy(&statements).await?.pop();
         let snapshot = snapshot.ok_or_else(|| faults.protocol("a snapshot was not told"))?;
         let limit_rows = if order.plan.by_pages || matches!(order.place, Place::Again(_)) { usize::MAX } else { limit };
@@ -242,19 +243,20 @@ struct Part {
 /// Keeps rows up to the limits; the estimate can be far off, so bytes decide. The rest is read past.
 async fn gather(reader: &mut Reader, plan: &Plan, (bytes, limit): (usize, usize), faults: &Faults) -> Result<Part, SourceError> {
     let mut part = Part::default();
-    let mut rows = CopyRows::default();
+    let mut rows = CopyRows::new(plan.form.clone());
     let damaged = |error| faults.protocol(format!("a row of COPY: {error}"));
     while let Some(line) = reader.line().await? {
         if part.more || part.rows.len() == limit || (part.bytes >= bytes as u64 && !part.rows.is_empty()) {
-            part.more = true;
+            part.more |= plan.form.has_row(&line);
             continue;
         }
         let row = if plan.by_pages {
-            let (row, place) = rows.row_and_place(&line, plan.columns).map_err(damaged)?;
+            let Some((row, place)) = rows.row_and_place(&line).map_err(damaged)? else { continue };
             part.last_place = Some(place);
             row
         } else {
-            rows.row(&line, plan.columns).map_err(damaged)?
+            let Some(row) = rows.row(&line).map_err(damaged)? else { continue };
+            row
         };
         part.bytes += row.0.len() as u64;
         part.rows.push(Some(row));

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use guitong_normalise::{RebuildReport, RebuildStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::text;
@@ -124,6 +125,12 @@ pub struct ResourceStatus {
     pub held_back: u64,
     pub quarantined: u64,
     pub oldest_quarantined_seconds: Option<u64>,
+    /// How far the resource is made again, where it is.
+    #[serde(default)]
+    pub rebuild: Option<RebuildStatus>,
+    /// What its last rebuild came to.
+    #[serde(default)]
+    pub rebuilt: Option<RebuildReport>,
     /// Rules of the standard that weigh otherwise here, each with the reason.
     #[serde(default)]
     pub rules: Vec<String>,
@@ -213,6 +220,9 @@ impl Status {
             let counts = [resource.received, resource.published, resource.held_back].map(text::count);
             let [received, published, held_back] = counts;
             table.row(&resource.part, [resource.part.state.clone(), received, published, held_back, quarantined]);
+            if let Some(rebuild) = resource.rebuild.as_ref().filter(|rebuild| rebuild.halted.is_none()) {
+                table.note(&format!("rebuild: {}", rebuild));
+            }
             if !resource.rules.is_empty() {
                 table.note(&format!("switched rules: {}", resource.rules.join("; ")));
             }

@@ -222,7 +222,7 @@ fn count_held(overlay: &mut Overlay, was: bool, is: bool) {
     }
 }
 
-fn upsert(key: Bytes, claim: &Claim, shared: bool) -> Emission {
+pub(crate) fn upsert(key: Bytes, claim: &Claim, shared: bool) -> Emission {
     let Claim { record, quality, source_ts_us, .. } = claim;
     let (record, quality, source_ts_us) = (record.clone(), quality.clone(), *source_ts_us);
     Emission { key, change: Published::Upsert { record, quality, shared, source_ts_us, unchanged: false } }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::mapping::MappingError;
 use crate::quality::QualityReport;
 use crate::quarantine::{DropReport, Filter, QuarantineItem, QuarantineList, Surrender};
+use crate::rebuild::{RebuildReport, RebuildStatus};
 
 /// Requests that may wait for the stage.
 const WAITING: usize = 16;
@@ -43,6 +44,10 @@ pub struct NormaliserStatus {
     pub joined: BTreeMap<String, u64>,
     /// Rows are being made again since what is joined to them changed.
     pub refreshing: bool,
+    /// How far the resource is made again, where it is.
+    pub rebuild: Option<RebuildStatus>,
+    /// What its last rebuild came to.
+    pub rebuilt: Option<RebuildReport>,
     /// Version under which the newest records were published.
     pub version: String,
 }
@@ -86,6 +91,10 @@ pub enum HandleError {
     Unavailable(String),
     #[error("a replay of this resource is under way")]
     Busy,
+    #[error("a rebuild of this resource is under way: {0}")]
+    Rebuilding(String),
+    #[error("several rows make one record of this resource: raise `revision` in its file, and all of its records are made again")]
+    Grouped,
     #[error(transparent)]
     Mapping(#[from] MappingError),
 }
@@ -99,6 +108,7 @@ pub(crate) enum Command {
     Replay { filter: Filter, reply: Reply<ReplayReport> },
     Drop { filter: Filter, surrender: Surrender, reply: Reply<DropReport> },
     Resume { reply: Reply<bool> },
+    Rebuild { reply: Reply<u32> },
     Quality { days: (i32, i32), reply: Reply<QualityReport> },
     Reload { resource: Arc<Resource>, reply: Reply<()> },
 }
@@ -114,6 +124,7 @@ impl Command {
             Self::Replay { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Drop { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Resume { reply } => drop(reply.send(Err(unavailable()))),
+            Self::Rebuild { reply } => drop(reply.send(Err(unavailable()))),
             Self::Quality { reply, .. } => drop(reply.send(Err(unavailable()))),
             Self::Reload { reply, .. } => drop(reply.send(Err(unavailable()))),
         }
@@ -180,6 +191,15 @@ impl NormaliserHandle {
     /// As [`NormaliserHandle::list`].
     pub async fn resume(&self) -> Result<bool, HandleError> {
         self.ask(|reply| Command::Resume { reply }).await
+    }
+
+    /// Makes every record again from the raw log, by the mapping in force, while the resource goes on; the status tells how far it is.
+    /// Gives the mapping revision under which it is made.
+    ///
+    /// # Errors
+    /// As [`NormaliserHandle::list`], [`HandleError::Busy`], and [`HandleError::Rebuilding`].
+    pub async fn rebuild(&self) -> Result<u32, HandleError> {
+        self.ask(|reply| Command::Rebuild { reply }).await
     }
 
     /// The figures of the days `from` to `to`, days since 1970-01-01 on the exchange's clock.

@@ -15,6 +15,7 @@ mod metrics;
 mod outline;
 mod quality;
 mod quarantine;
+mod rebuild;
 mod stage;
 mod transform;
 mod trial;
@@ -30,6 +31,7 @@ pub use quality::{DayReport, QualityReport};
 pub use quarantine::{
     DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,
 };
+pub use rebuild::{RebuildPhase, RebuildReport, RebuildStatus};
 pub use stage::{NormaliseContext, Normaliser};
 pub use transform::conceal;
 pub use trial::{Outcome, Trial, TrialError, verify};

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Name;
 use super::load::World;
-use super::mapping::Reader;
+use super::mapping::{Named, Reader};
 use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::resource::{self, Place};
+use super::seen::Seen;
 
 use crate::table::TableName;
 
@@ -89,6 +90,7 @@ pub(super) struct Setting<'a> {
     pub(super) system: Option<&'a Name>,
     pub(super) table: Option<&'a TableName>,
     pub(super) world: &'a World<'a>,
+    pub(super) seen: &'a Seen,
 }
 
 const SECTIONS: [(&str, JoinKind); 3] = [("lookups", JoinKind::Lookup), ("joins", JoinKind::Row), ("details", JoinKind::Details)];
@@ -204,12 +206,14 @@ impl Join {
 impl Setting<'_> {
     /// `where` of a section whose rows are of `table`.
     fn condition(&self, section: &Section<'_>, table: Option<&TableName>) -> Option<String> {
-        let reader = Reader::new(self.world);
+        let reader = Reader::new(self.world, None);
         let condition = reader.condition(section, "where");
         for (column, at) in reader.into_named().columns {
-            if table.is_some_and(|table| self.is_excluded(table, &column)) {
+            let Some(table) = table else { continue };
+            if self.is_excluded(table, &column) {
                 excluded(section, &at, &column);
             }
+            self.seen.demand(section, &at, table, &column);
         }
         condition
     }
@@ -259,12 +263,41 @@ impl Joins {
         section.finish();
     }
 
+    /// Those that could be read, by their names.
+    pub(super) fn read(&self) -> impl Iterator<Item = (&str, &Join)> {
+        self.declared.iter().filter_map(|(name, join)| Some((name.as_str(), join.as_ref()?)))
+    }
+
     /// Checks everything that the resource's entries name.
     pub(super) fn check(&self, root: &Section<'_>, reader: Reader<'_>, setting: &Setting<'_>) {
         let named = reader.into_named();
         named.columns.iter().for_each(|(column, at)| self.check_column(root, column, at, setting));
         named.lookups.iter().for_each(|uses| self.check_lookup(root, uses, setting));
         named.lists.iter().for_each(|uses| self.check_list(root, uses, setting));
+        self.check_seen(root, &named, setting);
+    }
+
+    /// Checks that every column named was seen in its table.
+    fn check_seen(&self, root: &Section<'_>, named: &Named, setting: &Setting<'_>) {
+        let seen = setting.seen;
+        let join = |name: &str| self.declared.get(name).and_then(Option::as_ref);
+        let demand = |column: &str, at: &At| match self.named(column) {
+            Some((name, part)) => join(name).into_iter().for_each(|join| seen.demand(root, at, &join.table, part)),
+            None => setting.table.into_iter().for_each(|table| seen.demand(root, at, table, column)),
+        };
+        named.columns.iter().for_each(|(column, at)| demand(column, at));
+        for LookupUse { lookup, value, .. } in &named.lookups {
+            join(&lookup.value).into_iter().for_each(|join| seen.demand(root, &value.at, &join.table, &value.value));
+        }
+        for ListUse { details, columns, .. } in &named.lists {
+            let Some(join) = join(details.as_ref().map_or(GROUP, |found| &found.value)) else { continue };
+            columns.iter().for_each(|(column, at)| seen.demand(root, at, &join.table, column));
+        }
+        for (name, join) in self.read() {
+            let Some(at) = self.places.get(name) else { continue };
+            join.key.iter().chain(&join.order).for_each(|column| seen.demand(root, at, &join.table, column));
+            join.from.iter().for_each(|column| demand(column, at));
+        }
     }
 
     /// Checks a column that a mapping or another join reads.

@@ -14,11 +14,12 @@ use jiff::civil::Date;
 use toml::de::DeTable;
 
 use super::mapping::CodeFiles;
-use super::problem::{Problem, Problems, Well};
+use super::problem::{Problem, Problems, Severity, Well};
 use super::reading::document::{At, Document, Found, Report};
 use super::reading::section::{Environment, Section};
 use super::reading::{concealed, scalar, secret};
 use super::revision::Fingerprint;
+use super::seen::Profiles;
 use super::subscription::Sinks;
 use super::{Department, Directory, Exchange, Name, Resource, Secret, Subscription, System};
 use super::{exchange, resource, standard, subscription, system};
@@ -45,6 +46,10 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    pub(super) fn is_check(self) -> bool {
+        matches!(self, Self::Check { .. })
+    }
+
     fn tolerates_unset_secrets(self) -> bool {
         matches!(self, Self::Look | Self::Check { unset_secrets: true })
     }
@@ -69,11 +74,14 @@ pub(super) struct World<'a> {
     /// Today in the exchange's time zone.
     pub(super) today: Date,
     pub(super) zone: jiff::tz::TimeZone,
+    /// The exchange says so, and does not only take the usual one.
+    pub(super) zone_declared: bool,
     /// Credit code by department.
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
     pub(super) resources: BTreeMap<String, resource::Outline>,
     pub(super) code_files: CodeFiles,
+    pub(super) profiles: Profiles,
     pub(super) sinks: Sinks,
     pub(super) lapsed: Report,
 }
@@ -113,11 +121,11 @@ pub fn load(
 
     let surroundings =
         Surroundings { root, environment, standard: &extended.standard, broken_entities: &extended.broken, now, purpose };
-    let exchange = exchange_file.as_ref().and_then(|file| {
-        understand(file, &report, &mut fingerprint, Some(environment), |section| exchange::read_exchange(section, &surroundings))
-    });
-    let exchange = exchange.flatten();
-    let mut world = World::new(surroundings, exchange.as_ref());
+    let read_exchange = |section: Section<'_>| (section.has("time_zone"), exchange::read_exchange(section, &surroundings));
+    let exchange =
+        exchange_file.as_ref().and_then(|file| understand(file, &report, &mut fingerprint, Some(environment), read_exchange));
+    let (zone_declared, exchange) = exchange.unwrap_or_default();
+    let mut world = World::new(surroundings, exchange.as_ref(), zone_declared);
     let [department_files, system_files, resource_files, subscription_files] = &folders;
 
     let departments = world.read_departments(department_files, &report, &mut fingerprint);
@@ -131,7 +139,7 @@ pub fn load(
         }
     }
 
-    let well = |files: &[File]| files.iter().filter(|file| !report.names(&file.document.name)).count();
+    let well = |files: &[File]| files.iter().filter(|file| !report.refuses(&file.document.name)).count();
     let well = Well {
         departments: well(department_files),
         systems: well(system_files),
@@ -143,12 +151,13 @@ pub fn load(
     let order: Vec<&str> = documents.map(|document| document.name.as_str()).collect();
     let read = departments.len() + systems.len() + resources.len() + subscriptions.len();
     let declared: usize = folders.iter().map(Vec::len).sum();
-    if read < declared && report.is_empty() {
+    if read < declared && !report.refuses_any() {
         // A file that is neither understood nor reported would be left out in silence.
         tree_problem(&report, "exchange.toml", "not-understood", format!("only {read} of {declared} files are understood"), None);
     }
+    let refused = report.refuses_any();
     match (exchange, in_order(report.into_list(), &order)) {
-        (Some(exchange), list) if list.is_empty() => Ok(Directory {
+        (Some(exchange), warnings) if !refused => Ok(Directory {
             root: root.to_path_buf(),
             revision: fingerprint.finish(),
             standard: Arc::new(extended.standard.clone()),
@@ -158,6 +167,7 @@ pub fn load(
             departments,
             subscriptions,
             lapsed: in_order(world.lapsed.into_list(), &order),
+            warnings,
         }),
         (_, list) => Err(Problems { list, well }),
     }
@@ -174,7 +184,7 @@ pub(super) fn in_order(mut list: Vec<Problem>, order: &[&str]) -> Vec<Problem> {
 }
 
 pub(super) fn tree_problem(report: &Report, file: &str, code: &'static str, message: String, help: Option<String>) {
-    report.push(Problem { code, message, file: file.to_owned(), excerpt: None, help });
+    report.push(Problem { severity: Severity::Error, code, message, file: file.to_owned(), excerpt: None, help });
 }
 
 /// `exchange.toml`, and a look at what else lies in the root.
@@ -299,17 +309,19 @@ fn understand<T>(
 }
 
 impl<'a> World<'a> {
-    fn new(surroundings: Surroundings<'a>, exchange: Option<&Exchange>) -> Self {
+    fn new(surroundings: Surroundings<'a>, exchange: Option<&Exchange>, zone_declared: bool) -> Self {
         let zone = exchange.map_or(jiff::tz::TimeZone::UTC, |exchange| exchange.time_zone.clone());
         Self {
             today: surroundings.now.to_zoned(zone.clone()).date(),
             zone,
+            zone_declared,
             exchange_name: exchange.map_or_else(|| "exchange".to_owned(), |exchange| exchange.name.to_string()),
             surroundings,
             departments: BTreeMap::new(),
             systems: BTreeMap::new(),
             resources: BTreeMap::new(),
             code_files: CodeFiles::default(),
+            profiles: Profiles::default(),
             sinks: Sinks::default(),
             lapsed: Report::default(),
         }

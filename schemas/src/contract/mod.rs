@@ -14,6 +14,7 @@ pub(crate) mod reading;
 pub mod resource;
 mod revision;
 pub mod rules;
+pub mod seen;
 mod standard;
 pub mod subscription;
 pub mod system;
@@ -28,7 +29,7 @@ use std::time::Duration;
 pub use exchange::MAX_RECORD;
 pub use join::{GROUP, Join, JoinKind};
 pub use load::{Purpose, load};
-pub use problem::{Problem, Problems};
+pub use problem::{Problem, Problems, Severity};
 pub use quality::Quality;
 pub use resource::{Resource, Sharing};
 pub use rules::RuleSwitch;
@@ -53,6 +54,8 @@ pub struct Directory {
     pub subscriptions: BTreeMap<Name, Arc<Subscription>>,
     /// Subscriptions whose approval had ended when the directory was loaded to run: nothing flows to them.
     pub lapsed: Vec<Problem>,
+    /// What may go wrong, told where a directory is checked.
+    pub warnings: Vec<Problem>,
 }
 
 /// Name of a system, resource, department or subscription: its file's name, `[a-z][a-z0-9-]{0,40}`.

@@ -7,9 +7,19 @@ use serde_json::{Value, json};
 
 use super::resource::Place;
 
+/// How much a problem weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It may go wrong: told, and refuses nothing.
+    Warning,
+    /// It will go wrong.
+    Error,
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    pub severity: Severity,
     /// Stable name of the kind of problem, `unknown-field`.
     pub code: &'static str,
     pub message: String,
@@ -31,7 +41,7 @@ pub struct Excerpt {
     pub width: usize,
 }
 
-/// Everything that is wrong with one directory, in the order of its files and lines. Never empty as an error.
+/// Everything that is wrong with one directory, in the order of its files and lines. As an error it holds one at least, beside warnings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     pub list: Vec<Problem>,
@@ -65,13 +75,15 @@ impl fmt::Display for Well {
 /// SGR sequences of a terminal, or nothing.
 struct Paint {
     error: &'static str,
+    warning: &'static str,
     place: &'static str,
     bold: &'static str,
     end: &'static str,
 }
 
-const PLAIN: Paint = Paint { error: "", place: "", bold: "", end: "" };
-const COLOURED: Paint = Paint { error: "\x1b[1;31m", place: "\x1b[1;34m", bold: "\x1b[1m", end: "\x1b[0m" };
+const PLAIN: Paint = Paint { error: "", warning: "", place: "", bold: "", end: "" };
+const COLOURED: Paint =
+    Paint { error: "\x1b[1;31m", warning: "\x1b[1;33m", place: "\x1b[1;34m", bold: "\x1b[1m", end: "\x1b[0m" };
 
 impl Problems {
     #[must_use]
@@ -79,35 +91,40 @@ impl Problems {
         self.list.is_empty()
     }
 
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &Problem> {
+        self.list.iter().filter(move |problem| problem.severity == severity)
+    }
+
     /// For a person, in the form of rustc's messages; ends with [`Problems::summary`].
     #[must_use]
     pub fn render(&self, color: bool) -> String {
-        let paint = if color { COLOURED } else { PLAIN };
-        let mut out = String::new();
-        for problem in &self.list {
-            problem.render(&paint, &mut out);
-        }
+        let mut out = render(&self.list, color);
         out.push_str(&self.summary());
         out.push('\n');
         out
     }
 
-    /// `3 errors in 2 files; 5 departments, 5 systems, 14 resources and 31 subscriptions are well.`
+    /// `3 errors in 2 files and 1 warning; 5 departments, 5 systems, 14 resources and 31 subscriptions are well.`
     #[must_use]
     pub fn summary(&self) -> String {
-        let files = self.list.iter().map(|problem| &problem.file).collect::<BTreeSet<_>>().len();
+        let files = self.of(Severity::Error).map(|problem| &problem.file).collect::<BTreeSet<_>>().len();
         let plural = |n: usize| if n == 1 { "" } else { "s" };
-        let errors = self.list.len();
-        let found = format!("{errors} error{} in {files} file{}", plural(errors), plural(files));
+        let (errors, warnings) = (self.of(Severity::Error).count(), self.of(Severity::Warning).count());
+        let mut found = format!("{errors} error{} in {files} file{}", plural(errors), plural(files));
+        if warnings > 0 {
+            found.push_str(&format!(" and {warnings} warning{}", plural(warnings)));
+        }
         if self.well == Well::default() { format!("{found}.") } else { format!("{found}; {} are well.", self.well) }
     }
 
-    /// `{"errors": [{"code", "message", "file", "line", "column", "text", "help"}], "well": {…}}`; what a problem does not have is null.
+    /// `{"errors": [{"code", "message", "file", "line", "column", "text", "help"}], "warnings": […], "well": {…}}`; what a problem does
+    /// not have is null.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let errors: Vec<Value> = self.list.iter().map(Problem::to_json).collect();
+        let all = |severity| self.of(severity).map(Problem::to_json).collect::<Vec<_>>();
         json!({
-            "errors": errors,
+            "errors": all(Severity::Error),
+            "warnings": all(Severity::Warning),
             "well": {
                 "departments": self.well.departments,
                 "systems": self.well.systems,
@@ -126,11 +143,24 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
+/// Problems for a person, in the form of rustc's messages.
+#[must_use]
+pub fn render(list: &[Problem], color: bool) -> String {
+    let paint = if color { COLOURED } else { PLAIN };
+    let mut out = String::new();
+    list.iter().for_each(|problem| problem.render(&paint, &mut out));
+    out
+}
+
 impl Problem {
     fn render(&self, paint: &Paint, out: &mut String) {
-        let Paint { error, place, bold, end } = paint;
+        let Paint { place, bold, end, .. } = paint;
+        let (kind, painted) = match self.severity {
+            Severity::Error => ("error", paint.error),
+            Severity::Warning => ("warning", paint.warning),
+        };
         // Writing into a String cannot fail.
-        let _ = writeln!(out, "{error}error[{}]{end}{bold}: {}{end}", self.code, self.message);
+        let _ = writeln!(out, "{painted}{kind}[{}]{end}{bold}: {}{end}", self.code, self.message);
         let help = self.help.as_deref().unwrap_or_default();
         let Some(excerpt) = &self.excerpt else {
             let _ = writeln!(out, "  {place}-->{end} {}", self.file);
@@ -145,11 +175,13 @@ impl Problem {
         let _ = writeln!(out, "{gutter} {place}-->{end} {}:{line}:{column}", self.file);
         let _ = writeln!(out, "{place}{number} |{end} {}", excerpt.line);
         let carets = "^".repeat(excerpt.width);
-        let pointed = format!("{}{error}{carets}{end} {help}", " ".repeat(excerpt.indent));
+        let pointed = format!("{}{painted}{carets}{end} {help}", " ".repeat(excerpt.indent));
         let _ = writeln!(out, "{place}{gutter} |{end} {}", pointed.trim_end());
     }
 
-    fn to_json(&self) -> Value {
+    /// `{"code", "message", "file", "line", "column", "text", "help"}`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         let place = self.excerpt.as_ref().map(|excerpt| excerpt.place);
         json!({
             "code": self.code,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::TIME_OF_DAY;
 use crate::standard::{
     Clock, CodeList, EntityField, FieldKind, FieldOptions, Finding, Level, OPEN_END, Standard, StandardValue, is_han,
 };
@@ -80,6 +81,7 @@ pub(super) struct Checks {
     fields: Vec<(String, EntityField, FieldOptions)>,
     formats: Vec<(String, EntityField, FieldOptions)>,
     open_end: Option<(EntityField, FieldOptions)>,
+    time: EntityField,
     lists: BTreeMap<String, Arc<CodeList>>,
 }
 
@@ -120,6 +122,7 @@ impl Checks {
         Self {
             fields,
             formats: FORMATS.iter().filter_map(declared).collect(),
+            time: standard.field_alone(FieldKind::Time),
             open_end: Some((standard.field_alone(FieldKind::Date), FieldOptions::open_end())),
             lists: lists.map(|list| (list.name.clone(), Arc::new(list.clone()))).collect(),
         }
@@ -146,12 +149,23 @@ impl Checks {
             let formats = formats.filter(|(_, field, options)| reads(field, options, text, clock));
             passed.extend(formats.map(|(name, ..)| name.clone()));
         }
+        if self.has_time_of_day(text, clock) {
+            passed.push(TIME_OF_DAY.to_owned());
+        }
         if let Some((field, options)) = &self.open_end
             && field.read(text, options, clock, &mut Vec::new()) == StandardValue::Date(OPEN_END)
         {
             passed.push("open_end".to_owned());
         }
         passed
+    }
+
+    /// Whether a value is a time, and not the beginning of a day.
+    fn has_time_of_day(&self, text: &str, clock: &Clock<'_>) -> bool {
+        match self.time.read(text, &FieldOptions::default(), clock, &mut Vec::new()) {
+            StandardValue::Time(instant) => !clock.zone.is_midnight(instant),
+            _ => false,
+        }
     }
 
     /// The lists that a value is in.

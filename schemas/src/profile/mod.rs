@@ -21,6 +21,8 @@ use crate::table::ColumnType;
 
 /// The folder of an exchange directory in which profiles lie.
 pub const FOLDER: &str = "profiles";
+/// The check of [`ColumnProfile::checks`] that a value with a time of day other than midnight passes.
+pub const TIME_OF_DAY: &str = "time_of_day";
 
 /// The tables of one system.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +120,17 @@ pub enum ProfileError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path} is no profile: {source}; `guitong system inspect` writes it anew")]
     Form { path: PathBuf, source: serde_json::Error },
+}
+
+impl ProfileError {
+    /// What is wrong, without the file's name.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("cannot be read: {source}"),
+            Self::Form { source, .. } => format!("is no profile: {source}"),
+        }
+    }
 }
 
 impl Profile {

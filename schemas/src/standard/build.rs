@@ -55,7 +55,7 @@ pub(crate) fn entity(schema: &Document, key_schema: &Document, around: Surroundi
             facts: Arc::clone(around.facts),
         })
     });
-    if [schema, key_schema].iter().any(|document| report.names(&document.name)) {
+    if [schema, key_schema].iter().any(|document| report.refuses(&document.name)) {
         return None;
     }
     for document in [schema, key_schema] {

@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
+use crate::calendar::Civil;
+pub(crate) use crate::calendar::days_in_month;
+
 pub(crate) const DAY: i64 = 86_400_000_000;
 const SECOND: i64 = 1_000_000;
 
@@ -45,6 +48,12 @@ impl Zone {
     pub fn local_days(&self, micros: i64) -> i32 {
         let local = micros.saturating_add(self.offset_at(micros) * SECOND);
         i32::try_from(local.div_euclid(DAY)).unwrap_or(i32::MAX)
+    }
+
+    /// Whether a local clock shows the beginning of a day.
+    #[must_use]
+    pub fn is_midnight(&self, micros: i64) -> bool {
+        self.instant(i64::from(self.local_days(micros)) * DAY) == micros
     }
 
     /// The instant at which a local clock shows `local` (microseconds since 1970-01-01T00:00). A time that a change of
@@ -106,40 +115,13 @@ pub(crate) fn days_from_civil(year: i32, month: u32, day: u32) -> Option<i32> {
     if !(1..=9999).contains(&year) || day == 0 || day > days_in_month(year, month) {
         return None;
     }
-    // Days before the year that begins in March, as in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms".
-    let march_year = if month <= 2 { year - 1 } else { year };
-    let era = march_year.div_euclid(400);
-    let year_of_era = march_year.rem_euclid(400);
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + i32::try_from(day_of_year).ok()?;
-    Some(era * 146_097 + day_of_era - 719_468)
-}
-
-/// Zero for a month that does not exist.
-pub(crate) fn days_in_month(year: i32, month: u32) -> u32 {
-    match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        _ => 0,
-    }
+    i32::try_from(Civil { year, month, day }.days()).ok()
 }
 
 /// Year, month, day of a count of days since 1970-01-01.
 pub(crate) fn civil_from_days(days: i32) -> (i32, u32, u32) {
-    let days = i64::from(days) + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    // A count of days in `i32` gives a year in `i32`, a month to 12 and a day to 31.
-    (i32::try_from(year).unwrap_or(i32::MAX), u32::try_from(month).unwrap_or(0), u32::try_from(day).unwrap_or(0))
+    let Civil { year, month, day } = Civil::of_days(days.into());
+    (year, month, day)
 }
 
 /// The clock of China at its fixed offset, in which instants are written.

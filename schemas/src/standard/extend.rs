@@ -128,7 +128,7 @@ impl<'a> Extension<'a> {
                 continue;
             }
             table_file::check(name, document, self.report);
-            if self.report.names(&document.name) {
+            if self.report.refuses(&document.name) {
                 self.broken_tables.insert(name);
                 continue;
             }
@@ -156,7 +156,7 @@ impl<'a> Extension<'a> {
             self.standard.tables.names().any(|known| known == name) || self.document(&format!("{name}{TABLE}")).is_some()
         };
         table_file::check_titles(document, self.report, known);
-        if let (false, Ok(titles)) = (self.report.names(&document.name), Table::parse(&document.text)) {
+        if let (false, Ok(titles)) = (self.report.refuses(&document.name), Table::parse(&document.text)) {
             Arc::make_mut(&mut self.standard.tables).add_titles(&titles);
         }
     }

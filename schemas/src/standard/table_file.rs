@@ -42,7 +42,7 @@ pub(crate) fn check_titles(document: &Document, report: &Report, known: impl Fn(
     for column in columns.iter().filter(|column| file.table.column(column).is_none()) {
         file.missing(column, column, "the file has the columns `table`, `title_zh`, `title_en` and `version`");
     }
-    if report.names(&document.name) {
+    if report.refuses(&document.name) {
         return;
     }
     let at = file.table.column("table");
@@ -88,7 +88,7 @@ impl TableFile<'_> {
     /// Whether the header has what the rows are read by.
     fn check_header(&self) -> bool {
         let header = self.table.header();
-        let before = self.report.names(&self.document.name);
+        let before = self.report.refuses(&self.document.name);
         for (index, column) in header.iter().enumerate() {
             let at = cell_at(&self.document.text, header, index);
             if column.trim().is_empty() {
@@ -110,7 +110,7 @@ impl TableFile<'_> {
         if !read.contains(&"code_1984") && self.table.name_column().is_none() {
             self.missing("name", "name` or `name_zh", FORM);
         }
-        before == self.report.names(&self.document.name)
+        before == self.report.refuses(&self.document.name)
     }
 
     fn missing(&self, column: &str, shown: &str, form: &str) {

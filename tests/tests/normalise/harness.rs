@@ -320,7 +320,12 @@ impl World {
     }
 
     pub(crate) fn start(&self) -> Stage {
-        let (normaliser, handle) = Normaliser::new(self.context(), Arc::new(self.resource.clone())).unwrap();
+        self.start_as(self.resource.clone())
+    }
+
+    /// Starts another resource over the same log.
+    pub(crate) fn start_as(&self, resource: Resource) -> Stage {
+        let (normaliser, handle) = Normaliser::new(self.context(), Arc::new(resource)).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(normaliser.run(shutdown.clone()));
         Stage { handle, task, shutdown }
@@ -343,10 +348,15 @@ impl World {
 
     /// What stands in `std.` by credit code. On the way it checks that each key's versions rise and that no event is there twice.
     pub(crate) async fn standing(&self) -> BTreeMap<String, Standing> {
+        self.standing_in(STD).await
+    }
+
+    /// The same of another resource's topic.
+    pub(crate) async fn standing_in(&self, topic: &str) -> BTreeMap<String, Standing> {
         let mut standing = BTreeMap::new();
         let mut versions: BTreeMap<Bytes, Version> = BTreeMap::new();
         let mut ids = std::collections::BTreeSet::new();
-        for record in self.records(STD).await {
+        for record in self.records(topic).await {
             let headers = headers(&record);
             let version: Version = headers["guitong-version"].parse().unwrap();
             let key = record.key.clone().unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use guitong_schemas::avro::{DecodePlan, frame};
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{Options, Postgres};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -87,6 +87,37 @@ const KINDS: &[Kind] = &[
     ("tsvector", |random| format!("w{}:1A b:{}", random.random::<u8>(), random.random_range(1..90))),
     ("tsquery", |random| format!("a & !b{}", random.random::<u8>())),
     ("pg_lsn", |random| format!("{:X}/{:X}", random.random::<u16>(), random.random::<u32>())),
+];
+
+/// Those whose tables are read in binary.
+const PLAIN: &[&str] = &[
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "float4",
+    "float8",
+    "numeric",
+    "numeric(18, 2)",
+    "numeric(38, 10)",
+    "amount",
+    "date",
+    "time",
+    "time(2)",
+    "timestamp",
+    "timestamp(3)",
+    "timestamptz",
+    "timestamptz(0)",
+    "text",
+    "varchar(40)",
+    "char(40)",
+    "name",
+    "bytea",
+    "uuid",
+    "json",
+    "jsonb",
+    "state",
 ];
 
 fn one_of(random: &mut StdRng, special: &[&str], other: impl Fn(&mut StdRng) -> String) -> String {
@@ -194,11 +225,11 @@ fn array(random: &mut StdRng, element: impl Fn(&mut StdRng) -> String) -> String
     }
 }
 
-fn insert(random: &mut StdRng) -> String {
+fn insert(random: &mut StdRng, kinds: &[Kind]) -> String {
     let mut rows = String::new();
     for id in 0..ROWS {
         let _ = write!(rows, "{}({id}", if id == 0 { "INSERT INTO t VALUES " } else { ",\n" });
-        for (_, value) in KINDS {
+        for (_, value) in kinds {
             match random.random_bool(0.1) {
                 true => rows.push_str(",NULL"),
                 false => drop(write!(rows, ",'{}'", value(random).replace('\'', "''"))),
@@ -228,16 +259,16 @@ async fn rows_of(exchange: &Exchange, operation: char) -> BTreeMap<i64, Vec<Vec<
     rows
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_rows_of_every_type_have_the_same_bytes_from_first_load_and_stream() {
+/// Loads random rows of these types, streams them, and compares; then what the server was asked.
+async fn first_load_and_stream_agree(kinds: &[Kind]) -> String {
     let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let server = Postgres::start().await.unwrap();
+    let server = Postgres::start_with(Options::default().set("log_statement", "all")).await.unwrap();
     server.execute(TYPES).await.unwrap();
-    let columns: Vec<String> = KINDS.iter().enumerate().map(|(at, (kind, _))| format!("c{at} {kind}")).collect();
+    let columns: Vec<String> = kinds.iter().enumerate().map(|(at, (kind, _))| format!("c{at} {kind}")).collect();
     server.execute(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", "))).await.unwrap();
     server.execute(STRANGE_DEFAULTS).await.unwrap();
-    server.execute(&insert(&mut random)).await.unwrap();
+    server.execute(&insert(&mut random, kinds)).await.unwrap();
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     assert_eq!(session.load().await.len(), ROWS);
@@ -250,13 +281,28 @@ async fn random_rows_of_every_type_have_the_same_bytes_from_first_load_and_strea
     let (loaded, streamed) = (rows_of(&exchange, 'r').await, rows_of(&exchange, 'c').await);
     assert_eq!((loaded.len(), streamed.len()), (ROWS, ROWS));
     for (id, row) in &loaded {
-        assert_eq!(row.len(), KINDS.len() + 1);
-        for (at, (kind, _)) in KINDS.iter().enumerate() {
+        assert_eq!(row.len(), kinds.len() + 1);
+        for (at, (kind, _)) in kinds.iter().enumerate() {
             assert_eq!(row[at + 1], streamed[id][at + 1], "row {id}, {kind}: bytes of the first load and of the stream");
         }
     }
-    for (at, (kind, _)) in KINDS.iter().enumerate() {
+    for (at, (kind, _)) in kinds.iter().enumerate() {
         let different: BTreeSet<_> = loaded.values().map(|row| &row[at + 1]).collect();
         assert!(different.len() > 1, "{kind}: every row has the same bytes, so nothing was compared");
     }
+    std::fs::read_to_string(server.log_path()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_rows_of_every_type_have_the_same_bytes_from_first_load_and_stream() {
+    let asked = first_load_and_stream_agree(KINDS).await;
+    assert!(asked.contains("TO STDOUT; ") && !asked.contains("(FORMAT binary)"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_rows_that_are_read_in_binary_have_the_bytes_of_the_stream() {
+    let plain: Vec<Kind> = KINDS.iter().filter(|(kind, _)| PLAIN.contains(kind)).copied().collect();
+    assert_eq!(plain.len(), PLAIN.len());
+    let asked = first_load_and_stream_agree(&plain).await;
+    assert!(asked.contains("TO STDOUT (FORMAT binary)") && !asked.contains("TO STDOUT; "));
 }

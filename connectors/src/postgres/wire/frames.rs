@@ -19,6 +19,8 @@ const WORTH_READING: usize = 8 << 10;
 const HEAD: usize = 5;
 /// Head of data of the log: its kind, two places and a time.
 pub(super) const DATA: usize = 25;
+/// CopyOutResponse: rows follow, in text (0) or in binary (1).
+pub(super) const COPY_OUT: u8 = b'H';
 /// The server allocates no message beyond this.
 const LONGEST: usize = 1 << 30;
 
@@ -74,13 +76,15 @@ impl Frames {
         let mut body = self.whole.split_to(length);
         let kind = body.first().copied().unwrap_or_default();
         body.advance(HEAD);
-        if let Some(Rows::Tuples { in_progress }) = &mut self.rows {
+        match &mut self.rows {
             // What comes between the start and the stop of a stream is of a transaction in progress.
-            match body.get(DATA) {
+            Some(Rows::Tuples { in_progress }) => match body.get(DATA) {
                 Some(b'S') => *in_progress = true,
                 Some(b'E') => *in_progress = false,
                 _ => {}
-            }
+            },
+            Some(rows) if kind == COPY_OUT => *rows = if body.first() == Some(&1) { Rows::Binary } else { Rows::Line },
+            _ => {}
         }
         Ok(Some(Frame { kind, body, block: self.block }))
     }

@@ -8,13 +8,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::super::fault::Faults;
 use super::error::WireError;
+use super::frames::COPY_OUT;
 use super::intake::Intake;
 use super::server_error;
 use super::transport::Transport;
 use crate::source::SourceError;
-
-/// CopyOutResponse: rows follow.
-const COPY_OUT: u8 = b'H';
 
 pub(crate) struct Reader {
     intake: Intake<Transport>,
@@ -53,7 +51,7 @@ impl Reader {
         ran.await.map_err(|error| self.faults.wire("opening a snapshot", &error))
     }
 
-    /// The next row of `COPY`, with its line feed; `None` once all statements have ended well.
+    /// The next message of `COPY`, which is a row or, in binary, the end of them; `None` once all statements have ended well.
     pub(crate) async fn line(&mut self) -> Result<Option<Bytes>, SourceError> {
         loop {
             let frame = self.intake.next().await.map_err(|error| self.faults.wire("reading a table", &error))?;

@@ -6,8 +6,9 @@
 //! not sent, and nothing older comes into its place. Text with an end of its own (arrays, hstore, bit strings) does not read once cut,
 //! which [`Shortener`] makes sure of: it is left out as unreadable.
 //!
-//! Rows are in one of two forms: tuples of the plugin's messages, and lines of `COPY` (PostgreSQL documentation, "Logical
-//! Replication Message Formats", and "COPY", File Formats). Whatever else comes, or does not read, passes as it is: the decoders say so.
+//! Rows are in one of three forms: tuples of the plugin's messages, lines of `COPY`, and its binary format (PostgreSQL documentation,
+//! "Logical Replication Message Formats", and "COPY", File Formats). Whatever else comes, or does not read, passes as it is: the
+//! decoders say so.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use guitong_schemas::contract::MAX_RECORD;
@@ -18,6 +19,10 @@ use super::frames::DATA;
 /// limit.
 pub(super) const KEPT: usize = 2 + 2 * (MAX_RECORD + 1);
 
+/// What `COPY` in binary begins with, and how long its head is, the length of its extension included.
+const SIGNED: [u8; 2] = *b"PG";
+const HEAD: usize = 19;
+
 /// How rows are in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
@@ -25,6 +30,8 @@ pub enum Rows {
     Tuples { in_progress: bool },
     /// A line of `COPY` in text format.
     Line,
+    /// A row of `COPY` in binary format.
+    Binary,
 }
 
 /// Takes one message piece by piece.
@@ -37,6 +44,8 @@ pub struct Shortener {
     need: usize,
     /// Bytes to be dropped first.
     skip: usize,
+    /// Values have no kind before their length.
+    binary: bool,
 }
 
 /// What the bytes that were taken last are.
@@ -48,6 +57,9 @@ enum At {
     },
     Tuple,
     Columns,
+    /// The head that comes with the first row of `COPY` in binary, which ends in the length of its extension.
+    Head,
+    Extension,
     /// The kind of a value, of so many that are left.
     Value(u16),
     Length(u16),
@@ -78,8 +90,9 @@ impl Shortener {
         let (at, need) = match rows {
             Rows::Tuples { in_progress } => (At::Kind { in_progress }, DATA + 1),
             Rows::Line => (At::Field { start: 0, taken: 0, escaped: false }, 0),
+            Rows::Binary => (At::Columns, 2),
         };
-        Self { out: BytesMut::new(), kept: kept.max(4), at, need, skip: 0 }
+        Self { out: BytesMut::new(), kept: kept.max(4), at, need, skip: 0, binary: rows == Rows::Binary }
     }
 
     pub fn take(&mut self, bytes: &[u8]) {
@@ -127,14 +140,23 @@ impl Shortener {
                 (self.at, self.need) = (At::Tuple, numbers + 1);
             }
             At::Tuple if matches!(last, b'N' | b'K' | b'O') => (self.at, self.need) = (At::Columns, 2),
-            At::Columns => {
-                let count = self.out.last_chunk().copied().map_or(0, u16::from_be_bytes);
-                self.values(count);
+            At::Columns => match self.out.last_chunk().copied().unwrap_or_default() {
+                // No table has as many columns.
+                SIGNED if self.binary => (self.at, self.need) = (At::Head, HEAD - SIGNED.len()),
+                count => self.values(u16::from_be_bytes(count)),
+            },
+            At::Head => {
+                let length = self.out.last_chunk().copied().map_or(0, u32::from_be_bytes);
+                (self.at, self.need) = (At::Extension, usize::try_from(length).unwrap_or(usize::MAX));
             }
+            At::Extension => (self.at, self.need) = (At::Columns, 2),
             At::Value(left) if matches!(last, b't' | b'b') => (self.at, self.need) = (At::Length(left), 4),
             At::Value(left) if matches!(last, b'n' | b'u') => self.values(left - 1),
             At::Length(left) => {
                 let length = self.out.last_chunk().copied().map_or(0, u32::from_be_bytes);
+                if self.binary && length == u32::MAX {
+                    return self.values(left - 1);
+                }
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
                 (self.at, self.need) = match length.checked_sub(self.kept) {
                     Some(over @ 1..) => {
@@ -161,7 +183,12 @@ impl Shortener {
 
     /// The next of the values that are left; after the last one a further tuple may follow.
     fn values(&mut self, left: u16) {
-        (self.at, self.need) = (if left == 0 { At::Tuple } else { At::Value(left) }, 1);
+        (self.at, self.need) = match (left, self.binary) {
+            (0, true) => (At::Rest, 0),
+            (0, false) => (At::Tuple, 1),
+            (_, true) => (At::Length(left), 4),
+            (_, false) => (At::Value(left), 1),
+        };
     }
 
     fn line(&mut self, mut bytes: &[u8]) {
@@ -224,7 +251,7 @@ mod tests {
     use guitong_schemas::change::{Cell, RowBuilder, RowImage};
     use proptest::prelude::*;
 
-    use super::super::super::copy::CopyRows;
+    use super::super::super::copy::{CopyRows, Form, Printed};
     use super::super::super::decode::{Message, decode};
     use super::*;
 
@@ -300,8 +327,24 @@ mod tests {
             let fields: Vec<String> = values.iter().map(|value| value.as_ref().map_or("\\N".to_owned(), escape)).collect();
             let line = format!("{}\n", fields.join("\t"));
             let short = shortened(Rows::Line, line.as_bytes(), piece);
-            let row = CopyRows::default().row(&short, values.len()).unwrap();
+            let row = CopyRows::new(Form::Text(values.len())).row(&short).unwrap().unwrap();
             check(&values, &row, 1);
+        }
+
+        #[test]
+        fn a_row_in_binary_keeps_all_but_the_ends_of_long_values(
+            values in proptest::collection::vec(value(), 1..5), first: bool, piece in 1_usize..50,
+        ) {
+            let mut message = if first { b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\x03???".to_vec() } else { Vec::new() };
+            message.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
+            for value in &values {
+                let length = value.as_ref().map_or(-1, |value| i32::try_from(value.len()).unwrap());
+                message.extend(length.to_be_bytes());
+                message.extend(value.iter().flat_map(|value| value.bytes()));
+            }
+            let short = shortened(Rows::Binary, &message, piece);
+            let form = Form::Binary(vec![Printed::Same; values.len()].into());
+            check(&values, &CopyRows::new(form).row(&short).unwrap().unwrap(), 1);
         }
 
         #[test]
@@ -309,7 +352,7 @@ mod tests {
             let mut tuples = [&[b'w'; 25][..], &[b"IUDM"[usize::from(kind)]], &bytes].concat();
             // Short lengths, so that some of it are values.
             tuples.iter_mut().skip(26).filter(|byte| **byte > 0xc0).for_each(|byte| *byte = b'u');
-            for rows in [Rows::Line, Rows::Tuples { in_progress: false }, Rows::Tuples { in_progress: true }] {
+            for rows in [Rows::Line, Rows::Binary, Rows::Tuples { in_progress: false }, Rows::Tuples { in_progress: true }] {
                 let whole = shortened(rows, &tuples, 1_000);
                 prop_assert_eq!(&whole, &shortened(rows, &tuples, piece));
                 prop_assert!(whole.len() <= tuples.len() + 2);

@@ -1,14 +1,16 @@
 //! `guitong check`: every problem of a directory, with its place, and nothing started.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
 use guitong_govern::Entitlement;
 use guitong_schemas::contract::load::Purpose;
-use guitong_schemas::contract::problem::Well;
-use guitong_schemas::contract::{Directory, Problem, Problems};
+use guitong_schemas::contract::problem::{self, Well};
+use guitong_schemas::contract::{Directory, Name, Problem, Problems, seen};
 use guitong_schemas::standard::Zone;
+use guitong_schemas::table::TableName;
+use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::{open, trial};
@@ -34,16 +36,33 @@ impl Check {
         };
         grants(&directory)?;
         mappings(&directory)?;
-        let list = trial::check(&directory).await;
+        let mut list = trial::check(&directory).await;
         if !list.is_empty() {
-            return Err(self.report(&Problems { well: well(&directory, &list), list }, color));
+            let well = well(&directory, &list);
+            list.splice(0..0, directory.warnings.iter().cloned());
+            return Err(self.report(&Problems { well, list }, color));
         }
+        let unseen = seen::unseen(&directory);
         if self.json {
-            println!("{}", serde_json::json!({ "valid": true, "revision": directory.revision.to_string(), "problems": [] }));
+            println!("{}", valid(&directory, &unseen));
             return Ok(());
         }
+        eprint!("{}", problem::render(&directory.warnings, color));
+        for (system, tables) in &unseen {
+            let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+            let (were, their) = if tables.len() == 1 { ("was", "its") } else { ("were", "their") };
+            let tables = tables.join(", ");
+            eprintln!(
+                "{tables} {were} not looked at, so {their} columns, types and codes are not checked; `guitong system inspect {system}` looks"
+            );
+        }
+        let warned = match directory.warnings.len() {
+            0 => String::new(),
+            1 => " There is 1 warning.".to_owned(),
+            warnings => format!(" There are {warnings} warnings."),
+        };
         println!(
-            "{} systems, {} resources, {} subscriptions and {} departments are well. Nothing was started.",
+            "{} systems, {} resources, {} subscriptions and {} departments are well.{warned} Nothing was started.",
             directory.systems.len(),
             directory.resources.len(),
             directory.subscriptions.len(),
@@ -60,6 +79,20 @@ impl Check {
         }
         Failure { code: exit::NO, message: String::new(), help: None }
     }
+}
+
+/// What a program learns of a directory without an error.
+fn valid(directory: &Directory, unseen: &BTreeMap<Name, BTreeSet<TableName>>) -> Value {
+    let unseen = unseen.iter().flat_map(|(system, tables)| {
+        tables.iter().map(move |table| json!({ "system": system.to_string(), "table": table.to_string() }))
+    });
+    json!({
+        "valid": true,
+        "revision": directory.revision.to_string(),
+        "problems": [],
+        "warnings": directory.warnings.iter().map(Problem::to_json).collect::<Vec<_>>(),
+        "unseen": unseen.collect::<Vec<_>>(),
+    })
 }
 
 /// What has no problem; these are all of examples.

@@ -1,18 +1,13 @@
 //! `guitong demo`: shows the demo's progress and prints its outcome.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::demo::{self, CHANGES, Outcome, Progress};
+use super::progress::Shown;
+use crate::demo::{self, CHANGES, Outcome};
 use crate::exit::{self, Failure};
 use crate::{telemetry, text};
-
-/// Time between two lines of progress where there is no terminal.
-const LINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
@@ -115,48 +110,4 @@ fn verdict(outcome: &Outcome) -> Vec<String> {
         lines.extend(comparison.sample.iter().flat_map(|sample| sample.lines().map(|line| format!("      {line}"))));
     }
     lines
-}
-
-/// A bar on a terminal, a line every ten seconds elsewhere.
-#[derive(Default)]
-struct Shown {
-    bar: Option<ProgressBar>,
-    what: &'static str,
-    total: u64,
-    done: u64,
-    begun: Option<Instant>,
-    line: Option<Instant>,
-}
-
-impl Progress for Shown {
-    fn begin(&mut self, what: &'static str, total: u64) {
-        (self.what, self.total, self.done) = (what, total, 0);
-        self.begun = Some(Instant::now());
-        self.line = self.begun;
-        self.bar = std::io::stderr().is_terminal().then(|| {
-            let template = format!("  {} {{bar:30}} {{pos:>8}}/{{len}}  {{per_sec}}  {{eta}} left", text::pad(what, 20));
-            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style)
-        });
-    }
-
-    fn reach(&mut self, done: u64) {
-        self.done = done;
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None if self.line.is_some_and(|line| line.elapsed() >= LINE) => {
-                self.line = Some(Instant::now());
-                println!("  {} {} of {}", text::pad(self.what, 20), text::count(done), text::count(self.total));
-            }
-            None => {}
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        let time = self.begun.map(|begun| begun.elapsed()).unwrap_or_default();
-        println!("  {} {:>9} in {}", text::pad(self.what, 20), text::count(self.done), text::span(time));
-    }
 }

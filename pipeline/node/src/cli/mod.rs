@@ -6,7 +6,9 @@ mod demo;
 mod draft;
 mod init;
 mod inspect;
+mod progress;
 mod quarantine;
+mod rebuild;
 mod report;
 mod resource;
 mod run;
@@ -76,7 +78,7 @@ enum Command {
     /// Look at rejected records, let them in again, or give them up
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
-    /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on
+    /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on, make one again
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
     /// Figures of the exchange for those who answer for its data

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::InDirectory;
 use super::draft::DraftCommand;
+use super::rebuild::Rebuild;
 use crate::exit::{self, Failure};
 use crate::node::{Desk, Question};
 use crate::open;
@@ -18,8 +19,10 @@ pub(super) enum ResourceCommand {
     Draft(DraftCommand),
     /// Show what the mapping makes of rows: the source row beside the record, warnings and rejections. Nothing is published
     Try(Try),
-    /// Let a resource go on that paused because too many of its rows were rejected
+    /// Let a resource, or a rebuild of it, go on that paused because too many rows were rejected
     Resume(Resume),
+    /// Make every record of a resource again from the log, by the mapping in force; subscribers keep what they have until it is replaced
+    Rebuild(Rebuild),
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +62,7 @@ impl ResourceCommand {
             Self::Draft(command) => command.execute(color).await,
             Self::Try(command) => command.execute(color).await,
             Self::Resume(command) => command.execute(color).await,
+            Self::Rebuild(command) => command.execute(color).await,
         }
     }
 }
@@ -68,7 +72,7 @@ impl Resume {
         let desk = Desk::open(&self.at.dir, Some(&self.name), color).await?;
         let was_paused: bool = desk.ask_once(Question::Resume { resource: self.name.clone() }).await?;
         if !was_paused {
-            return Err(Failure::no(format!("{} is not paused for rejected rows", self.name)));
+            return Err(Failure::no(format!("neither {0} nor a rebuild of it is paused for rejected rows", self.name)));
         }
         println!("{} goes on; it pauses again where as many rows are rejected", self.name);
         Ok(())

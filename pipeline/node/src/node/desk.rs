@@ -65,6 +65,11 @@ impl Desk {
         Ok(Self::Here(shared))
     }
 
+    /// Whether a node answers, which goes on when the command ends.
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(self, Self::Node(_))
+    }
+
     /// The answer to one question.
     ///
     /// # Errors
@@ -85,11 +90,16 @@ impl Desk {
     /// As [`Desk::ask`].
     pub(crate) async fn ask_once<T: DeserializeOwned>(self, question: Question) -> Result<T, Failure> {
         let answer = self.ask(question).await;
+        self.close().await;
+        answer
+    }
+
+    /// Ends what was started for the command.
+    pub(crate) async fn close(self) {
         if let Self::Here(shared) = self {
             // What is dropped at the deadline does its last batch again.
             let _ = shared.stop_parts(tokio::time::Instant::now() + PATIENCE).await;
             shared.opened.close().await;
         }
-        answer
     }
 }

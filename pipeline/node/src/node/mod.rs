@@ -27,7 +27,7 @@ use crate::{control, http};
 
 pub(crate) use desk::Desk;
 pub(crate) use part::{Config, Part, Stages};
-pub(crate) use quarantine::{Figures, Page, Question};
+pub(crate) use quarantine::{Figures, Page, Question, Rebuilding};
 pub(crate) use snapshot::{Action, SnapshotRequest};
 
 /// How often retention and compaction of the embedded log are looked after.

@@ -323,12 +323,14 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         NormalisePhase::Retrying(why) => ("retrying", Some(why.clone())),
         NormalisePhase::Stopped => ("stopped", None),
     };
+    let halted = view.rebuild.as_ref().and_then(|rebuild| rebuild.halted.as_ref());
+    let halted = halted.map(|why| format!("its rebuild halts: {why} (guitong resource resume {})", resource.name));
     let age = |at: i64| u64::try_from((jiff::Timestamp::now().as_microsecond() - at) / 1_000_000).unwrap_or(0);
     ResourceStatus {
         part: part(
             resource.name.as_str(),
             &resource.title,
-            state,
+            (state.0, state.1.or(halted)),
             problem,
             Some(Duration::from_secs_f64(view.lag_seconds.max(0.0))),
         ),
@@ -336,6 +338,8 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         published: view.entities,
         held_back: view.held_back,
         quarantined: view.quarantined,
+        rebuild: view.rebuild.clone(),
+        rebuilt: view.rebuilt,
         oldest_quarantined_seconds: view.oldest_quarantine_us.map(age),
         rules: resource.rules.iter().map(ToString::to_string).collect(),
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use guitong_normalise::{Filter, HandleError, NormaliserHandle, QualityReport, QuarantineItem, Rejection, Surrender};
+use guitong_normalise::{
+    Filter, HandleError, NormaliserHandle, QualityReport, QuarantineItem, RebuildReport, RebuildStatus, Rejection, Surrender,
+};
 use guitong_schemas::contract::Resource;
 use guitong_schemas::standard::{Entity, Rule};
 use jiff::civil::Date;
@@ -44,12 +46,30 @@ pub(crate) enum Question {
     Resume {
         resource: String,
     },
+    /// Makes every record of a resource again; answered with [`Rebuilding`].
+    Rebuild {
+        resource: String,
+    },
+    /// How far that is.
+    Rebuilding {
+        resource: String,
+    },
     /// Figures of the days `from` to `to`; of the last thirty on the exchange's clock unless they are named.
     Quality {
         resource: Option<String>,
         from: Option<Date>,
         to: Option<Date>,
     },
+}
+
+/// A rebuild of one resource.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rebuilding {
+    /// Mapping revision of the one that was just asked for.
+    pub(crate) revision: Option<u32>,
+    pub(crate) now: Option<RebuildStatus>,
+    /// What the last one came to.
+    pub(crate) last: Option<RebuildReport>,
 }
 
 /// A page of open entries.
@@ -79,7 +99,10 @@ fn number(date: Date) -> i32 {
 }
 
 fn failed(error: HandleError) -> Failure {
-    Failure::unreachable(error.to_string())
+    match error {
+        HandleError::Busy | HandleError::Rebuilding(_) => Failure::no(error.to_string()),
+        error => Failure::unreachable(error.to_string()),
+    }
 }
 
 fn told<T: Serialize>(answer: T) -> Result<Value, Failure> {
@@ -120,6 +143,17 @@ impl Shared {
             Question::Resume { resource } => {
                 let (_, handle) = self.normaliser(&resource).await?;
                 told(handle.resume().await.map_err(failed)?)
+            }
+            Question::Rebuild { resource } => {
+                let (_, handle) = self.normaliser(&resource).await?;
+                let revision = handle.rebuild().await.map_err(failed)?;
+                let status = handle.status().borrow().clone();
+                told(Rebuilding { revision: Some(revision), now: status.rebuild, last: status.rebuilt })
+            }
+            Question::Rebuilding { resource } => {
+                let (_, handle) = self.normaliser(&resource).await?;
+                let status = handle.status().borrow().clone();
+                told(Rebuilding { revision: None, now: status.rebuild, last: status.rebuilt })
             }
             Question::Quality { resource, from, to } => {
                 let zone = self.state.read().await.directory.exchange.time_zone.clone();

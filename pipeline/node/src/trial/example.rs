@@ -14,7 +14,7 @@ use std::path::Path;
 
 use guitong_schemas::contract::problem::Excerpt;
 use guitong_schemas::contract::resource::Place;
-use guitong_schemas::contract::{Directory, Problem};
+use guitong_schemas::contract::{Directory, Problem, Severity};
 use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -138,10 +138,14 @@ pub(crate) async fn check(directory: &Directory) -> Vec<Problem> {
         match read(&path) {
             Ok(None) => {}
             Ok(Some(bytes)) => problems.extend(check_resource(directory, name.as_str(), &file, &bytes).await),
-            Err(message) => problems.push(Problem { code: "unreadable", message, file, excerpt: None, help: None }),
+            Err(message) => problems.push(problem("unreadable", message, file)),
         }
     }
     problems
+}
+
+fn problem(code: &'static str, message: String, file: String) -> Problem {
+    Problem { severity: Severity::Error, code, message, file, excerpt: None, help: None }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
@@ -161,25 +165,25 @@ async fn check_resource(directory: &Directory, name: &str, file: &str, bytes: &[
         Err(failure) => Err(failure),
     };
     let texts: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    let problem = |line: usize, message: String| {
+    let at_line = |line: usize, message: String| {
         let text = texts.get(line.saturating_sub(1)).map(|text| String::from_utf8_lossy(text)).unwrap_or_default();
         let line_text = crate::text::clip(text.trim(), SHOWN);
         let excerpt = Excerpt { place: Place { line, column: 1 }, width: 1, indent: 0, line: line_text };
-        Problem { code: "example", message, file: file.to_owned(), excerpt: Some(excerpt), help: None }
+        Problem { excerpt: Some(excerpt), ..problem("example", message, file.to_owned()) }
     };
     let outcomes = match ran {
         Ok(outcomes) => outcomes,
         Err(failure) => {
             let (message, help) = (failure.message, failure.help);
-            return vec![Problem { code: "example", message, file: file.to_owned(), excerpt: None, help }];
+            return vec![Problem { help, ..problem("example", message, file.to_owned()) }];
         }
     };
     let mut problems = Vec::new();
     for (line, outcome) in lines.iter().zip(&outcomes) {
         match &line.content {
-            Err(bad) => problems.push(problem(line.number, bad.texts().2)),
+            Err(bad) => problems.push(at_line(line.number, bad.texts().2)),
             Ok(Example { expect: Some(expect), .. }) => {
-                problems.extend(expect.differences(outcome).into_iter().map(|difference| problem(line.number, difference)));
+                problems.extend(expect.differences(outcome).into_iter().map(|difference| at_line(line.number, difference)));
             }
             Ok(_) => {}
         }

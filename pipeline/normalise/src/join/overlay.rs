@@ -168,7 +168,7 @@ pub(crate) fn note(overlay: &mut Overlay, source: &Bytes, made: impl IntoIterato
         needed
     });
     let after = users(&links);
-    let user = |group: &GroupKey| Bytes::from([&group[..], source].concat());
+    let user = |group: &GroupKey| user_key(group, source);
     before.difference(&after).for_each(|group| joins.write(USERS, user(group), None));
     after.difference(&before).for_each(|group| joins.write(USERS, user(group), Some(Bytes::new())));
     match links.versions.is_empty() {
@@ -211,6 +211,11 @@ pub(crate) fn note_event(overlay: &mut Overlay, record: &Bytes, arrival: &Arriva
     links.versions.push(Link { version: arrival.version, size: input.len() as u64, groups });
     joins.write(INPUTS, input_key(record, arrival.version), Some(input));
     joins.links.put(record.clone(), links);
+}
+
+/// Key of a row among the users of a group.
+pub(crate) fn user_key(group: &GroupKey, source: &[u8]) -> Bytes {
+    Bytes::from([&group[..], source].concat())
 }
 
 fn is_needed(row: &RowState, version: Version) -> bool {

@@ -31,6 +31,17 @@ pub(crate) struct EntityState {
 }
 
 impl EntityState {
+    /// The state that these claims come to; `None` without any.
+    pub(crate) fn of(claims: impl IntoIterator<Item = Claim>) -> Option<Self> {
+        let mut claims: Vec<Claim> = claims.into_iter().collect();
+        let newest = (0..claims.len()).max_by_key(|&index| claims.get(index).map(|claim| claim.version))?;
+        Some(Self { holder: claims.swap_remove(newest), claimants: claims })
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &Claim> {
+        std::iter::once(&self.holder).chain(&self.claimants)
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let size = |claim: &Claim| 48 + claim.source.len() + claim.record.len() + claim.quality.len();
         let mut out = Writer::new(FORMAT, size(&self.holder) + self.claimants.iter().map(size).sum::<usize>());

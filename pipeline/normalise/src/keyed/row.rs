@@ -38,6 +38,15 @@ impl RowState {
         self.good.is_some() && !self.open.is_empty()
     }
 
+    /// A row that is there no longer; a rebuild remembers which it was (see [`crate::rebuild`]).
+    pub(crate) fn gone(seen: Version) -> Self {
+        Self { seen, ..Self::default() }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.good.is_none() && self.open.is_empty()
+    }
+
     /// The newest version is the one that stands.
     pub(crate) fn is_good(&self) -> bool {
         self.good.is_some_and(|good| good.with_revision(0) >= self.seen.with_revision(0))

@@ -228,7 +228,7 @@ impl Mapping {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
             switches,
-            fingerprint: fingerprint(resource),
+            fingerprint: fingerprint(resource, &standard.version()),
             reporting: resource.quality.reporting.as_ref().and_then(|reporting| {
                 let field = entity.field(&reporting.field)?.index();
                 Some(Reporting { field, working_days: reporting.working_days })
@@ -300,9 +300,9 @@ impl Mapping {
     }
 }
 
-fn fingerprint(resource: &Resource) -> u64 {
+fn fingerprint(resource: &Resource, standard: &str) -> u64 {
     let Resource { entity, condition, map, joins, not_provided, rules, quality, revision, .. } = resource;
-    let text = format!("{:?}", (entity, condition, map, joins, not_provided, rules, quality.pause_above, revision));
+    let text = format!("{:?}", (entity, condition, map, joins, not_provided, rules, quality.pause_above, revision, standard));
     // Where in its file something stands does not count.
     let mut digest = Sha256::new();
     for (at, part) in text.split("Place {").enumerate() {

@@ -22,12 +22,14 @@ use crate::join::merge::Merge;
 use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
+use crate::metrics::{Metrics, ResourceMetrics};
 use crate::quality::QualityReport;
 use crate::quality::standing;
 use crate::quality::window::{Pause, Window};
 use crate::quality::{self, PAUSED, QUALITY, WINDOW};
 use crate::quarantine::replay::Replay;
 use crate::quarantine::{DROPPED_TOPIC, QuarantineStore};
+use crate::rebuild::{self, Rebuild, RebuildReport, Stepped};
 use crate::transform::SHARED_KEY;
 
 /// How long one read waits for a record.
@@ -58,12 +60,30 @@ struct Session {
     /// Rows may have to be made again.
     refreshing: bool,
     replay: Option<Replay>,
+    rebuild: Option<Rebuild>,
+    /// What the last one came to.
+    rebuilt: Option<RebuildReport>,
     /// Why nothing is read.
     paused: Option<String>,
     asked: Option<Instant>,
 }
 
 impl Session {
+    /// Whether the rows that stand may change; they do not while a rebuild's take their place.
+    fn is_open(&self) -> bool {
+        self.paused.is_none() && !self.rebuild.as_ref().is_some_and(Rebuild::is_replacing)
+    }
+
+    /// Whether there is work that waits for nothing.
+    fn is_busy(&self) -> bool {
+        self.replay.is_some() || self.rebuilds()
+    }
+
+    /// Whether a rebuild goes on now.
+    fn rebuilds(&self) -> bool {
+        self.load.is_none() && self.rebuild.as_ref().is_some_and(|rebuild| !rebuild.is_halted())
+    }
+
     /// What was counted before, and whether the resource paused under this very mapping.
     async fn take_pause(&mut self) -> Result<(), SessionError> {
         let read = |error| StateError::Codec { map: QUALITY, error };
@@ -82,6 +102,13 @@ impl Session {
             self.forget_window().await?;
         }
         Ok(())
+    }
+
+    /// Why something is not done while a rebuild is under way.
+    fn rebuilding(&self, advice: &str) -> HandleError {
+        let status = self.rebuild.as_ref().and_then(|rebuild| rebuild.status(self.next, &self.worker));
+        let far = status.map_or_else(String::new, |status| format!("{status}; "));
+        HandleError::Rebuilding(format!("{far}{advice}"))
     }
 
     /// Counts rejections anew from here on.
@@ -108,17 +135,11 @@ impl Normaliser {
         let mut owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
-        let mut worker = Worker::new(
-            Arc::clone(&self.context.registry),
-            Arc::clone(&self.mapping),
-            names,
-            Arc::clone(&quarantine),
-            &self.resource.quality,
-            metrics,
-        );
+        let mut worker = self.worker(&names, &quarantine, metrics);
         worker.repeats = self.resource.publish_unchanged;
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
+        let (rebuild, rebuilt) = self.take_rebuild(&mut *owner, &mut worker, &raw).await?;
         let (mut load, mut beside) = (None, Vec::new());
         if let Some(plan) = &self.mapping.joins {
             match join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str()).await? {
@@ -129,7 +150,8 @@ impl Normaliser {
         }
         worker.joining.is_loading = load.is_some();
         let refreshing = self.mapping.joins.is_some() && load.is_none();
-        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay: None, paused: None, asked: None };
+        let (replay, paused, asked) = (None, None, None);
+        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, paused, asked };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
         // Whoever waits for the phase finds the figures with it.
@@ -141,6 +163,33 @@ impl Normaliser {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
         }
         ended
+    }
+
+    fn worker(&self, names: &Arc<Names>, quarantine: &Arc<str>, metrics: ResourceMetrics) -> Worker {
+        let (registry, mapping) = (Arc::clone(&self.context.registry), Arc::clone(&self.mapping));
+        Worker::new(registry, mapping, Arc::clone(names), Arc::clone(quarantine), &self.resource.quality, metrics)
+    }
+
+    /// The rebuild that is under way or asked for, and what the last one came to.
+    async fn take_rebuild(
+        &self,
+        owner: &mut dyn OwnedLog,
+        live: &mut Worker,
+        raw: &TopicPartition,
+    ) -> Result<(Option<Rebuild>, Option<RebuildReport>), SessionError> {
+        if self.mapping.is_grouped() {
+            // The rows that make its records are kept, and read again with its revision.
+            return Ok((None, None));
+        }
+        let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
+        let stored = rebuild::standing(owner, &mut live.counters.totals, declared, mapping).await?;
+        let last = stored.last;
+        if stored.run.is_none() {
+            return Ok((None, last));
+        }
+        let metrics = Metrics::uncollected().map_err(|error| SessionError::Transient(error.to_string()))?;
+        let worker = self.worker(&live.names, &live.quarantine_topic, metrics.of(&self.resource));
+        Ok((Some(Rebuild::open(owner, live, stored, worker, raw.clone()).await?), last))
     }
 
     /// Registers the entity's schemas.
@@ -183,7 +232,7 @@ impl Normaliser {
                 }
                 return Ok(End::Reopen);
             }
-            let wait = if session.replay.is_some() { Duration::ZERO } else { WAIT };
+            let wait = if session.is_busy() { Duration::ZERO } else { WAIT };
             let budget = ReadBudget { bytes: self.context.exchange.budgets.batch, wait };
             tokio::select! {
                 biased;
@@ -200,11 +249,14 @@ impl Normaliser {
                         self.stand_still(session, reason).await?;
                     }
                 }
-                batch = intake.read(&*log, budget), if session.paused.is_none() => {
+                batch = intake.read(&*log, budget), if session.is_open() => {
                     self.take_batch(session, batch?).await?;
                     session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
                 }
-                () = std::future::ready(()), if session.paused.is_some() && session.replay.is_some() => {}
+                () = std::future::ready(()), if session.is_busy() => {}
+            }
+            if session.rebuilds() && self.step_rebuild(session).await? == Stepped::Ended {
+                return Ok(End::Reopen);
             }
             if session.replay.is_some() {
                 self.step_replay(session).await?;
@@ -255,7 +307,7 @@ impl Normaliser {
             return Ok(());
         }
         let started = Instant::now();
-        let (revision, is_grouped) = (self.resource.revision, self.mapping.is_grouped());
+        let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
         let arrived = |record| arrival(&session.raw, is_grouped, record, revision, None);
         let arrivals: Vec<_> = batch.records.into_iter().map(arrived).collect();
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
@@ -278,6 +330,13 @@ impl Normaliser {
         Ok(())
     }
 
+    async fn step_rebuild(&mut self, session: &mut Session) -> Result<Stepped, SessionError> {
+        let Some(rebuild) = &mut session.rebuild else { return Ok(Stepped::Ended) };
+        let (log, bytes) = (&*self.context.log, self.context.exchange.budgets.batch);
+        let upto = (session.next, !session.refreshing);
+        rebuild.work(log, &mut *session.owner, &mut session.worker, upto, bytes).await
+    }
+
     async fn step_replay(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let Some(mut replay) = session.replay.take() else { return Ok(()) };
         let events = replay.next(&*self.context.log, self.context.exchange.budgets.batch).await?;
@@ -286,7 +345,7 @@ impl Normaliser {
             return Ok(());
         }
         let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
-        let (revision, is_grouped) = (self.resource.revision, self.mapping.is_grouped());
+        let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
         let events = session.worker.make_entries_again(&mut *session.owner, events).await?;
         let arrived = |(seq, raw)| arrival(&session.raw, is_grouped, raw, revision, Some(seq));
         let arrivals: Vec<_> = events.into_iter().map(arrived).collect();
@@ -311,6 +370,9 @@ impl Normaliser {
             Command::Replay { reply, .. } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
             }
+            Command::Replay { reply, .. } if session.rebuild.is_some() => {
+                let _ = reply.send(Err(session.rebuilding("it runs every entry again by itself")));
+            }
             Command::Replay { filter, reply } => {
                 let topic = Arc::clone(&session.worker.quarantine_topic);
                 session.replay = Replay::begin(&*self.context.log, &*session.owner, &topic, &filter, reply).await?;
@@ -318,16 +380,39 @@ impl Normaliser {
             Command::Drop { reply, .. } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
             }
+            Command::Drop { reply, .. } if session.rebuild.is_some() => {
+                let _ = reply.send(Err(session.rebuilding("give up what it leaves in quarantine")));
+            }
             Command::Drop { filter, surrender, reply } => {
                 let name = self.resource.name.as_str();
                 let report = session.worker.surrender(&mut *session.owner, name, &filter, &surrender).await?;
                 self.report(session).await?;
                 let _ = reply.send(Ok(report));
             }
+            Command::Rebuild { reply } if session.rebuild.is_some() => {
+                let _ = reply.send(Err(session.rebuilding("a second one begins when it is done")));
+            }
+            Command::Rebuild { reply } if session.replay.is_some() => {
+                let _ = reply.send(Err(HandleError::Busy));
+            }
+            Command::Rebuild { reply } if self.mapping.is_grouped() => {
+                let _ = reply.send(Err(HandleError::Grouped));
+            }
+            Command::Rebuild { reply } => {
+                let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
+                let totals = &session.worker.counters.totals;
+                let revision = rebuild::ask(&mut *session.owner, totals, declared, mapping).await?;
+                let _ = reply.send(Ok(revision));
+                return Ok(Some(End::Reopen));
+            }
             Command::Resume { reply } => {
-                let was_paused = session.worker.pause.take().is_some();
+                let mut was_paused = session.worker.pause.take().is_some();
                 if was_paused {
                     session.forget_window().await?;
+                }
+                if let Some(rebuild) = session.rebuild.as_mut().filter(|rebuild| rebuild.is_halted()) {
+                    rebuild.resume(&mut *session.owner).await?;
+                    was_paused = true;
                 }
                 let _ = reply.send(Ok(was_paused));
                 return Ok(was_paused.then_some(End::Reopen));
@@ -377,6 +462,8 @@ impl Normaliser {
             status.offset = session.next;
             status.joined = session.beside.iter().map(|(at, next)| (at.topic.to_string(), *next)).collect();
             status.refreshing = session.refreshing;
+            status.rebuild = session.rebuild.as_ref().and_then(|rebuild| rebuild.status(session.next, worker));
+            status.rebuilt = session.rebuilt;
             status.version = totals.stamp.to_string();
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);
@@ -396,7 +483,7 @@ impl Normaliser {
     }
 }
 
-/// Reads where the owner stands; gives the raw offset to go on from. Under another mapping revision that is the beginning.
+/// Reads where the owner stands; gives the raw offset to go on from.
 async fn begin(
     log: &dyn ExchangeLog,
     owner: &dyn OwnedLog,
@@ -410,13 +497,7 @@ async fn begin(
         worker.counters.totals = Totals { revision, ..Totals::default() };
         return Ok(bounds.earliest);
     };
-    let totals = Totals::decode(&stored).map_err(|error| StateError::Codec { map: TOTALS, error })?;
-    let is_rebuild = totals.revision != revision;
-    worker.counters.totals = Totals { revision, ..totals };
-    if is_rebuild {
-        tracing::info!(revision, "reads the raw topic again under a new mapping revision");
-        return Ok(bounds.earliest);
-    }
+    worker.counters.totals = Totals::decode(&stored).map_err(|error| StateError::Codec { map: TOTALS, error })?;
     match owner.offset(raw) {
         None => Ok(bounds.earliest),
         Some(offset) if offset.log != *log.id() => Err(SessionError::Log(LogError::Gap {

@@ -25,11 +25,13 @@ use crate::join::beside::Uses;
 use crate::join::stage::{BesideEvents, Joining};
 use crate::join::state::Group;
 use crate::keyed::overlay::{Cached, Counters, Overlay};
+use crate::keyed::row::RowState;
 use crate::mapping::{BindError, Bound, Columns, Mapping};
 use crate::metrics::ResourceMetrics;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
 use crate::quarantine::{Entry, Rejection, record};
+use crate::rebuild;
 use crate::transform::{Change, Event, Runner, describe_key};
 
 /// Most rows of a resource with joins that one commit works on.
@@ -80,6 +82,10 @@ pub(crate) struct Worker {
     pub(crate) bindings: HashMap<u32, Binding>,
     key_plans: HashMap<u32, Option<DecodePlan>>,
     pub(crate) joining: Joining,
+    /// A row that goes leaves its version behind.
+    pub(crate) keeps_gone: bool,
+    /// The resource is made again aside.
+    pub(crate) is_rebuilt: bool,
 }
 
 /// One event, its content read.
@@ -150,6 +156,8 @@ impl Worker {
             bindings: HashMap::new(),
             key_plans: HashMap::new(),
             joining: Joining::default(),
+            keeps_gone: false,
+            is_rebuilt: false,
         }
     }
 
@@ -201,6 +209,13 @@ impl Worker {
             }
         }
         Ok(arrivals.len())
+    }
+
+    /// Whether the mapping fits the columns of an event's schema, as far as it has one.
+    pub(crate) async fn can_read(&mut self, arrival: &Arrival) -> Result<bool, SessionError> {
+        let Body::Framed { schema } = arrival.body else { return Ok(true) };
+        self.bind_schema(schema).await?;
+        Ok(!matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))))
     }
 
     /// Binds a writer's schema, where that is not done.
@@ -463,6 +478,9 @@ impl Worker {
                 // A delete and the tombstone after it are one.
                 let was_there = overlay.rows.get(source).is_some();
                 let effect = claims::remove(overlay, source);
+                if self.keeps_gone {
+                    overlay.rows.put(source.clone(), RowState::gone(arrival.version));
+                }
                 if was_there && !arrival.is_beside {
                     self.metrics.deleted.inc();
                     came = Some(Came::Deleted);
@@ -570,7 +588,10 @@ impl Worker {
         offsets: Ends,
     ) -> Result<(), SessionError> {
         let pause = overlay.pause.clone();
-        let (state, counters) = overlay.into_changes();
+        let (mut state, counters) = overlay.into_changes();
+        if self.is_rebuilt {
+            rebuild::follow(&mut state);
+        }
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets, position: None, state };
         owner.append(batch).await?;

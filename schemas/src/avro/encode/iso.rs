@@ -3,8 +3,9 @@
 use std::io::Write;
 
 use super::super::varint::write_bytes;
-use super::time::{self, Civil, MICROS_PER_DAY, MICROS_PER_SECOND, civil_from_days};
+use super::time::{self, MICROS_PER_DAY, MICROS_PER_SECOND};
 use super::{Bad, Fit};
+use crate::calendar::Civil;
 
 /// Text in a buffer that no value outgrows.
 struct Text {
@@ -27,7 +28,7 @@ impl Text {
 
     /// A year outside 0 to 9999 has a sign.
     fn date(&mut self, days: i64) {
-        let Civil { year, month, day } = civil_from_days(days);
+        let Civil { year, month, day } = Civil::of_days(days);
         let sign = if year < 0 {
             "-"
         } else if year > 9999 {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Component, Path};
 use std::rc::Rc;
 
-use super::super::problem::Problem;
+use super::super::load::tree_problem;
 use super::super::reading::document::{At, Document, Found, Report};
 use super::super::reading::scalar;
 use super::super::reading::section::Section;
@@ -60,7 +60,7 @@ impl CodeFiles {
 }
 
 fn file_problem(report: &Report, file: &str, code: &'static str, message: String, help: Option<&str>) {
-    report.push(Problem { code, message, file: file.to_owned(), excerpt: None, help: help.map(str::to_owned) });
+    tree_problem(report, file, code, message, help.map(str::to_owned));
 }
 
 fn read_text(root: &Path, name: &str, report: &Report, unreadable: impl FnOnce(std::io::Error)) -> Option<String> {

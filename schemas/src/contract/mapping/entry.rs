@@ -5,6 +5,7 @@ use super::super::reading::document::Found;
 use super::super::reading::scalar;
 use super::super::reading::section::Section;
 use super::super::resource::Place;
+use super::super::seen::{self, Extent};
 use super::read::{Reader, not_empty};
 use super::{Cleaning, FieldMapping, Pad, Pattern, RowOf, Unit, UnitSource, ValueSource, Which};
 use crate::standard::{Clock, EntityField, FieldKind, FieldOptions, Level, StandardValue, Zone};
@@ -25,9 +26,15 @@ const MAX_PART: u32 = 1_000;
 
 impl Reader<'_> {
     /// Reads the steps of one entry, all keys of its table.
-    pub(super) fn entry(&self, section: Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+    pub(super) fn entry(
+        &self,
+        section: Section<'_>,
+        field: Option<&EntityField>,
+        at: Place,
+        extent: Extent,
+    ) -> Option<FieldMapping> {
         if !section.has("details") && !section.has("of") {
-            return self.steps(section, field, at);
+            return self.steps(section, field, at, extent);
         }
         let details = section.words("details");
         let at_rows = section.key_at(if section.has("details") { "details" } else { "of" });
@@ -37,7 +44,7 @@ impl Reader<'_> {
         let name = details.as_ref().map_or_else(|| GROUP.to_owned(), |found| found.value.clone());
         self.of_rows(details, at_rows, |rows| {
             let which = rows.which(&section)?;
-            let mapping = rows.steps(section, field, at)?;
+            let mapping = rows.steps(section, field, at, Extent::Some)?;
             Some(FieldMapping { row: Some(RowOf { details: name, which }), ..mapping })
         })
     }
@@ -66,7 +73,7 @@ impl Reader<'_> {
         }
     }
 
-    fn steps(&self, section: Section<'_>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+    fn steps(&self, section: Section<'_>, field: Option<&EntityField>, at: Place, extent: Extent) -> Option<FieldMapping> {
         let value = self.value(&section, field);
         let mut mapping = FieldMapping::plain(value.clone().unwrap_or(ValueSource::Constant(String::new())), at);
         mapping.clean = read_clean(&section);
@@ -94,6 +101,11 @@ impl Reader<'_> {
         if let Some(field) = field {
             check_options(&section, field, &mapping);
             self.check_fixed_values(&section, field, &mapping);
+            if let (Some(seen), true) = (self.seen, value.is_some()) {
+                let source = section.value_at(if section.has("first") { "first" } else { "from" });
+                let codes = if section.has("codes") { section.value_at("codes") } else { source.clone() };
+                seen.check(&seen::Entry { section: &section, field, mapping: &mapping, source, codes, extent }, self.world);
+            }
         }
         section.finish();
         mapping.value = value?;

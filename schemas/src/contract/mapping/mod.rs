@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 pub(super) use codes::CodeFiles;
 pub use pattern::{Pattern, PatternError, ascii_digits, is_small};
-pub(super) use read::Reader;
+pub(super) use read::{Named, Reader};
 
 use super::resource::Place;
 

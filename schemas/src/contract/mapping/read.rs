@@ -9,6 +9,7 @@ use super::super::reading::kinds::Kind;
 use super::super::reading::section::Section;
 use super::super::reading::{expression, scalar};
 use super::super::resource::Place;
+use super::super::seen::{self, Extent, Seen};
 use super::{Case, FieldMapping, Items, Members, ValueSource};
 use crate::standard::{EntityField, FieldKind};
 
@@ -18,6 +19,8 @@ const MAX_BRANCHES: usize = 50;
 /// Reads one resource's entries, and gathers the columns that they name.
 pub(in crate::contract) struct Reader<'w> {
     pub(super) world: &'w World<'w>,
+    /// What was seen of the columns; `None` where what is read are no columns.
+    pub(super) seen: Option<&'w Seen>,
     named: RefCell<Named>,
 }
 
@@ -30,8 +33,8 @@ pub(in crate::contract) struct Named {
 }
 
 impl<'w> Reader<'w> {
-    pub(in crate::contract) fn new(world: &'w World<'w>) -> Self {
-        Self { world, named: RefCell::default() }
+    pub(in crate::contract) fn new(world: &'w World<'w>, seen: Option<&'w Seen>) -> Self {
+        Self { world, seen, named: RefCell::default() }
     }
 
     pub(in crate::contract) fn into_named(self) -> Named {
@@ -47,8 +50,7 @@ impl<'w> Reader<'w> {
     ) -> Option<FieldMapping> {
         let at = map.place(&key.at);
         if !map.is_table(&key.value) {
-            let column = map.words(&key.value)?;
-            return Some(FieldMapping::plain(ValueSource::Column(self.column(column)), at));
+            return self.plain(map, key, field, at);
         }
         let section = map.own_section(&key.value)?;
         if section.has("cases") {
@@ -57,7 +59,19 @@ impl<'w> Reader<'w> {
         if section.has("item") || section.has("items") {
             return self.items(&section, field, at);
         }
-        self.entry(section, field, at)
+        self.entry(section, field, at, Extent::Every)
+    }
+
+    /// `field = "column"`.
+    fn plain(&self, map: &Section<'_>, key: &Found<String>, field: Option<&EntityField>, at: Place) -> Option<FieldMapping> {
+        let found = map.words(&key.value)?;
+        let source = found.at.clone();
+        let mapping = FieldMapping::plain(ValueSource::Column(self.column(found)), at);
+        if let (Some(seen), Some(field)) = (self.seen, field) {
+            let (codes, extent) = (source.clone(), Extent::Every);
+            seen.check(&seen::Entry { section: map, field, mapping: &mapping, source, codes, extent }, self.world);
+        }
+        Some(mapping)
     }
 
     pub(super) fn column(&self, found: Found<String>) -> String {
@@ -70,8 +84,9 @@ impl<'w> Reader<'w> {
     }
 
     /// What `read` names belongs to the rows of details, or of the group where those are not named.
-    pub(super) fn of_rows<T>(&self, details: Option<Found<String>>, at: At, read: impl FnOnce(&Self) -> T) -> T {
-        let inner = Self::new(self.world);
+    pub(super) fn of_rows<T>(&self, details: Option<Found<String>>, at: At, read: impl FnOnce(&Reader<'_>) -> T) -> T {
+        let seen = self.seen.map(|seen| seen.of_rows(details.as_ref().map(|found| found.value.as_str())));
+        let inner = Reader::new(self.world, seen.as_ref());
         let result = read(&inner);
         let Named { columns, lookups, .. } = inner.into_named();
         let mut named = self.named.borrow_mut();
@@ -118,7 +133,7 @@ impl<'w> Reader<'w> {
                 case.problem(case.at(), "conflict", "the cases after this one are never reached", Some(help));
             }
             let when = self.condition(&case, "when");
-            let mapping = self.entry(case, field, at);
+            let mapping = self.entry(case, field, at, if last == 1 { Extent::Every } else { Extent::Some });
             cases.extend(mapping.filter(|_| when.is_some() == conditional).map(|mapping| Case { when, mapping }));
         }
         (cases.len() == last).then(|| FieldMapping::plain(ValueSource::Cases(cases), at))
@@ -138,7 +153,7 @@ impl<'w> Reader<'w> {
         let items = if section.has("items") {
             stands_alone(section, "items", &["items"], "the members of each item say where they come from");
             let groups = bounded(section, "items")?;
-            let read = groups.iter().map(|group| self.members(group, members)).collect::<Vec<_>>();
+            let read = groups.iter().map(|group| self.members(group, members, Extent::Some)).collect::<Vec<_>>();
             Items::Groups(read.into_iter().collect::<Option<_>>()?)
         } else {
             stands_alone(section, "item", &["item", "from", "split", "details"], "it is said by the members of `item`");
@@ -147,18 +162,18 @@ impl<'w> Reader<'w> {
                 (false, false) if section.has("details") => {
                     let details = section.words("details")?;
                     let (name, at) = (details.value.clone(), details.at.clone());
-                    let members = self.of_rows(Some(details), at, |reader| reader.members(&item, members))?;
+                    let members = self.of_rows(Some(details), at, |reader| reader.members(&item, members, Extent::Some))?;
                     Items::Details { details: name, members }
                 }
                 (true, false) => {
                     // What the members read are names in the objects, not columns.
-                    let members = Reader::new(self.world).members(&item, members);
+                    let members = Reader::new(self.world, None).members(&item, members, Extent::Parts);
                     let column = self.column(section.words("from")?);
                     Items::Json { column, members: members? }
                 }
                 (false, true) => {
                     let separator = section.text("split").filter(|split| not_empty(section, "split", split));
-                    Items::Parallel { members: self.members(&item, members)?, separator: separator?.value }
+                    Items::Parallel { members: self.members(&item, members, Extent::Parts)?, separator: separator?.value }
                 }
                 _ => {
                     let help = "one of `details`, rows of another table or of the group; `from`, a column with a JSON array; and `split`, where each member's column is a list".to_owned();
@@ -180,7 +195,7 @@ impl<'w> Reader<'w> {
     }
 
     /// Mappings by member of the nested record.
-    fn members(&self, section: &Section<'_>, known: Option<&[EntityField]>) -> Option<Members> {
+    fn members(&self, section: &Section<'_>, known: Option<&[EntityField]>, extent: Extent) -> Option<Members> {
         let mut members = Members::new();
         let keys = section.keys();
         let count = keys.len();
@@ -192,7 +207,7 @@ impl<'w> Reader<'w> {
                 section.problem(&key.at, "unknown-field", message, help);
                 continue;
             }
-            if let Some(mapping) = self.member(section, &key, member.flatten()) {
+            if let Some(mapping) = self.member(section, &key, member.flatten(), extent) {
                 members.insert(key.value, mapping);
             }
         }
@@ -202,13 +217,18 @@ impl<'w> Reader<'w> {
         (count > 0 && members.len() == count).then_some(members)
     }
 
-    fn member(&self, section: &Section<'_>, key: &Found<String>, member: Option<&EntityField>) -> Option<FieldMapping> {
+    fn member(
+        &self,
+        section: &Section<'_>,
+        key: &Found<String>,
+        member: Option<&EntityField>,
+        extent: Extent,
+    ) -> Option<FieldMapping> {
         let at = section.place(&key.at);
         if !section.is_table(&key.value) {
-            let column = section.words(&key.value)?;
-            return Some(FieldMapping::plain(ValueSource::Column(self.column(column)), at));
+            return self.plain(section, key, member.filter(|_| extent != Extent::Parts), at);
         }
-        let mapping = self.entry(section.own_section(&key.value)?, member, at)?;
+        let mapping = self.entry(section.own_section(&key.value)?, member, at, extent)?;
         if mapping.split.is_some() && mapping.part.is_none() {
             let help = "take one `part`, or let `split` stand beside `item`".to_owned();
             let message = format!("`{}` is one value of its item and cannot be split", key.value);

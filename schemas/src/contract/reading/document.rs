@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::super::problem::{Excerpt, Problem};
+use super::super::problem::{Excerpt, Problem, Severity};
 use super::super::resource::Place;
 
 /// Columns of a line that are shown; longer lines are cut around the offending text.
@@ -53,13 +53,14 @@ impl Report {
         self.0.into_inner()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+    /// Whether a file has an error.
+    pub(crate) fn refuses(&self, file: &str) -> bool {
+        self.0.borrow().iter().any(|problem| problem.file == file && problem.severity == Severity::Error)
     }
 
-    /// Whether a file has a problem.
-    pub(crate) fn names(&self, file: &str) -> bool {
-        self.0.borrow().iter().any(|problem| problem.file == file)
+    /// Whether any file has one.
+    pub(crate) fn refuses_any(&self) -> bool {
+        self.0.borrow().iter().any(|problem| problem.severity == Severity::Error)
     }
 }
 
@@ -88,7 +89,7 @@ impl Document {
             At::Variable(name) => (format!("environment variable {name}"), None),
             At::File => (self.name.clone(), None),
         };
-        Problem { code, message, file, excerpt, help }
+        Problem { severity: Severity::Error, code, message, file, excerpt, help }
     }
 
     fn excerpt(&self, span: &Range<usize>) -> Excerpt {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::super::problem::{Problem, Severity};
 use super::super::resource::Place;
 use super::document::{At, Document, Found, Report};
 use super::expression::Fault;
@@ -48,7 +49,19 @@ impl<'a> Section<'a> {
 
     /// Reports a problem of this file.
     pub(in crate::contract) fn problem(&self, at: &At, code: &'static str, message: impl Display, help: Option<String>) {
-        self.report.push(self.document.problem(at, code, message.to_string(), help));
+        self.remark(Severity::Error, at, code, message, help);
+    }
+
+    /// Reports something of this file that weighs as said.
+    pub(in crate::contract) fn remark(
+        &self,
+        severity: Severity,
+        at: &At,
+        code: &'static str,
+        message: impl Display,
+        help: Option<String>,
+    ) {
+        self.report.push(Problem { severity, ..self.document.problem(at, code, message.to_string(), help) });
     }
 
     /// Reports what is wrong with an expression, each at its place within it where the file shows the text as it is.

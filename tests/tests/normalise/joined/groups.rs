@@ -166,11 +166,16 @@ async fn rows_that_are_grouped_otherwise_make_their_records_and_no_others() {
     stage.stop().await;
 }
 
+type Row = Vec<Option<String>>;
+
+/// Rows with what orders them.
+type Ordered<'r> = Vec<(u32, u32, &'r Row)>;
+
 /// What the rows come to by case number.
 fn wanted(rows: &Rows) -> BTreeMap<String, Case> {
     let none = BTreeMap::new();
     let text = |row: &[Option<String>], at: usize| row.get(at).cloned().flatten().unwrap_or_default();
-    let mut groups: BTreeMap<String, Vec<(u32, u32, &Vec<Option<String>>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Ordered<'_>> = BTreeMap::new();
     for (id, row) in rows.get("hj").unwrap_or(&none).iter().filter(|(_, row)| text(row, 1) != "0") {
         groups.entry(text(row, 0)).or_default().push((text(row, 1).parse().unwrap(), *id, row));
     }
@@ -178,16 +183,16 @@ fn wanted(rows: &Rows) -> BTreeMap<String, Case> {
         let found = rows.get("ry_zd").unwrap_or(&none).values().find(|row| text(row, 0) == number);
         found.map_or_else(String::new, |row| text(row, 1))
     };
-    let time = |row: Option<&Vec<Option<String>>>| {
+    let time = |row: Option<&Row>| {
         let at = row.map(|row| text(row, 4));
         let minute = at.as_deref().and_then(|at| at.strip_prefix(DAY)?.split(':').next()?.parse::<i64>().ok());
         minute.map_or_else(String::new, |minute| format!("Int({})", (1_506_038_400 + minute * 60) * 1_000_000))
     };
-    let case = |(case, mut rows): (String, Vec<(u32, u32, &Vec<Option<String>>)>)| {
+    let case = |(case, mut rows): (String, Ordered<'_>)| {
         rows.sort();
-        let rows: Vec<&Vec<Option<String>>> = rows.into_iter().map(|(.., row)| row).collect();
+        let rows: Vec<&Row> = rows.into_iter().map(|(.., row)| row).collect();
         let (first, last) = (rows.first().copied(), rows.last().copied());
-        let name = |row: Option<&Vec<Option<String>>>| row.map(|row| text(row, 2)).unwrap_or_default();
+        let name = |row: Option<&Row>| row.map(|row| text(row, 2)).unwrap_or_default();
         let status = match name(last).as_str() {
             "收件" => "10",
             "办结" => "60",

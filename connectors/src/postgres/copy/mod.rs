@@ -1,0 +1,94 @@
+//! Rows of `COPY ... TO STDOUT` as row images: the bytes that the stream would have sent for the same row.
+//!
+//! Where all columns of a table are of types whose binary form is plain, its rows are read in that form: the server then prints no numbers,
+//! dates and places, which is a good part of its work, and the text that it would have printed is written here ([`binary`]). All other
+//! tables are read as lines of text ([`text`]).
+
+mod binary;
+mod text;
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use guitong_schemas::change::RowImage;
+
+pub(crate) use self::binary::Printed;
+use super::decode::DecodeError;
+
+/// Bytes of a buffer that many rows share; a row that is larger has one of its own.
+const BUFFER: usize = 64 << 10;
+
+/// The form in which rows of a table are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Lines of so many columns.
+    Text(usize),
+    Binary(Arc<[Printed]>),
+}
+
+impl Form {
+    /// What stands behind `TO STDOUT`.
+    pub(crate) fn clause(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "",
+            Self::Binary(_) => " (FORMAT binary)",
+        }
+    }
+
+    /// Whether the message is a row, and not the end of them.
+    pub(crate) fn has_row(&self, message: &[u8]) -> bool {
+        matches!(self, Self::Text(_)) || binary::row(message).is_ok_and(|row| row.is_some())
+    }
+}
+
+/// Turns what the server sends in one message each into images; keeps one buffer for many rows.
+#[derive(Debug)]
+pub(crate) struct CopyRows {
+    form: Form,
+    out: BytesMut,
+}
+
+impl CopyRows {
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, out: BytesMut::new() }
+    }
+
+    /// The row in a message; `None` where it holds none.
+    pub(crate) fn row(&mut self, message: &[u8]) -> Result<Option<RowImage>, DecodeError> {
+        match &self.form {
+            Form::Text(columns) => {
+                text::row(text::line(message), *columns, &mut self.out)?;
+            }
+            Form::Binary(columns) => {
+                let Some(row) = binary::row(message)? else { return Ok(None) };
+                binary::values(row, columns, &mut self.out)?;
+            }
+        }
+        Ok(Some(RowImage(self.out.split().freeze())))
+    }
+
+    /// The row in a message whose last column is the row's place, which is no column of the table.
+    pub(crate) fn row_and_place(&mut self, message: &[u8]) -> Result<Option<(RowImage, String)>, DecodeError> {
+        let place = match &self.form {
+            Form::Text(columns) => {
+                let (row, place) = text::cut_place(text::line(message))?;
+                text::row(row, *columns, &mut self.out)?;
+                place
+            }
+            Form::Binary(columns) => {
+                let Some(row) = binary::row(message)? else { return Ok(None) };
+                let (row, place) = binary::cut_place(row)?;
+                binary::values(row, columns, &mut self.out)?;
+                place
+            }
+        };
+        Ok(Some((RowImage(self.out.split().freeze()), place)))
+    }
+}
+
+/// Room for a row of so many bytes. Growing the old buffer would copy, and give every further row an allocation of its own.
+fn make_room(out: &mut BytesMut, most: usize) {
+    if out.capacity() < most {
+        *out = BytesMut::with_capacity(BUFFER.max(most));
+    }
+}
