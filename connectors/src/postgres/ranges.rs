@@ -8,6 +8,8 @@
 //! Where a table is written anew (ALTER TABLE, VACUUM FULL, CLUSTER), nothing is streamed, its rows have other places, and a snapshot from
 //! before ALTER TABLE can find it empty. A read says which files it was of ([`Files`]), so that such a one does not count.
 
+use std::collections::HashMap;
+
 use guitong_schemas::contract::system::SnapshotConfig;
 use guitong_schemas::table::Table;
 use sqlx::AssertSqlSafe;
@@ -178,12 +180,14 @@ fn places(files: &Files) -> String {
     format!("{PAGES} of {}", files.nodes)
 }
 
-/// The files in which a table, or each of its partitions, is stored.
+/// The files in which a table, or each of its partitions, is stored, and what is in them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Files {
     nodes: String,
     /// They were the same when the snapshot was taken.
     pub(crate) seen: bool,
+    /// Type oids by the columns' names.
+    types: HashMap<String, u32>,
 }
 
 impl Files {
@@ -194,20 +198,32 @@ impl Files {
         let all = if shape.partitioned { format!("(SELECT relid FROM pg_partition_tree({oid}))") } else { format!("({oid})") };
         format!(
             "SELECT coalesce(string_agg(pg_relation_filenode(oid)::text, ',' ORDER BY oid), ''), \
-             coalesce(bool_and(pg_relation_filenode(oid) IS NOT DISTINCT FROM nullif(relfilenode, 0)), false)::text \
-             FROM pg_class WHERE oid IN {all}"
+             coalesce(bool_and(pg_relation_filenode(oid) IS NOT DISTINCT FROM nullif(relfilenode, 0)), false)::text, \
+             (SELECT coalesce(json_object_agg(attname, atttypid::int8), '{{}}')::text FROM pg_attribute \
+              WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped) FROM pg_class WHERE oid IN {all}"
         )
     }
 
     /// From the values that [`Files::query`] gave.
     pub(crate) fn read(values: &[String]) -> Option<Self> {
-        let [nodes, seen] = values else { return None };
-        Some(Self { nodes: nodes.clone(), seen: seen == "true" })
+        let [nodes, seen, types] = values else { return None };
+        Self::of(nodes.clone(), seen, types)
+    }
+
+    fn of(nodes: String, seen: &str, types: &str) -> Option<Self> {
+        Some(Self { nodes, seen: seen == "true", types: serde_json::from_str(types).ok()? })
+    }
+
+    /// Whether the files hold the columns as the relation has them.
+    pub(crate) fn are_of(&self, relation: &Relation) -> bool {
+        relation.kept().all(|column| self.types.get(&column.name) == Some(&column.type_oid))
     }
 
     async fn now(connection: &mut PgConnection, shape: &Shape) -> Result<Self, sqlx::Error> {
-        let (nodes, seen): (String, String) = sqlx::query_as(AssertSqlSafe(Self::query(shape))).fetch_one(connection).await?;
-        Ok(Self { nodes, seen: seen == "true" })
+        let (nodes, seen, types): (String, String, String) =
+            sqlx::query_as(AssertSqlSafe(Self::query(shape))).fetch_one(connection).await?;
+        Self::of(nodes, &seen, &types)
+            .ok_or_else(|| sqlx::Error::Protocol("the types of a table's columns do not read".to_owned()))
     }
 }
 

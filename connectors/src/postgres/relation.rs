@@ -86,12 +86,17 @@ impl Relation {
         })
     }
 
+    /// The columns that are published, as they are on the wire.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &RelationColumn> {
+        let kept = |at: usize| self.keep.as_ref().is_none_or(|keep| keep.get(at).copied().unwrap_or(false));
+        self.message.columns.iter().enumerate().filter(move |(at, _)| kept(*at)).map(|(_, column)| column)
+    }
+
     /// How the table's rows are read: in binary where every column can be.
     pub(crate) fn form(&self) -> Form {
-        let kept = |at: usize| self.keep.as_ref().is_none_or(|keep| keep.get(at).copied().unwrap_or(false));
-        let oids = self.message.columns.iter().enumerate().filter(|(at, _)| kept(*at)).map(|(_, column)| column.type_oid);
         let columns = &self.table.columns;
-        let printed: Option<Arc<[Printed]>> = oids.zip(columns).map(|(oid, column)| Printed::of(oid, &column.kind)).collect();
+        let of = |(wire, column): (&RelationColumn, &Column)| Printed::of(wire.type_oid, &column.kind);
+        let printed: Option<Arc<[Printed]>> = self.kept().zip(columns).map(of).collect();
         printed.map_or(Form::Text(columns.len()), Form::Binary)
     }
 

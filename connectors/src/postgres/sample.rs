@@ -62,13 +62,13 @@ pub async fn sample(
     let mut reader = Login::open(&address, Purpose::Read, &faults).await?.reader();
     reader.copy(&statements).await?;
     let now_us = jiff::Timestamp::now().as_microsecond();
-    let (mut lines, mut changes, mut bytes) = (CopyRows::new(form), Vec::new(), 0);
+    let (mut images, mut changes, mut bytes) = (CopyRows::new(form), Vec::new(), 0);
     // What is over the budget is read past, as the server sends it anyway.
-    while let Some(line) = reader.line().await? {
+    while let Some(message) = reader.row().await? {
         if bytes >= budget.bytes {
             continue;
         }
-        let row = lines.row(&line).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+        let row = images.row(&message).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
         let Some(row) = row else { continue };
         bytes += row.0.len();
         changes.push(Change {

@@ -23,7 +23,7 @@ use super::relation::Relation;
 use super::session::{Reading, Session};
 use super::snapshot::{FirstLoad, RETAKE};
 use super::visibility::Visibility;
-use super::worker::rewritten;
+use super::worker::{retyped, rewritten};
 use crate::source::SourceError;
 
 /// Bytes that the reader puts together before it hands them on.
@@ -150,6 +150,7 @@ impl FirstLoad {
         // Nobody can write the table anew once it was touched.
         let touch = format!("{query} LIMIT 0; {}", Files::query(&job.shape));
         match Files::read(&reading.reader.run(&touch).await?) {
+            Some(files) if !files.are_of(&job.relation) => return Err(session.faults.unavailable(retyped(&job.relation))),
             Some(files) if files.seen => {}
             Some(_) => return Err(session.faults.unavailable(rewritten(&job.relation))),
             None => return Err(session.faults.protocol("the files of a table were not told")),
@@ -220,10 +221,10 @@ async fn read_whole(
     faults: &Faults,
 ) -> Result<(), SourceError> {
     reading.reader.copy(&format!("COPY ({query}) TO STDOUT{}", form.clause())).await?;
-    let mut lines = CopyRows::new(form);
+    let mut images = CopyRows::new(form);
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(line) = reading.reader.line().await? {
-        let row = lines.row(&line).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
+    while let Some(message) = reading.reader.row().await? {
+        let row = images.row(&message).map_err(|error| faults.protocol(format!("a row of COPY: {error}")))?;
         let Some(row) = row else { continue };
         bytes += row.0.len();
         rows.push(row);

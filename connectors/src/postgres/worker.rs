@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::chunk::{Chunk, Marks, Place};
 use super::config::Address;
 use super::copy::CopyRows;
+use super::decode::DecodeError;
 use super::fault::Faults;
 use super::image;
 use super::limits::Pace;
@@ -50,9 +51,10 @@ pub(crate) struct Order {
 
 impl Order {
     /// # Errors
-    /// Where the table was written anew since the snapshot or the plan: the next session goes on with it as it is then.
+    /// Where the table was written anew, or has other columns, since the snapshot or the plan: the next session goes on with it as it is then.
     fn check(&self, files: &Option<Files>, faults: &Faults) -> Result<(), SourceError> {
         match files {
+            Some(files) if !files.are_of(&self.relation) => Err(faults.unavailable(retyped(&self.relation))),
             Some(files) if self.plan.is_of(files) => Ok(()),
             Some(_) => Err(faults.unavailable(rewritten(&self.relation))),
             None => Err(faults.protocol("the files of a table were not told")),
@@ -62,6 +64,10 @@ impl Order {
 
 pub(crate) fn rewritten(relation: &Relation) -> String {
     format!("{} was written anew while it was read, as by ALTER TABLE or VACUUM FULL", relation.table.name)
+}
+
+pub(crate) fn retyped(relation: &Relation) -> String {
+    format!("columns of {} were changed before it was read, as by ALTER TABLE", relation.table.name)
 }
 
 /// What a worker says.
@@ -176,8 +182,11 @@ impl Worker {
         let snapshot = reader.copy(&statements).await?.pop();
         let snapshot = snapshot.ok_or_else(|| faults.protocol("a snapshot was not told"))?;
         let limit_rows = if order.plan.by_pages || matches!(order.place, Place::Again(_)) { usize::MAX } else { limit };
-        let part = gather(&mut reader, &order.plan, (common.chunk_bytes, limit_rows), faults).await?;
+        let part = gather(&mut reader, &order.plan, (common.chunk_bytes, limit_rows)).await?;
         order.check(&Files::read(reader.after()), faults)?;
+        if let Some(error) = part.damaged {
+            return Err(faults.protocol(format!("a row of COPY: {error}")));
+        }
         self.reader = Some(reader);
         common.pace.settle(limit, part.rows.len() as u64);
         let next = self.next(order, span, &part, pages)?;
@@ -238,28 +247,33 @@ struct Part {
     /// There is more than what was kept.
     more: bool,
     last_place: Option<String>,
+    damaged: Option<DecodeError>,
 }
 
-/// Keeps rows up to the limits; the estimate can be far off, so bytes decide. The rest is read past.
-async fn gather(reader: &mut Reader, plan: &Plan, (bytes, limit): (usize, usize), faults: &Faults) -> Result<Part, SourceError> {
+/// Keeps rows up to the limits; the estimate can be far off, so bytes decide. The rest is read past, also behind a row that does not read:
+/// whether the table is still what the plan is of is told after the rows.
+async fn gather(reader: &mut Reader, plan: &Plan, (bytes, limit): (usize, usize)) -> Result<Part, SourceError> {
     let mut part = Part::default();
     let mut rows = CopyRows::new(plan.form.clone());
-    let damaged = |error| faults.protocol(format!("a row of COPY: {error}"));
-    while let Some(line) = reader.line().await? {
+    while let Some(message) = reader.row().await? {
         if part.more || part.rows.len() == limit || (part.bytes >= bytes as u64 && !part.rows.is_empty()) {
-            part.more |= plan.form.has_row(&line);
+            part.more |= plan.form.has_row(&message);
             continue;
         }
-        let row = if plan.by_pages {
-            let Some((row, place)) = rows.row_and_place(&line).map_err(damaged)? else { continue };
-            part.last_place = Some(place);
-            row
+        let read = if plan.by_pages {
+            rows.row_and_place(&message).map(|read| read.map(|(row, place)| (row, Some(place))))
         } else {
-            let Some(row) = rows.row(&line).map_err(damaged)? else { continue };
-            row
+            rows.row(&message).map(|read| read.map(|row| (row, None)))
         };
-        part.bytes += row.0.len() as u64;
-        part.rows.push(Some(row));
+        match read {
+            Ok(Some((row, place))) => {
+                part.bytes += row.0.len() as u64;
+                part.rows.push(Some(row));
+                part.last_place = place;
+            }
+            Ok(None) => {}
+            Err(error) => (part.more, part.damaged) = (true, Some(error)),
+        }
     }
     Ok(part)
 }

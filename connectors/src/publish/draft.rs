@@ -10,7 +10,7 @@ use guitong_log::{Batch, Headers, NewRecord, StateChange};
 use guitong_schemas::avro::form::DeleteLeaves;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodeError, Marks, Stamp, frame};
-use guitong_schemas::change::{BadImage, Before, Change, Operation, RowImage};
+use guitong_schemas::change::{BadImage, Before, Cell, Change, Operation, RowImage};
 use guitong_schemas::position::Version;
 
 use super::state::KeptRow;
@@ -23,6 +23,7 @@ struct Names {
     before: Arc<str>,
     absent: Arc<str>,
     lossy: Arc<str>,
+    unreadable: Arc<str>,
     too_large: Arc<str>,
     /// Debezium's, on both halves of a key change.
     new_key: Arc<str>,
@@ -34,6 +35,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
     before: "guitong-before".into(),
     absent: "guitong-absent".into(),
     lossy: "guitong-lossy".into(),
+    unreadable: "guitong-unreadable".into(),
     too_large: "guitong-too-large".into(),
     new_key: "__debezium.newkey".into(),
     old_key: "__debezium.oldkey".into(),
@@ -41,6 +43,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
 
 /// Bytes that a record has beside key and value: names and values of its headers, the log's own framing.
 pub(super) const RECORD_OVERHEAD: usize = 1 << 10;
+/// Bytes of a value that does not read that are kept beside its row.
+const UNREADABLE_KEPT: usize = 1 << 10;
 
 struct DraftRecord {
     /// Place in the draft's list of tables.
@@ -52,6 +56,7 @@ struct DraftRecord {
     before: &'static str,
     absent: Option<Range<usize>>,
     lossy: Option<Range<usize>>,
+    unreadable: Option<Range<usize>>,
     too_large: Option<Range<usize>>,
     /// Key of the other half of a key change, as JSON.
     other_key: Option<Range<usize>>,
@@ -62,7 +67,8 @@ struct DraftRecord {
 /// Columns that are not in a record's value, beside those that the source did not send.
 #[derive(Default)]
 struct LeftOut {
-    unreadable: Vec<usize>,
+    /// With the value's first bytes, in hexadecimal digits.
+    unreadable: Vec<(usize, String)>,
     too_large: Vec<usize>,
 }
 
@@ -159,10 +165,14 @@ impl Draft {
         let value = (leaves != DeleteLeaves::Tombstone).then_some(value_start..self.buffer.len());
         // A trigger writes whole rows: what it left out was over the limit.
         if settings.kind == SourceKind::Changelog && change.after.is_some() {
-            let left_out = self.marks.absent.iter().filter(|column| !too_large.contains(column) && !unreadable.contains(column));
+            let left_out = self
+                .marks
+                .absent
+                .iter()
+                .filter(|column| !too_large.contains(column) && unreadable.iter().all(|(unread, _)| unread != *column));
             too_large.extend(left_out.copied().collect::<Vec<_>>());
         }
-        self.marks.lossy.extend(unreadable);
+        self.marks.lossy.extend(unreadable.iter().map(|(column, _)| *column));
         self.totals.events += 1;
         self.totals.lossy += u64::from(!self.marks.lossy.is_empty());
         self.totals.too_large += u64::from(!too_large.is_empty());
@@ -174,6 +184,7 @@ impl Draft {
             before: change.before.code(),
             absent: self.names(&absent, table),
             lossy: self.names(&lossy, table),
+            unreadable: self.bytes_of(&unreadable, table),
             too_large: self.names(&too_large, table),
             other_key: other_half.and_then(|row| self.key_json(row, table)),
             deletes: change.operation == Operation::Delete,
@@ -201,16 +212,17 @@ impl Draft {
                 Ok(()) => {}
                 // A value that does not read is left out and named; the rest of the row goes on.
                 Err(EncodeError::Cell { index, column, problem, .. })
-                    if !change.table.key.contains(&index) && !out.unreadable.contains(&index) =>
+                    if !change.table.key.contains(&index) && out.unreadable.iter().all(|(column, _)| *column != index) =>
                 {
                     tracing::warn!(table = %change.table.name, %column, problem, version = %change.version, "a value was left out");
-                    out.unreadable.push(index);
+                    out.unreadable.push((index, first_bytes(change, index)));
                     leave_out(change, index)?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             }
-            let size = self.buffer.len() - start + RECORD_OVERHEAD;
+            let beside: usize = out.unreadable.iter().map(|(_, digits)| digits.len()).sum();
+            let size = self.buffer.len() - start + beside + RECORD_OVERHEAD;
             if size <= max_record {
                 return Ok(out);
             }
@@ -260,6 +272,7 @@ impl Draft {
             before: "key",
             absent: self.names(&absent, table),
             lossy: None,
+            unreadable: None,
             too_large: None,
             other_key: None,
             deletes: true,
@@ -309,6 +322,19 @@ impl Draft {
             self.buffer.extend_from_slice(table.plan.field(column).map_or(b"", |name| name.as_bytes()));
         }
         Some(start..self.buffer.len())
+    }
+
+    /// Columns whose value did not read, one a line: its first bytes, a space, and the column's field.
+    fn bytes_of(&mut self, unreadable: &[(usize, String)], table: &Published) -> Option<Range<usize>> {
+        let start = self.buffer.len();
+        for (column, digits) in unreadable {
+            if self.buffer.len() > start {
+                self.buffer.push(b'\n');
+            }
+            let name = table.plan.field(*column).map_or(b"".as_slice(), |name| name.as_bytes());
+            self.buffer.extend([digits.as_bytes(), b" ", name].into_iter().flatten());
+        }
+        (!unreadable.is_empty()).then_some(start..self.buffer.len())
     }
 
     /// Notes what keyed state holds of the row after this change.
@@ -393,6 +419,15 @@ fn row_of(change: &Change) -> Option<&RowImage> {
     change.after.as_ref().or_else(|| change.before.row())
 }
 
+/// The first bytes of a column's value, in hexadecimal digits.
+fn first_bytes(change: &Change, column: usize) -> String {
+    let value = |row: &RowImage| match row.cells().nth(column)? {
+        Ok(Cell::Text(value) | Cell::Binary(value)) => Some(hex::encode(&value[..value.len().min(UNREADABLE_KEPT)])),
+        _ => None,
+    };
+    change.after.as_ref().or(change.before.row()).and_then(value).unwrap_or_default()
+}
+
 fn leave_out(change: &mut Cow<'_, Change>, column: usize) -> Result<(), PublishError> {
     let without = |row: &RowImage| rows::without(row, column).map_err(|error| image(change, error));
     let after = change.after.as_ref().map(without).transpose()?;
@@ -411,7 +446,12 @@ fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
     let mut headers = Vec::with_capacity(2);
     headers.push((Arc::clone(&NAMES.version), buffer.slice(draft.version.clone())));
     headers.push((Arc::clone(&NAMES.before), Bytes::from_static(draft.before.as_bytes())));
-    for (name, range) in [(&NAMES.absent, &draft.absent), (&NAMES.lossy, &draft.lossy), (&NAMES.too_large, &draft.too_large)] {
+    for (name, range) in [
+        (&NAMES.absent, &draft.absent),
+        (&NAMES.lossy, &draft.lossy),
+        (&NAMES.unreadable, &draft.unreadable),
+        (&NAMES.too_large, &draft.too_large),
+    ] {
         if let Some(range) = range {
             headers.push((Arc::clone(name), buffer.slice(range.clone())));
         }

@@ -21,7 +21,7 @@ pub(crate) struct Masking<'m> {
     /// Keys the hash; `None` where no granted field needs one.
     pub(crate) hash: Option<&'m HashKey>,
     /// Whether a text is the name of a province, city or county.
-    pub(crate) is_division: fn(&str) -> bool,
+    pub(crate) is_division: &'m dyn Fn(&str) -> bool,
 }
 
 impl Masking<'_> {
@@ -89,7 +89,7 @@ fn ends(text: &str, head: usize, tail: usize, hidden: usize) -> String {
 
 /// The leading names of divisions, at most province, city and county; empty where the text starts with none. A division's code
 /// of six digits says no more than that.
-fn to_county(text: &str, is_division: fn(&str) -> bool) -> &str {
+fn to_county<'t>(text: &'t str, is_division: &dyn Fn(&str) -> bool) -> &'t str {
     if text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit()) {
         return text;
     }
@@ -122,7 +122,7 @@ mod tests {
 
     fn apply(mask: Mask, value: &StandardValue<'_>) -> Option<String> {
         let key = HashKey::new("s");
-        let masked = Masking { hash: Some(&key), is_division }.apply(mask, value);
+        let masked = Masking { hash: Some(&key), is_division: &is_division }.apply(mask, value);
         (!masked.is_null()).then(|| masked.to_string())
     }
 

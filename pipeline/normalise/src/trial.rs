@@ -73,7 +73,7 @@ impl Trial {
         let mut runner = Runner::new(&self.mapping, schema_id);
         for value in values {
             let (_, avro) = frame::read(value)?;
-            let event = runner.run(&self.bound, &Raw { avro, absent: "", lossy: "" }, None, 0)?;
+            let event = runner.run(&self.bound, &Raw::whole(avro), None, 0)?;
             each(match event.change {
                 Change::Good(records) => Outcome::Records(records),
                 Change::Bad { rejections } => Outcome::Rejected(rejections),

@@ -9,6 +9,7 @@ use super::facts::Facts;
 use super::field::{EntityField, FieldKind, Obligation};
 use super::file::{FieldFile, KeyFile, RecordFile, RuleFile};
 use super::kind::AvroType;
+use super::rule_kinds;
 use super::rules::RecordRule;
 use super::table::Tables;
 use crate::avro::compat;
@@ -40,6 +41,9 @@ pub(crate) fn entity(schema: &Document, key_schema: &Document, around: Surroundi
         let rules: Vec<RecordRule> = file.rules.iter().filter_map(|rule| build.rule(rule, birth)).collect();
         let fields: Vec<Option<EntityField>> =
             file.fields.iter().enumerate().map(|(index, field)| build.field(field, index, birth, &key, &rules)).collect();
+        if rules.len() == file.rules.len() {
+            file.rules.iter().for_each(|rule| build.check_kinds(rule, &fields));
+        }
         Some(Entity {
             name: file.name.value.clone(),
             title_zh: file.title.clone(),
@@ -164,6 +168,17 @@ impl Build<'_> {
                 self.root.problem(&file.rule.at, "unknown-rule", error.message, error.help);
                 None
             }
+        }
+    }
+
+    /// Reports a rule over fields about which it would never say anything.
+    fn check_kinds(&self, file: &RuleFile, built: &[Option<EntityField>]) {
+        let field = |name: &Found<String>| built.get(self.position(&name.value)?)?.as_ref();
+        let Some(fields) = file.fields.iter().map(field).collect::<Option<Vec<_>>>() else { return };
+        let value = file.value.as_ref().map(|value| value.value.as_str());
+        if let Some(misfit) = rule_kinds::misfit(&file.rule.value, &fields, value) {
+            let at = file.fields.get(misfit.at).map_or(&file.rule.at, |name| &name.at);
+            self.root.problem(at, "wrong-kind", misfit.message, Some(misfit.help.to_owned()));
         }
     }
 

@@ -193,7 +193,13 @@ impl CodeList {
         let (mut current, mut rule) = (code, None);
         // A chain of successors is no longer than the list; a file whose chain is a ring was refused.
         for _ in &self.codes {
-            let Some(history) = current.history.as_ref().filter(|history| history.is_over(today)) else { break };
+            let Some(history) = &current.history else { break };
+            if history.valid_from.is_some_and(|first| today < first) {
+                return (current, Some(Rule::CodeTooEarly));
+            }
+            if !history.is_over(today) {
+                break;
+            }
             match history.successor.as_ref().and_then(|successor| self.get(successor)) {
                 Some(successor) => (current, rule) = (successor, Some(Rule::CodeRetired)),
                 None => return (current, Some(Rule::CodeNoSuccessor)),

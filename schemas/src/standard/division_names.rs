@@ -1,18 +1,35 @@
 //! Names of provinces, cities and counties, to tell where an address stops naming divisions.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use super::table::Tables;
 
 /// What a province's name may leave out: 广西 for 广西壮族自治区.
 const PROVINCE_SUFFIXES: [&str; 6] = ["壮族自治区", "回族自治区", "维吾尔自治区", "自治区", "省", "市"];
 
-/// Whether `name` is that of a division down to the county, current or retired (GB/T 2260).
-#[must_use]
-pub fn is_division_name(name: &str) -> bool {
-    static NAMES: LazyLock<HashSet<Box<str>>> = LazyLock::new(|| names(&Tables::builtin()));
-    NAMES.contains(name)
+/// The names of a standard's divisions, gathered when they are first asked for: few nodes mask addresses.
+pub(crate) struct DivisionNames {
+    tables: Arc<Tables>,
+    names: OnceLock<HashSet<Box<str>>>,
+}
+
+impl DivisionNames {
+    pub(crate) fn new(tables: Arc<Tables>) -> Self {
+        Self { tables, names: OnceLock::new() }
+    }
+
+    /// Whether `name` is that of a division down to the county, current or retired (GB/T 2260).
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.get_or_init(|| names(&self.tables)).contains(name)
+    }
+}
+
+impl fmt::Debug for DivisionNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DivisionNames")
+    }
 }
 
 fn names(tables: &Tables) -> HashSet<Box<str>> {
@@ -37,12 +54,13 @@ mod tests {
 
     #[test]
     fn divisions_are_known_by_name() {
+        let names = DivisionNames::new(Arc::new(Tables::builtin()));
         for name in ["广西壮族自治区", "广西", "南宁市", "青秀区", "内蒙古", "北京市", "融水苗族自治县"]
         {
-            assert!(is_division_name(name), "{name}");
+            assert!(names.has(name), "{name}");
         }
         for name in ["", "民族大道", "小区", "市区路"] {
-            assert!(!is_division_name(name), "{name}");
+            assert!(!names.has(name), "{name}");
         }
     }
 }

@@ -89,6 +89,12 @@ impl Entity {
         }
     }
 
+    /// Whether a text is the name of a division down to the county, current or retired, in the tables of this entity's standard.
+    #[must_use]
+    pub fn is_division_name(&self, name: &str) -> bool {
+        self.facts.division_names.has(name)
+    }
+
     /// Whether the record is that of a child under 14 at the event's time.
     #[must_use]
     pub fn is_childs(&self, values: &[StandardValue<'_>], clock: &Clock<'_>) -> bool {

@@ -45,6 +45,7 @@ pub(crate) fn extend(files: &[Document], revision: Revision, report: &Report) ->
 impl Standard {
     /// The same entities over other tables.
     fn with_tables(&self, tables: Tables) -> Result<Self, ListError> {
+        let tables = Arc::new(tables);
         let facts = Arc::new(Facts::build(&tables)?);
         let mut entities = self.entities.clone();
         for entity in entities.values_mut() {
@@ -57,7 +58,7 @@ impl Standard {
                 }
             }
         }
-        Ok(Self { entities, tables: Arc::new(tables), facts, extension: self.extension })
+        Ok(Self { entities, tables, facts, extension: self.extension })
     }
 
     /// Whether this standard may take an earlier one's place while its records flow: what was written by one is read by the other. Entities

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::codes::{CodeList, ListError, PackedMap, pack};
+use super::division_names::DivisionNames;
 use super::table::Tables;
 
 /// Everything that field kinds look up.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) divisions: Divisions,
+    pub(crate) division_names: DivisionNames,
     pub(crate) industry: Industry,
     pub(crate) education: CodeList,
     pub(crate) education_1984: PackedMap<u64, Education1984>,
@@ -19,8 +21,9 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn build(tables: &Tables) -> Result<Self, ListError> {
+    pub(crate) fn build(tables: &Arc<Tables>) -> Result<Self, ListError> {
         Ok(Self {
+            division_names: DivisionNames::new(Arc::clone(tables)),
             divisions: Divisions::build(tables)?,
             industry: Industry::build(tables)?,
             education: CodeList::build("gbt4658_education", tables)?,

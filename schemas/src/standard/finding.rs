@@ -58,6 +58,7 @@ rules! {
     FieldRequired "field.required" "按条件应填而为空" "a field that this record requires is empty";
     ColumnAbsent "column.absent" "来源未发送该列且没有已知的值" "the source left the column out and its value is not known";
     ColumnLossy "column.lossy" "来源值超出其传输类型的表示范围" "the source's value is beyond what its type on the wire holds";
+    ColumnUnreadable "column.unreadable" "来源值无法按该列的类型读取（例如不是 UTF-8 编码），原字节随事件保留" "the source's value does not read as its column's type, such as text that is not UTF-8; its bytes are kept with the event";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
     LookupMissing "lookup.missing" "对照表中没有该值" "the lookup table does not have this value";
     TooManyRows "join.too_many_rows" "属于该记录的关联行超过 5000 行或 4 MiB" "more joined rows belong to this record than the 5,000 rows or 4 MiB that one is made of";
@@ -133,6 +134,7 @@ rules! {
     CodePadded "code.padded" "已补前导零" "leading zero restored";
     CodeConverted "code.converted" "已由旧版代码转换" "turned from an older edition";
     CodeRetired "code.retired" "已停用的代码已换为现行代码" "a retired code replaced by its successor";
+    CodeTooEarly "code.too_early" "代码在该日期尚未启用，按原代码保留" "a code that was not in force yet, kept";
     CodeNoSuccessor "code.no_successor" "代码已停用且无后继，按原代码保留" "a retired code without a successor, kept";
     CodeEstimated "code.estimated" "旧版代码无对应项，取最接近者" "the older edition's code has no counterpart; the nearest is taken";
 

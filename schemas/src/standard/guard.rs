@@ -22,6 +22,7 @@ impl Rule {
         match self {
             Self::ColumnAbsent | Self::ListsDiffer | Self::ConditionFailed => Guard::Row,
             Self::ColumnLossy
+            | Self::ColumnUnreadable
             | Self::ExpressionFailed
             | Self::ExtractFailed
             | Self::AmountUnit

@@ -24,6 +24,7 @@ mod identifier;
 mod kind;
 mod options;
 mod read;
+mod rule_kinds;
 mod rules;
 mod steps;
 mod table;
@@ -40,7 +41,6 @@ pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
 pub use clock::{Clock, Zone};
 pub use codes::{Code, CodeList, History, ListError};
 pub use condition::Condition;
-pub use division_names::is_division_name;
 pub use entity::{Entity, KeyPart, KeySource, RecordContext};
 pub(crate) use extend::{Extended, extend};
 pub use field::{EntityField, FieldKind, Grade, Obligation};
@@ -104,7 +104,7 @@ impl Standard {
     }
 
     fn build_in() -> Result<Self, String> {
-        let (report, tables) = (Report::default(), Tables::builtin());
+        let (report, tables) = (Report::default(), Arc::new(Tables::builtin()));
         let facts = Arc::new(Facts::build(&tables).map_err(|error| error.to_string())?);
         let around = build::Surroundings { tables: &tables, broken_tables: &BTreeSet::new(), facts: &facts, report: &report };
         let built = ENTITIES.iter().filter_map(|(schema, key)| {
@@ -114,7 +114,7 @@ impl Standard {
         let entities = built.map(|entity| (entity.name.clone(), Arc::new(entity))).collect();
         match report.into_list().first() {
             Some(problem) => Err(format!("{problem:?}")),
-            None => Ok(Self { entities, tables: Arc::new(tables), facts, extension: None }),
+            None => Ok(Self { entities, tables, facts, extension: None }),
         }
     }
 

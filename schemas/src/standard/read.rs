@@ -187,7 +187,7 @@ pub(crate) fn code<'a>(
     }
     let (current, rule) = list.in_force(found, clock.today);
     match rule {
-        Some(rule @ Rule::CodeNoSuccessor) => remarks.warn(rule),
+        Some(rule @ (Rule::CodeNoSuccessor | Rule::CodeTooEarly)) => remarks.warn(rule),
         Some(rule) => remarks.note(rule),
         None => {}
     }

@@ -44,6 +44,18 @@ fn a_directory_adds_an_entity_and_replaces_a_table() {
 }
 
 #[test]
+fn addresses_are_told_apart_by_the_divisions_of_the_directory() {
+    let provinces = include_str!("../../codes/gbt2260_provinces.csv");
+    let first = provinces.lines().nth(1).expect("a row");
+    let added = first.replacen("北京市", "测试新区市", 1);
+    assert_ne!(first, added, "the table begins with the capital");
+    let standard = loaded(written(&[("gbt2260_provinces.csv", &provinces.replacen(first, &added, 1))]).path());
+    let known = |standard: &Standard, name| standard.entity("LegalEntity").is_some_and(|entity| entity.is_division_name(name));
+    assert!(known(&standard, "测试新区市") && known(&standard, "测试新区") && known(&standard, "青秀区"));
+    assert!(!known(Standard::builtin(), "测试新区市"), "what is built in stays");
+}
+
+#[test]
 fn a_directory_without_files_has_the_built_in_standard() {
     let root = tempfile::tempdir().expect("directory");
     assert_eq!(*loaded(root.path()), *Standard::builtin());
@@ -64,7 +76,9 @@ fn a_retired_code_is_read_as_its_successor_once_it_has_ended() {
              03,绯,,2009-12-31,02\n\
              04,缁,,2019-12-31,\n\
              05,朱,,,01\n\
-             colour-of-the-sky-06,天青,2020-01-01,,\n",
+             colour-of-the-sky-06,天青,2020-01-01,,\n\
+             07,赭,,2018-12-31,08\n\
+             08,褐,2020-01-01,,\n",
         ),
     ]);
     let standard = loaded(root.path());
@@ -83,8 +97,11 @@ fn a_retired_code_is_read_as_its_successor_once_it_has_ended() {
         (2018, "04", "04", vec![]),
         (2026, "04", "04", vec!["code.no_successor"]),
         (2018, "05", "01", vec!["code.retired"]),
+        (2018, "colour-of-the-sky-06", "colour-of-the-sky-06", vec!["code.too_early"]),
         (2026, "colour-of-the-sky-06", "colour-of-the-sky-06", vec![]),
-        (2026, "07", "", vec!["code.unknown"]),
+        (2026, "07", "08", vec!["code.retired"]),
+        (2019, "07", "08", vec!["code.too_early"]),
+        (2026, "09", "", vec!["code.unknown"]),
     ] {
         let mut findings = Vec::new();
         let value = field.read(text, &FieldOptions::default(), &noon(year), &mut findings);
@@ -111,4 +128,56 @@ fn a_changed_entity_follows_only_what_it_reads_and_is_read_by() {
     let retyped = PERMIT.replace(r#"["null", "string"]"#, r#"["null", "long"]"#).replace("code:colours", "integer");
     let said = with(&retyped, PERMIT_KEY).follows(&before).expect_err("another type");
     assert!(said.starts_with("entity Permit does not go with the one in force"), "{said}");
+}
+
+/// A rule over fields of other kinds would hold for every record, and nobody would notice.
+#[test]
+fn a_rule_over_fields_of_other_kinds_is_reported_at_the_field() {
+    let date = |name: &str, kind: &str| {
+        format!(
+            r#"{{"name": "{name}", "type": ["null", {{"type": "int", "logicalType": "date"}}], "default": null, "title": "日期", "doc": "Day.", "kind": "{kind}", "obligation": "optional", "grade": "G0"}}"#
+        )
+    };
+    for (rule, place, message) in [
+        (r#"{"rule": "order", "fields": ["no", "no"]}"#, Some(r#""no""#), "the rule `order` cannot compare `no` and `no`"),
+        (r#"{"rule": "order", "fields": ["day", "no"]}"#, Some(r#""no""#), "the rule `order` cannot compare `day` and `no`"),
+        (r#"{"rule": "order", "fields": ["day", "last"]}"#, None, ""),
+        (
+            r#"{"rule": "citizen_birth", "fields": ["no", "colour"]}"#,
+            Some(r#""colour""#),
+            "reads a date in this place, and `colour` is none",
+        ),
+        (r#"{"rule": "citizen_birth", "fields": ["no", "day"]}"#, None, ""),
+        (
+            r#"{"rule": "citizen_sex", "fields": ["day", "colour"]}"#,
+            Some(r#""day""#),
+            "reads a text, a number or a code in this place, and `day`",
+        ),
+        (
+            r#"{"rule": "positive", "fields": ["no"], "when": "colour present"}"#,
+            Some(r#""no""#),
+            "reads an amount in this place, and `no`",
+        ),
+        (
+            r#"{"rule": "fill", "fields": ["colour"], "value": "9", "when": "no present"}"#,
+            Some(r#""colour""#),
+            "`colour` has no code `9`",
+        ),
+        (r#"{"rule": "fill", "fields": ["colour"], "value": "1", "when": "no present"}"#, None, ""),
+    ] {
+        let fields = format!(", {}, {}],\n\"rules\": [{rule}]}}", date("day", "date"), date("last", "date"));
+        let schema = PERMIT.replace("]}", &fields);
+        let files = [("Permit.avsc", schema.as_str()), ("Permit.key.avsc", PERMIT_KEY), ("colours.csv", "code,name\n1,红\n")];
+        let read = load_standard(written(&files).path());
+        let Some(field) = place else {
+            read.unwrap_or_else(|problems| panic!("{rule}\n{}", problems.render(false)));
+            continue;
+        };
+        let problems = read.expect_err(rule);
+        let [problem] = &problems.list[..] else { panic!("{rule}\n{}", problems.render(false)) };
+        assert!(problem.code == "wrong-kind" && problem.message.contains(message), "{rule}\n{}", problems.render(false));
+        let excerpt = problem.excerpt.as_ref().expect("a place");
+        let shown = excerpt.line.get(excerpt.indent..excerpt.indent + excerpt.width);
+        assert_eq!((excerpt.place.line, shown), (4, Some(field)), "{rule}\n{}", problems.render(false));
+    }
 }

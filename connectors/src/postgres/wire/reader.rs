@@ -32,7 +32,7 @@ impl Reader {
         Self { intake, after: Vec::new(), faults }
     }
 
-    /// Runs `statements` up to their `COPY`, whose rows [`Reader::line`] then gives; the values of the last row before that.
+    /// Runs `statements` up to their `COPY`, whose rows [`Reader::row`] then gives; the values of the last row before that.
     pub(crate) async fn copy(&mut self, statements: &str) -> Result<Vec<String>, SourceError> {
         self.after.clear();
         let begun = async {
@@ -52,7 +52,7 @@ impl Reader {
     }
 
     /// The next message of `COPY`, which is a row or, in binary, the end of them; `None` once all statements have ended well.
-    pub(crate) async fn line(&mut self) -> Result<Option<Bytes>, SourceError> {
+    pub(crate) async fn row(&mut self) -> Result<Option<Bytes>, SourceError> {
         loop {
             let frame = self.intake.next().await.map_err(|error| self.faults.wire("reading a table", &error))?;
             match frame.kind {

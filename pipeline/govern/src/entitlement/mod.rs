@@ -219,7 +219,8 @@ impl Entitlement {
 
     fn project<'a>(&self, key: &[StandardValue<'a>], fields: &[StandardValue<'a>], source_us: i64) -> Vec<StandardValue<'a>> {
         let clock = Clock::at(source_us, &self.zone);
-        let masking = Masking { hash: self.hash.as_ref(), is_division: guitong_schemas::standard::is_division_name };
+        let is_division = |name: &str| self.entity.is_division_name(name);
+        let masking = Masking { hash: self.hash.as_ref(), is_division: &is_division };
         let cell = |column: &Column| match column.source {
             Source::KeyPart(at) => key.get(at).cloned().unwrap_or_default(),
             Source::Field(at) => {

@@ -18,7 +18,7 @@ use crate::keyed::overlay::{Cached, Overlay, StateError};
 use crate::mapping::column::{Cell, Row};
 use crate::mapping::{Bound, Formula, Refusal};
 use crate::stage::arrival::{Arrival, Body, Fault};
-use crate::transform::columns_of;
+use crate::transform::{Raw, columns_of, unreadable_of};
 
 /// What a version of a row was made of, beside itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl JoinPlan {
             let joined = column.checked_sub(FIRST_JOINED).and_then(|at| self.cells.get(at));
             let cell = joined.map_or_else(|| row.cell(*column), |cell| self.cell(*cell, before));
             match cell {
-                Cell::Absent | Cell::Lossy => return Ok(Found::Unknown),
+                Cell::Absent | Cell::Lossy | Cell::Unreadable => return Ok(Found::Unknown),
                 Cell::Missing => return Ok(Found::Missing),
                 Cell::Refused(refusal) => return Ok(Found::Refused(refusal)),
                 cell => match key_text(cell.input()) {
@@ -307,7 +307,7 @@ fn read_one(
                     Some(known) => known.as_deref(),
                     None => kept_of(joins, &key, &source().ok()?),
                 };
-                cells_of(bound, &envelope, (raw.absent, raw.lossy), before)
+                cells_of(bound, &envelope, &raw, before)
             }
         };
         let source = source()?;
@@ -323,12 +323,13 @@ fn read_one(
 fn cells_of<'k>(
     bound: &Bound,
     envelope: &Envelope<'_>,
-    (absent, lossy): (&str, &str),
+    raw: &Raw<'_>,
     before: impl FnOnce() -> Option<&'k [Kept]>,
 ) -> Option<Vec<Kept>> {
     let after = envelope.after.as_ref().filter(|_| envelope.operation != Operation::Delete)?;
-    let (absent, lossy) = (columns_of(&bound.plan, absent), columns_of(&bound.plan, lossy));
-    let row = Row::plain(&bound.slots, after, &absent, &lossy);
+    let (absent, lossy) = (columns_of(&bound.plan, raw.absent), columns_of(&bound.plan, raw.lossy));
+    let unreadable = unreadable_of(&bound.plan, raw.unreadable);
+    let row = Row { unreadable: &unreadable, ..Row::plain(&bound.slots, after, &absent, &lossy) };
     let mut cells: Vec<Kept> = (0..bound.slots.len()).map(|column| Kept::of(&row.cell(column))).collect();
     if cells.contains(&Kept::Absent) {
         let before = before().unwrap_or_default();

@@ -12,6 +12,7 @@ pub(crate) enum Kept {
     Null,
     Absent,
     Lossy,
+    Unreadable,
     Text(Box<str>),
     Integer(i64),
     Boolean(bool),
@@ -27,6 +28,7 @@ impl Kept {
             Cell::Null | Cell::Missing | Cell::Refused(_) => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
+            Cell::Unreadable => Self::Unreadable,
             Cell::Made(text) => Self::Text(text.as_str().into()),
             Cell::Direct(input) => match *input {
                 Input::Text(text) => Self::Text(text.into()),
@@ -45,6 +47,7 @@ impl Kept {
             Self::Null => return Cell::Null,
             Self::Absent => return Cell::Absent,
             Self::Lossy => return Cell::Lossy,
+            Self::Unreadable => return Cell::Unreadable,
             Self::Text(text) => Input::Text(text),
             Self::Integer(number) => Input::Integer(*number),
             Self::Boolean(truth) => Input::Boolean(*truth),
@@ -99,6 +102,7 @@ impl Kept {
             Self::Days(days) => wide(out, 7, i64::from(*days)),
             Self::Local(micros) => wide(out, 8, *micros),
             Self::Instant(micros) => wide(out, 9, *micros),
+            Self::Unreadable => out.u8(10),
         }
     }
 
@@ -118,6 +122,7 @@ impl Kept {
             7 => Self::Days(i32::try_from(from.i64()?).map_err(|_| CodecError::Damaged)?),
             8 => Self::Local(from.i64()?),
             9 => Self::Instant(from.i64()?),
+            10 => Self::Unreadable,
             _ => return Err(CodecError::Damaged),
         })
     }

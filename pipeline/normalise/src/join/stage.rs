@@ -17,7 +17,7 @@ use crate::mapping::column::Row;
 use crate::mapping::{Bound, Columns};
 use crate::stage::arrival::{Arrival, Body, Fault};
 use crate::stage::worker::{Binding, Ends, Verdict, Worker};
-use crate::transform::columns_of;
+use crate::transform::{columns_of, unreadable_of};
 
 /// Rows that one commit of a joined table's truncate removes.
 const TRUNCATE_PAGE: usize = 1_000;
@@ -159,7 +159,13 @@ impl Worker {
         let (absent, lossy) = (columns_of(&bound.plan, raw.absent), columns_of(&bound.plan, raw.lossy));
         let state = || arrival.source.as_ref().and_then(|source| overlay.rows.get(source)?.columns.as_ref());
         let kept = columns.or_else(state);
-        let row = Row { columns: &self.mapping.columns, kept, ..Row::plain(&bound.slots, &after, &absent, &lossy) };
+        let unreadable = unreadable_of(&bound.plan, raw.unreadable);
+        let row = Row {
+            columns: &self.mapping.columns,
+            kept,
+            unreadable: &unreadable,
+            ..Row::plain(&bound.slots, &after, &absent, &lossy)
+        };
         plan.join(&row, Some(&overlay.joins.groups)).err()
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Cell<'a> {
     Absent,
     /// The source sent a value that the column's type on the wire could not hold.
     Lossy,
+    /// The source sent a value that does not read, such as text in another character set.
+    Unreadable,
     /// A dictionary has no row for the key.
     Missing,
     /// Which of several rows is meant cannot be told.
@@ -38,6 +40,8 @@ pub(crate) struct Row<'r, 'a> {
     pub(crate) absent: &'r [usize],
     /// Places among `values` of what the wire could not hold.
     pub(crate) lossy: &'r [usize],
+    /// Places of absent columns whose value does not read, with its first bytes in hexadecimal digits.
+    pub(crate) unreadable: &'r [(usize, &'r str)],
     /// What is known of absent columns.
     pub(crate) kept: Option<&'a Columns>,
     /// Cells of joined rows, whose columns are numbered from [`FIRST_JOINED`] on.
@@ -49,7 +53,7 @@ pub(crate) struct Row<'r, 'a> {
 impl<'r, 'a> Row<'r, 'a> {
     /// A row of which nothing is known but what its event says.
     pub(crate) fn plain(slots: &'r [Slot], values: &'r [Value<'a>], absent: &'r [usize], lossy: &'r [usize]) -> Self {
-        Self { slots, columns: &[], values, absent, lossy, kept: None, joined: &[], lists: &[] }
+        Self { slots, columns: &[], values, absent, lossy, unreadable: &[], kept: None, joined: &[], lists: &[] }
     }
 
     /// A row that is kept, all of whose columns are joined ones.
@@ -77,6 +81,9 @@ impl<'r, 'a> Row<'r, 'a> {
             return joined.cloned().unwrap_or(Cell::Null);
         };
         if self.absent.contains(&slot.index) {
+            if self.unreadable.iter().any(|(place, _)| *place == slot.index) {
+                return Cell::Unreadable;
+            }
             let known = self.kept.zip(self.columns.get(column)).and_then(|(kept, name)| kept.get(name));
             return known.map_or(Cell::Absent, |text| Cell::Direct(Input::Text(text)));
         }
@@ -85,12 +92,19 @@ impl<'r, 'a> Row<'r, 'a> {
         }
         self.values.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
     }
+
+    /// The first bytes of the value that does not read, of the first such column that is `read`, as `\xC4CF`.
+    pub(crate) fn unreadable_bytes(&self, read: impl Fn(usize) -> bool) -> Option<String> {
+        let bytes = |slot: &Slot| self.unreadable.iter().find(|(place, _)| *place == slot.index).map(|(_, bytes)| bytes);
+        let of_read = self.slots.iter().enumerate().filter(|(at, _)| read(*at)).find_map(|(_, slot)| bytes(slot));
+        of_read.map(|bytes| format!("\\x{}", bytes.to_ascii_uppercase()))
+    }
 }
 
 impl<'a> Cell<'a> {
     pub(crate) fn input(&self) -> Option<Input<'_>> {
         match self {
-            Self::Null | Self::Absent | Self::Lossy | Self::Missing | Self::Refused(_) => None,
+            Self::Null | Self::Absent | Self::Lossy | Self::Unreadable | Self::Missing | Self::Refused(_) => None,
             Self::Direct(input) => Some(*input),
             Self::Made(text) => Some(Input::Text(text)),
         }

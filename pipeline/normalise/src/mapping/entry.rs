@@ -72,6 +72,8 @@ pub(crate) enum Refusal {
     ColumnAbsent,
     /// The column's type on the wire could not hold the value.
     ColumnLossy,
+    /// The source's value does not read.
+    ColumnUnreadable,
     /// A dictionary has no row for the key.
     LookupMissing,
     ExpressionFailed,
@@ -340,6 +342,7 @@ impl<'a> Reading<'a> {
             Cell::Made(text) => Self::Made(text),
             Cell::Absent => Self::Refused(Refusal::ColumnAbsent),
             Cell::Lossy => Self::Refused(Refusal::ColumnLossy),
+            Cell::Unreadable => Self::Refused(Refusal::ColumnUnreadable),
             Cell::Missing => Self::Refused(Refusal::LookupMissing),
             Cell::Refused(refusal) => Self::Refused(refusal),
         }
@@ -377,6 +380,9 @@ fn cells<'a>(row: &Row<'_, 'a>, slots: &[usize]) -> Result<SmallVec<[Cell<'a>; 4
     }
     if cells.contains(&Cell::Lossy) {
         return Err(Refusal::ColumnLossy);
+    }
+    if cells.contains(&Cell::Unreadable) {
+        return Err(Refusal::ColumnUnreadable);
     }
     if cells.contains(&Cell::Missing) {
         return Err(Refusal::LookupMissing);

@@ -14,6 +14,8 @@ pub(crate) const UNREAD: u8 = 0xFF;
 pub(crate) const VERSION: &str = "guitong-version";
 pub(crate) const ABSENT: &str = "guitong-absent";
 pub(crate) const LOSSY: &str = "guitong-lossy";
+/// Columns left out because their value does not read, each with its first bytes.
+pub(crate) const UNREADABLE: &str = "guitong-unreadable";
 /// Columns left out because their value is over the limit: what was known of them before no longer holds.
 pub(crate) const TOO_LARGE: &str = "guitong-too-large";
 
@@ -135,6 +137,6 @@ impl Arrival {
     pub(crate) fn raw(&self) -> Raw<'_> {
         let header = |name| self.record.header(name).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
         let avro = self.record.value.as_deref().and_then(|value| frame::read(value).ok()).map_or(&[][..], |(_, body)| body);
-        Raw { avro, absent: header(ABSENT), lossy: header(LOSSY) }
+        Raw { avro, absent: header(ABSENT), lossy: header(LOSSY), unreadable: header(UNREADABLE) }
     }
 }

@@ -48,6 +48,15 @@ pub(crate) struct Raw<'a> {
     pub(crate) absent: &'a str,
     /// Avro fields whose type could not hold the value, one a line.
     pub(crate) lossy: &'a str,
+    /// Absent ones whose value does not read, one a line: its first bytes in hexadecimal digits, a space, and the field.
+    pub(crate) unreadable: &'a str,
+}
+
+impl<'a> Raw<'a> {
+    /// An event that was sent whole.
+    pub(crate) fn whole(avro: &'a [u8]) -> Self {
+        Self { avro, absent: "", lossy: "", unreadable: "" }
+    }
 }
 
 /// One event, read.
@@ -136,7 +145,7 @@ impl<'m> Runner<'m> {
         fallback_us: i64,
         groups: Option<&Cached<Group>>,
     ) -> Result<Event, DecodeError> {
-        let Raw { avro, absent, lossy } = *raw;
+        let Raw { avro, absent, lossy, unreadable } = *raw;
         let envelope = bound.plan.envelope(avro)?;
         let source_ts_us = envelope.source_ts_us.unwrap_or(fallback_us);
         let after = match (envelope.operation, envelope.after) {
@@ -147,8 +156,9 @@ impl<'m> Runner<'m> {
         };
         let absent = columns_of(&bound.plan, absent);
         let lossy = columns_of(&bound.plan, lossy);
+        let unreadable = unreadable_of(&bound.plan, unreadable);
         let (slots, columns, values) = (&*bound.slots, &*self.mapping.columns, &*after);
-        let alone = Row { columns, kept, ..Row::plain(slots, values, &absent, &lossy) };
+        let alone = Row { columns, kept, unreadable: &unreadable, ..Row::plain(slots, values, &absent, &lossy) };
         let beside = match self.mapping.joins.as_ref().map(|plan| plan.join(&alone, groups)) {
             None => Beside::default(),
             Some(Ok(beside)) => beside,
@@ -416,7 +426,10 @@ impl<'m> Runner<'m> {
                 let index = usize::from(finding.field);
                 let plan = self.mapping.fields.iter().find(|plan| plan.index == index);
                 let text = plan.and_then(|plan| match plan.choose(row) {
-                    Ok(Chosen::Entry(entry)) => text_of_reading(entry.source(row)),
+                    Ok(Chosen::Entry(entry)) => match entry.source(row) {
+                        Reading::Refused(Refusal::ColumnUnreadable) => row.unreadable_bytes(|slot| plan.reads(slot)),
+                        reading => text_of_reading(reading),
+                    },
                     _ => None,
                 });
                 let grade = self.mapping.entity.grade(index, values, clock);
@@ -468,6 +481,11 @@ pub(crate) fn columns_of(plan: &DecodePlan, names: &str) -> SmallVec<[usize; 4]>
     names.split('\n').filter(|name| !name.is_empty()).filter_map(|name| plan.field(name)).collect()
 }
 
+/// Places in the row of the fields whose value does not read, each with its first bytes.
+pub(crate) fn unreadable_of<'h>(plan: &DecodePlan, header: &'h str) -> SmallVec<[(usize, &'h str); 2]> {
+    header.lines().filter_map(|line| line.split_once(' ')).filter_map(|(bytes, name)| Some((plan.field(name)?, bytes))).collect()
+}
+
 /// The level of a value that cannot be read: an error where the field must be there, else at least `least`.
 fn by_obligation(field: &EntityField, least: Level) -> Level {
     if field.obligation == Obligation::Mandatory && !field.derived { Level::Error } else { least }
@@ -478,6 +496,7 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
     match refusal {
         Refusal::CodeUnlisted => (Level::Warning, Rule::CodeUnknown),
         Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
+        Refusal::ColumnUnreadable => (Level::Warning, Rule::ColumnUnreadable),
         Refusal::LookupMissing => (Level::Warning, Rule::LookupMissing),
         Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
         Refusal::ExpressionStopped => (Level::Warning, Rule::ExpressionStopped),

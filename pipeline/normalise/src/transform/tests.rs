@@ -47,7 +47,7 @@ impl Case {
 
     fn run(&self, cells: &[Option<&str>], kept: Option<&Columns>) -> Event {
         let (avro, absent) = self.source.event(Operation::Create, cells);
-        let raw = Raw { avro: &avro, absent: &absent, lossy: "" };
+        let raw = Raw { absent: &absent, ..Raw::whole(&avro) };
         Runner::new(&self.mapping, 7).run(&self.bound, &raw, kept, 0).expect("decodes")
     }
 
@@ -322,7 +322,7 @@ fn what_the_wire_could_not_hold_is_no_null() {
     let case = Case::enterprise();
     let code = uscc(4);
     let (avro, _) = case.source.event(Operation::Create, &enterprise_row(&code));
-    let run = |lossy| Runner::new(&case.mapping, 7).run(&case.bound, &Raw { avro: &avro, absent: "", lossy }, None, 0);
+    let run = |lossy| Runner::new(&case.mapping, 7).run(&case.bound, &Raw { lossy, ..Raw::whole(&avro) }, None, 0);
     let Change::Good(records) = run("zczb").expect("decodes").change else { panic!("an optional field") };
     assert_eq!(&records[0].quality[..], b"reg_capital:column.lossy");
     let Change::Bad { rejections } = run("clrq").expect("decodes").change else { panic!("a mandatory field") };
@@ -361,7 +361,7 @@ fn a_delete_and_a_truncate_have_no_row() {
     let mut cells = vec![None; ENTERPRISE.len() + 1];
     cells[0] = Some("1");
     let (avro, absent) = case.source.event(Operation::Delete, &cells);
-    let event = Runner::new(&case.mapping, 7).run(&case.bound, &Raw { avro: &avro, absent: &absent, lossy: "" }, None, 0);
+    let event = Runner::new(&case.mapping, 7).run(&case.bound, &Raw { absent: &absent, ..Raw::whole(&avro) }, None, 0);
     let event = event.expect("decodes");
     assert!(
         matches!(event, Event { change: Change::Delete, columns: None, source_ts_us: NOW_US, operation: Operation::Delete, .. }),
@@ -388,7 +388,7 @@ proptest! {
         let at = at % avro.len();
         avro[at] ^= byte;
         avro.truncate(avro.len() - cut % avro.len());
-        let raw = Raw { avro: &avro, absent: "djzt\nno_such", lossy: "" };
+        let raw = Raw { absent: "djzt\nno_such", ..Raw::whole(&avro) };
         let _ = Runner::new(&case.mapping, 7).run(&case.bound, &raw, None, 0);
     }
 }
@@ -455,7 +455,7 @@ fn events_run_at_a_steady_rate() {
     let (started, mut records) = (Instant::now(), 0);
     for _ in 0..rounds {
         for avro in &events {
-            let event = runner.run(&case.bound, &Raw { avro, absent: "", lossy: "" }, None, 0).expect("decodes");
+            let event = runner.run(&case.bound, &Raw::whole(avro), None, 0).expect("decodes");
             records += usize::from(matches!(event.change, Change::Good(_)));
         }
     }
