@@ -5,6 +5,7 @@
 
 mod normalise {
     mod claims;
+    mod enumerated;
     mod faults;
     pub(crate) mod harness;
     mod histories;

@@ -7,13 +7,17 @@ use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, T
 
 use super::plan::{ID, JoinPlan, JoinedTable};
 use super::state::Refresh;
-use super::{APART, BESIDE, GROUPS, JOINED, REFRESH};
+use super::{APART, BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
 use crate::stage::arrival::UNREAD;
 
 /// Entries of a map that one commit removes.
 const PAGE: usize = 1_000;
+
+/// Values of the map of joined tables.
+const LOADED: Bytes = Bytes::new();
+const LOADING: Bytes = Bytes::from_static(&[1]);
 
 /// How the joined tables stand.
 #[derive(Debug)]
@@ -30,7 +34,8 @@ pub(crate) enum Standing {
 pub(crate) struct Load {
     pub(crate) from: Vec<(TopicPartition, u64)>,
     pub(crate) upto: Vec<(TopicPartition, u64)>,
-    ids: Vec<Bytes>,
+    /// The tables that are read; others may have the same topics.
+    pub(crate) ids: Vec<Bytes>,
     /// The table whose rows make records, where it is among them.
     group: Option<[u8; ID]>,
 }
@@ -43,12 +48,10 @@ impl Load {
 
     /// Says so, once all of it is committed.
     pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
-        let loaded = |id: &Bytes| StateChange { map: JOINED.into(), key: id.clone(), value: Some(Bytes::new()) };
         if let Some(id) = &self.group {
             sweep(owner, id).await?;
         }
-        owner.append(Batch { state: self.ids.iter().map(loaded).collect(), ..Batch::default() }).await?;
-        Ok(())
+        note(owner, &self.ids, LOADED).await
     }
 }
 
@@ -59,12 +62,15 @@ pub(crate) async fn standing(
     plan: &JoinPlan,
     system: &str,
 ) -> Result<Standing, SessionError> {
-    let known: BTreeSet<Bytes> = owner.scan(JOINED, &[], None, PAGE).await?.into_iter().map(|(id, _)| id).collect();
     let id = |table: &JoinedTable| Bytes::copy_from_slice(&table.id);
     let wanted: BTreeSet<Bytes> = plan.tables.iter().map(id).collect();
-    for gone in known.difference(&wanted) {
-        forget(owner, gone).await?;
+    let (known, rest): (Vec<_>, Vec<_>) =
+        owner.scan(JOINED, &[], None, PAGE).await?.into_iter().partition(|(id, value)| *value == LOADED && wanted.contains(id));
+    // What was read of a table in part is read from the beginning.
+    for (gone, _) in rest {
+        forget(owner, &gone).await?;
     }
+    let known: BTreeSet<Bytes> = known.into_iter().map(|(id, _)| id).collect();
     let unread: Vec<&JoinedTable> = plan.tables.iter().filter(|table| !known.contains(&table.id[..])).collect();
     if unread.is_empty() {
         return Ok(Standing::Ready(topics(log, owner, plan).await?));
@@ -87,7 +93,39 @@ pub(crate) async fn standing(
             load.upto.push((at, end));
         }
     }
+    note(owner, &load.ids, LOADING).await?;
     Ok(Standing::Unread(load))
+}
+
+/// Lets go of everything that is kept for joins, where the resource has none any more.
+pub(crate) async fn forget_all(owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
+    if owner.scan(JOINED, &[], None, 1).await?.is_empty() {
+        return Ok(());
+    }
+    // The tables' names go last, so a stop in between begins again.
+    for map in [REFRESH, USERS, LINKS, INPUTS, GROUPS, APART, BESIDE, JOINED] {
+        clear(owner, map, &[]).await?;
+    }
+    Ok(())
+}
+
+/// Says how far tables are read.
+async fn note(owner: &mut dyn OwnedLog, ids: &[Bytes], value: Bytes) -> Result<(), SessionError> {
+    let change = |id: &Bytes| StateChange { map: JOINED.into(), key: id.clone(), value: Some(value.clone()) };
+    owner.append(Batch { state: ids.iter().map(change).collect(), ..Batch::default() }).await?;
+    Ok(())
+}
+
+/// Removes the entries of a map whose keys begin so.
+async fn clear(owner: &mut dyn OwnedLog, map: &'static str, prefix: &[u8]) -> Result<(), SessionError> {
+    loop {
+        let page = owner.scan(map, prefix, None, PAGE).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let state = page.into_iter().map(|(key, _)| StateChange { map: map.into(), key, value: None }).collect();
+        owner.append(Batch { state, ..Batch::default() }).await?;
+    }
 }
 
 /// Where each joined topic that is there is to be read on from.
@@ -147,15 +185,7 @@ async fn sweep(owner: &mut dyn OwnedLog, id: &[u8; ID]) -> Result<(), SessionErr
 async fn forget(owner: &mut dyn OwnedLog, id: &Bytes) -> Result<(), SessionError> {
     debug_assert_eq!(id.len(), ID);
     for map in [BESIDE, GROUPS, APART, REFRESH] {
-        loop {
-            let page = owner.scan(map, id, None, PAGE).await?;
-            let last = page.len() < PAGE;
-            let state = page.into_iter().map(|(key, _)| StateChange { map: map.into(), key, value: None }).collect();
-            owner.append(Batch { state, ..Batch::default() }).await?;
-            if last {
-                break;
-            }
-        }
+        clear(owner, map, id).await?;
     }
     let state = vec![
         StateChange { map: REFRESH.into(), key: id.clone(), value: Some(Refresh::default().encode()) },

@@ -351,7 +351,7 @@ pub(crate) fn apply(
     plan: &JoinPlan,
     change: BesideChange,
     source_ts_us: i64,
-    follows: bool,
+    follows: impl Fn(&JoinedTable) -> bool,
 ) -> SmallVec<[GroupKey; 2]> {
     let BesideChange { table, key, source, version, now } = change;
     let old = joins.rows.get(&key).cloned();
@@ -382,7 +382,7 @@ pub(crate) fn apply(
     if is_same {
         return SmallVec::new();
     }
-    if follows {
+    if plan.tables.get(table).is_some_and(follows) {
         changed.iter().for_each(|group| joins.follow(group.clone(), version, source_ts_us));
     }
     changed

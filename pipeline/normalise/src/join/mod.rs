@@ -8,7 +8,7 @@
 //!
 //! | map | key | value |
 //! |---|---|---|
-//! | `joined` | id of a joined table | empty: its rows are all there |
+//! | `joined` | id of a joined table | empty: its rows are all there; 1: they are being read |
 //! | `beside` | id, source key of its row | [`state::BesideRow`] |
 //! | `groups` | id, values of the key: [`GroupKey`] | [`state::Group`], the rows of that key, or how many they are |
 //! | `apart` | group key, source key of its row | [`state::GroupRow`], a row of a group that is too large for one value |

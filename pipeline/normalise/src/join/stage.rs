@@ -37,11 +37,16 @@ pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
 pub(crate) struct Joining {
     /// By joined table and writer's schema.
     bindings: HashMap<(usize, u32), Binding>,
-    /// Nothing of the resource stands yet that a change of a joined row could concern.
-    pub(crate) is_loading: bool,
+    /// Ids of tables that are read for the first time: nothing of the resource is made of their rows yet.
+    pub(crate) loading: Vec<Bytes>,
 }
 
 impl Joining {
+    /// Whether what used a table's rows is made again when they change; records that they make are made of the first as well.
+    fn follows(&self, table: &JoinedTable) -> bool {
+        table.is_group() || !self.loading.iter().any(|id| **id == table.id)
+    }
+
     /// The binding of a schema that lacks columns.
     pub(crate) fn misfit(&self, schema: u32) -> Option<&Binding> {
         let of_schema = self.bindings.iter().filter(|((_, id), _)| *id == schema).map(|(_, binding)| binding);
@@ -200,7 +205,7 @@ impl Worker {
             if table.is_some() && change.has_no_key() {
                 taken = Err(Fault::Group);
             }
-            let follows = table.is_some() || !self.joining.is_loading;
+            let follows = |table: &JoinedTable| self.joining.follows(table);
             let changed = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
             for record in changed.iter().filter_map(|group| table?.record_of(group)) {
                 note_event(overlay, &record, arrival);
@@ -219,7 +224,7 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         for (_, table) in mapping.joins.iter().flat_map(|plan| plan.of_topic(&arrival.record.at.topic)) {
-            let follows = table.is_group() || !self.joining.is_loading;
+            let follows = self.joining.follows(table);
             let mut after: Option<Bytes> = None;
             loop {
                 let page = owner.scan(BESIDE, &table.id, after.as_deref(), TRUNCATE_PAGE).await?;

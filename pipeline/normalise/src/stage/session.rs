@@ -69,9 +69,10 @@ struct Session {
 }
 
 impl Session {
-    /// Whether the rows that stand may change; they do not while a rebuild's take their place.
+    /// Whether something may be read: the resource's own rows do not change while a rebuild's take their place.
     fn is_open(&self) -> bool {
-        self.paused.is_none() && !self.rebuild.as_ref().is_some_and(Rebuild::is_replacing)
+        let is_replacing = self.load.is_none() && self.rebuild.as_ref().is_some_and(Rebuild::is_replacing);
+        self.paused.is_none() && !is_replacing
     }
 
     /// Whether there is work that waits for nothing.
@@ -147,8 +148,10 @@ impl Normaliser {
                 Standing::Unread(unread) => load = Some(unread),
                 Standing::Ready(from) => beside = from,
             }
+        } else {
+            join::begin::forget_all(&mut *owner).await?;
         }
-        worker.joining.is_loading = load.is_some();
+        worker.joining.loading = load.iter().flat_map(|load| load.ids.clone()).collect();
         let refreshing = self.mapping.joins.is_some() && load.is_none();
         let (replay, paused, asked) = (None, None, None);
         let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, paused, asked };

@@ -3,10 +3,10 @@
 use guitong_log::OwnedLog;
 
 use super::worker::Worker;
-use crate::claims;
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
 use crate::quarantine::{DropReport, Filter, QuarantineStore, Surrender, dropped, record};
+use crate::{claims, join};
 
 /// Entries that one commit gives up.
 const PAGE: usize = 1_000;
@@ -30,6 +30,9 @@ impl Worker {
             if !meant.is_empty() {
                 let mut overlay = Overlay::new(self.counters.clone());
                 overlay.rows.load(owner, meant.iter().filter_map(|(_, entry)| entry.source.clone())).await?;
+                if self.mapping.joins.is_some() {
+                    overlay.joins.links.load(owner, meant.iter().filter_map(|(_, entry)| entry.source.clone())).await?;
+                }
                 overlay.entries.load(owner, meant.iter().map(|(seq, _)| claims::entry_key(*seq))).await?;
                 let at_us = jiff::Timestamp::now().as_microsecond();
                 let held = overlay.totals.held_back;
@@ -38,6 +41,10 @@ impl Worker {
                     let row = entry.source.as_ref().and_then(|source| overlay.rows.get(source));
                     let stays = row.is_some_and(|row| row.good.is_some());
                     let effect = claims::let_go(&mut overlay, entry.source.as_ref(), *seq);
+                    if let Some(source) = entry.source.as_ref().filter(|_| self.mapping.joins.is_some()) {
+                        // Nor is it made again when a joined row changes.
+                        join::overlay::note(&mut overlay, source, None);
+                    }
                     let released = effect.released.iter();
                     records.extend(released.map(|seq| record::released(&self.quarantine_topic, *seq, at_us / 1_000)));
                     records.push(dropped::record(resource, *seq, entry, surrender, at_us, stays));

@@ -8,14 +8,14 @@ use rand::{Rng, SeedableRng};
 use super::super::harness::{Stage, uscc};
 use super::world::{COMPANIES, LOOKUPS, Rows, Step, World, gone, put};
 
-const CODE: &str = "11450000PDY00001X0";
+pub(super) const CODE: &str = "11450000PDY00001X0";
 const DIVISIONS: [&str; 3] = ["450102", "450103", "450202"];
 
 /// A record's company, authority, division and contact.
-type Fields = (String, String, String, Option<String>);
+pub(super) type Fields = (String, String, String, Option<String>);
 
 /// What the rows come to by credit code, and how many companies lack what they must have.
-fn standing(rows: &Rows, newest: &BTreeMap<u32, u64>) -> (BTreeMap<String, Fields>, usize) {
+pub(super) fn standing(rows: &Rows, newest: &BTreeMap<u32, u64>) -> (BTreeMap<String, Fields>, usize) {
     let none = BTreeMap::new();
     let of = |table: &str| rows.get(table).unwrap_or(&none).values();
     let text = |row: &[Option<String>], at: usize| row.get(at).cloned().flatten();
@@ -43,7 +43,7 @@ fn standing(rows: &Rows, newest: &BTreeMap<u32, u64>) -> (BTreeMap<String, Field
     (found.into_iter().map(|(code, (_, fields))| (code, fields)).collect(), missing)
 }
 
-async fn published(world: &World) -> BTreeMap<String, Fields> {
+pub(super) async fn published(world: &World) -> BTreeMap<String, Fields> {
     let standing = world.standing().await.into_iter();
     let fields = |fields: BTreeMap<String, String>| {
         let text = |name: &str| fields.get(name).cloned();
@@ -54,11 +54,11 @@ async fn published(world: &World) -> BTreeMap<String, Fields> {
 }
 
 /// The department at work.
-struct Clerks {
-    random: StdRng,
+pub(super) struct Clerks {
+    pub(super) random: StdRng,
     /// Number of the last change of each company.
-    newest: BTreeMap<u32, u64>,
-    at: u64,
+    pub(super) newest: BTreeMap<u32, u64>,
+    pub(super) at: u64,
 }
 
 impl Clerks {
@@ -74,7 +74,6 @@ impl Clerks {
         let number = |random: &mut StdRng| random.random_range(1..=3_u32);
         let values = match table {
             "qy" => {
-                self.newest.insert(id, self.at);
                 let staff = if random.random_bool(0.5) { number(random).to_string() } else { String::new() };
                 vec![uscc(random.random_range(1..=5)), format!("示例{}公司", self.at), number(random).to_string(), staff]
             }
@@ -89,12 +88,15 @@ impl Clerks {
         (table, id, Some(values))
     }
 
-    async fn transaction(&mut self, world: &mut World) {
+    pub(super) async fn transaction(&mut self, world: &mut World) {
         let mut owned = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..self.random.random_range(1..5) {
             let step = self.step(&world.rows);
             if seen.insert((step.0, step.1)) {
+                if step.0 == "qy" && step.2.is_some() {
+                    self.newest.insert(step.1, self.at);
+                }
                 owned.push(step);
             }
         }

@@ -4,4 +4,5 @@ mod details;
 mod groups;
 mod histories;
 mod lookups;
+mod rebuild;
 mod world;

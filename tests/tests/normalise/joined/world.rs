@@ -90,7 +90,7 @@ reg_address = { const = "示例路1号" }
 "#;
 
 /// What a directory needs to hold a resource that reads the department's tables.
-fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
+pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
     let root = tempfile::tempdir().unwrap();
     let files = [
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
