@@ -245,3 +245,25 @@ async fn bytes_of_another_character_set_and_a_name_of_ten_megabytes_harm_nobody_
     assert!(shown.out.contains("guitong system snapshot licensing --table main.qy --where"), "{}", shown.out);
     assert!(list.to_string().len() < 10_000, "what is shown is cut");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_leaves_the_condition_of_its_resource_and_comes_back() {
+    let (exchange, mut department) = exchange().await;
+    let path = exchange.path().join("resources/enterprise.toml");
+    let file = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, file.replace("[map]", "where = \"row.fddbr != '停用'\"\n\n[map]")).unwrap();
+    let node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    run(&mut department, "UPDATE qy SET fddbr = '停用' WHERE bh = 2".to_owned()).await;
+    holds(&exchange, &["公司1", "公司3"]).await;
+    // Changes of a row that stays outside give nothing, and are not lost: it comes back as it is by then.
+    run(&mut department, "UPDATE qy SET qymc = '公司9' WHERE bh = 2".to_owned()).await;
+    run(&mut department, format!("INSERT INTO qy VALUES (4, '{}', '公司4', '停用')", credit_code(4))).await;
+    run(&mut department, "UPDATE qy SET fddbr = '韦小明' WHERE bh = 2".to_owned()).await;
+    holds(&exchange, &["公司1", "公司3", "公司9"]).await;
+    run(&mut department, "UPDATE qy SET fddbr = '停用' WHERE bh = 2".to_owned()).await;
+    holds(&exchange, &["公司1", "公司3"]).await;
+    drop(node);
+    let rejected = exchange.command(&["quarantine", "list", "--json"]).unwrap();
+    assert_eq!(rejected.out.trim(), "[]", "a row outside is not rejected: {}", rejected.out);
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use guitong_log::{ExchangeLog, OwnerId, Role};
 use guitong_normalise::{Filter, HandleError, Phase, RebuildReport, Surrender};
+use guitong_schemas::contract::quality::PauseAbove;
 use guitong_schemas::contract::{Name, Resource};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -163,6 +164,33 @@ async fn a_kill_while_joined_tables_are_read_leaves_nothing_out() {
     world.settled(&stage).await;
     let newest = (1..=30).map(|id| (id, u64::from(id))).collect();
     assert_eq!(published(&world).await, standing(&world.rows, &newest).0, "seed {seed}");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_changes_beside_a_row_that_is_made_already_is_not_missed() {
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
+    world.transaction(&[put("bm_zd", 1, &["01", "甲局", CODE, "nn"]), put("qh_zd", 1, &["nn", "450103"])]).await;
+    for id in 1..=7 {
+        let staff = if id <= 4 { "9" } else { "8" };
+        world.transaction(&[put("qy", id, &[&uscc(id), &format!("公司{id}"), "01", staff])]).await;
+    }
+    world.loaded().await;
+    let stage = world.start();
+    world.settled(&stage).await;
+    // The rebuild halts behind the last row.
+    let lines = LOOKUPS.replace("status = { const = \"1\" }", "status = { from = \"lxr\", codes = { \"9\" = \"1\" } }");
+    let mut changed = resource(&lines);
+    changed.quality.pause_above = PauseAbove { percent: 50, of: 4 };
+    reload(&stage, &changed).await;
+    let revision = stage.handle.rebuild().await.unwrap();
+    stage.until(|status| status.rebuild.as_ref().is_some_and(|rebuild| rebuild.halted.is_some())).await;
+    world.transaction(&[put("bm_zd", 1, &["01", "新局", CODE, "nn"])]).await;
+    world.settled(&stage).await;
+    assert!(stage.handle.resume().await.unwrap());
+    stage.until(|status| status.rebuilt.is_some_and(|report| report.revision == revision)).await;
+    let authorities: Vec<String> = published(&world).await.into_values().map(|(_, authority, _, _)| authority).collect();
+    assert_eq!(authorities, ["新局"; 4]);
     stage.stop().await;
 }
 
