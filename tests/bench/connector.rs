@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
-use guitong_log::{ExchangeLog, LogReader, ReadBudget, TopicPartition};
+use guitong_log::{ExchangeLog, LogReader, ReadBudget, Role, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::contract::Secret;
 use guitong_schemas::contract::system::{SourceConfig, System, TablePattern};
@@ -109,7 +109,7 @@ impl Contestant {
         let home = TempDir::new()?;
         let schemas = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await?;
         let log: Arc<dyn ExchangeLog> = match broker {
-            Some(broker) => Arc::new(log::kafka::open(&broker.bootstrap(), "connector", &home).await?),
+            Some(broker) => Arc::new(log::kafka::open(&broker.bootstrap(), "connector", &[Role::Connect], &home).await?),
             None => Arc::new(schemas.clone()),
         };
         let connector = stream::connector(Arc::clone(&log), &schemas, system(&server)?).await?;

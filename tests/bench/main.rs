@@ -83,7 +83,7 @@ fn main() -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
     let verdict = match what {
         What::Codec => codec::run(runs),
-        What::Normalise => normalise::run(runs),
+        What::Normalise => runtime.block_on(normalise::run(runs, !without_kafka)),
         What::Checks => checks::run(runs),
         What::Log => runtime.block_on(log::run(runs, !without_kafka)),
         What::PgStream => runtime.block_on(stream::run(runs, !without_kafka)),

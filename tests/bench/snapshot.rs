@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use guitong_log::Role;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_schemas::contract::system::System;
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
@@ -59,7 +60,8 @@ pub(crate) async fn run(runs: usize, rows: u64, with_kafka: bool) -> Outcome {
         let system = of(&server, &format!("kafka_{number}"), 2)?;
         let schemas = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("schemas.db"), max_bytes: None }).await?;
         let state = TempDir::new()?;
-        let kafka = Arc::new(log::kafka::open(&broker.bootstrap(), &format!("snapshot{number}"), &state).await?);
+        let kafka =
+            Arc::new(log::kafka::open(&broker.bootstrap(), &format!("snapshot{number}"), &[Role::Connect], &state).await?);
         let before = machine::cpu_seconds("self");
         let took = into(Arc::<guitong_log::kafka::KafkaLog>::clone(&kafka), &schemas, system.clone(), rows).await?;
         rounds.add(KAFKA, rows, took);

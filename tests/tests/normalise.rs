@@ -5,6 +5,7 @@
 
 mod normalise {
     mod claims;
+    mod columns;
     mod enumerated;
     mod faults;
     pub(crate) mod harness;

@@ -125,6 +125,10 @@ pub struct ResourceStatus {
     pub held_back: u64,
     pub quarantined: u64,
     pub oldest_quarantined_seconds: Option<u64>,
+    /// Columns that the mapping reads and the table no longer has so: table, column, change, version, time, fields,
+    /// subscriptions.
+    #[serde(default)]
+    pub column_changes: serde_json::Value,
     /// How far the resource is made again, where it is.
     #[serde(default)]
     pub rebuild: Option<RebuildStatus>,

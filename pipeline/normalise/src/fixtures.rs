@@ -7,7 +7,7 @@ use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
-use guitong_schemas::contract::{Directory, Name, Resource, load};
+use guitong_schemas::contract::{Directory, Name, Resource, SinkConfig, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
@@ -117,6 +117,28 @@ impl Source {
         let absent: Vec<&str> = marks.absent.iter().filter_map(|at| self.plan.field(*at)).map(|name| &**name).collect();
         (out.split_off(frame::LEN), absent.join("\n"))
     }
+}
+
+/// Subscriptions of a resource by name, with their fields and their condition.
+pub(crate) fn subscriptions(
+    resource: &str,
+    all: &[(&str, &[&str], Option<&str>)],
+) -> std::collections::BTreeMap<Name, Arc<Subscription>> {
+    let name = |text: &str| Name::parse(text).expect("a name");
+    let subscription = |(own, fields, condition): &(&str, &[&str], Option<&str>)| Subscription {
+        name: name(own),
+        subscriber: name("credit-office"),
+        resource: name(resource),
+        purpose: "信用主体建档".into(),
+        approval: None,
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+        condition: condition.map(str::to_owned),
+        masks: std::collections::BTreeMap::new(),
+        unchanged: false,
+        sink: SinkConfig::Sqlite { path: "sink.db".into(), table: "t".into() },
+        secret: None,
+    };
+    all.iter().map(|one| (name(one.0), Arc::new(subscription(one)))).collect()
 }
 
 /// The mapping of a field as it stands in a column.

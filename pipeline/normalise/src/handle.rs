@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::drift::ColumnChange;
 use crate::mapping::MappingError;
 use crate::quality::QualityReport;
 use crate::quarantine::{DropReport, Filter, QuarantineItem, QuarantineList, Surrender};
@@ -50,6 +51,8 @@ pub struct NormaliserStatus {
     pub rebuilt: Option<RebuildReport>,
     /// Version under which the newest records were published.
     pub version: String,
+    /// Columns that the mapping reads and that the table no longer has so.
+    pub changes: Vec<ColumnChange>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

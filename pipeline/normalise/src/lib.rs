@@ -4,6 +4,7 @@
 
 mod claims;
 pub mod draft;
+mod drift;
 mod error;
 #[cfg(test)]
 mod fixtures;
@@ -21,6 +22,7 @@ mod transform;
 mod trial;
 
 pub use claims::EntityRecord;
+pub use drift::{ColumnChange, Subscriptions, What};
 pub use error::NormaliseError;
 pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayReport};
 pub use keyed::overlay::StateError;

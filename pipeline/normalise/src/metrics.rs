@@ -15,6 +15,7 @@ pub struct Metrics {
     findings: IntCounterVec,
     held_back: IntGaugeVec,
     quarantined: IntGaugeVec,
+    changed_columns: IntGaugeVec,
     oldest_seconds: GaugeVec,
     dropped: IntCounterVec,
     paused: IntGaugeVec,
@@ -63,6 +64,13 @@ impl Metrics {
             )?,
             quarantined: IntGaugeVec::new(
                 Opts::new("guitong_normalise_quarantined_events", "Open quarantine entries"),
+                &resource,
+            )?,
+            changed_columns: IntGaugeVec::new(
+                Opts::new(
+                    "guitong_normalise_changed_columns",
+                    "Columns that the mapping reads and the table no longer has, or has as another type",
+                ),
                 &resource,
             )?,
             oldest_seconds: GaugeVec::new(
@@ -115,6 +123,7 @@ impl Metrics {
         registry.register(Box::new(metrics.findings.clone()))?;
         registry.register(Box::new(metrics.held_back.clone()))?;
         registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.changed_columns.clone()))?;
         registry.register(Box::new(metrics.oldest_seconds.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
         registry.register(Box::new(metrics.paused.clone()))?;
@@ -148,6 +157,7 @@ impl Metrics {
             bytes: self.bytes.with_label_values(&labels),
             held_back: self.held_back.with_label_values(&labels),
             open: self.quarantined.with_label_values(&labels),
+            changed_columns: self.changed_columns.with_label_values(&labels),
             oldest_seconds: self.oldest_seconds.with_label_values(&labels),
             dropped: self.dropped.with_label_values(&labels),
             paused: self.paused.with_label_values(&labels),
@@ -178,6 +188,7 @@ pub(crate) struct ResourceMetrics {
     pub(crate) bytes: IntCounter,
     held_back: IntGauge,
     open: IntGauge,
+    pub(crate) changed_columns: IntGauge,
     pub(crate) oldest_seconds: Gauge,
     pub(crate) dropped: IntCounter,
     pub(crate) paused: IntGauge,

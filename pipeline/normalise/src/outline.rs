@@ -22,7 +22,7 @@ pub struct SourceColumn {
 pub fn source_columns(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Vec<SourceColumn>, MappingError> {
     let mapping = Mapping::compile(resource, standard, zone)?;
     let column = |(name, slots): (&str, Vec<usize>)| {
-        let readers = mapping.fields.iter().filter(|plan| slots.iter().any(|slot| plan.reads(*slot)));
+        let readers = mapping.fields.iter().filter(|plan| plan.reads().iter().any(|slot| slots.contains(slot)));
         let fields: Vec<_> = readers.filter_map(|plan| mapping.entity.fields.get(plan.index)).collect();
         SourceColumn {
             name: name.to_owned(),

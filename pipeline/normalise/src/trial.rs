@@ -55,7 +55,13 @@ impl Trial {
     /// [`TrialError`] where the mapping does not fit the entity or the writer's schema.
     pub fn compile(resource: &Resource, standard: &Standard, zone: &Zone, writer_schema: &str) -> Result<Self, TrialError> {
         let mapping = Mapping::compile(resource, standard, zone)?;
-        let bound = mapping.bind(writer_schema).map_err(|error: BindError| TrialError::Schema(error.to_string()))?;
+        let bound = mapping.bind(0, writer_schema).map_err(|error: BindError| TrialError::Schema(error.to_string()))?;
+        let missing = mapping.columns.iter().enumerate().filter(|(at, _)| bound.field(*at).is_none());
+        let missing: Vec<String> = missing.map(|(_, column)| format!("`{column}`")).collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            return Err(TrialError::Schema(format!("the mapping reads {missing}, which {} does not have", resource.table)));
+        }
         Ok(Self { mapping, bound })
     }
 

@@ -1,7 +1,10 @@
 //! `resources/<name>.toml`: a catalogue entry, the entity it feeds, and the mapping.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use super::Name;
 use super::join::{self, Join, Setting};
@@ -47,8 +50,21 @@ pub struct Resource {
     pub quality: Quality,
     /// Rises when the resource is rebuilt.
     pub revision: u32,
+    pub on_change: OnChange,
     /// Some subscription asks for updates that change nothing, so they are published, marked.
     pub publish_unchanged: bool,
+}
+
+/// What happens where the table loses a column that the mapping reads, or the column gets a type that is read differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnChange {
+    /// Nothing more is read until the mapping or the table is put right.
+    #[default]
+    Pause,
+    /// The fields are empty and marked where they may be; a row that needs them goes to quarantine.
+    Continue,
+    /// Such rows go to quarantine, and their last good versions stay.
+    Quarantine,
 }
 
 /// 共享类型 (政务信息资源共享管理暂行办法).
@@ -69,6 +85,21 @@ pub struct Place {
     pub column: usize,
 }
 
+/// Tells what is declared from anything else, wherever in its file it stands.
+#[must_use]
+pub fn fingerprint(declared: &impl fmt::Debug) -> u64 {
+    let text = format!("{declared:?}");
+    let mut digest = Sha256::new();
+    for (at, part) in text.split("Place {").enumerate() {
+        let rest = if at == 0 { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
+        digest.update(rest);
+    }
+    digest.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+const CHANGES: [(&str, OnChange); 3] =
+    [("pause", OnChange::Pause), ("continue", OnChange::Continue), ("quarantine", OnChange::Quarantine)];
+
 /// What other files need to know of a resource, as far as its own file could be read.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
@@ -87,6 +118,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     let entity = root.required("entity", |root, key| read_entity(root, key, world));
     let sharing = root.required("sharing", |root, key| read_sharing(&root.own_section(key)?));
     let revision = root.number("revision", 1..u32::MAX).map_or(1, |found| found.value);
+    let on_change = root.choice("on_change", &CHANGES).map_or_else(OnChange::default, |found| found.value);
     let seen = Seen::of(system.as_ref(), table.as_ref(), &root, world);
     let setting = Setting { system: system.as_ref(), table: table.as_ref(), world, seen: &seen };
     let joins = join::read(&root, &setting);
@@ -131,6 +163,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
             rules,
             quality,
             revision,
+            on_change,
             publish_unchanged,
         })
     })();

@@ -223,6 +223,7 @@ impl Build<'_> {
         }
         Some(EntityField {
             name: file.name.value.clone(),
+            aliases: file.aliases.clone(),
             title_zh: file.title.clone(),
             title_en: file.doc.clone(),
             kind,

@@ -11,6 +11,8 @@ use crate::contract::subscription::Mask;
 #[derive(Debug, Clone)]
 pub struct EntityField {
     pub name: String,
+    /// Names that the field had in earlier versions of its entity.
+    pub aliases: Vec<String>,
     pub title_zh: String,
     /// The field's `doc`.
     pub title_en: String,
@@ -130,6 +132,7 @@ impl EntityField {
     pub(super) fn alone(kind: FieldKind, facts: &Arc<Facts>) -> Self {
         Self {
             name: String::new(),
+            aliases: Vec::new(),
             title_zh: String::new(),
             title_en: String::new(),
             kind,

@@ -27,6 +27,7 @@ pub(crate) struct RecordFile {
 
 pub(crate) struct FieldFile {
     pub(crate) name: Found<String>,
+    pub(crate) aliases: Vec<String>,
     /// `None`, as of `kind`: it is missing or wrong, which was reported.
     avro: Option<Found<Value>>,
     /// `Some(Null)` is a default of null.
@@ -157,8 +158,10 @@ impl FieldFile {
             days
         });
         let past_only = object.value("not_after").is_some() && object.choice("not_after", &[("today", ())]).is_some();
+        let aliases = object.texts("aliases").unwrap_or_default().into_iter().map(|alias| alias.value).collect();
         Self {
             name,
+            aliases,
             avro,
             default,
             title: text(title),

@@ -57,6 +57,8 @@ rules! {
     FieldNotProvided "field.not_provided" "来源系统不提供此必填项" "the source does not have this mandatory field";
     FieldRequired "field.required" "按条件应填而为空" "a field that this record requires is empty";
     ColumnAbsent "column.absent" "来源未发送该列且没有已知的值" "the source left the column out and its value is not known";
+    ColumnGone "column.gone" "来源表没有该列" "the source's table does not have the column";
+    ColumnRetyped "column.retyped" "来源列的类型已改变" "the source's column has another type than before";
     ColumnLossy "column.lossy" "来源值超出其传输类型的表示范围" "the source's value is beyond what its type on the wire holds";
     ColumnUnreadable "column.unreadable" "来源值无法按该列的类型读取（例如不是 UTF-8 编码），原字节随事件保留" "the source's value does not read as its column's type, such as text that is not UTF-8; its bytes are kept with the event";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";

@@ -32,6 +32,7 @@ mod table_file;
 mod text;
 mod value;
 pub mod vectors;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -50,6 +51,9 @@ pub use kind::UnknownKind;
 pub use options::{FieldOptions, OptionError};
 pub use table::{Table, Title};
 pub use value::{Input, OPEN_END, StandardValue, Step};
+pub use written::{Written, WrittenError};
+
+use sha2::{Digest, Sha256};
 
 use crate::contract::Revision;
 use crate::contract::reading::document::{Document, Report};
@@ -155,6 +159,25 @@ impl Standard {
         Self::builtin().entity(&entity.name).is_some_and(|own| own.schema_json == entity.schema_json)
     }
 
+    /// Tells what makes and reads an entity's records from what did before: its schemas, the directory's own code tables that its fields
+    /// name, and built-in tables that the directory replaces, on which every check may draw.
+    #[must_use]
+    pub fn fingerprint(&self, entity: &Entity) -> [u8; 32] {
+        let lists = entity.fields.iter().filter_map(|field| match &field.kind {
+            FieldKind::Code(list) | FieldKind::Codes(list) => list.name.split([':', '#']).next(),
+            _ => None,
+        });
+        let named: BTreeSet<&str> = lists.collect();
+        let mut digest = Sha256::new();
+        let own = self.tables.replaced().filter(|(name, _)| named.contains(name) || Self::builtin().tables.holds(name));
+        let own = own.flat_map(|(name, text)| [name, text]);
+        for part in [entity.schema_json.as_str(), &entity.key_schema_json].into_iter().chain(own) {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+
     /// Names of all code tables.
     pub fn tables(&self) -> impl Iterator<Item = &str> + Clone {
         self.tables.names()
@@ -219,5 +242,43 @@ mod tests {
                 assert_eq!(record.name.fullname(None), format!("cn.guitong.standard.{name}"));
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_the_standard_concerns_the_entities_that_draw_on_it() {
+        let entity = |name: &str, kind: &str| {
+            let schema = format!(
+                r#"{{"type": "record", "name": "{name}", "namespace": "cn.guitong.standard", "version": 1, "title": "许可", "doc": "A permit.",
+                "fields": [{{"name": "no", "type": "string", "title": "编号", "doc": "Number.", "kind": "identifier:30",
+                    "obligation": "mandatory", "grade": "G0"}},
+                    {{"name": "what", "type": ["null", "string"], "default": null, "title": "种类", "doc": "Kind.", "kind": "{kind}",
+                    "obligation": "optional", "grade": "G0"}}]}}"#
+            );
+            let key = format!(
+                r#"{{"type": "record", "name": "{name}Key", "namespace": "cn.guitong.standard",
+                "fields": [{{"name": "no", "type": "string"}}]}}"#
+            );
+            [(format!("standard/{name}.avsc"), schema), (format!("standard/{name}.key.avsc"), key)]
+        };
+        let table = |name: &str, code: &str| [(format!("standard/{name}.csv"), format!("code,name\n1,甲\n{code},乙\n"))];
+        let forms = |files: &[(String, String)]| -> Vec<[u8; 32]> {
+            let files: Vec<_> = files.iter().map(|(name, text)| Document::new(name.clone(), text.clone())).collect();
+            let report = Report::default();
+            let standard = extend(&files, Revision([1; 32]), &report).standard;
+            assert_eq!(report.into_list(), []);
+            ["A", "B", "LegalEntity"].map(|name| standard.fingerprint(standard.entity(name).expect("an entity"))).to_vec()
+        };
+        let (a, b) = (entity("A", "code:kinds"), entity("B", "text:10"));
+        let files = [&a[..], &b, &table("kinds", "2"), &table("others", "2")].concat();
+        let before = forms(&files);
+        let changed =
+            |files: &[(String, String)]| -> Vec<bool> { before.iter().zip(forms(files)).map(|(was, is)| *was != is).collect() };
+        assert_eq!(changed(&files), [false, false, false]);
+        assert_eq!(changed(&[&a[..], &b, &table("kinds", "3"), &table("others", "2")].concat()), [true, false, false]);
+        assert_eq!(changed(&[&a[..], &b, &table("kinds", "2"), &table("others", "3")].concat()), [false, false, false]);
+        let longer = entity("B", "text:20");
+        assert_eq!(changed(&[&a[..], &longer, &table("kinds", "2"), &table("others", "2")].concat()), [false, true, false]);
+        let own = [&files[..], &table("gbt2261_1_sex", "2")].concat();
+        assert_eq!(changed(&own), [true, true, true], "any check may draw on a built-in table");
     }
 }

@@ -150,6 +150,16 @@ impl Tables {
         self.titles.get(name).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.texts.contains_key(name)
+    }
+
+    /// Tables that are not built in, with their texts.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = self.texts.iter().filter(|(_, text)| matches!(text, Cow::Owned(_)));
+        own.map(|(name, text)| (name.as_str(), text.as_ref()))
+    }
+
     /// Whether the table is the built-in one.
     pub(crate) fn is_builtin(&self, name: &str) -> bool {
         matches!(self.texts.get(name), Some(Cow::Borrowed(_)))

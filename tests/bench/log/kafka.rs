@@ -31,7 +31,7 @@ pub(super) async fn compare(content: &Content, runs: usize) -> Outcome {
     let mut writing = Rounds::new("log on Kafka, transactions of 20,000 records: write", "records");
     let mut reading = Rounds::new("log on Kafka, read_committed: read", "records");
     let state = TempDir::new()?;
-    let log = open(&bootstrap, "bench", &state).await?;
+    let log = open(&bootstrap, "bench", &[Role::Connect], &state).await?;
     // The first round is not counted: the broker is young.
     for number in 0..=runs {
         let name = format!("bench{number}");
@@ -56,8 +56,8 @@ pub(super) async fn compare(content: &Content, runs: usize) -> Outcome {
     Ok(finish(writing, reading))
 }
 
-/// The log of an exchange, with the group of its connectors formed: the first opening of an owner would wait for it otherwise.
-pub(crate) async fn open(bootstrap: &str, exchange: &str, state: &TempDir) -> Result<KafkaLog, Failure> {
+/// The log of an exchange, with the groups of its roles formed: the first opening of an owner would wait for it otherwise.
+pub(crate) async fn open(bootstrap: &str, exchange: &str, roles: &[Role], state: &TempDir) -> Result<KafkaLog, Failure> {
     let options = KafkaOptions {
         exchange: exchange.to_owned(),
         config: KafkaConfig {
@@ -66,12 +66,14 @@ pub(crate) async fn open(bootstrap: &str, exchange: &str, state: &TempDir) -> Re
             properties: std::collections::BTreeMap::new(),
             state_path: state.path().to_owned(),
         },
-        roles: vec![Role::Connect],
+        roles: roles.to_vec(),
         patience: PATIENCE,
         metrics: Metrics::new()?,
     };
     let log = KafkaLog::open(options).await?;
-    drop(log.open(&guitong_log::OwnerId::new(Role::Connect, "warm")).await?);
+    for role in roles {
+        drop(log.open(&guitong_log::OwnerId::new(*role, "warm")).await?);
+    }
     Ok(log)
 }
 

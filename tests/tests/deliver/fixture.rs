@@ -19,6 +19,7 @@ use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, Value};
+use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
     Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription,
@@ -103,6 +104,7 @@ impl Bench {
             rules: Vec::new(),
             quality: guitong_schemas::contract::Quality::usual(None),
             revision: 1,
+            on_change: OnChange::default(),
             publish_unchanged: false,
         };
         Self {

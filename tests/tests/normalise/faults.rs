@@ -90,32 +90,6 @@ async fn a_truncate_deletes_every_row_before_it_and_none_after() {
 }
 
 #[tokio::test]
-async fn a_missing_column_pauses_the_resource_until_the_mapping_fits() {
-    let mut world = World::new().await;
-    world.create(1, &uscc(1), &[]).await;
-    world.create(2, "bad", &[]).await;
-    world.drop_column("djzt");
-    world.create(3, &uscc(3), &[]).await;
-    world.restore_columns();
-    world.create(4, &uscc(4), &[]).await;
-    let stage = world.start();
-    let status = stage.until(|status| matches!(status.phase, Phase::Paused(_))).await;
-    let Phase::Paused(reason) = &status.phase else { panic!("{status:?}") };
-    assert!(reason.contains("`djzt`") && reason.contains("main.qy_jbxx"), "{reason}");
-    assert_eq!((status.offset, status.entities), (2, 1), "what came before is committed, and nothing after it");
-    assert_eq!(stage.handle.list(Filter::default(), None, 10).await.unwrap().items.len(), 1, "it still answers");
-    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().kept, 1);
-    let mut resource = world.resource.clone();
-    let mut status = resource.map.remove("status").unwrap();
-    status.value = guitong_schemas::contract::mapping::ValueSource::Constant("1".into());
-    status.codes.clear();
-    resource.map.insert("status".into(), status);
-    stage.handle.reload(Arc::new(resource)).await.unwrap();
-    assert_eq!(world.settled(&stage).await.entities, 3);
-    stage.stop().await;
-}
-
-#[tokio::test]
 async fn a_mapping_that_does_not_compile_is_refused_and_the_old_one_stays() {
     let mut world = World::new().await;
     world.create(1, &uscc(1), &[]).await;

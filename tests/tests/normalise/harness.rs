@@ -17,11 +17,12 @@ use guitong_normalise::{Metrics, NormaliseContext, NormaliseError, Normaliser, N
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
-use guitong_schemas::contract::{Exchange, Name, Resource, load};
+use guitong_schemas::contract::{Exchange, Name, Resource, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +102,8 @@ pub(crate) struct World {
     pub(crate) resource: Resource,
     pub(crate) prometheus: prometheus::Registry,
     metrics: Metrics,
-    table: Arc<Table>,
+    subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
+    pub(crate) table: Arc<Table>,
     publisher: Publisher,
     commit: u64,
     _home: TempDir,
@@ -212,11 +214,12 @@ impl World {
         let publisher = publisher(&log, &registry).await;
         let prometheus = prometheus::Registry::new();
         let metrics = Metrics::register(&prometheus).unwrap();
+        let subscriptions = watch::Sender::new(Arc::new(directory.subscriptions));
         let mut exchange = directory.exchange;
         // Small batches, so that a history takes several commits.
         exchange.budgets.batch = 4 << 10;
         let (table, exchange) = (Arc::new(table), Arc::new(exchange));
-        Self { log, registry, exchange, resource, prometheus, metrics, table, publisher, commit: 0, _home: home }
+        Self { log, registry, exchange, resource, prometheus, metrics, subscriptions, table, publisher, commit: 0, _home: home }
     }
 
     /// One transaction of the department, published.
@@ -297,9 +300,17 @@ impl World {
         self.table = Arc::new(table);
     }
 
+    /// Changes the table, as `ALTER TABLE` does.
+    pub(crate) fn alter(&mut self, column: &str, change: impl FnOnce(&mut Column)) {
+        let mut table = (*self.table).clone();
+        change(table.columns.iter_mut().find(|other| other.name == column).unwrap());
+        self.table = Arc::new(table);
+    }
+
     pub(crate) fn restore_columns(&mut self) {
         let mut table = (*self.table).clone();
         table.columns.iter_mut().zip(COLUMNS).for_each(|(column, name)| name.clone_into(&mut column.name));
+        table.columns.iter_mut().skip(1).for_each(|column| column.kind = ColumnType::Text);
         self.table = Arc::new(table);
     }
 
@@ -316,6 +327,7 @@ impl World {
             standard: Arc::new(Standard::builtin().clone()),
             exchange: Arc::clone(&self.exchange),
             metrics: self.metrics.clone(),
+            subscriptions: self.subscriptions.subscribe(),
         }
     }
 

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use guitong_schemas::avro::form::Names;
+use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Approval;
 use guitong_schemas::contract::{Secret, Sharing, SinkConfig};
 use guitong_schemas::standard::{FieldKind, KeySource, Standard, Step};
@@ -47,6 +48,7 @@ fn resource(entity: &str, sharing: Sharing) -> Resource {
         rules: Vec::new(),
         quality: guitong_schemas::contract::Quality::usual(None),
         revision: 1,
+        on_change: OnChange::default(),
         publish_unchanged: false,
     }
 }

@@ -175,6 +175,7 @@ impl Shared {
         let placement = self.opened.log.placement().borrow().clone();
         let mut state = self.state.write().await;
         let directory = Arc::clone(&state.directory);
+        self.stages.follow(&directory);
         let wanted: BTreeMap<OwnerId, Config> = self.stages.wanted(&directory, &placement);
         let gone = state.parts.extract_if(.., |owner, part| wanted.get(owner) != Some(part.config()));
         let gone: BTreeMap<OwnerId, Part> = gone.collect();

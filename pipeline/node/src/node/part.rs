@@ -10,9 +10,10 @@ use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::sql::Pools;
 use guitong_deliver::{DeliverStatus, Deliverer, Delivery, Phase as DeliverPhase};
 use guitong_log::{OwnerId, Placement, Role};
-use guitong_normalise::{NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase};
-use guitong_schemas::contract::{Directory, Resource, SinkConfig, Subscription, System};
-use guitong_schemas::standard::Standard;
+use guitong_normalise::{
+    ColumnChange, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase,
+};
+use guitong_schemas::contract::{Directory, Name, Resource, SinkConfig, Subscription, System};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +25,12 @@ use crate::status::{Part as PartStatus, ResourceStatus, Snapshot, Status, Subscr
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Config {
     System(Arc<System>),
-    Resource(Arc<Resource>, Arc<Standard>),
-    Subscription(Arc<Subscription>, Arc<Resource>, Arc<Standard>),
+    Resource(Arc<Resource>, EntityForm),
+    Subscription(Arc<Subscription>, Arc<Resource>, EntityForm),
 }
+
+/// Fingerprint of the entity and of what its records are made by: a change of the standard restarts what it concerns alone.
+type EntityForm = [u8; 32];
 
 /// What all parts of a stage share, and which stages this node runs.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(crate) struct Stages {
     deliver: guitong_deliver::Metrics,
     /// Connections to sinks, shared by address.
     pools: Pools,
+    /// Those of the directory in force.
+    subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
 }
 
 /// A part that was started; it may have ended since.
@@ -67,20 +73,30 @@ impl Stages {
             pools: Pools::default(),
             normalise: guitong_normalise::Metrics::register(registry)?,
             deliver: guitong_deliver::Metrics::register(registry)?,
+            subscriptions: watch::Sender::default(),
         })
+    }
+
+    /// Takes note of the directory in force, for parts that run on under it.
+    pub(crate) fn follow(&self, directory: &Directory) {
+        self.subscriptions.send_replace(Arc::new(directory.subscriptions.clone()));
     }
 
     /// The parts that the directory declares, this node's roles include, and the log's placement gives to this node.
     pub(crate) fn wanted(&self, directory: &Directory, placement: &Placement) -> BTreeMap<OwnerId, Config> {
         let systems = directory.systems.iter().map(|(name, system)| (Role::Connect, name, Config::System(Arc::clone(system))));
         let standard = &directory.standard;
+        let forms: BTreeMap<&str, EntityForm> =
+            standard.entities().map(|entity| (entity.name.as_str(), standard.fingerprint(entity))).collect();
+        // A validated resource names an entity of the standard.
+        let form = |resource: &Resource| forms.get(resource.entity.as_str()).copied().unwrap_or_default();
         let resources = directory
             .resources
             .iter()
-            .map(|(name, resource)| (Role::Normalise, name, Config::Resource(Arc::clone(resource), Arc::clone(standard))));
+            .map(|(name, resource)| (Role::Normalise, name, Config::Resource(Arc::clone(resource), form(resource))));
         let subscriptions = directory.subscriptions.iter().filter_map(|(name, subscription)| {
             let resource = directory.resources.get(&subscription.resource)?;
-            let config = Config::Subscription(Arc::clone(subscription), Arc::clone(resource), Arc::clone(standard));
+            let config = Config::Subscription(Arc::clone(subscription), Arc::clone(resource), form(resource));
             Some((Role::Deliver, name, config))
         });
         let all = systems.chain(resources).chain(subscriptions);
@@ -133,6 +149,7 @@ impl Stages {
             standard: Arc::clone(&directory.standard),
             exchange: Arc::new(directory.exchange.clone()),
             metrics: self.normalise.clone(),
+            subscriptions: self.subscriptions.subscribe(),
         };
         match Normaliser::new(context, Arc::clone(resource)) {
             Ok((normaliser, handle)) => {
@@ -318,7 +335,7 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         NormalisePhase::WaitingForTopic => ("waiting", None),
         NormalisePhase::WaitingForTables(tables) => ("waiting", Some(format!("the first load of {tables} is not done"))),
         NormalisePhase::Loading => ("loading", None),
-        NormalisePhase::Running => ("running", None),
+        NormalisePhase::Running => ("running", told(&view.changes)),
         NormalisePhase::Paused(why) => ("paused", Some(why.clone())),
         NormalisePhase::Retrying(why) => ("retrying", Some(why.clone())),
         NormalisePhase::Stopped => ("stopped", None),
@@ -341,8 +358,15 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         rebuild: view.rebuild.clone(),
         rebuilt: view.rebuilt,
         oldest_quarantined_seconds: view.oldest_quarantine_us.map(age),
+        column_changes: serde_json::to_value(&view.changes).unwrap_or_default(),
         rules: resource.rules.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// What somebody has to look at though the resource runs.
+fn told(changes: &[ColumnChange]) -> Option<String> {
+    let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    (!told.is_empty()).then(|| told.join("\n"))
 }
 
 fn of_subscription(subscription: &Subscription, view: &DeliverStatus, problem: Option<String>) -> SubscriptionStatus {

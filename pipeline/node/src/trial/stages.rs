@@ -16,6 +16,7 @@ use guitong_normalise::{Filter, NormaliseContext, Normaliser, NormaliserHandle, 
 use guitong_schemas::change::Change;
 use guitong_schemas::contract::{Directory, Resource, System};
 use guitong_schemas::position::Version;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +64,7 @@ pub(crate) async fn run(
         standard: Arc::clone(&directory.standard),
         exchange: Arc::new(directory.exchange.clone()),
         metrics: guitong_normalise::Metrics::register(&prometheus::Registry::new()).map_err(broken)?,
+        subscriptions: watch::Sender::new(Arc::new(directory.subscriptions.clone())).subscribe(),
     };
     // However many rows are rejected, each is to be told of.
     let mut resource = Resource::clone(resource);

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use guitong_schemas::standard::Input;
 
 use crate::keyed::codec::{CodecError, Reader, Writer};
+use crate::mapping::Refusal;
 use crate::mapping::column::{Cell, text_of};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,10 +14,15 @@ pub(crate) enum Kept {
     Absent,
     Lossy,
     Unreadable,
+    /// The table of the row does not have the column.
+    Gone,
     Text(Box<str>),
     Integer(i64),
     Boolean(bool),
-    Decimal { unscaled: i128, scale: u32 },
+    Decimal {
+        unscaled: i128,
+        scale: u32,
+    },
     Days(i32),
     Local(i64),
     Instant(i64),
@@ -25,10 +31,12 @@ pub(crate) enum Kept {
 impl Kept {
     pub(crate) fn of(cell: &Cell<'_>) -> Self {
         match cell {
-            Cell::Null | Cell::Missing | Cell::Refused(_) => Self::Null,
+            Cell::Null | Cell::Missing => Self::Null,
             Cell::Absent => Self::Absent,
             Cell::Lossy => Self::Lossy,
             Cell::Unreadable => Self::Unreadable,
+            // A row of the table alone is found by nothing that could refuse it otherwise.
+            Cell::Refused(_) => Self::Gone,
             Cell::Made(text) => Self::Text(text.as_str().into()),
             Cell::Direct(input) => match *input {
                 Input::Text(text) => Self::Text(text.into()),
@@ -48,6 +56,7 @@ impl Kept {
             Self::Absent => return Cell::Absent,
             Self::Lossy => return Cell::Lossy,
             Self::Unreadable => return Cell::Unreadable,
+            Self::Gone => return Cell::Refused(Refusal::ColumnGone),
             Self::Text(text) => Input::Text(text),
             Self::Integer(number) => Input::Integer(*number),
             Self::Boolean(truth) => Input::Boolean(*truth),
@@ -103,6 +112,7 @@ impl Kept {
             Self::Local(micros) => wide(out, 8, *micros),
             Self::Instant(micros) => wide(out, 9, *micros),
             Self::Unreadable => out.u8(10),
+            Self::Gone => out.u8(11),
         }
     }
 
@@ -123,6 +133,7 @@ impl Kept {
             8 => Self::Local(from.i64()?),
             9 => Self::Instant(from.i64()?),
             10 => Self::Unreadable,
+            11 => Self::Gone,
             _ => return Err(CodecError::Damaged),
         })
     }
@@ -165,6 +176,7 @@ mod tests {
             Kept::Null,
             Kept::Absent,
             Kept::Lossy,
+            Kept::Gone,
             Kept::Text("桂".into()),
             Kept::Integer(-7),
             Kept::Boolean(true),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use guitong_schemas::avro::form::Names;
 use guitong_schemas::contract::mapping::{RowOf, Which};
 use guitong_schemas::contract::{GROUP, Join, JoinKind};
 
@@ -36,8 +35,8 @@ enum Scope {
 }
 
 impl ColumnSet {
-    pub(crate) fn new(declared: BTreeMap<String, Join>, names: Names) -> Self {
-        Self { declared, plan: JoinPlan { names, ..JoinPlan::default() }, ..Self::default() }
+    pub(crate) fn new(declared: BTreeMap<String, Join>) -> Self {
+        Self { declared, ..Self::default() }
     }
 
     /// The number of a column, or of a join's: `name.column`.

@@ -5,8 +5,6 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use guitong_schemas::avro::decode::DecodePlan;
-use guitong_schemas::avro::form::Names;
 use guitong_schemas::contract::{Join, JoinKind};
 use sha2::{Digest, Sha256};
 
@@ -14,10 +12,13 @@ use super::GroupKey;
 use super::cell::Kept;
 use super::state::GroupRow;
 use crate::mapping::column::text_of;
-use crate::mapping::{BindError, Bound, Formula, Slot, is_empty};
+use crate::mapping::{Formula, is_empty};
 
 /// Numbers of columns from here on are those of joined rows.
 pub(crate) const FIRST_JOINED: usize = 1 << 24;
+
+/// Numbers from here on are those of lists of joined rows.
+pub(crate) const FIRST_LIST: usize = 1 << 25;
 
 /// And from here on those that the items of a nested field read of each row.
 const FIRST_OF_EACH: usize = 1 << 40;
@@ -39,20 +40,19 @@ pub(crate) struct JoinPlan {
     pub(super) cells: Vec<(usize, usize)>,
     /// Finds whose rows all are items of a nested field.
     pub(super) lists: Vec<usize>,
-    pub(super) names: Names,
 }
 
 /// A table read beside the resource's own.
 #[derive(Debug)]
 pub(crate) struct JoinedTable {
     /// As the resource's file names the join.
-    name: String,
+    pub(crate) name: String,
     /// Changes with everything that decides what is kept of a row, so that nothing kept otherwise is read.
     pub(crate) id: [u8; ID],
     pub(crate) table: String,
     pub(crate) topic: Arc<str>,
     /// Those that are kept, the key's first.
-    columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
     key: usize,
     /// Columns that order the rows of one key.
     order: Vec<usize>,
@@ -219,17 +219,28 @@ pub(super) fn key_text(input: Option<guitong_schemas::standard::Input<'_>>) -> O
 }
 
 impl JoinPlan {
-    /// Finds a joined table's columns in a writer's schema.
-    pub(crate) fn bind(&self, table: &JoinedTable, schema: &str, resource: &str) -> Result<Bound, BindError> {
-        let plan = DecodePlan::compile(schema).map_err(|error| BindError::Schema(error.to_string()))?;
-        if !plan.is_envelope() {
-            return Err(BindError::Schema(format!("{} is no change event", plan.name())));
+    /// Whether a joined cell or list is found by this column, of the resource's table or of another join.
+    pub(crate) fn is_found_by(&self, slot: usize, column: usize) -> bool {
+        let found = self.found(slot).and_then(|(find, _)| self.finds.get(find));
+        found.is_some_and(|find| find.from.iter().any(|from| *from == column || self.is_found_by(*from, column)))
+    }
+
+    /// Whether a joined cell or list needs this column of a joined table: as its value, or for the finding.
+    pub(crate) fn needs(&self, slot: usize, table: usize, column: usize) -> bool {
+        let Some((find, value)) = self.found(slot) else { return false };
+        let Some(found) = self.finds.get(find) else { return false };
+        // What is no value of any row that is found orders the rows or tells which of them are meant.
+        let is_value = |(of, value): &(usize, usize)| *value == column && self.finds.get(*of).is_some_and(|of| of.table == table);
+        let is_its = value.is_none_or(|value| value == column) || !self.cells.iter().any(is_value);
+        found.table == table && is_its || found.from.iter().any(|from| self.needs(*from, table, column))
+    }
+
+    /// The find of a joined cell, with the column of its table, or of a list, which has them all.
+    fn found(&self, slot: usize) -> Option<(usize, Option<usize>)> {
+        match slot.checked_sub(FIRST_LIST) {
+            Some(list) => Some((*self.lists.get(list)?, None)),
+            None => self.cells.get(slot.checked_sub(FIRST_JOINED)?).map(|(find, column)| (*find, Some(*column))),
         }
-        Slot::find(&table.columns, &plan, self.names).map(|slots| Bound { plan, slots }).map_err(|columns| BindError::Columns {
-            columns,
-            table: table.table.clone(),
-            resource: resource.to_owned(),
-        })
     }
 
     /// The resource's own table, where several of its rows make a record.

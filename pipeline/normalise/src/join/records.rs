@@ -17,7 +17,7 @@ use crate::claims::{self, entry_key};
 use crate::error::SessionError;
 use crate::keyed::overlay::{Cached, Overlay};
 use crate::mapping::column::Row;
-use crate::mapping::{Mapping, Refusal};
+use crate::mapping::{Bound, Mapping, Refusal};
 use crate::quality::flow::Flows;
 use crate::stage::arrival::{Arrival, Body, UNREAD};
 use crate::stage::figures::Came;
@@ -109,12 +109,8 @@ impl Worker {
         let loaded = (0..wanted.len()).find(|at| missing(overlay, *at).is_some()).unwrap_or(wanted.len());
         let wanted = wanted.get(..loaded).unwrap_or_default();
         let versions = read_versions(owner, overlay, wanted).await?;
-        for version in &versions {
-            if let Body::Framed { schema } = version.arrival.body {
-                self.bind_beside(&table.topic, schema).await?;
-            }
-        }
-        let (made, flows, is_flooded) = self.run_records(overlay, wanted, &versions);
+        let bounds = self.bind_group(&versions).await?;
+        let (made, flows, is_flooded) = self.run_records(overlay, wanted, &versions, &bounds);
         let mut keys: Vec<Bytes> = Vec::new();
         let (mut days, mut again) = (Vec::new(), Vec::new());
         for one in &made {
@@ -130,7 +126,7 @@ impl Worker {
             }
         }
         keys.extend(keys_of(overlay, again.iter().copied()));
-        overlay.entities.load(owner, keys).await?;
+        self.load_entities(owner, overlay, keys).await?;
         self.open_days(owner, overlay, days, &flows).await?;
         if is_flooded {
             let new = again.iter().flat_map(|again| again.verdict.rejections());
@@ -146,6 +142,7 @@ impl Worker {
         overlay: &mut Overlay,
         wanted: &'v [Wanted],
         versions: &'v [Version],
+        bounds: &HashMap<u32, Arc<Bound>>,
     ) -> (Vec<Made<'v>>, Flows, bool) {
         let mapping = Arc::clone(&self.mapping);
         let mut runner = Runner::new(&mapping, self.names.value_schema);
@@ -159,7 +156,7 @@ impl Worker {
                 made.push(Made::Gone(wanted));
                 continue;
             };
-            let (source_ts_us, operation) = self.told_by(&version.arrival);
+            let (source_ts_us, operation) = told_by(&version.arrival, bounds);
             let seen = overlay.rows.get(&wanted.source).map(|row| row.seen.with_revision(0));
             let is_again = seen.is_some_and(|seen| version.arrival.version.with_revision(0) <= seen);
             runner.flows.is_again = is_again;
@@ -170,7 +167,7 @@ impl Worker {
                 // What it needs is loaded, and its rows are there.
                 Change::Delete | Change::Truncate | Change::Unloaded => continue,
             };
-            is_flooded = !is_again && self.note(overlay, &verdict);
+            is_flooded = !is_again && self.note(overlay, &version.arrival, &verdict);
             let again = Again { version, verdict, uses, source_ts_us };
             made.push(Made::There { again, operation, is_again, wanted });
             if is_flooded {
@@ -220,15 +217,15 @@ impl Worker {
         }
         records
     }
+}
 
-    /// When an event of a group's row was committed at the source, and what it did.
-    fn told_by(&self, arrival: &Arrival) -> (i64, Operation) {
-        let fallback = (arrival.record.timestamp_ms.saturating_mul(1_000), Operation::Delete);
-        let Body::Framed { schema } = arrival.body else { return fallback };
-        let raw = arrival.raw();
-        let envelope = self.bound_group(schema).and_then(|bound| bound.plan.envelope(raw.avro).ok());
-        envelope.map_or(fallback, |envelope| (envelope.source_ts_us.unwrap_or(fallback.0), envelope.operation))
-    }
+/// When an event of a group's row was committed at the source, and what it did.
+fn told_by(arrival: &Arrival, bounds: &HashMap<u32, Arc<Bound>>) -> (i64, Operation) {
+    let fallback = (arrival.record.timestamp_ms.saturating_mul(1_000), Operation::Delete);
+    let Body::Framed { schema } = arrival.body else { return fallback };
+    let raw = arrival.raw();
+    let envelope = bounds.get(&schema).and_then(|bound| bound.plan.envelope(raw.avro).ok());
+    envelope.map_or(fallback, |envelope| (envelope.source_ts_us.unwrap_or(fallback.0), envelope.operation))
 }
 
 /// What the rows of a group make.
@@ -255,5 +252,5 @@ fn run_record(
         return (runner.refuse_rows(refusal, source_ts_us), beside.uses);
     }
     let row = Row { lists: &beside.lists, ..Row::joined(&beside.cells) };
-    (runner.run_row(&row, source_ts_us), beside.uses)
+    (runner.run_row(&row, source_ts_us, None), beside.uses)
 }

@@ -18,7 +18,7 @@ use crate::error::SessionError;
 use crate::keyed::overlay::{Overlay, StateError};
 use crate::mapping::Columns;
 use crate::quarantine::record;
-use crate::stage::arrival::{Arrival, Body};
+use crate::stage::arrival::Arrival;
 use crate::stage::figures::Came;
 use crate::stage::output::{Cause, Output};
 use crate::stage::worker::{Ends, Verdict, Worker};
@@ -114,18 +114,18 @@ impl Worker {
         wanted: &[Wanted],
     ) -> Result<(usize, Vec<NewRecord>), SessionError> {
         let versions = read_versions(owner, overlay, wanted).await?;
+        self.bindings.clear();
         for version in &versions {
-            if let Body::Framed { schema } = version.arrival.body {
-                self.bind_schema(schema).await?;
-            }
+            self.bind_again(&version.arrival).await?;
         }
         let own: Vec<_> = versions.iter().map(|version| (&version.arrival, Some(&version.columns))).collect();
         let first = versions.iter().take_while(|version| Some(&version.source) == wanted.first().map(|it| &it.source)).count();
         self.load_groups(owner, overlay, &own, first).await?;
         let (again, unloaded) = self.run_again(overlay, &versions);
+        self.bindings.clear();
         let place = |source: &Bytes| wanted.iter().position(|wanted| wanted.source == *source);
         let done = unloaded.as_ref().and_then(place).unwrap_or(wanted.len());
-        overlay.entities.load(owner, keys_of(overlay, again.iter())).await?;
+        self.load_entities(owner, overlay, keys_of(overlay, again.iter())).await?;
         let (mut output, mut records) = (Output::new(Arc::clone(&self.names)), Vec::new());
         for again in again {
             let key = match &again.verdict {

@@ -9,6 +9,7 @@ use guitong_log::{MAX_RECORD, OwnedLog};
 use super::beside::{self, BesideChange, BesideEvent, Uses};
 use super::overlay::{Made, note_event};
 use super::plan::JoinedTable;
+use super::refresh::Version;
 use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
@@ -16,7 +17,8 @@ use crate::keyed::overlay::Overlay;
 use crate::mapping::column::Row;
 use crate::mapping::{Bound, Columns};
 use crate::stage::arrival::{Arrival, Body, Fault};
-use crate::stage::worker::{Binding, Ends, Verdict, Worker};
+use crate::stage::binding::{Binding, OWN, Unfit};
+use crate::stage::worker::{Ends, Verdict, Worker};
 use crate::transform::{columns_of, unreadable_of};
 
 /// Rows that one commit of a joined table's truncate removes.
@@ -35,8 +37,8 @@ pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
 /// What the stage keeps of joins between batches.
 #[derive(Debug, Default)]
 pub(crate) struct Joining {
-    /// By joined table and writer's schema.
-    bindings: HashMap<(usize, u32), Binding>,
+    /// For each joined table, a writer's schema and what it came to.
+    bindings: HashMap<usize, (u32, Result<Arc<Bound>, Fault>)>,
     /// Ids of tables that are read for the first time: nothing of the resource is made of their rows yet.
     pub(crate) loading: Vec<Bytes>,
 }
@@ -47,27 +49,47 @@ impl Joining {
         table.is_group() || !self.loading.iter().any(|id| **id == table.id)
     }
 
-    /// The binding of a schema that lacks columns.
-    pub(crate) fn misfit(&self, schema: u32) -> Option<&Binding> {
-        let of_schema = self.bindings.iter().filter(|((_, id), _)| *id == schema).map(|(_, binding)| binding);
-        of_schema.into_iter().find(|binding| matches!(binding, Binding::Misfit(_)))
+    /// Has every schema be judged anew.
+    pub(crate) fn forget_bindings(&mut self) {
+        self.bindings.clear();
     }
 }
 
 impl Worker {
-    /// Binds a writer's schema of a joined table; whether it has all columns.
-    pub(crate) async fn bind_beside(&mut self, topic: &str, schema: u32) -> Result<bool, SessionError> {
+    /// Whether events of a joined table's topic are read by this schema now.
+    pub(crate) fn is_bound_beside(&self, topic: &str, schema: u32) -> bool {
+        let is_bound = |at: usize| self.joining.bindings.get(&at).is_some_and(|(bound, _)| *bound == schema);
+        self.mapping.joins.as_ref().is_none_or(|plan| plan.of_topic(topic).all(|(at, _)| is_bound(at)))
+    }
+
+    /// Whether events of a joined table's topic are kept out for what became of a column.
+    pub(crate) fn is_set_aside_beside(&self, topic: &str, schema: u32) -> bool {
+        let is_kept_out = |at: usize| matches!(self.joining.bindings.get(&at), Some((of, Err(Fault::Columns))) if *of == schema);
+        self.mapping.joins.as_ref().is_some_and(|plan| plan.of_topic(topic).any(|(at, _)| is_kept_out(at)))
+    }
+
+    /// Binds an event's schema for the joined tables of its topic; gives the reason where nothing more may be read.
+    pub(crate) async fn bind_beside(
+        &mut self,
+        arrival: &Arrival,
+        schema: u32,
+        live: bool,
+    ) -> Result<Option<Unfit>, SessionError> {
         let mapping = Arc::clone(&self.mapping);
-        let Some(plan) = &mapping.joins else { return Ok(true) };
-        let mut fits = true;
-        for (at, table) in plan.of_topic(topic) {
-            if !self.joining.bindings.contains_key(&(at, schema)) {
-                let binding = self.binding(schema, |json| plan.bind(table, json, &mapping.resource)).await?;
-                self.joining.bindings.insert((at, schema), binding);
-            }
-            fits &= !matches!(self.joining.bindings.get(&(at, schema)), Some(Binding::Misfit(_)));
+        let Some(plan) = &mapping.joins else { return Ok(None) };
+        for (at, _) in plan.of_topic(&arrival.record.at.topic) {
+            let table = OWN + 1 + at;
+            let binding = match self.read_schema(table, schema).await? {
+                None => Err(Fault::Schema),
+                Some(bound) => match self.judge(table, bound, arrival, schema, live).await? {
+                    Ok(bound) if bound.refuses => Err(Fault::Columns),
+                    Ok(bound) => Ok(Arc::new(bound)),
+                    Err(unfit) => return Ok(Some(unfit)),
+                },
+            };
+            self.joining.bindings.insert(at, (schema, binding));
         }
-        Ok(fits)
+        Ok(None)
     }
 
     /// Reads the joined tables' events among the arrivals, and loads what the resource's own rows are joined to.
@@ -80,10 +102,10 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let Some(plan) = &mapping.joins else { return Ok(BesideEvents::new()) };
         let bindings = &self.joining.bindings;
-        let bound = |table: usize, schema: u32| match bindings.get(&(table, schema)) {
-            Some(Binding::Ready(bound)) => Ok(&**bound),
-            Some(Binding::Misfit(_)) => Err(Fault::Columns),
-            Some(Binding::Unusable) | None => Err(Fault::Schema),
+        let bound = |table: usize, schema: u32| match bindings.get(&table) {
+            Some((of, Ok(bound))) if *of == schema => Ok(&**bound),
+            Some((of, Err(fault))) if *of == schema => Err(*fault),
+            _ => Err(Fault::Schema),
         };
         let events = beside::read(plan, owner, overlay, arrivals, &bound).await?;
         let own: Vec<(&Arrival, Option<&Columns>)> =
@@ -145,13 +167,23 @@ impl Worker {
         Ok(())
     }
 
-    /// A writer's schema of the table whose rows make records.
-    pub(super) fn bound_group(&self, schema: u32) -> Option<&Bound> {
-        let table = self.mapping.joins.as_ref()?.tables.iter().position(JoinedTable::is_group)?;
-        match self.joining.bindings.get(&(table, schema)) {
-            Some(Binding::Ready(bound)) => Some(bound),
-            _ => None,
+    /// How events of a group's rows are read, by the schemas of their writers.
+    pub(super) async fn bind_group(&self, versions: &[Version]) -> Result<HashMap<u32, Arc<Bound>>, SessionError> {
+        let mut bounds = HashMap::new();
+        let table = self.mapping.joins.iter().find_map(|plan| plan.tables.iter().position(JoinedTable::is_group));
+        let Some(table) = table else { return Ok(bounds) };
+        for version in versions {
+            let Body::Framed { schema } = version.arrival.body else { continue };
+            if bounds.contains_key(&schema) {
+                continue;
+            }
+            let bound = match self.joining.bindings.get(&table) {
+                Some((of, Ok(bound))) if *of == schema => Some(Arc::clone(bound)),
+                _ => self.read_schema(OWN + 1 + table, schema).await?.map(Arc::new),
+            };
+            bounds.extend(bound.map(|bound| (schema, bound)));
         }
+        Ok(bounds)
     }
 
     /// The first key that an event's row is joined by and whose rows are not loaded.

@@ -31,6 +31,10 @@ pub(crate) struct EntityState {
 }
 
 impl EntityState {
+    pub(crate) fn claims_mut(&mut self) -> impl Iterator<Item = &mut Claim> {
+        std::iter::once(&mut self.holder).chain(&mut self.claimants)
+    }
+
     /// The state that these claims come to; `None` without any.
     pub(crate) fn of(claims: impl IntoIterator<Item = Claim>) -> Option<Self> {
         let mut claims: Vec<Claim> = claims.into_iter().collect();

@@ -7,6 +7,7 @@
 //! | `entities` | entity key (the standard key without its frame) | [`entity::EntityState`] |
 //! | `quarantine` | entry number, big-endian | [`crate::quarantine::Entry`] |
 //! | `totals` | empty | [`totals::Totals`] |
+//! | `columns` | empty | [`crate::drift::Drift`] |
 //! | `quality` | see [`crate::quality`] | figures of the data's quality |
 
 pub(crate) mod codec;

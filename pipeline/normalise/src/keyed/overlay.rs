@@ -106,6 +106,11 @@ impl<T: Stored> Cached<T> {
         Ok(())
     }
 
+    /// Everything that is loaded, to be seen otherwise; what is stored of it stays as it is.
+    pub(crate) fn seen(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.values_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Whether the batch knows what the log holds under this key.
     pub(crate) fn is_loaded(&self, key: &[u8]) -> bool {
         self.slots.contains_key(key)

@@ -22,7 +22,7 @@ pub(crate) enum Cell<'a> {
     Unreadable,
     /// A dictionary has no row for the key.
     Missing,
-    /// Which of several rows is meant cannot be told.
+    /// What it would be made of cannot be told: the writer's table does not have the column, or several rows may be meant.
     Refused(Refusal),
     Direct(Input<'a>),
     Made(String),
@@ -90,7 +90,7 @@ impl<'r, 'a> Row<'r, 'a> {
         if self.lossy.contains(&slot.index) {
             return Cell::Lossy;
         }
-        self.values.get(slot.index).map_or(Cell::Null, |value| Cell::of(value, &slot.semantic))
+        self.values.get(slot.index).map_or(Cell::Refused(Refusal::ColumnGone), |value| Cell::of(value, &slot.semantic))
     }
 
     /// The first bytes of the value that does not read, of the first such column that is `read`, as `\xC4CF`.

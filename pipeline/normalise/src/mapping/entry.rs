@@ -76,6 +76,8 @@ pub(crate) enum Refusal {
     ColumnUnreadable,
     /// A dictionary has no row for the key.
     LookupMissing,
+    /// The writer's table does not have the column.
+    ColumnGone,
     ExpressionFailed,
     /// It used more than an evaluation may.
     ExpressionStopped,

@@ -54,9 +54,8 @@ impl FieldPlan {
         Ok(Self { index: field.index(), way, plain, reads: slots.into_read() })
     }
 
-    /// Whether the field reads this column of the mapping.
-    pub(crate) fn reads(&self, slot: usize) -> bool {
-        self.reads.contains(&slot)
+    pub(crate) fn reads(&self) -> &[usize] {
+        &self.reads
     }
 
     /// The column that is read as it stands.

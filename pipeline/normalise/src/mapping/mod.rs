@@ -1,8 +1,8 @@
 //! A resource's mapping, compiled: once against the entity ([`Mapping`]), once for each writer's schema ([`Bound`]).
 //!
-//! A mapping that names a column which a writer's schema does not have is no error of a record but of the resource: the stage
-//! pauses before the first such event and says so.
+//! What becomes of a column that a writer's schema does not have, or has as another type, is for `drift` to say.
 
+pub(crate) mod bound;
 mod cel;
 mod clean;
 pub(crate) mod column;
@@ -11,27 +11,29 @@ mod entry;
 mod field;
 mod items;
 mod switches;
+pub(crate) mod view;
 
 use std::sync::Arc;
 
-use guitong_schemas::avro::decode::{DecodePlan, PlanError, Semantic};
+use guitong_schemas::avro::decode::PlanError;
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, field_name};
 use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::mapping::RowOf;
+use guitong_schemas::contract::resource::fingerprint;
 use guitong_schemas::standard::{Entity, Grade, Obligation, OptionError, Standard, Zone};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::join::columns::ColumnSet;
-use crate::join::plan::{JoinPlan, JoinedTable, number_of_each};
-
+pub(crate) use bound::{Affected, Bound, Slot};
 pub(crate) use columns::Columns;
 pub(crate) use entry::{EntryPlan, Formula, Reading, Refusal, is_empty};
 pub(crate) use field::{Chosen, FieldPlan};
 pub(crate) use items::{ItemsFault, ItemsPlan};
 use switches::Switches;
+pub(crate) use view::TableView;
 
+use crate::join::columns::ColumnSet;
+use crate::join::plan::{FIRST_LIST, JoinPlan, JoinedTable, number_of_each};
 use crate::quality::flow::Reporting;
 use crate::transform::conceal;
 
@@ -69,17 +71,10 @@ pub enum Fault {
     NoMember(String),
 }
 
-/// Why a mapping cannot read events by a writer's schema.
+/// No schema of a change event: events by it are quarantined.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum BindError {
-    /// No schema of a change event: such events are quarantined.
-    #[error("{0}")]
-    Schema(String),
-    /// The table has changed under the mapping: the resource pauses.
-    #[error("the mapping reads {} of {table}, which the source no longer sends; change the mapping in resources/{resource}.toml, or bring the column back",
-        .columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", "))]
-    Columns { columns: Vec<String>, table: String, resource: String },
-}
+#[error("{0}")]
+pub(crate) struct BindError(String);
 
 /// A resource's mapping onto its entity.
 #[derive(Debug)]
@@ -97,45 +92,15 @@ pub(crate) struct Mapping {
     pub(crate) condition: Option<Formula>,
     /// Indexes of mandatory fields that the resource declares not provided.
     pub(crate) not_provided: Vec<usize>,
+    /// The tables that are read, the resource's own first.
+    pub(crate) tables: Vec<TableView>,
     /// Rules that weigh otherwise here.
     pub(crate) switches: Switches,
     pub(crate) reporting: Option<Reporting>,
     /// Tells one mapping from another, whatever the layout of its file.
     pub(crate) fingerprint: u64,
-    pub(crate) resource: String,
-    table: String,
     /// How the writer names fields.
     names: Names,
-}
-
-/// A mapping over one writer's schema.
-#[derive(Debug)]
-pub(crate) struct Bound {
-    pub(crate) plan: DecodePlan,
-    /// For each of the mapping's columns: where it stands in the row.
-    pub(crate) slots: Vec<Slot>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) index: usize,
-    pub(crate) semantic: Semantic,
-}
-
-impl Slot {
-    /// Where `columns` stand in a writer's schema, or those that it does not have.
-    pub(crate) fn find(columns: &[String], plan: &DecodePlan, names: Names) -> Result<Vec<Self>, Vec<String>> {
-        let mut slots = Vec::with_capacity(columns.len());
-        let mut missing = Vec::new();
-        for column in columns {
-            let found = plan.field(&field_name(column, names));
-            match found.and_then(|index| Some((index, plan.fields().get(index)?))) {
-                Some((index, field)) => slots.push(Self { index, semantic: field.semantic.clone() }),
-                None => missing.push(column.clone()),
-            }
-        }
-        if missing.is_empty() { Ok(slots) } else { Err(missing) }
-    }
 }
 
 /// Places of columns among those of a mapping, and which of them were asked for.
@@ -174,6 +139,7 @@ impl<'c> Slots<'c> {
         });
         let (list, compiled) = compiled.map_err(Fault::Expression)?;
         let (compiled, slots) = compiled?;
+        note(&mut self.read, FIRST_LIST + list);
         slots.into_iter().for_each(|slot| note(&mut self.read, number_of_each(list, slot)));
         Ok((list, compiled))
     }
@@ -207,8 +173,9 @@ impl Mapping {
     pub(crate) fn compile(resource: &Resource, standard: &Standard, zone: &Zone) -> Result<Self, MappingError> {
         let entity = standard.entity(&resource.entity);
         let mut entity = Arc::clone(entity.ok_or_else(|| MappingError::NoEntity { entity: resource.entity.clone() })?);
+        let form = standard.fingerprint(&entity);
         let switches = Switches::compile(&resource.rules, &mut entity);
-        let mut columns = ColumnSet::new(resource.joins.clone(), resource.names);
+        let mut columns = ColumnSet::new(resource.joins.clone());
         let mut fields = Vec::with_capacity(resource.map.len());
         for (name, mapping) in &resource.map {
             let field = entity.field(name).ok_or_else(|| MappingError::NoField {
@@ -222,21 +189,24 @@ impl Mapping {
         let mut slots = Slots::new(&mut columns);
         let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
         let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
+        let judged = slots.into_read();
         let (columns, joins) = columns.finish(resource.revision)?;
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
             not_provided: resource.not_provided.keys().filter_map(index).collect(),
             switches,
-            fingerprint: fingerprint(resource, &standard.version()),
+            fingerprint: fingerprint(&(
+                (&resource.entity, &resource.condition, &resource.map, &resource.joins, &resource.not_provided),
+                (&resource.rules, &resource.quality.pause_above, resource.revision, form),
+            )),
             reporting: resource.quality.reporting.as_ref().and_then(|reporting| {
                 let field = entity.field(&reporting.field)?.index();
                 Some(Reporting { field, working_days: reporting.working_days })
             }),
             system: resource.system.to_string(),
             zone: zone.clone(),
-            resource: resource.name.to_string(),
-            table: resource.table.to_string(),
+            tables: TableView::all(resource, &entity, (&columns, joins.as_ref()), &fields, &judged),
             names: resource.names,
             columns,
             joins,
@@ -261,18 +231,6 @@ impl Mapping {
         [Obligation::Mandatory, Obligation::Conditional, Obligation::Optional].map(count)
     }
 
-    /// Finds the mapping's columns in a writer's schema.
-    pub(crate) fn bind(&self, schema: &str) -> Result<Bound, BindError> {
-        let plan = DecodePlan::compile(schema).map_err(|error| BindError::Schema(error.to_string()))?;
-        if !plan.is_envelope() {
-            return Err(BindError::Schema(format!("{} is no change event", plan.name())));
-        }
-        match Slot::find(&self.columns, &plan, self.names) {
-            Ok(slots) => Ok(Bound { plan, slots }),
-            Err(columns) => Err(BindError::Columns { columns, table: self.table.clone(), resource: self.resource.clone() }),
-        }
-    }
-
     /// The columns of the resource's table that fields read, each with its places.
     pub(crate) fn own_columns(&self) -> Vec<(&str, Vec<usize>)> {
         match self.joins.as_ref().filter(|plan| plan.group().is_some()) {
@@ -285,7 +243,7 @@ impl Mapping {
     pub(crate) fn grade_of_column(&self, column: &str) -> Option<Grade> {
         let columns = self.own_columns();
         let (_, slots) = columns.iter().find(|(name, _)| *field_name(name, self.names) == *column)?;
-        let readers = self.fields.iter().filter(|field| slots.iter().any(|slot| field.reads(*slot)));
+        let readers = self.fields.iter().filter(|field| field.reads().iter().any(|slot| slots.contains(slot)));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
     }
 
@@ -298,16 +256,4 @@ impl Mapping {
         };
         table.parts_of(record).into_iter().map(part).collect::<Vec<_>>().join(", ")
     }
-}
-
-fn fingerprint(resource: &Resource, standard: &str) -> u64 {
-    let Resource { entity, condition, map, joins, not_provided, rules, quality, revision, .. } = resource;
-    let text = format!("{:?}", (entity, condition, map, joins, not_provided, rules, quality.pause_above, revision, standard));
-    // Where in its file something stands does not count.
-    let mut digest = Sha256::new();
-    for (at, part) in text.split("Place {").enumerate() {
-        let rest = if at == 0 { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
-        digest.update(rest);
-    }
-    digest.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

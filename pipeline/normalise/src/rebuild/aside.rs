@@ -7,6 +7,7 @@ use bytes::Bytes;
 use guitong_log::{AppendError, Batch, Committed, LogError, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition};
 
 use super::state::{Step, Stored};
+use crate::drift::COLUMNS;
 use crate::error::SessionError;
 use crate::join::state::Refresh;
 use crate::join::{INPUTS, LINKS, REFRESH, USERS};
@@ -15,7 +16,7 @@ use crate::quality::QUALITY;
 use crate::quarantine::record;
 
 /// Maps that are made aside, with the names that they have there.
-const MAPS: [(&str, &str); 9] = [
+const MAPS: [(&str, &str); 10] = [
     (ROWS, "rebuild.rows"),
     (ENTITIES, "rebuild.entities"),
     (QUARANTINE, "rebuild.quarantine"),
@@ -25,6 +26,7 @@ const MAPS: [(&str, &str); 9] = [
     (USERS, "rebuild.users"),
     (INPUTS, "rebuild.inputs"),
     (REFRESH, "rebuild.refresh"),
+    (COLUMNS, "rebuild.columns"),
 ];
 
 /// Entries that one commit removes.

@@ -19,6 +19,7 @@ mod aside;
 mod replace;
 mod state;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -29,13 +30,14 @@ pub use state::RebuildReport;
 
 pub(crate) use aside::follow;
 
+use crate::drift::Drift;
 use crate::error::SessionError;
 use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
 use crate::quality::window::{Pause, Window};
 use crate::quality::{PAUSED, QUALITY, WINDOW, standing};
-use crate::stage::arrival::Arrival;
+use crate::stage::arrival::{Arrival, Body};
 use crate::stage::worker::{Progress, Worker};
 use aside::Aside;
 use state::{Step, Stored};
@@ -154,6 +156,8 @@ impl Rebuild {
         let totals = totals.map(|bytes| Totals::decode(&bytes).map_err(read(TOTALS))).transpose()?;
         worker.counters.totals = Totals { revision: live.counters.totals.revision, ..totals.unwrap_or_default() };
         worker.counters.standing = standing::Standing::load(&aside).await?;
+        worker.drift = Drift::load(&aside).await?;
+        worker.drift.follow(&worker.mapping);
         let is_begun = aside.stored.run.as_ref().is_some_and(|run| run.step != Step::Clearing);
         // An older run's halt goes with what it left.
         if let ([window, paused], true) = (aside.get(QUALITY, &[WINDOW, PAUSED]).await?.as_slice(), is_begun) {
@@ -237,6 +241,7 @@ impl Rebuild {
                     let Totals { revision, next_seq, .. } = live.counters.totals;
                     self.worker.counters = crate::keyed::overlay::Counters::default();
                     self.worker.counters.totals = Totals { revision, next_seq, ..Totals::default() };
+                    self.worker.drift = Drift::default();
                     self.go_to(Step::Reading { next: None });
                 }
             }
@@ -304,9 +309,17 @@ impl Rebuild {
         }
         let revision = worker.counters.totals.revision;
         let mut arrivals = Vec::with_capacity(batch.records.len());
+        let mut whole: HashMap<u32, bool> = HashMap::new();
         for record in batch.records.into_iter().filter(|record| record.offset < end) {
             let arrival = Arrival::new(record, revision, None);
-            if worker.can_read(&arrival).await? {
+            let is_whole = match arrival.body {
+                Body::Framed { schema } => match whole.get(&schema) {
+                    Some(is_whole) => *is_whole,
+                    None => *whole.entry(schema).or_insert(worker.is_whole(schema).await?),
+                },
+                Body::Tombstone | Body::Faulty(_) => true,
+            };
+            if is_whole {
                 arrivals.push(arrival);
             }
         }
@@ -315,7 +328,7 @@ impl Rebuild {
             return Ok(false);
         }
         let mut aside = Aside { owner, stored, quarantine: &quarantine };
-        if let Progress::Paused(reason) = worker.work(&mut aside, &arrivals, Some(vec![(raw.clone(), read)])).await? {
+        if let Progress::Flooded(reason) = worker.work(&mut aside, &arrivals, Some(vec![(raw.clone(), read)])).await? {
             tracing::error!(reason, "the rebuild halts; what stood before stands");
             *reader = None;
         }

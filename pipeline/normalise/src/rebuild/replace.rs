@@ -119,6 +119,7 @@ impl Rebuild {
         for (key, Pair { stood, made }) in keys {
             states.push((key, decode::<EntityState>(stood.as_ref())?, decode::<EntityState>(made.as_ref())?));
         }
+        live.see_in_force(states.iter_mut().filter_map(|(_, stood, _)| stood.as_mut()).collect()).await?;
         let claims = states.iter().flat_map(|(_, stood, made)| [stood, made]).flatten();
         let sources = claims.flat_map(|state| state.claims().map(|claim| claim.source.clone())).collect();
         let rows = both::<RowState>(owner, sources).await?;

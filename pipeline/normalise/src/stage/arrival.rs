@@ -32,7 +32,7 @@ pub(crate) enum Fault {
     Schema,
     /// The value does not decode by its schema.
     Decode,
-    /// The mapping reads columns that the event's schema does not have.
+    /// A joined table, or that of a group, has not the columns that the mapping needs.
     Columns,
     /// A column's value is over the limit and was read past.
     TooLarge,
@@ -55,7 +55,11 @@ impl Fault {
                 "the registry has no such schema, or it is no change event",
             ),
             Self::Decode => ("event.decode", "事件不能按其模式解码", "the event does not decode by its schema"),
-            Self::Columns => ("event.columns", "事件缺少映射所需的列", "the event lacks columns that the mapping reads"),
+            Self::Columns => (
+                "event.columns",
+                "表的列已变更，不再是映射所读的列；详见 guitong status",
+                "columns of the table are not as the mapping reads them; `guitong status` says which",
+            ),
             Self::TooLarge => (
                 "row.too_large",
                 "字段值超过上限，未读取；请缩短后重新读取该行",

@@ -3,6 +3,7 @@
 use guitong_log::OwnedLog;
 use guitong_schemas::change::Operation;
 
+use super::arrival::Arrival;
 use super::worker::{Verdict, Worker};
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
@@ -74,9 +75,11 @@ impl Worker {
         }
     }
 
-    /// Notes a row version in the window; whether the resource has to pause behind it.
-    pub(crate) fn note(&self, overlay: &mut Overlay, verdict: &Verdict) -> bool {
+    /// Notes a row version in the window; whether the resource has to pause behind it. What a changed column keeps out is not
+    /// noted: the resource's policy has decided to read on.
+    pub(crate) fn note(&self, overlay: &mut Overlay, arrival: &Arrival, verdict: &Verdict) -> bool {
         match verdict {
+            Verdict::Bad(_) if self.is_set_aside(arrival) => false,
             Verdict::Good(_) => overlay.window.note(false, self.pause_above),
             Verdict::Bad(_) => overlay.window.note(true, self.pause_above),
             Verdict::Stale | Verdict::Removed => false,

@@ -3,16 +3,18 @@
 //!
 //! Each batch is one commit of records, consumed offset and keyed state, so an event takes effect once, whenever the stage
 //! stops. After every doubtful end (a lost answer, another holder, a log that is away) the owner is opened again and goes on
-//! from what the log holds. Bad events go to quarantine and stop nothing; a mapping that does not fit the table's columns
-//! pauses the resource; a gap in the raw topic is an error for a person.
+//! from what the log holds. Bad events go to quarantine and stop nothing; a column that the mapping reads and the table
+//! no longer has pauses the resource, unless it is to go on without; a gap in the raw topic is an error for a person.
 
 pub(crate) mod arrival;
+pub(crate) mod binding;
 pub(crate) mod figures;
 mod known;
 pub(crate) mod output;
 mod session;
 mod surrender;
 mod truncate;
+mod versions;
 pub(crate) mod worker;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::drift::Subscriptions;
 use crate::error::NormaliseError;
 use crate::handle::{self, Command, NormaliserHandle, NormaliserStatus, Phase};
 use crate::mapping::{Mapping, MappingError};
@@ -42,6 +45,8 @@ pub struct NormaliseContext {
     pub standard: Arc<Standard>,
     pub exchange: Arc<Exchange>,
     pub metrics: Metrics,
+    /// Those of the directory in force: who is touched where a table changes.
+    pub subscriptions: Subscriptions,
 }
 
 /// The normaliser of one resource, ready to run.

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
 use super::arrival::Arrival;
+use super::binding::Unfit;
 use super::output::Names;
 use super::worker::{Ends, Progress, Worker};
+use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::handle::{Command, HandleError, Phase};
 use crate::join;
@@ -63,16 +65,29 @@ struct Session {
     rebuild: Option<Rebuild>,
     /// What the last one came to.
     rebuilt: Option<RebuildReport>,
-    /// Why nothing is read.
-    paused: Option<String>,
+    halt: Option<Halt>,
     asked: Option<Instant>,
+}
+
+/// Why nothing is read for a time.
+enum Halt {
+    /// Too many rows are rejected: until the mapping changes or a person resumes.
+    Rejections,
+    /// The table has not the columns that the mapping needs: until it has changed.
+    Columns {
+        /// Its raw topic, and the schema of its newest event when the pause began.
+        table: TopicPartition,
+        newest: Option<u32>,
+        /// The topic's end when it was last asked for its newest event.
+        looked_at: u64,
+    },
 }
 
 impl Session {
     /// Whether something may be read: the resource's own rows do not change while a rebuild's take their place.
     fn is_open(&self) -> bool {
         let is_replacing = self.load.is_none() && self.rebuild.as_ref().is_some_and(Rebuild::is_replacing);
-        self.paused.is_none() && !is_replacing
+        self.halt.is_none() && !is_replacing
     }
 
     /// Whether there is work that waits for nothing.
@@ -97,7 +112,7 @@ impl Session {
         let Some(paused) = paused else { return Ok(()) };
         let pause = Pause::decode(paused).map_err(read)?;
         if pause.mapping == self.worker.mapping.fingerprint {
-            self.paused = Some(pause.to_string());
+            self.halt = Some(Halt::Rejections);
             self.worker.pause = Some(pause);
         } else {
             self.forget_window().await?;
@@ -152,15 +167,19 @@ impl Normaliser {
             join::begin::forget_all(&mut *owner).await?;
         }
         worker.joining.loading = load.iter().flat_map(|load| load.ids.clone()).collect();
+        if self.mapping.group().is_some_and(|table| worker.joining.loading.iter().any(|id| **id == table.id)) {
+            // The rows that make the records are read again as if for the first time.
+            worker.drift = Drift::forgotten();
+        }
         let refreshing = self.mapping.joins.is_some() && load.is_none();
-        let (replay, paused, asked) = (None, None, None);
-        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, paused, asked };
+        let (replay, halt, asked) = (None, None, None);
+        let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, halt, asked };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
         // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
         let ready = if session.load.is_some() { Phase::Loading } else { Phase::Running };
-        self.set_phase(session.paused.clone().map_or(ready, Phase::Paused));
+        self.set_phase(session.worker.pause.as_ref().map_or(ready, |pause| Phase::Paused(pause.to_string())));
         let ended = self.work(&mut session, shutdown).await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
@@ -169,8 +188,14 @@ impl Normaliser {
     }
 
     fn worker(&self, names: &Arc<Names>, quarantine: &Arc<str>, metrics: ResourceMetrics) -> Worker {
-        let (registry, mapping) = (Arc::clone(&self.context.registry), Arc::clone(&self.mapping));
-        Worker::new(registry, mapping, Arc::clone(names), Arc::clone(quarantine), &self.resource.quality, metrics)
+        let around = Surroundings {
+            resource: Arc::clone(&self.resource),
+            subscriptions: self.context.subscriptions.clone(),
+            time_zone: self.context.exchange.time_zone.clone(),
+        };
+        let reach = (Arc::clone(&self.context.log), Arc::clone(&self.context.registry));
+        let mapping = (Arc::clone(&self.mapping), around);
+        Worker::new(reach, mapping, Arc::clone(names), Arc::clone(quarantine), &self.resource.quality, metrics)
     }
 
     /// The rebuild that is under way or asked for, and what the last one came to.
@@ -185,7 +210,11 @@ impl Normaliser {
             return Ok((None, None));
         }
         let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
+        let before = live.counters.totals.revision;
         let stored = rebuild::standing(owner, &mut live.counters.totals, declared, mapping).await?;
+        if live.counters.totals.revision != before {
+            live.drift = Drift::forgotten();
+        }
         let last = stored.last;
         if stored.run.is_none() {
             return Ok((None, last));
@@ -249,7 +278,7 @@ impl Normaliser {
                     session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
                     if let Some(pause) = &session.worker.pause {
                         let reason = pause.to_string();
-                        self.stand_still(session, reason).await?;
+                        self.pause(session, reason, Halt::Rejections).await?;
                     }
                 }
                 batch = intake.read(&*log, budget), if session.is_open() => {
@@ -257,6 +286,11 @@ impl Normaliser {
                     session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
                 }
                 () = std::future::ready(()), if session.is_busy() => {}
+                () = tokio::time::sleep(wait), if session.halt.is_some() => {
+                    if self.may_go_on(session).await? {
+                        return Ok(End::Reopen);
+                    }
+                }
             }
             if session.rebuilds() && self.step_rebuild(session).await? == Stepped::Ended {
                 return Ok(End::Reopen);
@@ -316,21 +350,34 @@ impl Normaliser {
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
         match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
             Progress::Done => (session.next, session.beside) = (next, beside),
-            Progress::Paused(reason) => {
-                session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
-                self.stand_still(session, reason).await?;
+            Progress::Flooded(reason) => self.pause(session, reason, Halt::Rejections).await?,
+            Progress::Unfit(Unfit { reason, table, newest }) => {
+                self.pause(session, reason, Halt::Columns { table, newest, looked_at: 0 }).await?;
             }
         }
         session.worker.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    async fn stand_still(&self, session: &mut Session, reason: String) -> Result<(), SessionError> {
+    /// Reads nothing more for the time being.
+    async fn pause(&self, session: &mut Session, reason: String, halt: Halt) -> Result<(), SessionError> {
         tracing::error!(resource = %self.resource.name, reason, "paused");
+        session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
         self.report(session).await?;
-        self.set_phase(Phase::Paused(reason.clone()));
-        session.paused = Some(reason);
+        self.set_phase(Phase::Paused(reason));
+        session.halt = Some(halt);
         Ok(())
+    }
+
+    /// Whether the table has changed since the pause began, so that it may be as the mapping needs it.
+    async fn may_go_on(&self, session: &mut Session) -> Result<bool, SessionError> {
+        let Some(Halt::Columns { table, newest, looked_at }) = &mut session.halt else { return Ok(false) };
+        let end = self.context.log.bounds(table).await?.end;
+        if *looked_at == end {
+            return Ok(false);
+        }
+        *looked_at = end;
+        session.worker.has_changed(table, *newest).await
     }
 
     async fn step_rebuild(&mut self, session: &mut Session) -> Result<Stepped, SessionError> {
@@ -468,6 +515,9 @@ impl Normaliser {
             status.rebuild = session.rebuild.as_ref().and_then(|rebuild| rebuild.status(session.next, worker));
             status.rebuilt = session.rebuilt;
             status.version = totals.stamp.to_string();
+            if status.changes.len() != worker.drift.away() || !asked {
+                status.changes = worker.drift.changes(&worker.mapping, &worker.around);
+            }
             if let Some(end) = end {
                 status.lag_records = end.saturating_sub(session.next);
                 let behind = status.newest_source_us.map_or(0, |newest| now.saturating_sub(newest).max(0));
@@ -476,6 +526,7 @@ impl Normaliser {
             if let Some(oldest) = oldest {
                 status.oldest_quarantine_us = oldest;
             }
+            worker.metrics.changed_columns.set(worker.drift.away().try_into().unwrap_or(i64::MAX));
             worker.metrics.paused.set(i64::from(matches!(status.phase, Phase::Paused(_))));
             let age = status.oldest_quarantine_us.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
             worker.metrics.oldest_seconds.set(age as f64 / 1e6);
@@ -496,6 +547,8 @@ async fn begin(
 ) -> Result<u64, SessionError> {
     let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
     let bounds = log.bounds(raw).await?;
+    worker.drift = Drift::load(owner).await?;
+    worker.drift.follow(&worker.mapping);
     let Some(stored) = stored else {
         worker.counters.totals = Totals { revision, ..Totals::default() };
         return Ok(bounds.earliest);

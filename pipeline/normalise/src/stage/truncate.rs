@@ -38,7 +38,7 @@ impl Worker {
             }
             let keys: Vec<_> =
                 sources.iter().filter_map(|source| overlay.rows.get(source)).flat_map(|row| row.keys.clone()).collect();
-            overlay.entities.load(owner, keys).await?;
+            self.load_entities(owner, &mut overlay, keys).await?;
             let mut output = Output::new(Arc::clone(&self.names));
             let mut records = Vec::new();
             for source in &sources {

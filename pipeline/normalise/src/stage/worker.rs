@@ -7,18 +7,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use guitong_log::registry::{RegistryError, SchemaRegistry};
-use guitong_log::{Batch, NewRecord, OwnedLog, TopicPartition};
+use guitong_log::registry::SchemaRegistry;
+use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Quality;
 use guitong_schemas::contract::quality::PauseAbove;
+use guitong_schemas::standard::Written;
 
 use super::arrival::{Arrival, Body, Fault};
+use super::binding::{Binding, Fit, Unfit};
 use super::figures::Came;
 use super::known::{Known, note_seen};
 use super::output::{Cause, Names, Output};
 use crate::claims::{self, Effect, EntityRecord, Published};
+use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::join;
 use crate::join::beside::Uses;
@@ -26,7 +29,7 @@ use crate::join::stage::{BesideEvents, Joining};
 use crate::join::state::Group;
 use crate::keyed::overlay::{Cached, Counters, Overlay};
 use crate::keyed::row::RowState;
-use crate::mapping::{BindError, Bound, Columns, Mapping};
+use crate::mapping::{Columns, Mapping};
 use crate::metrics::ResourceMetrics;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
@@ -40,27 +43,20 @@ const JOINED_ROWS: usize = 4_096;
 /// Next offset of each partition after some arrivals.
 pub(crate) type Ends = Vec<(TopicPartition, u64)>;
 
-/// What a writer's schema came to.
-#[derive(Debug)]
-pub(crate) enum Binding {
-    Ready(Arc<Bound>),
-    /// No change event, or unknown to the registry: events by it are quarantined.
-    Unusable,
-    /// The mapping names columns that it does not have.
-    Misfit(String),
-}
-
 /// How far a run over arrivals came.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Done,
-    /// The next event's columns do not fit the mapping.
-    Paused(String),
+    /// Too many rows are rejected.
+    Flooded(String),
+    /// The next event is of a table that has not the columns which the mapping needs.
+    Unfit(Unfit),
 }
 
 /// What the stage keeps between batches, beside the owner.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) log: Arc<dyn ExchangeLog>,
     pub(crate) registry: Arc<dyn SchemaRegistry>,
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) names: Arc<Names>,
@@ -79,8 +75,13 @@ pub(crate) struct Worker {
     pub(crate) quarantine_end: u64,
     /// Commit time of the newest event, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) newest_source_us: Option<i64>,
+    /// What is known of the columns that the mapping reads.
+    pub(crate) drift: Drift,
+    pub(crate) around: Surroundings,
     pub(crate) bindings: HashMap<u32, Binding>,
     key_plans: HashMap<u32, Option<DecodePlan>>,
+    /// Schemas of other versions of the entity, by which records were written.
+    pub(super) versions: HashMap<u32, Option<Written>>,
     pub(crate) joining: Joining,
     /// A row that goes leaves its version behind.
     pub(crate) keeps_gone: bool,
@@ -133,16 +134,19 @@ struct Reading<'a> {
 
 impl Worker {
     pub(crate) fn new(
-        registry: Arc<dyn SchemaRegistry>,
-        mapping: Arc<Mapping>,
+        (log, registry): (Arc<dyn ExchangeLog>, Arc<dyn SchemaRegistry>),
+        (mapping, around): (Arc<Mapping>, Surroundings),
         names: Arc<Names>,
         quarantine_topic: Arc<str>,
         quality: &Quality,
         metrics: ResourceMetrics,
     ) -> Self {
         Self {
+            log,
             registry,
             mapping,
+            around,
+            drift: Drift::default(),
             names,
             quarantine_topic,
             repeats: false,
@@ -155,6 +159,7 @@ impl Worker {
             newest_source_us: None,
             bindings: HashMap::new(),
             key_plans: HashMap::new(),
+            versions: HashMap::new(),
             joining: Joining::default(),
             keeps_gone: false,
             is_rebuilt: false,
@@ -169,85 +174,33 @@ impl Worker {
         arrivals: &[Arrival],
         at: Option<Ends>,
     ) -> Result<Progress, SessionError> {
-        if at.is_none() {
-            // What the registry did not know when the events came it may know now.
-            self.bindings.retain(|_, binding| !matches!(binding, Binding::Unusable));
+        let live = at.is_some();
+        if !live {
+            // What the registry did not know when the events came it may know now, and what they tell of the table is old.
+            self.forget_bindings();
         }
-        let fits = self.bind(arrivals).await?;
-        let (mut rest, left) = arrivals.split_at(fits);
-        while !rest.is_empty() && (self.pause.is_none() || at.is_none()) {
-            rest = self.round(owner, rest, left, at.as_ref()).await?;
-        }
-        if let Some(pause) = self.pause.as_ref().filter(|_| at.is_some()) {
-            return Ok(Progress::Paused(pause.to_string()));
-        }
-        let misfit = left.first().and_then(|arrival| match arrival.body {
-            Body::Framed { schema } if arrival.is_beside => self.joining.misfit(schema),
-            Body::Framed { schema } => self.bindings.get(&schema),
-            _ => None,
-        });
-        match misfit {
-            Some(Binding::Misfit(reason)) => Ok(Progress::Paused(reason.clone())),
-            _ => Ok(Progress::Done),
-        }
-    }
-
-    /// Binds the writer's schemas of the arrivals; gives how many arrivals come before the first that does not fit.
-    async fn bind(&mut self, arrivals: &[Arrival]) -> Result<usize, SessionError> {
-        for (index, arrival) in arrivals.iter().enumerate() {
-            let Body::Framed { schema } = arrival.body else { continue };
-            if arrival.is_beside {
-                if !self.bind_beside(&arrival.record.at.topic, schema).await? && arrival.entry.is_none() {
-                    return Ok(index);
-                }
-                continue;
+        let mut left = arrivals;
+        while !left.is_empty() && (self.pause.is_none() || !live) {
+            let count = match self.bind(owner, left, live).await? {
+                Fit::Next(count) => count,
+                Fit::Unfit(unfit) => return Ok(Progress::Unfit(unfit)),
+            };
+            let (mut now, later) = left.split_at(count);
+            while !now.is_empty() && (self.pause.is_none() || !live) {
+                now = self.round(owner, now, later, at.as_ref()).await?;
             }
-            self.bind_schema(schema).await?;
-            // An entry that is run again stays where it is; the resource pauses for what comes in.
-            if arrival.entry.is_none() && matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))) {
-                return Ok(index);
-            }
+            left = later;
         }
-        Ok(arrivals.len())
+        if !live {
+            self.forget_bindings();
+            return Ok(Progress::Done);
+        }
+        Ok(self.pause.as_ref().map_or(Progress::Done, |pause| Progress::Flooded(pause.to_string())))
     }
 
-    /// Whether the mapping fits the columns of an event's schema, as far as it has one.
-    pub(crate) async fn can_read(&mut self, arrival: &Arrival) -> Result<bool, SessionError> {
-        let Body::Framed { schema } = arrival.body else { return Ok(true) };
-        self.bind_schema(schema).await?;
-        Ok(!matches!(self.bindings.get(&schema), Some(Binding::Misfit(_))))
-    }
-
-    /// Binds a writer's schema, where that is not done.
-    pub(crate) async fn bind_schema(&mut self, schema: u32) -> Result<(), SessionError> {
-        if !self.bindings.contains_key(&schema) {
-            let mapping = Arc::clone(&self.mapping);
-            let binding = self.binding(schema, |json| mapping.bind(json)).await?;
-            self.bindings.insert(schema, binding);
-        }
-        Ok(())
-    }
-
-    /// What a writer's schema comes to.
-    pub(crate) async fn binding(
-        &self,
-        schema: u32,
-        bind: impl FnOnce(&str) -> Result<Bound, BindError>,
-    ) -> Result<Binding, SessionError> {
-        let unusable = |reason: String| {
-            tracing::warn!(schema, reason, "events by this schema are quarantined");
-            Binding::Unusable
-        };
-        match self.registry.schema(schema).await {
-            Ok(json) => Ok(match bind(&json) {
-                Ok(bound) => Binding::Ready(Arc::new(bound)),
-                Err(BindError::Schema(reason)) => unusable(reason),
-                Err(error @ BindError::Columns { .. }) => Binding::Misfit(error.to_string()),
-            }),
-            Err(error @ RegistryError::NoSchema { .. }) => Ok(unusable(error.to_string())),
-            // Whatever else it answers says nothing about the event.
-            Err(error) => Err(SessionError::Transient(error.to_string())),
-        }
+    fn forget_bindings(&mut self) {
+        self.bindings.clear();
+        self.joining.forget_bindings();
     }
 
     /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
@@ -316,7 +269,7 @@ impl Worker {
                         let is_again = !arrival.is_of_group() || arrival.entry.is_some();
                         runner.flows.is_again = is_again;
                         let read = self.faulty(&mut runner, arrival, fallback, is_again, fault);
-                        is_flooded = !is_again && self.note(overlay, &read.verdict);
+                        is_flooded = !is_again && self.note(overlay, arrival, &read.verdict);
                         events.push(read);
                     }
                 }
@@ -359,7 +312,7 @@ impl Worker {
                 if let Some(source) = arrival.source.as_deref() {
                     newest.insert(source, events.len());
                 }
-                is_flooded = self.note(overlay, &read.verdict);
+                is_flooded = self.note(overlay, arrival, &read.verdict);
             }
             events.push(read);
             done = place + 1;
@@ -406,7 +359,6 @@ impl Worker {
                 Some(Binding::Ready(bound)) => {
                     runner.run_beside(bound, &arrival.raw(), columns, fallback_us, Some(groups)).map_err(|_| Fault::Decode)
                 }
-                Some(Binding::Misfit(_)) => Err(Fault::Columns),
                 Some(Binding::Unusable) | None => Err(Fault::Schema),
             },
         }?;
@@ -433,7 +385,7 @@ impl Worker {
                 keys.extend(records.iter().map(|record| record.key.clone()));
             }
         }
-        overlay.entities.load(owner, keys).await?;
+        self.load_entities(owner, &mut overlay, keys).await?;
         let mut output = Output::new(Arc::clone(&self.names));
         let now_us = jiff::Timestamp::now().as_microsecond();
         let mut records = Vec::with_capacity(events.len() + 8);
@@ -589,6 +541,7 @@ impl Worker {
     ) -> Result<(), SessionError> {
         let pause = overlay.pause.clone();
         let (mut state, counters) = overlay.into_changes();
+        state.extend(self.drift.take_change());
         if self.is_rebuilt {
             rebuild::follow(&mut state);
         }

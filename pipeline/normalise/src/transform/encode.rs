@@ -8,7 +8,7 @@ use crate::mapping::Mapping;
 
 /// The framed record. A record's fields are `["null", type]` and its key's fields texts, as the standard holds them to when it
 /// loads an entity, so all but nested values are written as they stand.
-pub(super) fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
+pub(crate) fn encode(mapping: &Mapping, values: &[StandardValue<'_>], schema: u32, out: &mut Vec<u8>) -> Result<(), String> {
     if values.iter().any(|value| matches!(value, StandardValue::Steps(_))) {
         return encode_nested(mapping, values, schema, out);
     }

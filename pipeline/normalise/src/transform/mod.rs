@@ -3,7 +3,7 @@
 //! Delivery semantics are the stage's; here: the same bytes, the same kept columns and the same mapping give the same records.
 //! An error finding rejects the whole event; warnings travel in the record's quality; notes are only counted.
 
-mod encode;
+pub(crate) mod encode;
 
 use std::fmt::Write as _;
 
@@ -166,20 +166,25 @@ impl<'m> Runner<'m> {
         };
         let row = Row { joined: &beside.cells, lists: &beside.lists, ..alone };
         let columns = keep(&row, avro.len());
-        let change = self.run_row(&row, source_ts_us);
+        let change = self.run_row(&row, source_ts_us, Some(bound));
         Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
     }
 
-    /// What a row as of a time comes to.
-    pub(crate) fn run_row(&mut self, row: &Row<'_, '_>, source_ts_us: i64) -> Change {
+    /// What a row as of a time comes to; what several rows make is of no one schema.
+    pub(crate) fn run_row(&mut self, row: &Row<'_, '_>, source_ts_us: i64, bound: Option<&Bound>) -> Change {
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
-        match self.row(row, &clock) {
+        match self.row(row, &clock, bound) {
             Ok(records) => {
                 self.flows.on(clock.today).counted.add(&self.counted);
                 Change::Good(records)
             }
-            Err(rejections) => Change::Bad { rejections },
+            Err(mut rejections) => {
+                if let Some(bound) = bound {
+                    bound.explain(&mut rejections);
+                }
+                Change::Bad { rejections }
+            }
         }
     }
 
@@ -197,18 +202,41 @@ impl<'m> Runner<'m> {
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
-    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: Option<&Bound>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        if let Some(bound) = bound.filter(|bound| bound.refuses(true)) {
+            return Err(self.refuse_row(bound, clock));
+        }
         match self.mapping.condition.as_ref().map_or(Ok(true), |condition| condition.holds(row)) {
-            Ok(true) => self.records(row, clock),
+            Ok(true) => self.records(row, clock, bound),
             Ok(false) => Ok(Vec::new()),
             Err(refusal) => Err(vec![self.refuse_whole(refusal, clock)]),
         }
     }
 
+    /// What keeps a row out whose table is not as the mapping knows it.
+    fn refuse_row(&mut self, bound: &Bound, clock: &Clock<'_>) -> Vec<Rejection> {
+        let tally = &mut self.flows.on(clock.today).tally;
+        for affected in &bound.affected {
+            tally.add(&found(Level::Error, affected.field.unwrap_or(usize::MAX), affected.rule));
+        }
+        bound.rejections()
+    }
+
     /// The row's entity records.
-    fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn records(
+        &mut self,
+        row: &Row<'_, '_>,
+        clock: &Clock<'_>,
+        bound: Option<&Bound>,
+    ) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let mapping = self.mapping;
         self.findings.clear();
+        if let Some(bound) = bound.filter(|bound| bound.refuses(false)) {
+            return Err(self.refuse_row(bound, clock));
+        }
+        let retyped = bound.into_iter().flat_map(|bound| &bound.affected).filter(|affected| affected.rule == Rule::ColumnRetyped);
+        let retyped = retyped.filter_map(|affected| Some(found(Level::Warning, affected.field?, affected.rule)));
+        self.findings.extend(retyped);
         let mut values: Vec<StandardValue<'_>> = mapping.entity.fields.iter().map(|_| StandardValue::Null).collect();
         let mut parallel: SmallVec<[Parallel<'_>; 0]> = SmallVec::new();
         for plan in &mapping.fields {
@@ -427,7 +455,7 @@ impl<'m> Runner<'m> {
                 let plan = self.mapping.fields.iter().find(|plan| plan.index == index);
                 let text = plan.and_then(|plan| match plan.choose(row) {
                     Ok(Chosen::Entry(entry)) => match entry.source(row) {
-                        Reading::Refused(Refusal::ColumnUnreadable) => row.unreadable_bytes(|slot| plan.reads(slot)),
+                        Reading::Refused(Refusal::ColumnUnreadable) => row.unreadable_bytes(|slot| plan.reads().contains(&slot)),
                         reading => text_of_reading(reading),
                     },
                     _ => None,
@@ -498,6 +526,7 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::ColumnLossy => (Level::Warning, Rule::ColumnLossy),
         Refusal::ColumnUnreadable => (Level::Warning, Rule::ColumnUnreadable),
         Refusal::LookupMissing => (Level::Warning, Rule::LookupMissing),
+        Refusal::ColumnGone => (Level::Warning, Rule::ColumnGone),
         Refusal::ExpressionFailed => (Level::Warning, Rule::ExpressionFailed),
         Refusal::ExpressionStopped => (Level::Warning, Rule::ExpressionStopped),
         Refusal::NoMatch => (Level::Warning, Rule::ExtractFailed),

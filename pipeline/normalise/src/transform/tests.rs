@@ -16,7 +16,6 @@ use proptest::prelude::*;
 use super::encode::{encode_nested, shortest};
 use super::*;
 use crate::fixtures::{ABSENT, NOW_US, Source, resource, uscc};
-use crate::mapping::BindError;
 
 mod language;
 
@@ -35,7 +34,7 @@ struct Case {
 impl Case {
     fn new(resource: &Resource, source: Source) -> Self {
         let mapping = Mapping::compile(resource, Standard::builtin(), Zone::shanghai()).expect("compiles");
-        let bound = mapping.bind(source.plan.value_schema().expect("Avro")).expect("binds");
+        let bound = mapping.bind(0, source.plan.value_schema().expect("Avro")).expect("binds");
         Self { mapping, bound, source }
     }
 
@@ -330,15 +329,32 @@ fn what_the_wire_could_not_hold_is_no_null() {
 }
 
 #[test]
-fn a_column_that_the_source_no_longer_sends_is_the_resources_error() {
+fn a_column_that_the_table_does_not_have_leaves_its_fields_empty_where_they_may_be() {
+    let gone = |column: &str| {
+        let at = ENTERPRISE.iter().position(|name| *name == column).expect("a column");
+        let (mut columns, code) = (ENTERPRISE.to_vec(), uscc(1));
+        let mut cells = enterprise_row(&code);
+        columns.remove(at);
+        cells.remove(at + 1);
+        let resource = resource("enterprise");
+        Case::new(&resource, Source::of_texts(&resource, &columns)).run(&cells, None).change
+    };
+    let Change::Good(records) = gone("lxr") else { panic!("an optional field") };
+    assert_eq!(&records[0].quality[..], b"contact:column.gone");
+    let Change::Bad { rejections } = gone("tyshxydm") else { panic!("a mandatory field") };
+    assert!(
+        rejections.iter().any(|rejection| (&*rejection.rule, &*rejection.field) == ("column.gone", "uscc")),
+        "{rejections:?}"
+    );
+}
+
+#[test]
+fn what_is_no_change_event_is_not_read() {
     let resource = resource("enterprise");
     let mapping = Mapping::compile(&resource, Standard::builtin(), Zone::shanghai()).expect("compiles");
-    let source = Source::of_texts(&resource, &ENTERPRISE[1..]);
-    let error = mapping.bind(source.plan.value_schema().expect("Avro")).expect_err("the credit code is gone");
-    assert!(matches!(&error, BindError::Columns { columns, .. } if columns == &["tyshxydm"]), "{error}");
-    assert!(error.to_string().contains("main.qy_jbxx") && error.to_string().contains("resources/enterprise.toml"), "{error}");
-    assert!(matches!(mapping.bind(source.plan.key_schema().expect("a key")), Err(BindError::Schema(_))));
-    assert!(matches!(mapping.bind("{"), Err(BindError::Schema(_))));
+    let source = Source::of_texts(&resource, &ENTERPRISE);
+    assert!(mapping.bind(0, source.plan.key_schema().expect("a key")).is_err());
+    assert!(mapping.bind(0, "{").is_err());
 }
 
 #[test]

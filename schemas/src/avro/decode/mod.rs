@@ -3,6 +3,7 @@
 //! Reads flat records (keys, entity records) and Debezium's envelope, ours as well as Debezium's own. Bytes from outside end in
 //! values or a [`DecodeError`]; what is allocated is bounded by the input's length.
 
+mod kind;
 mod plan;
 mod read;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use self::kind::{Kind, NoKind};
 pub use self::plan::{Field, PlanError, Semantic};
 pub(in crate::avro) use self::plan::{Node, Record, parse};
 use self::read::Reader;

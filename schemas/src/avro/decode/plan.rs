@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
+use super::kind::Kind;
+
 /// How deep a schema may nest; no schema of a table or an entity comes near it.
 const MAX_DEPTH: usize = 32;
 
@@ -65,6 +67,14 @@ pub struct Field {
     pub semantic: Semantic,
     pub nullable: bool,
     pub(in crate::avro) node: Node,
+}
+
+impl Field {
+    /// What a reader makes of the field's values.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        Kind::of(self)
+    }
 }
 
 #[derive(Debug, Clone)]

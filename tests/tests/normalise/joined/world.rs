@@ -15,7 +15,7 @@ use guitong_normalise::{Metrics, NormaliseContext, Normaliser, NormaliserStatus,
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EventForm, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
-use guitong_schemas::contract::{Directory, Name, Resource, load};
+use guitong_schemas::contract::{Directory, Name, Resource, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
@@ -89,10 +89,24 @@ established = { const = "2017-09-22" }
 reg_address = { const = "示例路1号" }
 "#;
 
+/// Who has the companies' contacts.
+const SUBSCRIPTION: &str = r#"
+subscriber = "11450000PDY000044M"
+resource = "3450010102/000001"
+purpose = "信用主体建档"
+approval = { number = "桂数共〔2026〕18号", until = 2099-12-31 }
+fields = ["uscc", "contact"]
+
+[sink]
+kind = "sqlite"
+path = "sink.db"
+table = "enterprise"
+"#;
+
 /// What a directory needs to hold a resource that reads the department's tables.
 pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong_schemas::contract::Problems> {
     let root = tempfile::tempdir().unwrap();
-    let files = [
+    let mut files = vec![
         ("exchange.toml", "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n".to_owned()),
         ("departments/registry.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n".to_owned()),
         (
@@ -100,7 +114,9 @@ pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
         ("resources/record.toml", format!("{head}{resource}{}", if head == COMPANIES { "" } else { CASE })),
+        ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
     ];
+    files.extend((head == COMPANIES).then(|| ("subscriptions/credit.toml", SUBSCRIPTION.to_owned())));
     for (path, text) in files {
         let path = root.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -124,6 +140,7 @@ pub(crate) struct World {
     exchange: Arc<guitong_schemas::contract::Exchange>,
     metrics: Metrics,
     tables: BTreeMap<&'static str, Arc<Table>>,
+    subscriptions: Arc<BTreeMap<Name, Arc<Subscription>>>,
     publisher: Publisher,
     commit: u64,
     _home: TempDir,
@@ -177,8 +194,28 @@ impl World {
         // Small batches, so that a history takes several commits.
         exchange.budgets.batch = 4 << 10;
         let tables = TABLES.iter().map(|(name, columns)| (*name, table(name, columns))).collect();
-        let (rows, exchange) = (Rows::default(), Arc::new(exchange));
-        Self { log, registry, resource, rows, declared, exchange, metrics, tables, publisher, commit: 0, _home: home }
+        let (rows, exchange, subscriptions) = (Rows::default(), Arc::new(exchange), Arc::new(directory.subscriptions));
+        Self {
+            log,
+            registry,
+            resource,
+            rows,
+            declared,
+            exchange,
+            metrics,
+            tables,
+            subscriptions,
+            publisher,
+            commit: 0,
+            _home: home,
+        }
+    }
+
+    /// Names a table's column otherwise, as `ALTER TABLE` does.
+    pub(crate) fn rename(&mut self, name: &str, column: &str, to: &str) {
+        let mut table = (*self.tables[name]).clone();
+        to.clone_into(&mut table.columns.iter_mut().find(|known| known.name == column).unwrap().name);
+        *self.tables.get_mut(name).unwrap() = Arc::new(table);
     }
 
     /// Another department with the same rows, each written once, after the same resource has read them.
@@ -276,6 +313,7 @@ impl World {
             standard: Arc::new(Standard::builtin().clone()),
             exchange: Arc::clone(&self.exchange),
             metrics: self.metrics.clone(),
+            subscriptions: tokio::sync::watch::Sender::new(Arc::clone(&self.subscriptions)).subscribe(),
         };
         let (normaliser, handle) = Normaliser::new(context, Arc::new(self.resource.clone())).unwrap();
         let shutdown = CancellationToken::new();

@@ -181,7 +181,13 @@ pub(crate) async fn fit(
     for column in &needed {
         match found.iter().find(|other| other.name == column.name) {
             None if made && !column.not_null => additions.push(column.definition()),
-            None => problems.push(format!("column {} is missing, of type {}", column.name, column.kind.sql())),
+            None => problems.push(format!(
+                "column {} is missing, of type {}: ALTER TABLE {} ADD COLUMN {}",
+                column.name,
+                column.kind.sql(),
+                layout.table,
+                column.definition()
+            )),
             Some(other) if column.kind.is_taken_by(&other.kind) => {}
             Some(other) => {
                 problems.push(format!("column {} is {}, and has to be {}", column.name, other.kind, column.kind.sql()))

@@ -125,7 +125,13 @@ pub(crate) async fn fit(
     for column in &needed {
         match found.iter().find(|other| other.name.eq_ignore_ascii_case(column.name)) {
             None if made && !column.not_null => additions.push(column.definition()),
-            None => problems.push(format!("column {} is missing, of type {}", column.name, column.affinity)),
+            None => problems.push(format!(
+                "column {} is missing, of type {}: ALTER TABLE {} ADD COLUMN {}",
+                column.name,
+                column.affinity,
+                layout.table,
+                column.definition()
+            )),
             // An untyped column stores what it is given.
             Some(other) if [column.affinity, "BLOB"].contains(&affinity_of(&other.declared)) => {}
             Some(other) => {

@@ -2,7 +2,9 @@
 //! resource and the demo's rows of it.
 //!
 //! The reference does less: it reads the same events into `apache-avro` values and writes the same records from such values,
-//! which it finds made; what lies between, mapping and checks, it leaves out.
+//! which it finds made; what lies between, mapping and checks, it leaves out. Then the whole stage ([`stage`]).
+
+mod stage;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +16,8 @@ use guitong_normalise::{Outcome, Trial};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
-use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::load::Purpose;
+use guitong_schemas::contract::{Directory, Resource};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Standard, Zone};
 use guitong_schemas::table::{Column, ColumnType, Table};
@@ -36,10 +38,17 @@ const COMMITTED_US: i64 = 1_795_392_000_000_000;
 /// What it was measured at.
 const REFERENCE: Reference = Reference { name: "apache-avro values, without mapping (reference)", measured: 100_000.0 };
 
-pub(crate) fn run(runs: usize) -> crate::Outcome {
-    let resource = resource()?;
-    let (schema, values) = events(&resource)?;
-    let trial = Trial::compile(&resource, Standard::builtin(), Zone::shanghai(), &schema)?;
+pub(crate) async fn run(runs: usize, with_kafka: bool) -> crate::Outcome {
+    let (directory, resource) = resource()?;
+    let changes = changes(&resource)?;
+    let (schema, values) = encoded(&resource, &changes)?;
+    let alone = tokio::task::block_in_place(|| alone(&resource, &schema, &values, runs))?;
+    let load = stage::Load { directory: &directory, resource: &resource, changes: &changes };
+    Ok(alone.and(stage::run(&load, runs, with_kafka).await?))
+}
+
+fn alone(resource: &Resource, schema: &str, values: &[Vec<u8>], runs: usize) -> crate::Outcome {
+    let trial = Trial::compile(resource, Standard::builtin(), Zone::shanghai(), schema)?;
     let entity = Standard::builtin().entity(&resource.entity).ok_or("the standard lacks the resource's entity")?;
 
     let (mut records, mut rejected) = (Vec::with_capacity(values.len()), 0_u64);
@@ -61,7 +70,7 @@ pub(crate) fn run(runs: usize) -> crate::Outcome {
     let made = allocations::during(|| trial.run(values.iter().map(Vec::as_slice), 1, drop))?;
     println!("{:.2} allocations an event", made as f64 / values.len() as f64);
 
-    let (writers, ours) = (Schema::parse_str(&schema)?, Schema::parse_str(&entity.schema_json)?);
+    let (writers, ours) = (Schema::parse_str(schema)?, Schema::parse_str(&entity.schema_json)?);
     let reader = GenericDatumReader::builder(&writers).build()?;
     let (of_records, writer) = (GenericDatumReader::builder(&ours).build()?, GenericDatumWriter::builder(&ours).build()?);
     let body = |framed: &[u8]| framed.get(frame::LEN..).unwrap_or_default().to_vec();
@@ -103,18 +112,19 @@ pub(crate) fn run(runs: usize) -> crate::Outcome {
 
 const OURS: &str = "raw bytes to record bytes";
 
-fn resource() -> Result<Arc<Resource>, Failure> {
+fn resource() -> Result<(Directory, Arc<Resource>), Failure> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
     let purpose = Purpose::Check { unset_secrets: true };
     let now = jiff::Timestamp::from_microsecond(COMMITTED_US)?;
     let directory = guitong_schemas::contract::load::load(&root, &|_| None, now, purpose);
     let directory = directory.map_err(|problems| problems.render(false))?;
     let found = directory.resources.values().find(|resource| resource.name.as_str() == RESOURCE);
-    Ok(Arc::clone(found.ok_or("the quick start lacks the resource")?))
+    let found = Arc::clone(found.ok_or("the quick start lacks the resource")?);
+    Ok((directory, found))
 }
 
-/// The writer's schema and framed inserts of the demo's rows, as a change log gives them.
-fn events(resource: &Resource) -> Result<(String, Vec<Vec<u8>>), Failure> {
+/// Inserts of the demo's rows, as a change log gives them.
+fn changes(resource: &Resource) -> Result<Vec<Change>, Failure> {
     let row = |number| guitong::demo::row(&resource.table.name, number).ok_or("the demo has no rows of the resource's table");
     let (columns, _) = row(0)?;
     let of = |(at, name): (usize, &&str)| {
@@ -124,12 +134,7 @@ fn events(resource: &Resource) -> Result<(String, Vec<Vec<u8>>), Failure> {
     };
     let table =
         Arc::new(Table { name: resource.table.clone(), columns: columns.iter().enumerate().map(of).collect(), key: vec![0] });
-    let system = resource.system.as_str();
-    let prefix = format!("raw.{system}");
-    let form = &EventForm::DEFAULT;
-    let context = TableContext { prefix: &prefix, name: system, database: "hall", kind: SourceKind::Changelog, form };
-    let plan = EncodePlan::compile(&table, &context)?;
-    let (mut values, mut marks) = (Vec::with_capacity(EVENTS as usize), Marks::default());
+    let mut changes = Vec::with_capacity(EVENTS as usize);
     for number in 1..=EVENTS {
         let mut image = RowBuilder::default();
         for value in row(number)?.1 {
@@ -140,16 +145,30 @@ fn events(resource: &Resource) -> Result<(String, Vec<Vec<u8>>), Failure> {
             }
         }
         let place = Place::Changelog { change_id: number.into() };
-        let change = Change {
+        changes.push(Change {
             table: Arc::clone(&table),
             operation: Operation::Create,
             version: Version { epoch: 1, commit: number.into(), ..Version::default() },
             before: Before::None,
             after: Some(image.finish()),
             origin: Origin { ts_us: COMMITTED_US, snapshot: SnapshotMark::Streamed, place },
-        };
+        });
+    }
+    Ok(changes)
+}
+
+/// The writer's schema and the framed events.
+fn encoded(resource: &Resource, changes: &[Change]) -> Result<(String, Vec<Vec<u8>>), Failure> {
+    let table = &changes.first().ok_or("no changes")?.table;
+    let system = resource.system.as_str();
+    let prefix = format!("raw.{system}");
+    let form = &EventForm::DEFAULT;
+    let context = TableContext { prefix: &prefix, name: system, database: "hall", kind: SourceKind::Changelog, form };
+    let plan = EncodePlan::compile(table, &context)?;
+    let (mut values, mut marks) = (Vec::with_capacity(changes.len()), Marks::default());
+    for change in changes {
         let mut out = Vec::new();
-        plan.value(&change, Stamp { schema_id: 1, processed_us: COMMITTED_US }, &mut out, &mut marks)?;
+        plan.value(change, Stamp { schema_id: 1, processed_us: COMMITTED_US }, &mut out, &mut marks)?;
         values.push(out);
     }
     Ok((plan.value_schema().unwrap_or_default().to_owned(), values))
