@@ -6,7 +6,8 @@
 //! the place of its rows (`ctid`): a row that moves meanwhile comes whole with its change, since such tables have REPLICA IDENTITY FULL.
 //!
 //! Where a table is written anew (ALTER TABLE, VACUUM FULL, CLUSTER), nothing is streamed, its rows have other places, and a snapshot from
-//! before ALTER TABLE can find it empty. A read says which files it was of ([`Files`]), so that such a one does not count.
+//! before ALTER TABLE can find it empty. A read says which files it was of ([`Files`]), so that such a one does not count, and
+//! which types its columns had: in binary a value of one type can pass for one of another.
 
 use std::collections::HashMap;
 
