@@ -7,5 +7,8 @@ pub mod sql;
 mod status;
 
 pub use metrics::Metrics;
-pub use runner::{AUDIT_TOPIC, DeliverError, Deliverer, Delivery, Parked, parked};
+pub use runner::{
+    AUDIT_TOPIC, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, End, Ended, MOST_PARKED, Made,
+    PARKED_TOPIC, Parked, Place, ReplayReport, Shown, Word, parked,
+};
 pub use status::{DeliverStatus, Phase};

@@ -20,6 +20,8 @@ pub struct Metrics {
     lag_seconds: GaugeVec,
     latency: HistogramVec,
     batch: HistogramVec,
+    parked: IntGaugeVec,
+    parked_oldest: GaugeVec,
 }
 
 impl Metrics {
@@ -34,7 +36,8 @@ impl Metrics {
             events: IntCounterVec::new(
                 name(
                     "events_total",
-                    "Records by what became of them: upsert, delete, unchanged (not delivered), parked, unjudged.",
+                    "Records by what became of them: upsert, delete, unchanged (not delivered), parked, superseded (parked until a \
+                     later change of the row came), unjudged.",
                 ),
                 &["subscription", "what"],
             )?,
@@ -50,6 +53,11 @@ impl Metrics {
             )?,
             latency: HistogramVec::new(latency.buckets(LATENCY.to_vec()), subscription)?,
             batch: HistogramVec::new(batch.buckets(BATCH.to_vec()), subscription)?,
+            parked: IntGaugeVec::new(name("parked_records", "Records set aside."), subscription)?,
+            parked_oldest: GaugeVec::new(
+                name("parked_oldest_seconds", "Since when the oldest of the records set aside is so; 0 where there is none."),
+                subscription,
+            )?,
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
@@ -58,6 +66,8 @@ impl Metrics {
         registry.register(Box::new(metrics.lag_seconds.clone()))?;
         registry.register(Box::new(metrics.latency.clone()))?;
         registry.register(Box::new(metrics.batch.clone()))?;
+        registry.register(Box::new(metrics.parked.clone()))?;
+        registry.register(Box::new(metrics.parked_oldest.clone()))?;
         Ok(metrics)
     }
 
@@ -67,6 +77,9 @@ impl Metrics {
             upserts: events("upsert"),
             deletes: events("delete"),
             parked: events("parked"),
+            superseded: events("superseded"),
+            aside: self.parked.with_label_values(&[subscription]),
+            aside_oldest: self.parked_oldest.with_label_values(&[subscription]),
             unchanged: events("unchanged"),
             unjudged: events("unjudged"),
             bytes: self.bytes.with_label_values(&[subscription]),
@@ -86,6 +99,9 @@ pub(crate) struct SubscriptionMetrics {
     pub(crate) upserts: IntCounter,
     pub(crate) deletes: IntCounter,
     pub(crate) parked: IntCounter,
+    pub(crate) superseded: IntCounter,
+    pub(crate) aside: IntGauge,
+    pub(crate) aside_oldest: Gauge,
     pub(crate) unchanged: IntCounter,
     pub(crate) unjudged: IntCounter,
     pub(crate) bytes: IntCounter,

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use guitong_govern::audit::{AuditEntry, Range};
@@ -131,11 +132,14 @@ pub trait Sink: fmt::Debug + Send + Sync {
 pub struct SinkError {
     pub kind: SinkErrorKind,
     pub detail: String,
+    /// The sink asked not to be tried again before (`Retry-After`).
+    pub retry_after: Option<Duration>,
 }
 
 impl SinkError {
-    pub(crate) fn new(kind: SinkErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+    #[must_use]
+    pub fn new(kind: SinkErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after: None }
     }
 }
 
@@ -155,6 +159,8 @@ pub enum SinkErrorKind {
     Data,
     /// Another holder took the subscription over.
     Fenced,
+    /// The subscriber said that it wants nothing more.
+    Gone,
 }
 
 /// What the runner does about an error.
@@ -166,13 +172,18 @@ pub enum Reaction {
     Pause,
     /// Find the record by halving the batch, set it aside, go on with the rest.
     Park,
-    /// Stop this subscription: somebody has to decide.
+    /// Stop this subscription: somebody has to decide, and then lets it go on or starts the node again.
     Stop,
+    /// The same, and a restart changes nothing of it.
+    Suspend,
     /// Ask the sink where it stands, and go on from there.
     Reopen,
 }
 
 impl SinkErrorKind {
+    pub const ALL: [Self; 8] =
+        [Self::Unreachable, Self::Busy, Self::Denied, Self::Full, Self::Shape, Self::Data, Self::Fenced, Self::Gone];
+
     #[must_use]
     pub fn reaction(self) -> Reaction {
         match self {
@@ -181,6 +192,7 @@ impl SinkErrorKind {
             Self::Data => Reaction::Park,
             Self::Shape => Reaction::Stop,
             Self::Fenced => Reaction::Reopen,
+            Self::Gone => Reaction::Suspend,
         }
     }
 
@@ -195,6 +207,7 @@ impl SinkErrorKind {
             Self::Shape => "shape",
             Self::Data => "data",
             Self::Fenced => "fenced",
+            Self::Gone => "gone",
         }
     }
 }

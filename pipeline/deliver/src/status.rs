@@ -10,6 +10,8 @@ pub struct DeliverStatus {
     pub deletes: u64,
     /// Records that the sink does not take, kept aside with their reason.
     pub parked: u64,
+    /// When the oldest of them was set aside, microseconds since 1970-01-01T00:00Z.
+    pub oldest_parked_us: Option<i64>,
     /// Rows that were not delivered since the condition could not be evaluated on them, with the last reason.
     pub unjudged: u64,
     pub last_unjudged: Option<String>,
@@ -45,5 +47,10 @@ pub enum Phase {
     /// Somebody has to decide.
     Stopped {
         error: String,
+    },
+    /// A person, or the subscriber's endpoint, said that nothing is to be delivered until a person lets it go on.
+    Held {
+        by: String,
+        reason: String,
     },
 }

@@ -112,8 +112,8 @@ impl Client {
         self.call("/v1/system/snapshot", Some(json!(request))).await
     }
 
-    /// What the node answers about its resources.
+    /// What the node answers about its resources and subscriptions.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, Failure> {
-        self.call("/v1/resources", Some(json!(question))).await
+        self.call("/v1/questions", Some(json!(question))).await
     }
 }

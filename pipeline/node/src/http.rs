@@ -32,13 +32,14 @@ pub(crate) fn public(shared: Arc<Shared>) -> Router {
     }
 }
 
-/// Commands of `guitong status`, `system snapshot`, `backup`, and what is asked of resources: `quarantine`, `resource resume`, `report`.
+/// Commands of `guitong status`, `system snapshot`, `backup`, and what is asked of resources and subscriptions: `quarantine`,
+/// `resource`, `report`, `subscription`.
 pub(crate) fn control(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/backup", post(backup))
         .route("/v1/system/snapshot", post(snapshot))
-        .route("/v1/resources", post(resources))
+        .route("/v1/questions", post(questions))
         .with_state(shared)
 }
 
@@ -105,6 +106,6 @@ async fn snapshot(State(shared): State<Arc<Shared>>, Json(request): Json<Snapsho
     answer(shared.snapshot(request).await)
 }
 
-async fn resources(State(shared): State<Arc<Shared>>, Json(question): Json<Question>) -> Response {
+async fn questions(State(shared): State<Arc<Shared>>, Json(question): Json<Question>) -> Response {
     answer(shared.answer(question).await)
 }

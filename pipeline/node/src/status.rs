@@ -147,6 +147,8 @@ pub struct SubscriptionStatus {
     pub sink: String,
     pub delivered: u64,
     pub parked: u64,
+    #[serde(default)]
+    pub oldest_parked_seconds: Option<u64>,
     pub behind_records: Option<u64>,
 }
 
@@ -214,13 +216,9 @@ impl Status {
     fn render_resources(&self, out: &mut String) {
         let mut table = Table::new(["resources", "", "state", "received", "published", "held back", "quarantined (oldest)"]);
         for resource in &self.resources {
-            let quarantined = if resource.quarantined == 0 {
-                "0".to_owned()
-            } else {
-                let age = resource.oldest_quarantined_seconds.map(|age| format!(" ({})", text::span(Duration::from_secs(age))));
-                let (count, age) = (text::count(resource.quarantined), age.unwrap_or_default());
-                format!("{count}{age}  -> guitong quarantine list {}", resource.part.name)
-            };
+            let quarantined = waiting(resource.quarantined, resource.oldest_quarantined_seconds, || {
+                format!("guitong quarantine list {}", resource.part.name)
+            });
             let counts = [resource.received, resource.published, resource.held_back].map(text::count);
             let [received, published, held_back] = counts;
             table.row(&resource.part, [resource.part.state.clone(), received, published, held_back, quarantined]);
@@ -235,15 +233,26 @@ impl Status {
     }
 
     fn render_subscriptions(&self, out: &mut String) {
-        let mut table = Table::new(["subscriptions", "", "sink", "state", "behind", "delivered", "parked"]);
+        let mut table = Table::new(["subscriptions", "", "sink", "state", "behind", "delivered", "parked (oldest)"]);
         for subscription in &self.subscriptions {
             let part = &subscription.part;
-            let counts = [text::count(subscription.delivered), text::count(subscription.parked)];
-            let [delivered, parked] = counts;
+            let delivered = text::count(subscription.delivered);
+            let parked = waiting(subscription.parked, subscription.oldest_parked_seconds, || {
+                format!("guitong subscription parked list {}", part.name)
+            });
             table.row(part, [subscription.sink.clone(), part.state.clone(), behind(part), delivered, parked]);
         }
         table.write(out);
     }
+}
+
+/// How many records wait for somebody, since when, and the command that lists them.
+fn waiting(count: u64, oldest_seconds: Option<u64>, command: impl FnOnce() -> String) -> String {
+    if count == 0 {
+        return "0".to_owned();
+    }
+    let age = oldest_seconds.map(|age| format!(" ({})", text::span(Duration::from_secs(age))));
+    format!("{}{}  -> {}", text::count(count), age.unwrap_or_default(), command())
 }
 
 fn behind(part: &Part) -> String {

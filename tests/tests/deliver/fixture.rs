@@ -11,7 +11,9 @@ use guitong_deliver::sink::{Sink, SinkPlan};
 use guitong_deliver::sql::Pools;
 use guitong_deliver::sql::postgres::PostgresSink;
 use guitong_deliver::sql::sqlite::SqliteSink;
-use guitong_deliver::{AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, Delivery, Metrics, Phase};
+use guitong_deliver::{
+    AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Ended, Metrics, PARKED_TOPIC, Phase,
+};
 use guitong_govern::Entitlement;
 use guitong_govern::audit::AuditEntry;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
@@ -34,6 +36,8 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::faulty::{FaultySink, Script};
 
 pub(crate) const PARTITIONS: u32 = 2;
 const VALUE_SCHEMA: u32 = 1;
@@ -223,10 +227,13 @@ impl Bench {
     }
 
     pub(crate) fn start_on(&self, log: Arc<dyn ExchangeLog>, subscription: &Subscription) -> Running {
-        let deliverer = Deliverer::new(Delivery { log, ..self.delivery(subscription) }).unwrap();
-        let status = deliverer.status();
-        let shutdown = CancellationToken::new();
-        Running { status, task: tokio::spawn(deliverer.run(shutdown.clone())), shutdown }
+        Running::of(Deliverer::new(Delivery { log, ..self.delivery(subscription) }).unwrap())
+    }
+
+    /// Starts a subscription whose sink does what the script says.
+    pub(crate) fn start_faulty(&self, subscription: &Subscription, target: &Target, script: &Arc<Script>) -> Running {
+        let sink = FaultySink { inner: target.sink(self, subscription), script: Arc::clone(script) };
+        Running::of(Deliverer::with_sink(self.delivery(subscription), |_| Ok(Box::new(sink))).unwrap())
     }
 
     /// Waits until everything in the log is delivered and nothing is left to sweep.
@@ -247,7 +254,20 @@ impl Bench {
 
     /// Audit entries of a subscription, in order.
     pub(crate) async fn audit(&self, subscription: &str) -> Vec<AuditEntry> {
-        let at = TopicPartition::new(AUDIT_TOPIC, 0);
+        let mut entries: Vec<AuditEntry> = self.documents(AUDIT_TOPIC).await;
+        entries.retain(|entry| entry.subscription == subscription);
+        entries
+    }
+
+    /// What ended records that a subscription had set aside, in order.
+    pub(crate) async fn ended(&self, subscription: &str) -> Vec<Ended> {
+        let mut ended: Vec<Ended> = self.documents(PARKED_TOPIC).await;
+        ended.retain(|ended| ended.subscription == subscription);
+        ended
+    }
+
+    async fn documents<T: serde::de::DeserializeOwned>(&self, topic: &str) -> Vec<T> {
+        let at = TopicPartition::new(topic, 0);
         let end = self.log.bounds(&at).await.unwrap().end;
         let mut reader = self.log.reader(vec![(at, 0)]).await.unwrap();
         let (mut entries, mut next) = (Vec::new(), 0);
@@ -256,7 +276,6 @@ impl Bench {
             entries.extend(read.records.iter().filter_map(|record| serde_json::from_slice(record.value.as_ref()?).ok()));
             next = read.next.first().map_or(next, |(_, next)| *next);
         }
-        entries.retain(|entry: &AuditEntry| entry.subscription == subscription);
         entries
     }
 }
@@ -268,11 +287,17 @@ pub(crate) fn now_us() -> i64 {
 /// A deliverer at work.
 pub(crate) struct Running {
     pub(crate) status: watch::Receiver<DeliverStatus>,
+    pub(crate) handle: DelivererHandle,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), DeliverError>>,
 }
 
 impl Running {
+    fn of(deliverer: Deliverer) -> Self {
+        let (status, handle, shutdown) = (deliverer.status(), deliverer.handle(), CancellationToken::new());
+        Self { status, handle, task: tokio::spawn(deliverer.run(shutdown.clone())), shutdown }
+    }
+
     pub(crate) async fn reaches(&mut self, mut wanted: impl FnMut(&DeliverStatus) -> bool) -> DeliverStatus {
         let reached = tokio::time::timeout(PATIENCE, self.status.wait_for(|status| wanted(status))).await;
         match reached.map(|status| status.map(|status| status.clone())) {

@@ -3,7 +3,10 @@
 // Helpers beside the tests may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod commands;
+mod contract;
 mod faults;
+mod faulty;
 mod fixture;
 mod scenarios;
 mod tls;

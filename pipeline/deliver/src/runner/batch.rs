@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use guitong_govern::audit::Digest;
-use guitong_govern::{Decision, Entitlement, EvaluationError, Gone, Record as Whole, Stop};
+use guitong_govern::{Decision, Entitlement, EvaluationError, Gone, Record as Whole, RowKey, Stop};
 use guitong_log::Record;
 use guitong_schemas::standard::StandardValue;
 use jiff::Timestamp;
@@ -26,7 +26,8 @@ pub(crate) struct Item<'r> {
 #[derive(Debug)]
 pub(crate) enum Outcome<'r> {
     Change(Change<'r>),
-    Unreadable(Unreadable),
+    /// With the row that it is of, where at least that can be read.
+    Unreadable(Unreadable, Option<RowKey<'r>>),
     /// Repeats what was delivered, and the subscription does not ask for that.
     Unchanged,
     /// Was set aside before.
@@ -51,7 +52,16 @@ pub(crate) fn decide<'r>(
             unjudged: None,
         };
         match schemas.read(record) {
-            Err(unreadable) => item.outcome = Outcome::Unreadable(unreadable),
+            Err(unreadable) => {
+                let row = schemas.read_key(record).ok().and_then(|key| {
+                    let whole = Whole { key: &key, fields: None, source_us: item.source_us };
+                    match entitlement.decide(now, whole) {
+                        Decision::Delete(row, _) => Some(row),
+                        Decision::Deliver(_) | Decision::Stopped(_) => None,
+                    }
+                });
+                item.outcome = Outcome::Unreadable(unreadable, row);
+            }
             Ok(decoded) if decoded.unchanged && !repeats => {
                 item.source_us = decoded.source_us;
                 item.outcome = Outcome::Unchanged;

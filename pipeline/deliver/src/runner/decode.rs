@@ -84,7 +84,7 @@ impl Schemas {
         Ok((writer, body))
     }
 
-    pub(crate) fn read<'r>(&'r self, record: &'r Record) -> Result<Decoded<'r>, Unreadable> {
+    pub(crate) fn read_key<'r>(&'r self, record: &'r Record) -> Result<Vec<StandardValue<'r>>, Unreadable> {
         let (writer, body) = self.writer(record.key.as_ref().ok_or(Unreadable::NoKey)?)?;
         let key = writer.as_written(body).map_err(WrittenError::from)?;
         if key.len() != self.entity.key.len() {
@@ -94,7 +94,11 @@ impl Schemas {
             Value::Text(text) => Ok(StandardValue::Text(Cow::Borrowed(text))),
             _ => Err(Unreadable::Value(WrittenError::Type(part.name.clone()))),
         });
-        let key = key.collect::<Result<_, _>>()?;
+        key.collect()
+    }
+
+    pub(crate) fn read<'r>(&'r self, record: &'r Record) -> Result<Decoded<'r>, Unreadable> {
+        let key = self.read_key(record)?;
         let fields = record.value.as_ref().map(|framed| {
             let (writer, body) = self.writer(framed)?;
             Ok::<_, Unreadable>(writer.read(&self.entity, body)?)

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use guitong_govern::RowKey;
 use guitong_govern::audit::{AuditEntry, Range};
+use guitong_log::ExchangeLog;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::batch::{Item, Outcome, digest, newest};
-use super::journal::Parked;
+use super::parked::{End, MOST_PARKED, Parked, Place, Word, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
 use crate::sink::{Reaction, Sink, SinkBatch, SinkError, SinkErrorKind, What};
@@ -22,6 +24,7 @@ pub(super) struct Hand<'h> {
     pub(super) resource: &'h str,
     pub(super) grant: &'h str,
     pub(super) revision: &'h str,
+    pub(super) log: &'h dyn ExchangeLog,
     pub(super) sink: &'h mut dyn Sink,
     pub(super) metrics: &'h SubscriptionMetrics,
     pub(super) status: &'h watch::Sender<DeliverStatus>,
@@ -32,16 +35,18 @@ impl Hand<'_> {
     /// Hands over all items; those that cannot be delivered are set aside first. `next`: where each partition is to be read next.
     pub(super) async fn over(&mut self, items: &mut [Item<'_>], next: &[(u32, u64)]) -> Result<(), Fault> {
         let unreadable = items.iter().filter_map(|item| match &item.outcome {
-            Outcome::Unreadable(reason) => Some(self.parked(item, reason.to_string())),
+            Outcome::Unreadable(reason, _) => Some(self.parked(item, reason.to_string())),
             _ => None,
         });
         let unreadable: Vec<_> = unreadable.collect();
-        self.park(&unreadable).await?;
+        self.park(unreadable).await?;
+        self.end_entries(items, false).await?;
         let mut spans: Vec<_> = std::iter::once(0..items.len()).collect();
         while let Some(span) = spans.pop() {
             let last = span.end == items.len();
             let part = items.get(span.clone()).unwrap_or_default();
-            let refused = match self.write(part, last.then_some(next)).await {
+            let ranges = self.ranges(part, last.then_some(next));
+            let refused = match self.write(part, ranges, true).await {
                 Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => error,
                 done => {
                     done?;
@@ -53,7 +58,7 @@ impl Hand<'_> {
                 [] => return Err(Fault::Sink(SinkError { kind: SinkErrorKind::Shape, ..refused })),
                 [one] if matches!(one.outcome, Outcome::Change(_)) => {
                     let parked = self.parked(one, refused.to_string());
-                    self.park(&[parked]).await?;
+                    self.park(vec![parked]).await?;
                     one.outcome = Outcome::Parked;
                     spans.push(span);
                 }
@@ -69,27 +74,57 @@ impl Hand<'_> {
         Ok(())
     }
 
+    /// Hands one record that was set aside to the sink again; no offset moves. Why it is refused, where it is.
+    pub(super) async fn again(&mut self, item: &Item<'_>) -> Result<Option<String>, Fault> {
+        if let Outcome::Unreadable(reason, _) = &item.outcome {
+            return Ok(Some(reason.to_string()));
+        }
+        let range = Range { partition: item.partition, from: item.offset, to: item.offset + 1 };
+        match self.write(std::slice::from_ref(item), vec![range], false).await {
+            Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => {
+                self.metrics.sink_error(error.kind);
+                Ok(Some(error.to_string()))
+            }
+            done => done.map(|()| None),
+        }
+    }
+
     fn parked(&self, item: &Item<'_>, reason: String) -> Parked {
         tracing::warn!(subscription = &**self.name, partition = item.partition, offset = item.offset, reason, "record set aside");
+        let (row, version) = match &item.outcome {
+            Outcome::Change(change) => (Some(change.key()), Some(change.version.to_string())),
+            Outcome::Unreadable(_, row) => (row.as_ref(), None),
+            Outcome::Unchanged | Outcome::Parked => (None, None),
+        };
         Parked {
             topic: self.topic.to_owned(),
             partition: item.partition,
             offset: item.offset,
-            reason,
+            key: row.map(key_text),
+            row: row.map(|row| hex::encode(&row.id)),
+            version,
+            reason: shortened(reason),
             at_us: Timestamp::now().as_microsecond(),
         }
     }
 
-    async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
+    async fn park(&mut self, parked: Vec<Parked>) -> Result<(), Fault> {
+        let count = parked.len() as u64;
+        let aside = &self.session.journal.aside;
+        let more = parked.iter().filter(|parked| aside.get(parked.place()).is_none()).count();
+        if more > 0 && aside.len() + more > MOST_PARKED {
+            let last = parked.last().map_or_else(String::new, |parked| format!("; the last one: {}", parked.reason));
+            return Err(Fault::Overfull(format!("{} records are set aside, which is the limit{last}", aside.len())));
+        }
         self.session.journal.park(parked).await?;
-        self.metrics.parked.inc_by(parked.len() as u64);
+        self.metrics.parked.inc_by(count);
         Ok(())
     }
 
-    /// One transaction at the sink; its audit entry follows in the log, while the sink goes on.
-    async fn write(&mut self, items: &[Item<'_>], next: Option<&[(u32, u64)]>) -> Result<(), Fault> {
+    /// One transaction at the sink; its audit entry follows in the log, while the sink goes on. `moves`: the sink's offsets move
+    /// over the ranges.
+    async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
         let changes = newest(items);
-        let ranges = self.ranges(items, next);
         let entry = AuditEntry {
             subscription: self.name.to_string(),
             resource: self.resource.to_owned(),
@@ -103,10 +138,40 @@ impl Hand<'_> {
             ranges,
         };
         let unlogged = self.session.journal.unlogged().await?;
-        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges: &entry.ranges, entry: &entry, unlogged }).await?;
+        let ranges = if moves { entry.ranges.as_slice() } else { &[] };
+        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges, entry: &entry, unlogged }).await?;
         self.session.positions.extend(ack.durable);
         self.count(items);
         self.session.journal.note(entry).await?;
+        self.end_entries(items, true).await
+    }
+
+    /// Ends what is set aside of the rows that `items` change. Before they are handed over, entries that a later change makes void:
+    /// it is delivered or set aside itself, and no crash leaves an older one that somebody could put over it. Once they are
+    /// `delivered`, their own too.
+    async fn end_entries(&mut self, items: &[Item<'_>], delivered: bool) -> Result<(), Fault> {
+        let aside = &self.session.journal.aside;
+        if aside.is_empty() {
+            return Ok(());
+        }
+        let mut ended = BTreeMap::new();
+        for item in items {
+            let Outcome::Change(change) = &item.outcome else { continue };
+            let own = Place { partition: item.partition, offset: item.offset };
+            for parked in aside.of_row(&change.key().id, change.version) {
+                let end = if parked.place() == own { End::Delivered } else { End::Superseded };
+                if delivered || end == End::Superseded {
+                    tracing::info!(subscription = &**self.name, place = %parked.place(), ?end, "record is set aside no longer");
+                    ended.insert(parked.place(), (parked, end));
+                }
+            }
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let ended: Vec<_> = ended.into_values().collect();
+        self.metrics.superseded.inc_by(ended.iter().filter(|(_, end)| *end == End::Superseded).count() as u64);
+        self.session.journal.end(self.log, &ended, &Word::default(), Timestamp::now().as_microsecond()).await?;
         Ok(())
     }
 
@@ -135,7 +200,7 @@ impl Hand<'_> {
                     unchanged += 1;
                     continue;
                 }
-                Outcome::Unreadable(_) | Outcome::Parked => continue,
+                Outcome::Unreadable(..) | Outcome::Parked => continue,
             }
             // The age of what is delivered again says nothing about delivery.
             if self.session.refill.is_none() {
@@ -152,8 +217,16 @@ impl Hand<'_> {
             status.deletes += deletes;
             status.unjudged += unjudged;
             status.last_unjudged = reason.or(status.last_unjudged.take());
-            status.parked = self.session.journal.parked;
+            status.parked = self.session.journal.aside.len() as u64;
             status.offsets = self.session.positions.iter().map(|(&partition, &next)| (partition, next)).collect();
         });
+    }
+}
+
+/// A row's key as the subscriber knows it.
+fn key_text(row: &RowKey<'_>) -> String {
+    match row.clear.as_slice() {
+        [] => hex::encode(&row.id),
+        parts => parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }

@@ -1,4 +1,4 @@
-//! What delivery keeps in the exchange log: the audit entries, chained, and the records set aside.
+//! What delivery keeps in the exchange log: the audit entries, chained, the records set aside, and what a person told it to do.
 //!
 //! The sink commits first, and its transaction holds the batch's entry and every earlier one that the log is not known to have.
 //! The log gets them next, in a task of its own, several at once where they have gathered: the sink does not wait for it. What a
@@ -13,17 +13,18 @@ use guitong_govern::audit::{AuditEntry, Digest};
 use guitong_log::{
     AppendError, Batch, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Retention, Role, StateChange, TopicSpec,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::orders::Orders;
+use super::parked::{Aside, End, PARKED, PARKED_TOPIC, Parked, Word, ended};
+
 /// Topic of the audit entries; keyed by subscription, JSON, kept for good.
 pub const AUDIT_TOPIC: &str = "audit";
 
-/// Keyed state of a subscription's owner: digest of its last audit entry, and what is set aside.
+/// Keyed state of a subscription's owner: digest of its last audit entry.
 const CHAIN: &str = "audit";
-const PARKED: &str = "parked";
 const LAST: &[u8] = b"last";
 /// Entries read at once.
 const PAGE: usize = 256;
@@ -32,41 +33,46 @@ const UNLOGGED: usize = 32;
 /// How long entries gather after the log was given some: a transaction for each would be a third of the log's work.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// A record that was set aside: where it stands in the log, never what is in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parked {
-    pub topic: String,
-    pub partition: u32,
-    pub offset: u64,
-    pub reason: String,
-    /// Microseconds since 1970-01-01T00:00Z.
-    pub at_us: i64,
-}
-
-impl Parked {
-    fn key(&self) -> Bytes {
-        Bytes::from(format!("{:010}/{:020}", self.partition, self.offset))
-    }
-}
-
 /// A subscription's hold on the exchange log, before anything is delivered under it.
 #[derive(Debug)]
 pub(crate) struct OpenJournal {
     log: Box<dyn OwnedLog>,
     subscription: Arc<str>,
     last: Digest,
-    parked: u64,
+    aside: Aside,
+    pub(super) orders: Orders,
 }
 
 impl OpenJournal {
-    pub(crate) async fn open(log: &dyn ExchangeLog, subscription: Arc<str>) -> Result<Self, LogError> {
-        let retention = Retention::Expire { age: None, bytes: None };
-        log.ensure_topic(&TopicSpec { name: AUDIT_TOPIC.into(), partitions: 1, retention }).await?;
+    /// `aside` takes on what the log has set aside.
+    pub(crate) async fn open(log: &dyn ExchangeLog, subscription: Arc<str>, aside: &Aside) -> Result<Self, LogError> {
+        ensure(log, AUDIT_TOPIC).await?;
         let owned = log.open(&OwnerId::new(Role::Deliver, Arc::clone(&subscription))).await?;
         let last = owned.get(CHAIN, &[Bytes::from_static(LAST)]).await?.into_iter().next().flatten();
         let last = last.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).map_or_else(Digest::start, Digest);
-        let parked = list_parked(&*owned).await?.len() as u64;
-        Ok(Self { log: owned, subscription, last, parked })
+        aside.load(parked(&*owned).await?.into_iter());
+        let orders = Orders::read(&*owned).await?;
+        Ok(Self { log: owned, subscription, last, aside: aside.clone(), orders })
+    }
+
+    /// Gives or takes back a person's order.
+    pub(crate) async fn order(&mut self, change: StateChange) -> Result<(), AppendError> {
+        self.log.append(Batch { state: vec![change], ..Batch::default() }).await?;
+        Ok(())
+    }
+
+    /// Ends entries, in one commit with the records that tell of it.
+    pub(crate) async fn end(
+        &mut self,
+        log: &dyn ExchangeLog,
+        entries: &[(Parked, End)],
+        word: &Word,
+        at_us: i64,
+    ) -> Result<(), AppendError> {
+        ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
+        self.log.append(ended(&self.subscription, entries, word, at_us)).await?;
+        entries.iter().for_each(|(parked, _)| self.aside.remove(parked.place()));
+        Ok(())
     }
 
     /// Appends those of the sink's entries that the log lacks.
@@ -88,35 +94,37 @@ impl OpenJournal {
         if !state.is_empty() {
             self.log.append(Batch { state, ..Batch::default() }).await?;
         }
-        self.parked = 0;
+        self.aside.load(std::iter::empty());
         Ok(())
     }
 
     /// Starts the task that writes. When the journal goes, it ends after what it was given; whoever stops in peace waits for it.
     pub(crate) fn start(self) -> (Journal, JoinHandle<()>) {
-        let Self { log, subscription, last, parked } = self;
+        let Self { log, subscription, last, aside, .. } = self;
         let (asks, asked) = mpsc::channel(UNLOGGED);
         let (logged, count) = watch::channel(0);
         let (failing, failed) = oneshot::channel();
+        let name = Arc::clone(&subscription);
         let task = tokio::spawn(async move {
-            if let Err(error) = write(log, subscription, asked, logged).await {
+            if let Err(error) = write(log, name, asked, logged).await {
                 // Where nobody waits any more, the next hold completes what is missing.
                 let _ = failing.send(error);
             }
         });
-        (Journal { asks, failed: Some(failed), unlogged: VecDeque::new(), count, noted: 0, last, parked }, task)
+        (Journal { subscription, asks, failed: Some(failed), unlogged: VecDeque::new(), count, noted: 0, last, aside }, task)
     }
 }
 
 /// What the writing task is asked for.
 enum Ask {
     Note(AuditEntry),
-    Park { state: Vec<StateChange>, done: oneshot::Sender<()> },
+    Append { batch: Batch, done: oneshot::Sender<()> },
 }
 
 /// A subscription's hold on the exchange log.
 #[derive(Debug)]
 pub(crate) struct Journal {
+    subscription: Arc<str>,
     asks: mpsc::Sender<Ask>,
     /// Why the task ended before its journal.
     failed: Option<oneshot::Receiver<AppendError>>,
@@ -127,7 +135,7 @@ pub(crate) struct Journal {
     /// How many entries left `unlogged`.
     noted: u64,
     last: Digest,
-    pub(crate) parked: u64,
+    pub(crate) aside: Aside,
 }
 
 impl Journal {
@@ -159,22 +167,37 @@ impl Journal {
     }
 
     /// Keeps records aside. Comes before the sink moves past them: a crash between parks them again, under the same key.
-    pub(crate) async fn park(&mut self, parked: &[Parked]) -> Result<(), AppendError> {
+    pub(crate) async fn park(&mut self, parked: Vec<Parked>) -> Result<(), AppendError> {
         if parked.is_empty() {
             return Ok(());
         }
-        let state = parked.iter().map(|parked| StateChange {
-            map: PARKED.into(),
-            key: parked.key(),
-            // Texts and numbers always serialise.
-            value: Some(Bytes::from(serde_json::to_vec(parked).unwrap_or_default())),
-        });
+        let state = parked.iter().map(Parked::kept).collect();
+        self.append(Batch { state, ..Batch::default() }).await?;
+        parked.into_iter().for_each(|parked| self.aside.insert(parked));
+        Ok(())
+    }
+
+    /// As [`OpenJournal::end`].
+    pub(crate) async fn end(
+        &mut self,
+        log: &dyn ExchangeLog,
+        entries: &[(Parked, End)],
+        word: &Word,
+        at_us: i64,
+    ) -> Result<(), AppendError> {
+        ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
+        self.append(ended(&self.subscription, entries, word, at_us)).await?;
+        entries.iter().for_each(|(parked, _)| self.aside.remove(parked.place()));
+        Ok(())
+    }
+
+    /// Waits until the log has the batch.
+    async fn append(&mut self, batch: Batch) -> Result<(), AppendError> {
         let (done, answer) = oneshot::channel();
-        let asked = self.asks.send(Ask::Park { state: state.collect(), done }).await;
+        let asked = self.asks.send(Ask::Append { batch, done }).await;
         if asked.is_err() || answer.await.is_err() {
             return Err(self.failed().await);
         }
-        self.parked += parked.len() as u64;
         Ok(())
     }
 
@@ -189,8 +212,8 @@ impl Journal {
     }
 }
 
-/// Writes what is asked for, in order; entries that have gathered go together. What is to be parked waits for nothing, nor does the
-/// end.
+/// Writes what is asked for, in order; entries that have gathered go together. What somebody waits for waits for nothing, nor does
+/// the end.
 async fn write(
     mut log: Box<dyn OwnedLog>,
     subscription: Arc<str>,
@@ -200,10 +223,10 @@ async fn write(
     let mut due = Instant::now();
     while let Some(first) = asked.recv().await {
         let (mut entries, mut next) = (Vec::new(), Some(first));
-        let parking = loop {
+        let asked_for = loop {
             match next.take() {
                 Some(Ask::Note(entry)) => entries.push(entry),
-                Some(Ask::Park { state, done }) => break Some((state, done)),
+                Some(Ask::Append { batch, done }) => break Some((batch, done)),
                 None => break None,
             }
             if entries.len() < UNLOGGED / 2 {
@@ -215,13 +238,19 @@ async fn write(
             logged.send_modify(|count| *count += entries.len() as u64);
             due = Instant::now() + GATHER;
         }
-        if let Some((state, done)) = parking {
-            log.append(Batch { state, ..Batch::default() }).await?;
+        if let Some((batch, done)) = asked_for {
+            log.append(batch).await?;
             // Whoever asked may have given up.
             let _ = done.send(());
         }
     }
     Ok(())
+}
+
+/// A topic of one partition that nothing expires.
+async fn ensure(log: &dyn ExchangeLog, topic: &'static str) -> Result<(), LogError> {
+    let retention = Retention::Expire { age: None, bytes: None };
+    log.ensure_topic(&TopicSpec { name: topic.into(), partitions: 1, retention }).await
 }
 
 /// The batch that brings entries into the log.

@@ -6,34 +6,44 @@
 //! record that the sink refuses is found by halving, set aside with its reason, and the rest goes on.
 
 mod batch;
+mod commands;
 mod decode;
+mod fault;
 mod hand;
+mod handle;
 mod journal;
+mod orders;
+mod parked;
 mod pause;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guitong_govern::{Entitlement, EntitlementError, Standing, Stop};
-use guitong_log::registry::{RegistryError, SchemaRegistry};
-use guitong_log::{AppendError, ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
+use guitong_govern::{Entitlement, Standing, Stop};
+use guitong_log::registry::SchemaRegistry;
+use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
-use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::batch::decide;
 use self::decode::Schemas;
+pub use self::fault::DeliverError;
+use self::fault::{Fault, Rest};
 use self::hand::Hand;
-pub use self::journal::{AUDIT_TOPIC, Parked, parked};
+use self::handle::Request;
+pub use self::handle::{Cell, CommandError, DelivererHandle, Made, ReplayReport, Shown};
+pub use self::journal::{AUDIT_TOPIC, parked};
 use self::journal::{Journal, OpenJournal};
+use self::parked::Aside;
+pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan};
+use crate::sink::{PartitionStand, Sink, SinkError, SinkPlan};
 use crate::sql::Pools;
 use crate::sql::postgres::PostgresSink;
 use crate::sql::sqlite::SqliteSink;
@@ -43,8 +53,6 @@ use crate::status::{DeliverStatus, Phase};
 const READ_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks for a topic that is not there yet.
 const TOPIC_WAIT: Duration = Duration::from_millis(250);
-/// Between two attempts where somebody has to change something at the subscriber's side.
-const PAUSED: Duration = Duration::from_secs(15);
 /// Between two measurements of the lag.
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// Between two times that versions of deleted keys are forgotten.
@@ -63,49 +71,6 @@ pub struct Delivery {
     pub registry: Arc<dyn SchemaRegistry>,
     pub pools: Pools,
     pub metrics: Metrics,
-}
-
-/// Why a subscription cannot be served until somebody decides.
-#[derive(Debug, Error)]
-pub enum DeliverError {
-    #[error("{0}")]
-    Entitlement(#[from] EntitlementError),
-    #[error("subscription {subscription}: {error}")]
-    Sink { subscription: Arc<str>, error: SinkError },
-    #[error("subscription {subscription}: {error}")]
-    Log { subscription: Arc<str>, error: LogError },
-    #[error("subscription {subscription}: {error}")]
-    Registry { subscription: Arc<str>, error: RegistryError },
-}
-
-/// Why serving ended.
-#[derive(Debug)]
-enum Fault {
-    Log(LogError),
-    Sink(SinkError),
-    Registry(RegistryError),
-    /// Nothing may be delivered any more.
-    Stopped(Stop),
-}
-
-impl From<LogError> for Fault {
-    fn from(error: LogError) -> Self {
-        Self::Log(error)
-    }
-}
-
-impl From<AppendError> for Fault {
-    fn from(error: AppendError) -> Self {
-        // Refused or unknown: the owner is opened again, and the sink's last entries complete what is missing.
-        let (AppendError::Refused(error) | AppendError::Unknown(error)) = error;
-        Self::Log(error)
-    }
-}
-
-impl From<SinkError> for Fault {
-    fn from(error: SinkError) -> Self {
-        Self::Sink(error)
-    }
 }
 
 /// Delivers one subscription.
@@ -132,6 +97,9 @@ pub struct Deliverer {
     newest_us: Option<i64>,
     /// The task that writes what was last opened of the journal.
     writing: Option<JoinHandle<()>>,
+    aside: Aside,
+    asks: mpsc::Sender<Request>,
+    asked: mpsc::Receiver<Request>,
 }
 
 /// One hold on sink and log.
@@ -154,7 +122,19 @@ impl Deliverer {
     /// [`DeliverError::Entitlement`] where the subscription does not go with its resource; [`DeliverError::Sink`] for an address
     /// that is none.
     pub fn new(delivery: Delivery) -> Result<Self, DeliverError> {
-        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools, metrics } = delivery;
+        let (subscription, pools) = (Arc::clone(&delivery.subscription), delivery.pools.clone());
+        Self::with_sink(delivery, |plan| make_sink(&subscription.sink, &pools, plan))
+    }
+
+    /// As [`Deliverer::new`], to another sink than the subscription names.
+    ///
+    /// # Errors
+    /// As [`Deliverer::new`].
+    pub fn with_sink(
+        delivery: Delivery,
+        sink: impl FnOnce(SinkPlan) -> Result<Box<dyn Sink>, SinkError>,
+    ) -> Result<Self, DeliverError> {
+        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools: _, metrics } = delivery;
         let entitlement = Entitlement::compile(&subscription, &resource, &entity, &exchange.time_zone)?;
         let name: Arc<str> = subscription.name.as_str().into();
         let topic: Arc<str> = format!("std.{}", resource.name).into();
@@ -167,9 +147,10 @@ impl Deliverer {
             key: entitlement.key().clone(),
             grant: entitlement.fingerprint(),
         };
-        let sink = make_sink(&subscription.sink, &pools, plan);
+        let sink = sink(plan).map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?;
+        let (asks, asked) = mpsc::channel(handle::WAITING);
         Ok(Self {
-            sink: sink.map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?,
+            sink,
             metrics: metrics.of(&name),
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
@@ -180,6 +161,9 @@ impl Deliverer {
             gap: false,
             newest_us: None,
             writing: None,
+            aside: Aside::default(),
+            asks,
+            asked,
             name,
             topic,
             exchange,
@@ -189,119 +173,107 @@ impl Deliverer {
         })
     }
 
+    /// Speaks with the deliverer while it runs.
+    #[must_use]
+    pub fn handle(&self) -> DelivererHandle {
+        DelivererHandle::new(self.asks.clone(), self.status.subscribe(), self.aside.clone())
+    }
+
     #[must_use]
     pub fn status(&self) -> watch::Receiver<DeliverStatus> {
         self.status.subscribe()
     }
 
-    /// Delivers until `shutdown`.
+    /// Delivers until `shutdown`. Where somebody has to decide it waits for a command.
     ///
     /// # Errors
-    /// [`DeliverError`] where somebody has to decide; everything else is tried again.
+    /// [`DeliverError`] where it was stopped when the end came; everything else is tried again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), DeliverError> {
         let ended = self.deliver_until(&shutdown).await;
-        // What is at the sink is noted in the log before this ends.
-        if let Some(writing) = self.writing.take() {
-            let _ = writing.await;
-        }
+        self.written().await;
         ended
     }
 
-    async fn deliver_until(&mut self, shutdown: &CancellationToken) -> Result<(), DeliverError> {
+    /// Answers commands until `shutdown` and delivers nothing by itself.
+    pub async fn attend(mut self, shutdown: CancellationToken) {
         loop {
-            let until = match self.entitlement.standing(Timestamp::now()) {
-                Standing::Open { until } => until,
+            let request = tokio::select! {
+                () = shutdown.cancelled() => break,
+                request = self.asked.recv() => request,
+            };
+            let Some(request) = request else { break };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.answer(request) => {}
+            }
+        }
+        self.written().await;
+    }
+
+    /// What is at the sink is noted in the log before anything else is done with it.
+    async fn written(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+    }
+
+    async fn deliver_until(&mut self, shutdown: &CancellationToken) -> Result<(), DeliverError> {
+        // Nobody else receives: what is asked for is done here, between two calls of `work`.
+        let (_, nothing) = mpsc::channel(1);
+        let mut asked = std::mem::replace(&mut self.asked, nothing);
+        let mut rest = Rest::For(Duration::ZERO);
+        loop {
+            // When the approval begins or ends, what is under way is dropped, and everything is looked at anew.
+            let (open, turn) = match self.entitlement.standing(Timestamp::now()) {
+                Standing::Open { until } => (true, until),
                 Standing::Stopped(stop) => {
                     self.phase(Phase::Waiting { reason: stop.to_string() });
                     let from = match stop {
                         Stop::NotYet { from } => Some(from),
                         Stop::Expired { .. } | Stop::Refused(_) => None,
                     };
-                    tokio::select! {
-                        () = shutdown.cancelled() => return Ok(()),
-                        () = pause::until(from) => continue,
-                    }
+                    (false, from)
                 }
             };
             // A call that is dropped here has done all or nothing; its transaction ends with it.
             let fault = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
-                () = pause::until(until) => continue,
-                fault = self.serve() => fault,
-            };
-            let pause = self.judge(fault)?;
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
-    /// What a fault means: how long to wait before the next attempt, or the end.
-    fn judge(&mut self, fault: Fault) -> Result<Duration, DeliverError> {
-        let subscription = Arc::clone(&self.name);
-        let (reaction, text) = match &fault {
-            Fault::Stopped(stop) => {
-                tracing::info!(subscription = &*self.name, %stop, "delivery ends");
-                return Ok(Duration::ZERO);
-            }
-            Fault::Sink(error) => {
-                self.metrics.sink_error(error.kind);
-                (error.kind.reaction(), error.to_string())
-            }
-            Fault::Registry(error) => {
-                self.metrics.log_error();
-                (if error.is_transient() { Reaction::Retry } else { Reaction::Stop }, error.to_string())
-            }
-            Fault::Log(error) => {
-                self.metrics.log_error();
-                let reaction = match error {
-                    LogError::Fenced { .. } => Reaction::Reopen,
-                    LogError::Gap { .. } => {
-                        tracing::warn!(subscription = &*self.name, %error, "everything is delivered again");
-                        self.gap = true;
-                        Reaction::Reopen
+                () = shutdown.cancelled() => return rest.ended(),
+                () = pause::until(turn) => continue,
+                Some(request) = asked.recv() => {
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return rest.ended(),
+                        () = pause::until(turn) => {}
+                        () = self.answer(request) => {}
                     }
-                    error if error.is_transient() => Reaction::Retry,
-                    _ => Reaction::Stop,
-                };
-                (reaction, error.to_string())
-            }
-        };
-        match reaction {
-            Reaction::Retry | Reaction::Reopen => {
-                tracing::warn!(subscription = &*self.name, error = text, "delivery is tried again");
-                self.phase(Phase::Retrying { error: text });
-                Ok(self.backoff.pause())
-            }
-            Reaction::Pause => {
-                tracing::error!(subscription = &*self.name, error = text, "delivery is paused");
-                self.phase(Phase::Paused { error: text });
-                Ok(PAUSED)
-            }
-            Reaction::Park | Reaction::Stop => {
-                tracing::error!(subscription = &*self.name, error = text, "delivery is stopped");
-                self.phase(Phase::Stopped { error: text });
-                Err(match fault {
-                    Fault::Sink(error) => DeliverError::Sink { subscription, error },
-                    Fault::Registry(error) => DeliverError::Registry { subscription, error },
-                    Fault::Log(error) => DeliverError::Log { subscription, error },
-                    Fault::Stopped(_) => return Ok(Duration::ZERO),
-                })
-            }
+                    // Whoever asked for something had a look: it is tried again at once.
+                    rest = Rest::For(Duration::ZERO);
+                    continue;
+                }
+                fault = self.work(&rest), if open => fault,
+            };
+            rest = self.judge(fault);
         }
     }
 
-    /// Takes the subscription over and serves it until something goes wrong.
-    async fn serve(&mut self) -> Fault {
-        match self.serve_until_fault().await {
+    /// Rests, then takes the subscription over and serves it until something goes wrong.
+    async fn work(&mut self, rest: &Rest) -> Fault {
+        let worked = async {
+            match rest {
+                Rest::For(pause) => tokio::time::sleep(*pause).await,
+                Rest::UntilAsked(_) => std::future::pending().await,
+                Rest::Suspend(word) => self.suspend(word.clone()).await?,
+            }
+            self.serve().await
+        };
+        match worked.await {
             Ok(never) => match never {},
             Err(fault) => fault,
         }
     }
 
-    async fn serve_until_fault(&mut self) -> Result<std::convert::Infallible, Fault> {
+    async fn serve(&mut self) -> Result<std::convert::Infallible, Fault> {
         let partitions = self.wait_for_topic().await?;
         let mut session = self.open_session(partitions).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
@@ -323,16 +295,29 @@ impl Deliverer {
         }
     }
 
+    /// The subscription's hold on the log, after what was written under the one before.
+    async fn open_journal(&mut self) -> Result<OpenJournal, LogError> {
+        self.written().await;
+        OpenJournal::open(&*self.log, Arc::clone(&self.name), &self.aside).await
+    }
+
     async fn open_session(&mut self, partitions: u32) -> Result<Session, Fault> {
-        let mut journal = OpenJournal::open(&*self.log, Arc::clone(&self.name)).await?;
+        let mut journal = self.open_journal().await?;
+        if let Some(order) = journal.orders.pause.take() {
+            return Err(Fault::Held(order.word));
+        }
         let mut stand = self.sink.open().await?;
         journal.complete(&stand.entries).await?;
-        if self.gap || stand.partitions.len() != partitions as usize {
+        let ordered = journal.orders.resync.take().is_some();
+        if self.gap || ordered || stand.partitions.len() != partitions as usize {
             stand.partitions = self.whole_topic(partitions).await?;
             journal.clear_parked().await?;
             self.sink.begin_refill(&stand.partitions).await?;
             stand.refilling = true;
             self.gap = false;
+        }
+        if ordered {
+            journal.order(orders::resync(None)).await?;
         }
         let (journal, writing) = journal.start();
         self.writing = Some(writing);
@@ -346,7 +331,6 @@ impl Deliverer {
             forgotten: None,
             journal,
         };
-        self.status.send_modify(|status| status.parked = session.journal.parked);
         Ok(session)
     }
 
@@ -399,6 +383,7 @@ impl Deliverer {
             resource: self.resource.name.as_str(),
             grant: &self.grant,
             revision: &self.revision,
+            log: &*self.log,
             sink: self.sink.as_mut(),
             metrics: &self.metrics,
             status: &self.status,
@@ -416,6 +401,17 @@ impl Deliverer {
 
     fn at(&self, partition: u32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.topic), partition)
+    }
+
+    fn note_parked(&self) {
+        let (parked, oldest_us) = (self.aside.len(), self.aside.oldest_us());
+        let age = oldest_us.map_or(0, |oldest| Timestamp::now().as_microsecond() - oldest);
+        self.metrics.aside.set(i64::try_from(parked).unwrap_or(i64::MAX));
+        self.metrics.aside_oldest.set(age.max(0) as f64 / 1e6);
+        self.status.send_modify(|status| {
+            status.parked = parked as u64;
+            status.oldest_parked_us = oldest_us;
+        });
     }
 
     fn phase(&self, phase: Phase) {
@@ -445,9 +441,9 @@ impl Deliverer {
             status.phase = phase;
             status.lag_records = lag;
             status.lag_seconds = lag_seconds;
-            status.parked = session.journal.parked;
             status.offsets = session.positions.iter().map(|(&partition, &next)| (partition, next)).collect();
         });
+        self.note_parked();
         session.measured = Some(Instant::now());
         Ok(())
     }

@@ -15,6 +15,7 @@ mod run;
 mod slots;
 mod standard;
 mod status;
+mod subscription;
 mod system;
 
 use std::io::IsTerminal;
@@ -81,6 +82,9 @@ enum Command {
     /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on, make one again
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
+    /// Pause a subscription, let it go on, deliver everything again, and look after the records that its sink refused
+    #[command(subcommand)]
+    Subscription(subscription::SubscriptionCommand),
     /// Figures of the exchange for those who answer for its data
     #[command(subcommand)]
     Report(report::Report),
@@ -114,6 +118,7 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Report(command) => command.execute(color).await,
         Command::System(command) => command.execute(color).await,
         Command::Resource(command) => command.execute(color).await,
+        Command::Subscription(command) => command.execute(color).await,
         Command::Standard(command) => command.execute(color),
         Command::Backup(command) => command.execute().await,
         Command::Restore(command) => command.execute(color).await,

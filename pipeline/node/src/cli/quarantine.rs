@@ -294,7 +294,7 @@ impl Drop {
 }
 
 /// Who runs the command.
-fn user() -> String {
+pub(super) fn user() -> String {
     let named = ["USER", "LOGNAME"].iter().filter_map(|name| std::env::var(name).ok()).find(|name| !name.trim().is_empty());
     let uid = rustix::process::getuid().as_raw();
     named.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))

@@ -1,5 +1,5 @@
-//! Where a command's questions about resources are answered: by the node that runs the directory, else by its normalisers alone,
-//! started here for the length of the command.
+//! Where a command's questions are answered: by the node that runs the directory, else by its normalisers or its deliverers alone,
+//! started here for the length of the command. Those deliverers do what they are told and nothing by themselves.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::control::Client;
 use crate::exit::Failure;
 use crate::open::{self, Opened};
 
-/// How long the normalisers may take to finish their batches.
+/// How long parts may take to finish their batches.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers questions until it is closed.
@@ -26,16 +26,32 @@ pub(crate) enum Desk {
 }
 
 impl Desk {
-    /// The node that runs `dir`, or what can be answered without one: `resource` alone, or all of them.
+    /// The node that runs `dir`, or what can be answered about resources without one: `resource` alone, or all of them.
     ///
     /// # Errors
     /// When the directory has problems, or its log cannot be opened.
     pub(crate) async fn open(dir: &Path, resource: Option<&str>, color: bool) -> Result<Self, Failure> {
+        Self::open_as(dir, Role::Normalise, resource, color).await
+    }
+
+    /// The same about subscriptions.
+    ///
+    /// # Errors
+    /// As [`Desk::open`].
+    pub(crate) async fn of_subscriptions(dir: &Path, subscription: Option<&str>, color: bool) -> Result<Self, Failure> {
+        Self::open_as(dir, Role::Deliver, subscription, color).await
+    }
+
+    async fn open_as(dir: &Path, role: Role, only: Option<&str>, color: bool) -> Result<Self, Failure> {
         if let Some(client) = Client::connect(dir).await? {
             return Ok(Self::Node(client));
         }
         let start = format!("start one with: guitong run {}", dir.display());
-        let mut directory = open::look_or_report(dir, color)?;
+        // Sinks are reached with their secrets, and rows are keyed by them.
+        let mut directory = match role {
+            Role::Deliver => open::load_or_report(dir, color)?,
+            _ => open::look_or_report(dir, color)?,
+        };
         match &directory.exchange.log {
             LogConfig::Embedded { path } if directory.root.join(path).exists() => {}
             LogConfig::Embedded { .. } => {
@@ -46,17 +62,22 @@ impl Desk {
                 return Err(Failure::unreachable(format!("no node runs {} here", dir.display())).help(help));
             }
         }
-        if let Some(name) = resource {
-            directory.resources.retain(|known, _| known.as_str() == name);
-            if directory.resources.is_empty() {
-                return Err(Failure::usage(format!("{} declares no resource `{name}`", dir.display())));
+        if let Some(name) = only {
+            directory.resources.retain(|known, _| role == Role::Deliver || known.as_str() == name);
+            directory.subscriptions.retain(|known, _| role != Role::Deliver || known.as_str() == name);
+            let (kind, found) = match role {
+                Role::Deliver => ("subscription", !directory.subscriptions.is_empty()),
+                _ => ("resource", !directory.resources.is_empty()),
+            };
+            if !found {
+                return Err(Failure::usage(format!("{} declares no {kind} `{name}`", dir.display())));
             }
         }
         let metrics = prometheus::Registry::new();
         let unregistered = |error: prometheus::Error| Failure::unreachable(format!("metrics: {error}"));
-        let roles = vec![Role::Normalise];
+        let roles = vec![role];
         let of_log = guitong_log::metrics::Metrics::register(&metrics).map_err(unregistered)?;
-        let stages = Stages::register(&metrics, roles.clone()).map_err(unregistered)?;
+        let stages = Stages::register(&metrics, roles.clone()).map_err(unregistered)?.attending();
         let opened = Opened::open(&directory, &roles, of_log).await?;
         let listen = directory.exchange.listen.to_string();
         let state = State { directory: Arc::new(directory), refused: None, parts: BTreeMap::new(), listen };

@@ -8,6 +8,7 @@ mod part;
 mod quarantine;
 mod reload;
 mod snapshot;
+mod subscription;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,6 +30,7 @@ pub(crate) use desk::Desk;
 pub(crate) use part::{Config, Part, Stages};
 pub(crate) use quarantine::{Figures, Page, Question, Rebuilding};
 pub(crate) use snapshot::{Action, SnapshotRequest};
+pub(crate) use subscription::{About, AsidePage};
 
 /// How often retention and compaction of the embedded log are looked after.
 const MAINTENANCE: Duration = Duration::from_secs(60);

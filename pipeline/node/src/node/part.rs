@@ -8,7 +8,7 @@ use guitong_connectors::registration;
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus, Request};
 use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::sql::Pools;
-use guitong_deliver::{DeliverStatus, Deliverer, Delivery, Phase as DeliverPhase};
+use guitong_deliver::{DeliverStatus, Deliverer, DelivererHandle, Delivery, Phase as DeliverPhase};
 use guitong_log::{OwnerId, Placement, Role};
 use guitong_normalise::{
     ColumnChange, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase,
@@ -41,6 +41,8 @@ pub(crate) struct Stages {
     deliver: guitong_deliver::Metrics,
     /// Connections to sinks, shared by address.
     pools: Pools,
+    /// Deliverers answer commands and deliver nothing by themselves.
+    attends: bool,
     /// Those of the directory in force.
     subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
 }
@@ -60,7 +62,7 @@ pub(crate) struct Part {
 enum View {
     System(watch::Receiver<ConnectorStatus>, mpsc::Sender<Request>),
     Resource(NormaliserHandle),
-    Subscription(watch::Receiver<DeliverStatus>),
+    Subscription(DelivererHandle),
     /// It could not be started at all.
     None,
 }
@@ -71,10 +73,16 @@ impl Stages {
             roles,
             connect: guitong_connectors::metrics::Metrics::register(registry)?,
             pools: Pools::default(),
+            attends: false,
             normalise: guitong_normalise::Metrics::register(registry)?,
             deliver: guitong_deliver::Metrics::register(registry)?,
             subscriptions: watch::Sender::default(),
         })
+    }
+
+    /// For the length of a command.
+    pub(crate) fn attending(self) -> Self {
+        Self { attends: true, ..self }
     }
 
     /// Takes note of the directory in force, for parts that run on under it.
@@ -186,8 +194,12 @@ impl Stages {
         });
         match deliverer {
             Ok(deliverer) => {
-                let view = View::Subscription(deliverer.status());
-                (view, spawn(subscription.name.as_str(), "subscription", deliverer.run(stop), ended))
+                let view = View::Subscription(deliverer.handle());
+                let task = match self.attends {
+                    true => tokio::spawn(deliverer.attend(stop)),
+                    false => spawn(subscription.name.as_str(), "subscription", deliverer.run(stop), ended),
+                };
+                (view, task)
             }
             Err(error) => refused(subscription.name.as_str(), &error, &ended),
         }
@@ -247,6 +259,13 @@ impl Part {
         }
     }
 
+    pub(crate) fn deliverer(&self) -> Option<(&Subscription, &DelivererHandle)> {
+        match (&self.config, &self.view) {
+            (Config::Subscription(subscription, ..), View::Subscription(handle)) => Some((subscription, handle)),
+            _ => None,
+        }
+    }
+
     /// Where commands for the system's source go.
     pub(crate) fn requests(&self) -> Option<(&System, &mpsc::Sender<Request>)> {
         match (&self.config, &self.view) {
@@ -272,7 +291,7 @@ impl Part {
                 status.resources.push(ResourceStatus { part, ..ResourceStatus::default() });
             }
             (Config::Subscription(subscription, ..), View::Subscription(view)) => {
-                status.subscriptions.push(of_subscription(subscription, &view.borrow(), problem));
+                status.subscriptions.push(of_subscription(subscription, &view.status().borrow(), problem));
             }
             (Config::Subscription(subscription, ..), _) => {
                 let part = stopped(subscription.name.as_str(), &subscription.purpose, problem);
@@ -377,14 +396,21 @@ fn of_subscription(subscription: &Subscription, view: &DeliverStatus, problem: O
         DeliverPhase::Waiting { reason } => ("waiting", Some(reason.clone())),
         DeliverPhase::Retrying { error } => ("retrying", Some(error.clone())),
         DeliverPhase::Paused { error } => ("paused", Some(error.clone())),
-        DeliverPhase::Stopped { error } => ("stopped", Some(error.clone())),
+        DeliverPhase::Stopped { error } => {
+            ("stopped", Some(format!("{error}\nonce that is settled: guitong subscription resume {}", subscription.name)))
+        }
+        DeliverPhase::Held { by, reason } => {
+            ("paused", Some(format!("by {by}: {reason}\nto go on: guitong subscription resume {}", subscription.name)))
+        }
     };
+    let age = |at: i64| u64::try_from((jiff::Timestamp::now().as_microsecond() - at) / 1_000_000).unwrap_or(0);
     let behind = Some(Duration::from_secs_f64(view.lag_seconds.max(0.0)));
     SubscriptionStatus {
         part: part(subscription.name.as_str(), &subscription.purpose, state, problem, behind),
         sink: sink(subscription),
         delivered: view.upserts + view.deletes,
         parked: view.parked,
+        oldest_parked_seconds: view.oldest_parked_us.map(age),
         behind_records: Some(view.lag_records),
     }
 }

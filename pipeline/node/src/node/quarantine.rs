@@ -1,4 +1,5 @@
-//! Questions about resources: their quarantine, their pause, their figures. Answered by the normalisers that run here.
+//! Questions about resources: their quarantine, their pause, their figures. Answered by the normalisers that run here. Those about
+//! subscriptions are in `subscription`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{About, Shared};
 use crate::exit::Failure;
 
 /// Entries that one question to a normaliser answers.
@@ -53,6 +54,9 @@ pub(crate) enum Question {
     /// How far that is.
     Rebuilding {
         resource: String,
+    },
+    Subscription {
+        about: About,
     },
     /// Figures of the days `from` to `to`; of the last thirty on the exchange's clock unless they are named.
     Quality {
@@ -105,7 +109,7 @@ fn failed(error: HandleError) -> Failure {
     }
 }
 
-fn told<T: Serialize>(answer: T) -> Result<Value, Failure> {
+pub(super) fn told<T: Serialize>(answer: T) -> Result<Value, Failure> {
     serde_json::to_value(answer).map_err(|error| Failure::unreachable(error.to_string()))
 }
 
@@ -150,6 +154,7 @@ impl Shared {
                 let status = handle.status().borrow().clone();
                 told(Rebuilding { revision: Some(revision), now: status.rebuild, last: status.rebuilt })
             }
+            Question::Subscription { about } => self.subscription(about).await,
             Question::Rebuilding { resource } => {
                 let (_, handle) = self.normaliser(&resource).await?;
                 let status = handle.status().borrow().clone();

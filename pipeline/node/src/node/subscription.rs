@@ -1,0 +1,152 @@
+//! Questions about subscriptions: what they have set aside, their pause, delivering everything again. Answered by the deliverers
+//! that run here.
+
+use std::str::FromStr as _;
+
+use guitong_deliver::{CommandError, DelivererHandle, Parked, Place, Word};
+use guitong_schemas::contract::Subscription;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Shared;
+use super::quarantine::told;
+use crate::exit::Failure;
+
+/// What a command asks of the node that runs a subscription. Entries are named by their places in the topic; none means all.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "what")]
+pub(crate) enum About {
+    /// Records set aside, by place, of each subscription; answered with [`AsidePage`].
+    Parked {
+        subscription: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    },
+    Show {
+        subscription: String,
+        id: String,
+        values: bool,
+    },
+    Replay {
+        subscription: String,
+        ids: Vec<String>,
+    },
+    Drop {
+        subscription: String,
+        ids: Vec<String>,
+        word: Word,
+    },
+    Pause {
+        subscription: String,
+        word: Word,
+    },
+    Resume {
+        subscription: String,
+    },
+    Resync {
+        subscription: String,
+        word: Word,
+    },
+}
+
+/// A record that is set aside, as it is listed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Aside {
+    pub(crate) subscription: String,
+    pub(crate) id: String,
+    /// When it was set aside, on the exchange's clock.
+    pub(crate) local_time: String,
+    #[serde(flatten)]
+    pub(crate) parked: Parked,
+}
+
+/// A page of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AsidePage {
+    pub(crate) entries: Vec<Aside>,
+    /// There are more, of the last entry's subscription or of one after it.
+    pub(crate) more: bool,
+}
+
+fn failed(error: CommandError) -> Failure {
+    match error {
+        CommandError::NoEntry(_) => Failure::no(error.to_string()).help("guitong subscription parked list shows those there are"),
+        CommandError::NotNow(_) => Failure::no(error.to_string()),
+        error => Failure::unreachable(error.to_string()),
+    }
+}
+
+fn place(id: &str) -> Result<Place, Failure> {
+    Place::from_str(id).map_err(Failure::usage)
+}
+
+fn places(ids: &[String]) -> Result<Vec<Place>, Failure> {
+    ids.iter().map(|id| place(id)).collect()
+}
+
+impl Shared {
+    async fn deliverers(&self, only: Option<&str>) -> Result<Vec<(Subscription, DelivererHandle)>, Failure> {
+        let state = self.state.read().await;
+        let all = state.parts.values().filter_map(super::Part::deliverer);
+        let chosen = all.filter(|(subscription, _)| only.is_none_or(|name| subscription.name.as_str() == name));
+        let chosen: Vec<_> = chosen.map(|(subscription, handle)| (subscription.clone(), handle.clone())).collect();
+        match only {
+            Some(name) if chosen.is_empty() => Err(Failure::usage(format!("no subscription `{name}` runs on this node"))),
+            _ => Ok(chosen),
+        }
+    }
+
+    async fn deliverer(&self, name: &str) -> Result<DelivererHandle, Failure> {
+        let found = self.deliverers(Some(name)).await?.pop().map(|(_, handle)| handle);
+        found.ok_or_else(|| Failure::usage(format!("no subscription `{name}` runs on this node")))
+    }
+
+    pub(super) async fn subscription(&self, about: About) -> Result<Value, Failure> {
+        match about {
+            About::Parked { subscription, after, limit } => told(self.parked(subscription.as_deref(), after, limit).await?),
+            About::Show { subscription, id, values } => {
+                let handle = self.deliverer(&subscription).await?;
+                told(handle.show(place(&id)?, values).await.map_err(failed)?)
+            }
+            About::Replay { subscription, ids } => {
+                let handle = self.deliverer(&subscription).await?;
+                told(handle.replay(places(&ids)?).await.map_err(failed)?)
+            }
+            About::Drop { subscription, ids, word } => {
+                let handle = self.deliverer(&subscription).await?;
+                told(handle.surrender(places(&ids)?, word).await.map_err(failed)?)
+            }
+            About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
+            About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
+            About::Resync { subscription, word } => {
+                told(self.deliverer(&subscription).await?.resync(word).await.map_err(failed)?)
+            }
+        }
+    }
+
+    async fn parked(&self, subscription: Option<&str>, after: Option<String>, limit: usize) -> Result<AsidePage, Failure> {
+        let zone = self.state.read().await.directory.exchange.time_zone.clone();
+        let after = after.map(|id| place(&id)).transpose()?;
+        let mut page = AsidePage { entries: Vec::new(), more: false };
+        for (subscription, handle) in self.deliverers(subscription).await? {
+            // One entry behind the last one says that there are more.
+            let room = limit.saturating_sub(page.entries.len());
+            let mut entries = handle.parked(after, room + 1).await.map_err(failed)?;
+            page.more |= entries.len() > room;
+            entries.truncate(room);
+            page.entries.extend(entries.into_iter().map(|parked| listed(&subscription, parked, &zone)));
+        }
+        Ok(page)
+    }
+}
+
+fn listed(subscription: &Subscription, parked: Parked, zone: &TimeZone) -> Aside {
+    let time = jiff::Timestamp::from_microsecond(parked.at_us).unwrap_or_default().to_zoned(zone.clone());
+    Aside {
+        subscription: subscription.name.to_string(),
+        id: parked.place().to_string(),
+        local_time: time.strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
+        parked,
+    }
+}
