@@ -83,6 +83,7 @@ fn help_version_and_completions_are_there() {
         "run",
         "status",
         "quarantine",
+        "subscription",
         "report",
         "resource",
         "system",

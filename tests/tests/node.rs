@@ -105,6 +105,56 @@ async fn a_rejected_row_is_explained_and_flows_once_it_is_put_right() {
     assert_eq!((code, time < Duration::from_secs(10)), (Some(0), true), "stopped in {time:?}");
 }
 
+/// Looks after a record that the subscriber's table refuses, with the node running and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_and_its_subscription_are_looked_after_by_command() {
+    let (exchange, _department) = exchange().await;
+    let mut sink = open(&exchange.path().join("sink.db")).await;
+    let table = "CREATE TABLE enterprise (uscc TEXT PRIMARY KEY, name TEXT CHECK (name <> '公司2'), legal_rep_name TEXT,
+        guitong_version BLOB, guitong_epoch INTEGER)";
+    run(&mut sink, table.to_owned()).await;
+    let node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司3"]).await;
+    status_where(&exchange, |status| status["subscriptions"][0]["parked"] == 1).await;
+    assert!(exchange.command(&["status"]).unwrap().out.contains("guitong subscription parked list credit-enterprise"));
+
+    let parked = |arguments: &[&str]| exchange.command(&[&["subscription", "parked"], arguments].concat()).unwrap();
+    let list: Value = serde_json::from_str(&parked(&["list", "--json"]).out).unwrap();
+    let id = list[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!((list[0]["key"].as_str(), list[0]["subscription"].as_str()), (Some(&*credit_code(2)), Some("credit-enterprise")));
+    let shown = parked(&["show", "credit-enterprise", &id]);
+    for part in ["CHECK constraint failed", "公司2", "(not shown without --values)", "parked replay credit-enterprise"] {
+        assert!(shown.out.contains(part) && !shown.out.contains("韦"), "{part}\n{}{}", shown.out, shown.err);
+    }
+    assert_eq!(parked(&["replay", "credit-enterprise"]).code, Some(1), "refused again");
+    assert_eq!(parked(&["show", "credit-enterprise", "7-7"]).code, Some(1));
+    assert_eq!(parked(&["show", "credit-enterprise", "seven"]).code, Some(1));
+    let asked = parked(&["drop", "credit-enterprise", "--all", "--reason", "测试"]);
+    assert!(asked.code == Some(2) && asked.err.contains("1 records"), "{}", asked.err);
+
+    let of = |arguments: &[&str]| exchange.command(&[&["subscription"], arguments].concat()).unwrap();
+    assert_eq!(of(&["pause", "credit-enterprise", "--reason", "盘点"]).code, Some(0));
+    assert_eq!(of(&["pause", "credit-enterprise", "--reason", "盘点"]).code, Some(1), "it is paused already");
+    let paused = status_where(&exchange, |status| status["subscriptions"][0]["state"] == "paused").await;
+    assert!(paused["subscriptions"][0]["problem"].as_str().unwrap().contains("盘点"), "{paused:#}");
+    assert_eq!(of(&["resync", "credit-enterprise"]).code, Some(2), "it says what it would do");
+    node.terminate().unwrap();
+
+    // Without a node the log answers, and the pause is still there.
+    assert_eq!(parked(&["replay", "credit-enterprise"]).code, Some(1));
+    assert_eq!(of(&["resume", "credit-enterprise"]).code, Some(0));
+    run(&mut sink, "UPDATE enterprise SET name = '公司9' WHERE name = '公司3'".to_owned()).await;
+    let dropped = parked(&["drop", "credit-enterprise", &id, "--reason", "测试", "--yes", "--json"]);
+    assert_eq!((dropped.code, dropped.out.trim()), (Some(0), "{\"dropped\":1}"), "{}", dropped.err);
+    assert_eq!(of(&["resync", "credit-enterprise", "--yes"]).code, Some(0));
+    assert_eq!(of(&["resume", "nobody"]).code, Some(2));
+    let node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司3"]).await;
+    // What was given up is tried again by a resync.
+    status_where(&exchange, |status| status["subscriptions"][0]["parked"] == 1).await;
+    node.terminate().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_directory_is_taken_whole_or_refused() {
     let (exchange, _department) = exchange().await;
