@@ -99,10 +99,10 @@ impl Try {
             None => trial.table(self.limit as usize).await?,
         };
         let view =
-            View { entity: &trial.entity, columns: &trial.columns, values: self.values, color, terminal: terminal_width() };
+            View { entity: &trial.entity, columns: trial.columns(), values: self.values, color, terminal: terminal_width() };
         let mut summary = Summary::default();
         let mut out = std::io::stdout().lock();
-        for outcome in &outcomes {
+        for outcome in outcomes.iter().flatten() {
             summary.add(outcome);
             let text = if self.json { outcome.to_json().to_string() } else { view.outcome(outcome) };
             // Who reads may have seen enough.

@@ -7,8 +7,10 @@ use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, T
 
 use super::plan::{ID, JoinPlan, JoinedTable};
 use super::state::Refresh;
-use super::{BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
+use super::{APART, BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
 use crate::error::SessionError;
+use crate::keyed::ROWS;
+use crate::stage::arrival::UNREAD;
 
 /// Entries of a map that one commit removes.
 const PAGE: usize = 1_000;
@@ -34,6 +36,8 @@ pub(crate) struct Load {
     pub(crate) upto: Vec<(TopicPartition, u64)>,
     /// The tables that are read; others may have the same topics.
     pub(crate) ids: Vec<Bytes>,
+    /// The table whose rows make records, where it is among them.
+    group: Option<[u8; ID]>,
 }
 
 impl Load {
@@ -44,6 +48,9 @@ impl Load {
 
     /// Says so, once all of it is committed.
     pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
+        if let Some(id) = &self.group {
+            sweep(owner, id).await?;
+        }
         note(owner, &self.ids, LOADED).await
     }
 }
@@ -69,12 +76,14 @@ pub(crate) async fn standing(
         return Ok(Standing::Ready(topics(log, owner, plan).await?));
     }
     let loaded = loaded::tables(log, system).await?;
-    let missing: BTreeSet<&str> =
-        unread.iter().map(|table| table.table.as_str()).filter(|table| !loaded.contains(*table)).collect();
+    // A record that several rows make is made again with each of them: it waits for none.
+    let joined = unread.iter().filter(|table| !table.is_group()).map(|table| table.table.as_str());
+    let missing: BTreeSet<&str> = joined.filter(|table| !loaded.contains(*table)).collect();
     if !missing.is_empty() {
         return Ok(Standing::Waiting(missing.into_iter().collect::<Vec<_>>().join(", ")));
     }
-    let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect() };
+    let group = unread.iter().find(|table| table.is_group()).map(|table| table.id);
+    let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect(), group };
     for topic in unread.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
         // A table without rows has no topic yet.
         if log.partitions(topic).await?.is_some() {
@@ -94,7 +103,7 @@ pub(crate) async fn forget_all(owner: &mut dyn OwnedLog) -> Result<(), SessionEr
         return Ok(());
     }
     // The tables' names go last, so a stop in between begins again.
-    for map in [REFRESH, USERS, LINKS, INPUTS, GROUPS, BESIDE, JOINED] {
+    for map in [REFRESH, USERS, LINKS, INPUTS, GROUPS, APART, BESIDE, JOINED] {
         clear(owner, map, &[]).await?;
     }
     Ok(())
@@ -126,7 +135,8 @@ async fn topics(
     plan: &JoinPlan,
 ) -> Result<Vec<(TopicPartition, u64)>, SessionError> {
     let mut from = Vec::new();
-    for topic in plan.tables.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
+    let joined = plan.tables.iter().filter(|table| !table.is_group());
+    for topic in joined.map(|table| &table.topic).collect::<BTreeSet<_>>() {
         if log.partitions(topic).await?.is_some() {
             let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
             let next = next(log, owner, &at).await?;
@@ -152,10 +162,29 @@ pub(crate) async fn next(log: &dyn ExchangeLog, owner: &dyn OwnedLog, at: &Topic
     }
 }
 
+/// Has every row looked at again that stands in state and is no record of the group: it goes.
+async fn sweep(owner: &mut dyn OwnedLog, id: &[u8; ID]) -> Result<(), SessionError> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = owner.scan(ROWS, &[], after.as_deref(), PAGE).await?;
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|(key, _)| key.clone());
+        let records = page.iter().filter(|(key, _)| key.first() != Some(&UNREAD));
+        let groups: Vec<Bytes> = records.map(|(key, _)| Bytes::from([&id[..], key].concat())).collect();
+        let known = owner.get(GROUPS, &groups).await?;
+        let gone = groups.into_iter().zip(known).filter(|(_, known)| known.is_none());
+        let refresh = |(key, _)| StateChange { map: REFRESH.into(), key, value: Some(Refresh::default().encode()) };
+        owner.append(Batch { state: gone.map(refresh).collect(), ..Batch::default() }).await?;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
 /// Removes a table's rows. What used them is made again, with the joins of now.
 async fn forget(owner: &mut dyn OwnedLog, id: &Bytes) -> Result<(), SessionError> {
     debug_assert_eq!(id.len(), ID);
-    for map in [BESIDE, GROUPS, REFRESH] {
+    for map in [BESIDE, GROUPS, APART, REFRESH] {
         clear(owner, map, id).await?;
     }
     let state = vec![

@@ -37,6 +37,9 @@ use crate::quarantine::{Entry, Rejection, record};
 use crate::rebuild;
 use crate::transform::{Change, Event, Runner, describe_key};
 
+/// Most rows of a resource with joins that one commit works on.
+const JOINED_ROWS: usize = 4_096;
+
 /// Next offset of each partition after some arrivals.
 pub(crate) type Ends = Vec<(TopicPartition, u64)>;
 
@@ -108,6 +111,15 @@ pub(crate) enum Verdict {
     Bad(Vec<Rejection>),
 }
 
+impl Verdict {
+    pub(crate) fn rejections(&self) -> &[Rejection] {
+        match self {
+            Self::Bad(rejections) => rejections,
+            Self::Stale | Self::Removed | Self::Good(_) => &[],
+        }
+    }
+}
+
 /// What one pass over the arrivals read.
 struct Reading<'a> {
     events: Vec<Read<'a>>,
@@ -165,7 +177,7 @@ impl Worker {
         let live = at.is_some();
         if !live {
             // What the registry did not know when the events came it may know now, and what they tell of the table is old.
-            self.bindings.clear();
+            self.forget_bindings();
         }
         let mut left = arrivals;
         while !left.is_empty() && (self.pause.is_none() || !live) {
@@ -180,10 +192,15 @@ impl Worker {
             left = later;
         }
         if !live {
-            self.bindings.clear();
+            self.forget_bindings();
             return Ok(Progress::Done);
         }
         Ok(self.pause.as_ref().map_or(Progress::Done, |pause| Progress::Flooded(pause.to_string())))
+    }
+
+    fn forget_bindings(&mut self) {
+        self.bindings.clear();
+        self.joining.forget_bindings();
     }
 
     /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
@@ -194,18 +211,23 @@ impl Worker {
         left: &[Arrival],
         at: Option<&Ends>,
     ) -> Result<&'a [Arrival], SessionError> {
+        // What is joined to the rows is held with them.
+        let window = if self.mapping.joins.is_some() { arrivals.len().min(JOINED_ROWS) } else { arrivals.len() };
+        let (all, arrivals) = (arrivals, arrivals.get(..window).unwrap_or(arrivals));
         let mut overlay = Overlay::new(self.counters.clone());
         let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
         overlay.rows.load(owner, sources).await?;
         overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
         let beside = self.load_beside(owner, &mut overlay, arrivals).await?;
         let Reading { events, done, truncate, is_flooded, flows } = self.read(&mut overlay, arrivals, beside);
-        let (done, rest) = arrivals.split_at(done);
+        let (done, rest) = all.split_at(done);
         let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
         if !done.is_empty() {
-            self.open_days(owner, &mut overlay, &events, &flows).await?;
+            let new = events.iter().filter(|event| !event.is_again);
+            self.open_days(owner, &mut overlay, new.map(|event| event.source_ts_us), &flows).await?;
             if is_flooded {
-                overlay.pause = Some(self.pause(owner, &overlay, &events).await?);
+                let reasons = events.iter().flat_map(|event| event.verdict.rejections());
+                overlay.pause = Some(self.pause(owner, &overlay, reasons).await?);
             }
             self.settle(owner, overlay, events, consumed(at, [truncated, rest, left])).await?;
         }
@@ -214,7 +236,7 @@ impl Worker {
             if arrival.is_beside {
                 self.truncate_beside(owner, arrival, offsets).await?;
             } else {
-                self.truncate(owner, arrival, offsets).await?;
+                self.truncate(owner, arrival, &[], offsets).await?;
             }
         }
         Ok(rest)
@@ -232,7 +254,11 @@ impl Worker {
             done = place;
             let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
             if arrival.is_beside {
-                match self.take_beside(overlay, beside.remove(&place)) {
+                match self.take_beside(overlay, arrival, beside.remove(&place)) {
+                    // What could not be read of the row is settled with what can be.
+                    Ok(false) if arrival.source.as_ref().is_some_and(|source| overlay.rows.get(source).is_some()) => {
+                        events.push(Read::of(arrival, fallback, Verdict::Removed, true));
+                    }
                     Ok(false) => {}
                     Ok(true) => {
                         truncate = true;
@@ -240,11 +266,17 @@ impl Worker {
                     }
                     // Figures are of the resource's own rows.
                     Err(fault) => {
-                        runner.flows.is_again = true;
-                        events.push(self.faulty(&mut runner, arrival, fallback, true, fault));
+                        let is_again = !arrival.is_of_group() || arrival.entry.is_some();
+                        runner.flows.is_again = is_again;
+                        let read = self.faulty(&mut runner, arrival, fallback, is_again, fault);
+                        is_flooded = !is_again && self.note(overlay, arrival, &read.verdict);
+                        events.push(read);
                     }
                 }
                 done = place + 1;
+                if is_flooded {
+                    break;
+                }
                 continue;
             }
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
@@ -401,7 +433,7 @@ impl Worker {
                 if self.keeps_gone {
                     overlay.rows.put(source.clone(), RowState::gone(arrival.version));
                 }
-                if was_there {
+                if was_there && !arrival.is_beside {
                     self.metrics.deleted.inc();
                     came = Some(Came::Deleted);
                 }

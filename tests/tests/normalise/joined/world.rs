@@ -34,7 +34,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 6] = [
     ("bm_zd", &["id", "bmdm", "mc", "xydm", "qhid", "bz"]),
     ("qh_zd", &["id", "bm", "dm"]),
     ("ry_zd", &["id", "gh", "xm"]),
-    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj"]),
+    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj", "yj"]),
 ];
 
 /// What a resource is of, beside what it reads.
@@ -42,6 +42,23 @@ pub(crate) const COMPANIES: &str = "code = \"3450010102/000001\"\ntitle = \"企�
                 entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
 pub(crate) const CASES: &str = "code = \"3450010102/000002\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.bj\"\n\
                 entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+
+/// Cases of which every step is a row of its own.
+pub(crate) const STEPS: &str = "code = \"3450010102/000003\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.hj\"\n\
+                entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+/// What a case's record has, whatever its rows.
+pub(crate) const CASE: &str = r#"
+item_basic_code = { const = "4501210010001" }
+item_impl_code = { const = "4501210010001114501000000000001" }
+division = { const = "450100" }
+dept_name = { const = "示例局" }
+dept_uscc = { const = "11450000PDY00001X0" }
+applicant_kind = { const = "1" }
+applicant_name = { const = "张示例" }
+applicant_doc_type = { const = "111" }
+applicant_doc_no = { const = "450102199001019997" }
+received_at = { const = "2017-09-22 08:00:00" }
+"#;
 
 /// The companies with their authority by two dictionaries, one found by the other, and a contact by a third.
 pub(crate) const LOOKUPS: &str = r#"
@@ -96,7 +113,7 @@ pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong
             "systems/registration.toml",
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
-        ("resources/record.toml", format!("{head}{resource}")),
+        ("resources/record.toml", format!("{head}{resource}{}", if head == COMPANIES { "" } else { CASE })),
         ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
     ];
     files.extend((head == COMPANIES).then(|| ("subscriptions/credit.toml", SUBSCRIPTION.to_owned())));
@@ -214,6 +231,12 @@ impl World {
         world.settled(&stage).await;
         stage.stop().await;
         world
+    }
+
+    /// The resource is declared otherwise from here on.
+    pub(crate) fn declare(&mut self, resource: &str) {
+        let directory = directory(self.declared.0, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        self.resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
     }
 
     /// The connector has read every table to its end.
