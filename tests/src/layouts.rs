@@ -135,13 +135,8 @@ pub fn statements(system: &str, all: &[Layout]) -> Result<String, ServerError> {
             inserted.push((table.clone(), row.clone()));
             let columns: Vec<String> = row.keys().map(|column| quoted(column, '"')).collect();
             let values: Vec<String> = row.values().map(literal).collect();
-            let _ = writeln!(
-                script,
-                "INSERT INTO {} ({}) VALUES ({});",
-                quoted(&table, '"'),
-                columns.join(", "),
-                values.join(", ")
-            );
+            let _ =
+                writeln!(script, "INSERT INTO {} ({}) VALUES ({});", quoted(&table, '"'), columns.join(", "), values.join(", "));
         }
     }
     Ok(script)

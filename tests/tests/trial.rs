@@ -344,7 +344,10 @@ fn rows_of_tables_beside_the_resources_own_say_so_in_a_file() {
     let [good, bad] = objects(&tried).try_into().unwrap();
     assert_eq!((&good["key"], &good["verdict"], &good["line"]), (&json!("id=1"), &json!("ok"), &json!(1)), "{good}");
     assert_eq!((&good["record"]["agent_name"], &good["record"]["dept_name"]), (&json!("李示例"), &json!("一科")));
-    assert_eq!((steps(&good["record"]), &good["record"]["accepted_at"]), (vec!["收件", "审核"], &json!("2017-09-22T08:30:00+08:00")));
+    assert_eq!(
+        (steps(&good["record"]), &good["record"]["accepted_at"]),
+        (vec!["收件", "审核"], &json!("2017-09-22T08:30:00+08:00"))
+    );
     let rules: Vec<&str> = bad["reasons"].as_array().unwrap().iter().map(|reason| reason["rule"].as_str().unwrap()).collect();
     assert!(bad["line"] == 6 && rules.contains(&"lookup.missing"), "{bad}");
 
@@ -360,7 +363,10 @@ fn rows_of_tables_beside_the_resources_own_say_so_in_a_file() {
     assert!(checked.code == Some(1) && checked.err.contains("dept_name: expected \"一科\", got \"三科\""), "{}", checked.err);
 
     for (row, part) in [
-        (json!({ "table": "qy", "row": { "id": 1 } }), "line 1: the mapping of case reads no table `qy`\n  it reads main.bj, main."),
+        (
+            json!({ "table": "qy", "row": { "id": 1 } }),
+            "line 1: the mapping of case reads no table `qy`\n  it reads main.bj, main.",
+        ),
         (json!({ "table": "ry", "row": { "gh": "7", "xm": "x" } }), "reads `ks`, which no row of main.ry has"),
         (json!({ "table": "ry", "row": { "gh": "7", "xm": "x", "ks": "A" }, "expect": {} }), "makes no record by itself"),
     ] {
@@ -387,7 +393,10 @@ fn rows_that_make_one_record_are_told_with_it() {
     assert_eq!(tried.status.code(), Some(1), "{}", text(&tried.stderr));
     let [first, other, last, lost, bad] = objects(&tried).try_into().unwrap();
     assert_eq!((&first["verdict"], &first["record"], &first["told_with"]), (&json!("ok"), &Value::Null, &json!("id=3")));
-    assert_eq!((steps(&last["record"]), &last["record"]["item_name"], &last["told_with"]), (vec!["收件", "审核"], &json!("审核"), &Value::Null));
+    assert_eq!(
+        (steps(&last["record"]), &last["record"]["item_name"], &last["told_with"]),
+        (vec!["收件", "审核"], &json!("审核"), &Value::Null)
+    );
     assert_eq!((steps(&other["record"]), &other["record"]["case_no"]), (vec!["收件"], &json!("乙")));
     assert_eq!((&lost["verdict"], &lost["reasons"][0]["rule"]), (&json!("rejected"), &json!("row.group")));
     assert_eq!((&bad["verdict"], &bad["reasons"][0]["field"]), (&json!("rejected"), &json!("item_name")));

@@ -56,7 +56,9 @@ pub async fn sample(
     }
     let relation = Relation::new(message_of(&facts, None), Some(&facts), &types, system);
     if let Some(column) = missing(&relation.table, wanted) {
-        return Err(faults.setup(format!("table {table} has no column `{column}`"), "names are compared as PostgreSQL stores them"));
+        return Err(
+            faults.setup(format!("table {table} has no column `{column}`"), "names are compared as PostgreSQL stores them")
+        );
     }
     let filter = filter(system.snapshot.filter(table), wanted);
     let query = ranges::select(&relation.table, facts.partitioned, filter.as_deref(), false);

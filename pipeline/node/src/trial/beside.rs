@@ -30,8 +30,7 @@ impl Trial<'_> {
             }
         }
         for find in &self.source.finds {
-            let wanted: Vec<Wanted> =
-                find.by.iter().filter_map(|by| wanted(&rows, &by.key, &by.table, &by.column)).collect();
+            let wanted: Vec<Wanted> = find.by.iter().filter_map(|by| wanted(&rows, &by.key, &by.table, &by.column)).collect();
             // Nothing is found by an empty value.
             if wanted.len() == find.by.len() {
                 rows.extend(self.sample(&find.table, SampleBudget { rows: MAX_ROWS, bytes: MAX_INPUT }, &wanted).await?);

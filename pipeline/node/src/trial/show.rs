@@ -54,7 +54,9 @@ impl View<'_> {
             self.side_by_side(outcome, record, &mut out);
         }
         match &outcome.told_with {
-            Some(_) if verdict != Verdict::Rejected => out.push_str("  its record is shown with the last of the rows that make it\n"),
+            Some(_) if verdict != Verdict::Rejected => {
+                out.push_str("  its record is shown with the last of the rows that make it\n")
+            }
             None if outcome.records.is_empty() && verdict != Verdict::Rejected => {
                 out.push_str("  no record: the resource's `where` leaves the row out, or the row changes nothing\n");
             }

@@ -54,7 +54,8 @@ impl Trial<'_> {
             return Err(Failure::usage(message).help(format!("it reads {}", known.join(", "))));
         };
         if at > 0 && example.expect.is_some() {
-            let message = format!("line {}: a row of {named} makes no record by itself, so nothing is expected of it", line.number);
+            let message =
+                format!("line {}: a row of {named} makes no record by itself, so nothing is expected of it", line.number);
             return Err(Failure::usage(message).help("expect it of the resource's own rows"));
         }
         Ok(Some(at))
