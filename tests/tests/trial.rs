@@ -230,7 +230,7 @@ title = "政务服务办件"
 system = "licensing"
 table = "SCHEMA.bj"
 entity = "ServiceCase"
-sharing = { type = 1 }
+sharing = { type = 2, condition = "协同办理所需" }
 
 [lookups.staff]
 table = "SCHEMA.ry"
@@ -267,7 +267,7 @@ title = "政务服务办件（按环节）"
 system = "licensing"
 table = "SCHEMA.hj"
 entity = "ServiceCase"
-sharing = { type = 1 }
+sharing = { type = 2, condition = "协同办理所需" }
 
 [group]
 by = "bjh"

@@ -234,7 +234,8 @@ async fn a_column_of_grouped_rows_that_is_gone_stops_or_sets_aside_as_declared()
     stage.handle.reload(Arc::new(world.resource.clone())).await.unwrap();
     let status = world.settled(&stage).await;
     let standing = cases(&world).await;
-    assert_eq!((status.changes.len(), standing["甲"].0.as_str(), standing["甲"].1.as_str()), (0, "办结", "50"));
+    assert_eq!((status.changes.len(), standing["甲"].0.as_str(), standing["甲"].1.as_str()), (0, "办结", "60"));
+    assert_eq!(standing["乙"].0, "收件", "what was made of a row that has the old name alone stays");
     stage.stop().await;
 
     let (mut world, stage) = renamed(OnChange::Quarantine).await;
