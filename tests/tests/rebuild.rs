@@ -123,9 +123,9 @@ async fn a_resource_of_which_several_rows_make_a_record_asks_for_a_higher_revisi
     let _node = exchange.start().unwrap();
     holds(&exchange, &[(credit_code(1), "公司2".to_owned())]).await;
     let refused = exchange.command(&["resource", "rebuild", "enterprise", "--wait"]).unwrap();
-    assert!(refused.code == Some(2) && refused.err.contains("raise `revision` in its file"), "{refused:?}");
+    assert!(refused.code == Some(1) && refused.err.contains("raise `revision` in its file"), "{refused:?}");
     let text = text.replace("name = \"qymc\"", "name = { from = \"qymc\", of = \"first\" }");
-    std::fs::write(&path, text.replace("title = ", "revision = 1\ntitle = ")).unwrap();
+    std::fs::write(&path, text.replace("title = ", "revision = 2\ntitle = ")).unwrap();
     holds(&exchange, &[(credit_code(1), "公司1".to_owned())]).await;
 }
 

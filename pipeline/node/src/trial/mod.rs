@@ -13,6 +13,7 @@ mod show;
 mod stages;
 mod written;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use guitong_connectors::publish::PublishSettings;
@@ -93,22 +94,23 @@ impl<'d> Trial<'d> {
         if own.is_empty() {
             return Ok(rows.iter().map(|_| None).collect());
         }
-        let steps = self.steps(rows, own);
+        let steps = self.steps(rows, &own);
         let changes = |places: &[usize]| places.iter().filter_map(|at| Some(rows.get(*at)?.change.clone())).collect();
-        let published = steps.iter().map(|step| changes(step)).collect();
-        let fates = stages::run(self.directory, &self.resource, self.settings.clone(), changes(&beside), published).await?;
+        let published = (changes(&beside), changes(&own));
+        let fates = stages::run(self.directory, &self.resource, self.settings.clone(), published, &steps).await?;
         let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
-        for (at, fate) in beside.iter().chain(steps.iter().flatten()).zip(&fates) {
+        for (at, fate) in beside.iter().chain(&own).zip(&fates) {
             let (Some(Row { line, change }), Some(place)) = (rows.get(*at), outcomes.get_mut(*at)) else { continue };
             if is_own(at) || !fate.rejections.is_empty() {
                 let outcome = Outcome::new(change, *line, fate, &self.resource.table, (&self.entity, &self.plan));
                 *place = Some(outcome.map_err(|error| Failure::unreachable(format!("a record does not read: {error}")))?);
             }
         }
+        let outcome_of = |place: &usize| own.get(*place).copied();
         for (last, others) in steps.iter().filter_map(|step| step.split_last()) {
-            let told = outcomes.get(*last).and_then(Option::as_ref).map(Outcome::key_text);
-            for at in others.iter().filter(|_| self.group().is_some()) {
-                if let Some(Some(outcome)) = outcomes.get_mut(*at) {
+            let told = outcome_of(last).and_then(|at| outcomes.get(at)?.as_ref()).map(Outcome::key_text);
+            for at in others.iter().filter_map(outcome_of).filter(|_| self.group().is_some()) {
+                if let Some(Some(outcome)) = outcomes.get_mut(at) {
                     outcome.told_with.clone_from(&told);
                 }
             }
@@ -116,17 +118,20 @@ impl<'d> Trial<'d> {
         Ok(outcomes)
     }
 
-    /// The resource's own rows by what is published together: the rows of one record, or all of them.
-    fn steps(&self, rows: &[Row], own: Vec<usize>) -> Vec<Vec<usize>> {
-        let Some(group) = self.group() else { return vec![own] };
-        let mut steps: Vec<(Option<Vec<String>>, Vec<usize>)> = Vec::new();
-        for at in own {
-            let key = rows.get(at).and_then(|row| outcome::key_of(&row.change, &group.key));
-            match steps.iter_mut().find(|(known, _)| known.is_some() && *known == key) {
-                Some((_, step)) => step.push(at),
-                None => steps.push((key, vec![at])),
+    /// The places of the resource's own rows by what is published together: the rows of one record, or all of them.
+    fn steps(&self, rows: &[Row], own: &[usize]) -> Vec<Vec<usize>> {
+        let Some(group) = self.group() else { return vec![(0..own.len()).collect()] };
+        let mut steps: Vec<Vec<usize>> = Vec::new();
+        let mut known: HashMap<Vec<String>, usize> = HashMap::new();
+        for (place, row) in own.iter().enumerate().filter_map(|(place, at)| Some((place, rows.get(*at)?))) {
+            // What tells no record is by itself.
+            let step =
+                outcome::key_of(&row.change, &group.key).map_or(steps.len(), |key| *known.entry(key).or_insert(steps.len()));
+            match steps.get_mut(step) {
+                Some(step) => step.push(place),
+                None => steps.push(vec![place]),
             }
         }
-        steps.into_iter().map(|(_, step)| step).collect()
+        steps
     }
 }

@@ -43,8 +43,9 @@ pub(crate) fn settings(directory: &Directory, system: &Arc<System>) -> Result<Pu
     Ok(registration::of(system, &directory.exchange, &metrics).0.publish)
 }
 
-/// Runs changes: those of tables beside the resource's own, then each of the steps in which its own rows come, all in their order; tells
-/// the fate of each. Where several rows make a record, a step is the rows of one.
+/// Runs changes: those of tables beside the resource's own, then its own, in steps of which each is some of their places; tells the fate
+/// of each change. Where several rows make a record, a step is the rows of one; which of two changes is newer says their order all the
+/// same.
 ///
 /// # Errors
 /// When the mapping does not fit the rows' columns, or the temporary log cannot be written.
@@ -52,16 +53,18 @@ pub(crate) async fn run(
     directory: &Directory,
     resource: &Arc<Resource>,
     settings: PublishSettings,
-    beside: Vec<Change>,
-    steps: Vec<Vec<Change>>,
+    (beside, own): (Vec<Change>, Vec<Change>),
+    steps: &[Vec<usize>],
 ) -> Result<Vec<Fate>, Failure> {
     let folder = tempfile::Builder::new().prefix("guitong-try-").tempdir().map_err(broken)?;
     let log = EmbeddedLog::open(&EmbeddedConfig { path: folder.path().join("log.db"), max_bytes: None }).await?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(BuiltinRegistry::open(&log).await.map_err(broken)?);
     let mut source = Source::open(&log, &registry, settings).await?;
-    source.publish(beside).await?;
+    let (first, count) = (beside.len() + 1, beside.len() + own.len());
+    source.publish((1..).zip(beside)).await?;
     source.load(resource.joins.values().map(|join| join.table.to_string()).collect()).await?;
-    let mut steps = steps.into_iter();
+    let own: Vec<(usize, Change)> = (first..).zip(own).collect();
+    let mut steps = steps.iter().map(|step| step.iter().filter_map(|at| own.get(*at).cloned()).collect::<Vec<_>>());
     source.publish(steps.next().unwrap_or_default()).await?;
     let context = NormaliseContext {
         log: Arc::new(log.clone()),
@@ -79,7 +82,8 @@ pub(crate) async fn run(
         Normaliser::new(context, Arc::clone(resource)).map_err(|error| Failure::usage(error.to_string()))?;
     let stop = CancellationToken::new();
     let running = tokio::spawn(normaliser.run(stop.clone()));
-    let fates = follow(&log, resource, &handle, source, steps).await;
+    let fates = (0..count).map(|_| Fate::default()).collect();
+    let fates = follow(&log, resource, &handle, source, (fates, steps)).await;
     stop.cancel();
     ended(running).await;
     log.close().await;
@@ -94,8 +98,8 @@ async fn ended<T>(running: JoinHandle<T>) {
 /// What stands for the department's connector.
 struct Source {
     publisher: Publisher,
-    /// Changes published so far; the number of each is its commit.
-    count: usize,
+    /// Number of the newest change published last.
+    last: usize,
 }
 
 impl Source {
@@ -103,20 +107,20 @@ impl Source {
         let owned = log.open(&OwnerId::new(Role::Connect, Arc::clone(&settings.system))).await?;
         let log: Arc<dyn ExchangeLog> = Arc::new(log.clone());
         let publisher = Publisher::new(owned, log, Arc::clone(registry), settings).await.map_err(broken)?;
-        Ok(Self { publisher, count: 0 })
+        Ok(Self { publisher, last: 0 })
     }
 
-    /// Publishes the changes, numbered in their order.
-    async fn publish(&mut self, changes: Vec<Change>) -> Result<(), Failure> {
+    /// Publishes the changes, each with the number that is its commit.
+    async fn publish(&mut self, changes: impl IntoIterator<Item = (usize, Change)>) -> Result<(), Failure> {
+        let mut changes = changes.into_iter().peekable();
         let (mut batch, mut size) = (Vec::new(), 0);
-        let last = self.count + changes.len();
-        for mut change in changes {
-            self.count += 1;
-            change.version = Version { epoch: 1, commit: self.count as u64, ..Version::default() };
+        while let Some((number, mut change)) = changes.next() {
+            self.last = number;
+            change.version = Version { epoch: 1, commit: number as u64, ..Version::default() };
             size += change.size();
             batch.push(change);
-            if size >= BATCH || self.count == last {
-                let position = Some(Bytes::from(self.count.to_string()));
+            if size >= BATCH || changes.peek().is_none() {
+                let position = Some(Bytes::from(number.to_string()));
                 let changes = std::mem::take(&mut batch);
                 self.publisher.publish(SourceBatch { changes, position, ..SourceBatch::default() }).await.map_err(broken)?;
                 size = 0;
@@ -140,18 +144,18 @@ async fn follow(
     resource: &Resource,
     handle: &NormaliserHandle,
     mut source: Source,
-    mut steps: impl Iterator<Item = Vec<Change>>,
+    (mut fates, mut steps): (Vec<Fate>, impl Iterator<Item = Vec<(usize, Change)>>),
 ) -> Result<Vec<Fate>, Failure> {
     let topic = format!("std.{}", resource.name);
     let is_grouped = resource.joins.values().any(|join| join.kind == JoinKind::Group);
-    let (mut fates, mut from): (Vec<Fate>, BTreeMap<TopicPartition, u64>) = (Vec::new(), BTreeMap::new());
+    let mut from = BTreeMap::new();
     loop {
         settle(log, resource, handle).await?;
-        fates.resize_with(source.count, Fate::default);
         for record in read(log, &topic, &mut from).await? {
-            let version = record.header("guitong-version").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-            let fate = if is_grouped { fates.last_mut() } else { version.and_then(|version| fate_of(&mut fates, version)) };
-            if let Some(fate) = fate {
+            let version = || record.header("guitong-version").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            let commit = |version: Version| usize::try_from(version.commit).ok();
+            let number = if is_grouped { Some(source.last) } else { version().and_then(commit) };
+            if let Some(fate) = number.and_then(|number| fate_of(&mut fates, number)) {
                 fate.records.push(record);
             }
         }
@@ -162,7 +166,9 @@ async fn follow(
     loop {
         let page = handle.list(Filter::default(), after, PAGE).await.map_err(broken)?;
         for item in page.items {
-            if let Some(fate) = item.version.parse().ok().and_then(|version| fate_of(&mut fates, version)) {
+            let version: Option<Version> = item.version.parse().ok();
+            let number = version.and_then(|version| usize::try_from(version.commit).ok());
+            if let Some(fate) = number.and_then(|number| fate_of(&mut fates, number)) {
                 fate.rejections = item.rejections;
             }
         }
@@ -199,9 +205,9 @@ async fn settle(log: &EmbeddedLog, resource: &Resource, handle: &NormaliserHandl
     }
 }
 
-/// The fate of the change that was published under this version.
-fn fate_of(fates: &mut [Fate], version: Version) -> Option<&mut Fate> {
-    fates.get_mut(usize::try_from(version.commit).ok()?.checked_sub(1)?)
+/// The fate of the change with this number.
+fn fate_of(fates: &mut [Fate], number: usize) -> Option<&mut Fate> {
+    fates.get_mut(number.checked_sub(1)?)
 }
 
 /// Every record of a topic from where it was read before.

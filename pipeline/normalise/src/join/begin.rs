@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, TopicPartition, loaded};
 
-use super::plan::{ID, JoinPlan, JoinedTable};
-use super::state::Refresh;
+use super::plan::{ID, JoinPlan, JoinedTable, is_record};
+use super::state::{BesideRow, Refresh};
 use super::{APART, BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
+use crate::keyed::overlay::{StateError, Stored};
 use crate::stage::arrival::UNREAD;
 
 /// Entries of a map that one commit removes.
@@ -37,7 +38,15 @@ pub(crate) struct Load {
     /// The tables that are read; others may have the same topics.
     pub(crate) ids: Vec<Bytes>,
     /// The table whose rows make records, where it is among them.
-    group: Option<[u8; ID]>,
+    group: Option<Grouped>,
+}
+
+/// The table whose rows make records, about to be read.
+#[derive(Debug, Clone, Copy)]
+struct Grouped {
+    id: [u8; ID],
+    /// Its topic holds everything since its first event.
+    is_whole: bool,
 }
 
 impl Load {
@@ -48,19 +57,21 @@ impl Load {
 
     /// Says so, once all of it is committed.
     pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
-        if let Some(id) = &self.group {
-            sweep(owner, id).await?;
+        if let Some(group) = &self.group {
+            sweep(owner, group).await?;
         }
         note(owner, &self.ids, LOADED).await
     }
 }
 
-/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer.
+/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer. `settled` takes the entries of their
+/// events: one that cannot be read this time either makes another.
 pub(crate) async fn standing(
     log: &dyn ExchangeLog,
     owner: &mut dyn OwnedLog,
     plan: &JoinPlan,
     system: &str,
+    settled: &mut Vec<u64>,
 ) -> Result<Standing, SessionError> {
     let id = |table: &JoinedTable| Bytes::copy_from_slice(&table.id);
     let wanted: BTreeSet<Bytes> = plan.tables.iter().map(id).collect();
@@ -68,6 +79,7 @@ pub(crate) async fn standing(
         owner.scan(JOINED, &[], None, PAGE).await?.into_iter().partition(|(id, value)| *value == LOADED && wanted.contains(id));
     // What was read of a table in part is read from the beginning.
     for (gone, _) in rest {
+        unread(owner, &gone, settled).await?;
         forget(owner, &gone).await?;
     }
     let known: BTreeSet<Bytes> = known.into_iter().map(|(id, _)| id).collect();
@@ -82,13 +94,22 @@ pub(crate) async fn standing(
     if !missing.is_empty() {
         return Ok(Standing::Waiting(missing.into_iter().collect::<Vec<_>>().join(", ")));
     }
-    let group = unread.iter().find(|table| table.is_group()).map(|table| table.id);
+    let group = unread.iter().find(|table| table.is_group()).map(|table| Grouped { id: table.id, is_whole: true });
     let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect(), group };
     for topic in unread.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
         // A table without rows has no topic yet.
         if log.partitions(topic).await?.is_some() {
             let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
             let Bounds { earliest, end } = log.bounds(&at).await?;
+            let mut grouped = unread.iter().filter(|table| earliest > 0 && table.is_group() && table.topic == *topic);
+            if let (Some(table), Some(group)) = (grouped.next(), &mut load.group) {
+                group.is_whole = false;
+                tracing::warn!(
+                    system, table = %table.table, earliest,
+                    "the log lets go of older rows of this table: records that they made stay as they were, and others are made of the \
+                     rows that it holds; `guitong system snapshot` reads the table again"
+                );
+            }
             load.from.push((at.clone(), earliest));
             load.upto.push((at, end));
         }
@@ -162,20 +183,38 @@ pub(crate) async fn next(log: &dyn ExchangeLog, owner: &dyn OwnedLog, at: &Topic
     }
 }
 
-/// Has every row looked at again that stands in state and is no record of the group: it goes.
-async fn sweep(owner: &mut dyn OwnedLog, id: &[u8; ID]) -> Result<(), SessionError> {
+/// Has every row looked at again that stands in state and is no record of the group: it goes. Where the log let go of rows, their records
+/// stay.
+async fn sweep(owner: &mut dyn OwnedLog, Grouped { id, is_whole }: &Grouped) -> Result<(), SessionError> {
     let mut after: Option<Bytes> = None;
     loop {
         let page = owner.scan(ROWS, &[], after.as_deref(), PAGE).await?;
         let is_last = page.len() < PAGE;
         after = page.last().map(|(key, _)| key.clone());
-        let records = page.iter().filter(|(key, _)| key.first() != Some(&UNREAD));
+        let is_left = |key: &Bytes| key.first() == Some(&UNREAD) || !is_whole && is_record(key);
+        let records = page.iter().filter(|(key, _)| !is_left(key));
         let groups: Vec<Bytes> = records.map(|(key, _)| Bytes::from([&id[..], key].concat())).collect();
         let known = owner.get(GROUPS, &groups).await?;
         let gone = groups.into_iter().zip(known).filter(|(_, known)| known.is_none());
         let refresh = |(key, _)| StateChange { map: REFRESH.into(), key, value: Some(Refresh::default().encode()) };
         owner.append(Batch { state: gone.map(refresh).collect(), ..Batch::default() }).await?;
         if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Finds the entries of a table's events that could not be read.
+async fn unread(owner: &dyn OwnedLog, id: &[u8], entries: &mut Vec<u64>) -> Result<(), SessionError> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = owner.scan(BESIDE, id, after.as_deref(), PAGE).await?;
+        for (_, bytes) in &page {
+            let row = BesideRow::decode(bytes).map_err(|error| StateError::Codec { map: BESIDE, error })?;
+            entries.extend(row.open.iter().map(|open| open.seq));
+        }
+        after = page.last().map(|(key, _)| key.clone());
+        if page.len() < PAGE {
             return Ok(());
         }
     }

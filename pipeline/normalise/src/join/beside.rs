@@ -15,6 +15,7 @@ use super::overlay::JoinOverlay;
 use super::plan::{FIRST_JOINED, Find, JoinPlan, JoinedTable, Pick, key_text};
 use super::state::{BesideRow, Group, GroupRow};
 use crate::keyed::overlay::{Cached, Overlay, StateError};
+use crate::keyed::row::Open;
 use crate::mapping::column::{Cell, Row};
 use crate::mapping::{Bound, Formula, Refusal};
 use crate::stage::arrival::{Arrival, Body, Fault};
@@ -298,8 +299,12 @@ fn read_one(
                 let bound = bindings(at, schema)?;
                 let raw = arrival.raw();
                 let envelope = bound.plan.envelope(raw.avro).map_err(|_| Fault::Decode)?;
-                if envelope.operation == Operation::Truncate {
-                    return Ok(BesideEvent::Truncate);
+                match envelope.operation {
+                    Operation::Truncate => return Ok(BesideEvent::Truncate),
+                    // A row that goes needs no column.
+                    Operation::Delete => {}
+                    _ if bound.refuses => return Err(Fault::Columns),
+                    _ => {}
                 }
                 source_ts_us = envelope.source_ts_us.unwrap_or(source_ts_us);
                 let key = table.row_key(&source()?);
@@ -360,7 +365,11 @@ pub(crate) fn apply(
         return SmallVec::new();
     }
     let (group, cells) = now.map_or((None, None), |(group, cells)| (group, Some(cells)));
-    let old_group = old.and_then(|old| old.group);
+    let BesideRow { group: old_group, open, .. } = old.unwrap_or_default();
+    // A row that is gone has no event that is still to come.
+    let (settled, open): (SmallVec<[Open; 1]>, _) = open.into_iter().partition(|open| open.version <= version || cells.is_none());
+    joins.settle(settled.into_iter().map(|open| open.seq));
+    joins.note_taken(&key, version);
     let is_same = old_group == group
         && group.as_ref().and_then(|group| joins.known(group, &source)).map(|row| &row.cells)
             == cells.as_ref().filter(|_| group.is_some());
@@ -370,13 +379,13 @@ pub(crate) fn apply(
     }
     match (group, cells) {
         (_, None) => joins.rows.remove(key),
-        (None, Some(_)) => joins.rows.put(key, BesideRow { version, group: None }),
+        (None, Some(_)) => joins.rows.put(key, BesideRow { version, group: None, open }),
         (Some(group), Some(cells)) => {
             joins.enter(plan, table, &group, GroupRow { source, version, cells });
             if !changed.contains(&group) {
                 changed.push(group.clone());
             }
-            joins.rows.put(key, BesideRow { version, group: Some(group) });
+            joins.rows.put(key, BesideRow { version, group: Some(group), open });
         }
     }
     if is_same {
@@ -392,6 +401,7 @@ pub(crate) fn apply(
 pub(crate) fn empty(joins: &mut JoinOverlay, key: Bytes, source: &[u8], truncate: (Version, i64), follows: bool) {
     let (version, source_ts_us) = truncate;
     let Some(row) = joins.rows.get(&key).cloned().filter(|row| row.version < version) else { return };
+    joins.settle(row.open.into_iter().map(|open| open.seq));
     if let Some(group) = row.group {
         joins.leave(&group, source);
         if follows {

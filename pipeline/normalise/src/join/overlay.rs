@@ -1,6 +1,6 @@
 //! What a batch under way has read and changed of joins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use super::beside::Uses;
 use super::plan::JoinPlan;
 use super::state::{BesideRow, Group, GroupRow, Input, Link, Links, Refresh, input_key};
 use super::{APART, GroupKey, INPUTS, REFRESH, USERS};
+use crate::claims::MAX_OPEN;
 use crate::keyed::overlay::{Cached, Overlay, StateError, Stored};
-use crate::keyed::row::RowState;
+use crate::keyed::row::{Open, RowState};
 use crate::mapping::Columns;
 use crate::stage::arrival::Arrival;
 
@@ -26,6 +27,10 @@ pub(crate) struct JoinOverlay {
     /// Rows of groups that are too large for one value, by [`apart_key`].
     pub(crate) apart: Cached<GroupRow>,
     pub(crate) links: Cached<Links>,
+    /// Entries of joined tables' events that a later event of their row settles.
+    settled: Vec<u64>,
+    /// Newest events of joined rows that the batch has taken over.
+    taken: HashMap<Bytes, Version>,
     /// Values of maps of which a batch reads nothing.
     writes: BTreeMap<(&'static str, Bytes), Option<Bytes>>,
 }
@@ -33,6 +38,43 @@ pub(crate) struct JoinOverlay {
 impl JoinOverlay {
     pub(crate) fn write(&mut self, map: &'static str, key: Bytes, value: Option<Bytes>) {
         self.writes.insert((map, key), value);
+    }
+
+    /// Notes that an event of a joined table stands in quarantine, so that a later one of its row lets it go.
+    pub(crate) fn note_unread(&mut self, plan: &JoinPlan, arrival: &Arrival, seq: u64) {
+        let Some(source) = &arrival.key else { return };
+        for (_, table) in plan.of_topic(&arrival.record.at.topic) {
+            let key = table.row_key(source);
+            // The tombstone behind a delete has its version.
+            if self.taken.get(&key).is_some_and(|taken| *taken >= arrival.version) {
+                self.settled.push(seq);
+                continue;
+            }
+            let mut row = self.rows.take(&key).unwrap_or_default();
+            row.open.push(Open { seq, version: arrival.version });
+            if row.open.len() > MAX_OPEN {
+                self.settled.push(row.open.remove(0).seq);
+            }
+            self.rows.put(key, row);
+        }
+    }
+
+    /// Notes that an event of a joined row is taken over.
+    pub(crate) fn note_taken(&mut self, key: &Bytes, version: Version) {
+        self.taken.insert(key.clone(), version);
+    }
+
+    /// Has entries let go.
+    pub(crate) fn settle(&mut self, entries: impl IntoIterator<Item = u64>) {
+        self.settled.extend(entries);
+    }
+
+    /// The entries that are to be let go, each once.
+    pub(crate) fn take_settled(&mut self) -> Vec<u64> {
+        let mut settled = std::mem::take(&mut self.settled);
+        settled.sort_unstable();
+        settled.dedup();
+        settled
     }
 
     /// Reads groups with the rows that stand by themselves, those that must be in any case and the others while there is room for their

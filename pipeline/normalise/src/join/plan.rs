@@ -214,6 +214,12 @@ pub(super) fn user_of(key: &Bytes) -> Option<Bytes> {
     Some(key.slice_ref(rest))
 }
 
+/// Whether a source key is that of a record that several rows make: the texts of a key, and nothing behind them.
+pub(super) fn is_record(source: &Bytes) -> bool {
+    let group = Bytes::from([&[0; ID][..], source].concat());
+    source.first().is_some_and(|parts| *parts > 0) && user_of(&group).is_some_and(|rest| rest.is_empty())
+}
+
 /// The text of a part of a key; `None` where it stands for no value.
 pub(super) fn key_text(input: Option<guitong_schemas::standard::Input<'_>>) -> Option<String> {
     let text = text_of(input?);

@@ -64,7 +64,8 @@ impl Worker {
 
     /// Whether events of a joined table's topic are kept out for what became of a column.
     pub(crate) fn is_set_aside_beside(&self, topic: &str, schema: u32) -> bool {
-        let is_kept_out = |at: usize| matches!(self.joining.bindings.get(&at), Some((of, Err(Fault::Columns))) if *of == schema);
+        let is_kept_out =
+            |at: usize| matches!(self.joining.bindings.get(&at), Some((of, Ok(bound))) if *of == schema && bound.refuses);
         self.mapping.joins.as_ref().is_some_and(|plan| plan.of_topic(topic).any(|(at, _)| is_kept_out(at)))
     }
 
@@ -82,7 +83,6 @@ impl Worker {
             let binding = match self.read_schema(table, schema).await? {
                 None => Err(Fault::Schema),
                 Some(bound) => match self.judge(table, bound, arrival, schema, live).await? {
-                    Ok(bound) if bound.refuses => Err(Fault::Columns),
                     Ok(bound) => Ok(Arc::new(bound)),
                     Err(unfit) => return Ok(Some(unfit)),
                 },
@@ -243,6 +243,10 @@ impl Worker {
                 note_event(overlay, &record, arrival);
             }
         }
+        if arrival.source.is_none() {
+            // Run again, it is read, or a newer event of its row was.
+            overlay.joins.settle(arrival.entry);
+        }
         taken
     }
 
@@ -282,6 +286,16 @@ impl Worker {
             return self.truncate(owner, arrival, &[UNREAD], offsets).await;
         }
         self.commit(owner, Overlay::new(self.counters.clone()), Vec::new(), offsets).await
+    }
+
+    /// Lets go of entries of joined tables' events that are read again.
+    pub(crate) async fn let_go(&mut self, owner: &mut dyn OwnedLog, entries: Vec<u64>) -> Result<(), SessionError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut overlay = Overlay::new(self.counters.clone());
+        overlay.joins.settle(entries);
+        self.commit(owner, overlay, Vec::new(), Ends::new()).await
     }
 
     /// What is kept of a version that was made just now, so that it can be made again.

@@ -3,36 +3,52 @@
 use bytes::Bytes;
 use guitong_log::{Headers, Record, TopicPartition};
 use guitong_schemas::position::Version;
+use smallvec::SmallVec;
 
 use super::cell::Kept;
 use super::{APART, BESIDE, GROUPS, GroupKey, LINKS};
 use crate::keyed::codec::{CodecError, Reader, Writer};
 use crate::keyed::overlay::Stored;
+use crate::keyed::row::Open;
 use crate::mapping::Columns;
 
 const FORMAT: u8 = 1;
 
 /// One row of a joined table: where its values stand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BesideRow {
+    /// Zero where no event of the row could be read.
     pub(crate) version: Version,
     /// `None`: a part of its key is empty, so nothing finds it.
     pub(crate) group: Option<GroupKey>,
+    /// Entries of its events that could not be read, in their order.
+    pub(crate) open: SmallVec<[Open; 1]>,
 }
+
+/// Of a row with open entries, which are few.
+const FORMAT_OPEN: u8 = 2;
 
 impl Stored for BesideRow {
     const MAP: &'static str = BESIDE;
 
     fn encode(&self) -> Bytes {
-        let mut out = Writer::new(FORMAT, 64);
+        let mut out = Writer::new(if self.open.is_empty() { FORMAT } else { FORMAT_OPEN }, 64);
         out.version(self.version);
         out.optional(self.group.as_deref());
+        for open in &self.open {
+            out.number(open.seq);
+            out.version(open.version);
+        }
         out.finish()
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let mut from = Reader::new(bytes, FORMAT)?;
-        let row = Self { version: from.version()?, group: from.optional()? };
+        let has_open = bytes.first() == Some(&FORMAT_OPEN);
+        let mut from = Reader::new(bytes, if has_open { FORMAT_OPEN } else { FORMAT })?;
+        let mut row = Self { version: from.version()?, group: from.optional()?, open: SmallVec::new() };
+        while has_open && !from.is_empty() {
+            row.open.push(Open { seq: from.number()?, version: from.version()? });
+        }
         from.end()?;
         Ok(row)
     }
@@ -349,8 +365,10 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back() {
         let version = Version { epoch: 1, commit: 2, ..Version::default() };
-        let row = BesideRow { version, group: Some(Bytes::from_static(b"g")) };
-        assert_eq!(BesideRow::decode(&row.encode()), Ok(row));
+        for open in [SmallVec::new(), SmallVec::from([Open { seq: 300, version }])] {
+            let row = BesideRow { version, group: Some(Bytes::from_static(b"g")), open };
+            assert_eq!(BesideRow::decode(&row.encode()), Ok(row));
+        }
         let cells = vec![Kept::Text("桂".into()), Kept::Null];
         let row = GroupRow { source: Bytes::from_static(b"s"), version, cells };
         assert_eq!(GroupRow::decode(&row.encode()), Ok(row.clone()));

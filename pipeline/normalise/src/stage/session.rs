@@ -158,7 +158,10 @@ impl Normaliser {
         let (rebuild, rebuilt) = self.take_rebuild(&mut *owner, &mut worker, &raw).await?;
         let (mut load, mut beside) = (None, Vec::new());
         if let Some(plan) = &self.mapping.joins {
-            match join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str()).await? {
+            let mut settled = Vec::new();
+            let standing = join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str(), &mut settled).await?;
+            worker.let_go(&mut *owner, settled).await?;
+            match standing {
                 Standing::Waiting(tables) => return Ok(End::NotLoaded(tables)),
                 Standing::Unread(unread) => load = Some(unread),
                 Standing::Ready(from) => beside = from,
@@ -403,7 +406,7 @@ impl Normaliser {
         let arrived = |(seq, raw)| arrival(&session.raw, is_grouped, raw, revision, Some(seq));
         let arrivals: Vec<_> = events.into_iter().map(arrived).collect();
         session.worker.work(&mut *session.owner, &arrivals, None).await?;
-        session.refreshing |= is_grouped;
+        session.refreshing |= self.mapping.joins.is_some();
         replay.count(&*session.owner, &numbers).await?;
         session.replay = Some(replay);
         Ok(())

@@ -4,9 +4,10 @@
 //! the overlay, so from events of the same batch too); then the entity keys are loaded that rows held or events gave; then each
 //! event's effects are settled in order. State is read twice per batch, whatever the number of events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
@@ -249,6 +250,8 @@ impl Worker {
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
+        // Rows of groups of which an event of this batch could not be read.
+        let mut unread: HashSet<&'a Bytes> = HashSet::new();
         let (mut truncate, mut is_flooded, mut done) = (false, false, 0);
         for (place, arrival) in arrivals.iter().enumerate() {
             done = place;
@@ -256,7 +259,12 @@ impl Worker {
             if arrival.is_beside {
                 match self.take_beside(overlay, arrival, beside.remove(&place)) {
                     // What could not be read of the row is settled with what can be.
-                    Ok(false) if arrival.source.as_ref().is_some_and(|source| overlay.rows.get(source).is_some()) => {
+                    Ok(false)
+                        if arrival
+                            .source
+                            .as_ref()
+                            .is_some_and(|source| overlay.rows.get(source).is_some() || unread.contains(source)) =>
+                    {
                         events.push(Read::of(arrival, fallback, Verdict::Removed, true));
                     }
                     Ok(false) => {}
@@ -270,6 +278,7 @@ impl Worker {
                         runner.flows.is_again = is_again;
                         let read = self.faulty(&mut runner, arrival, fallback, is_again, fault);
                         is_flooded = !is_again && self.note(overlay, arrival, &read.verdict);
+                        unread.extend(&arrival.source);
                         events.push(read);
                     }
                 }
@@ -463,6 +472,9 @@ impl Worker {
                     Some(seq) => claims::retell(overlay, seq, entry),
                     None => {
                         let (seq, effect) = claims::quarantine(overlay, source, arrival.version, entry);
+                        if let (Some(plan), None) = (&self.mapping.joins, source) {
+                            overlay.joins.note_unread(plan, arrival, seq);
+                        }
                         records.push(record::of(&self.quarantine_topic, seq, &arrival.record, &rejections));
                         effect
                     }
@@ -535,10 +547,21 @@ impl Worker {
     pub(crate) async fn commit(
         &mut self,
         owner: &mut dyn OwnedLog,
-        overlay: Overlay,
-        records: Vec<NewRecord>,
+        mut overlay: Overlay,
+        mut records: Vec<NewRecord>,
         offsets: Ends,
     ) -> Result<(), SessionError> {
+        let settled = overlay.joins.take_settled();
+        overlay.entries.load(owner, settled.iter().copied().map(claims::entry_key)).await?;
+        for seq in settled {
+            // One that a person gave up is there no longer.
+            if overlay.entries.get(&claims::entry_key(seq)).is_none() {
+                continue;
+            }
+            claims::let_go(&mut overlay, None, seq);
+            let timestamp_ms = jiff::Timestamp::now().as_millisecond();
+            records.push(record::released(&self.quarantine_topic, seq, timestamp_ms));
+        }
         let pause = overlay.pause.clone();
         let (mut state, counters) = overlay.into_changes();
         state.extend(self.drift.take_change());

@@ -245,9 +245,8 @@ async fn transaction(random: &mut StdRng, world: &mut World, at: &mut u32, long:
     world.transaction(&steps).await;
 }
 
-async fn history(seed: u64) {
+async fn history(seed: u64, mut world: World) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut world = World::new(CASES, STEPS).await;
     let mut at = 0;
     // Long opinions make what belongs to one case too large for one value of the state.
     let long = random.random_range(0..3) * 300;
@@ -298,6 +297,12 @@ async fn random_histories_over_details_end_as_the_tables_say() {
     };
     for seed in seeds {
         println!("GUITONG_SEED={seed}");
-        history(seed).await;
+        history(seed, World::new(CASES, STEPS).await).await;
     }
+}
+
+#[tokio::test]
+async fn a_history_over_details_ends_as_the_tables_say_on_kafka() {
+    let seed = guitong_tests::seed();
+    history(seed, World::on_kafka(CASES, STEPS).await).await;
 }

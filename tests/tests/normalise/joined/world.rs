@@ -9,16 +9,18 @@ use bytes::Bytes;
 use guitong_connectors::publish::{PublishSettings, Publisher};
 use guitong_connectors::source::SourceBatch;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{ExchangeLog, OwnerId, Role, TopicPartition};
 use guitong_normalise::{Metrics, NormaliseContext, Normaliser, NormaliserStatus, Phase};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EventForm, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
-use guitong_schemas::contract::{Directory, Name, Resource, Subscription, load};
+use guitong_schemas::contract::{Directory, KafkaConfig, Name, Resource, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
+use guitong_tests::servers::kafka::Kafka;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -131,7 +133,7 @@ pub(crate) type Rows = BTreeMap<&'static str, BTreeMap<u32, Vec<Option<String>>>
 
 /// One department, its log, and the rows that its database holds.
 pub(crate) struct World {
-    pub(crate) log: EmbeddedLog,
+    pub(crate) log: Arc<dyn ExchangeLog>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) resource: Resource,
     pub(crate) rows: Rows,
@@ -143,6 +145,7 @@ pub(crate) struct World {
     subscriptions: Arc<BTreeMap<Name, Arc<Subscription>>>,
     publisher: Publisher,
     commit: u64,
+    _broker: Option<Kafka>,
     _home: TempDir,
 }
 
@@ -171,9 +174,33 @@ fn table(name: &str, columns: &[&str]) -> Arc<Table> {
 
 impl World {
     pub(crate) async fn new(head: &'static str, resource: &'static str) -> Self {
-        let declared = (head, resource);
         let home = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
+        Self::over(Arc::new(log), (home, None), (head, resource)).await
+    }
+
+    /// The same with its records on Kafka.
+    pub(crate) async fn on_kafka(head: &'static str, resource: &'static str) -> Self {
+        let (home, broker) = (tempfile::tempdir().unwrap(), Kafka::start().await.unwrap());
+        let config = KafkaConfig {
+            brokers: vec![broker.bootstrap()],
+            replication_factor: 1,
+            properties: BTreeMap::new(),
+            state_path: home.path().join("state"),
+        };
+        let (roles, patience) = (vec![Role::Connect, Role::Normalise], Duration::from_secs(30));
+        let metrics = guitong_log::metrics::Metrics::new().unwrap();
+        let options = KafkaOptions { exchange: "test".to_owned(), config, roles, patience, metrics };
+        let log = KafkaLog::open(options).await.unwrap();
+        Self::over(Arc::new(log), (home, Some(broker)), (head, resource)).await
+    }
+
+    async fn over(
+        log: Arc<dyn ExchangeLog>,
+        (home, broker): (TempDir, Option<Kafka>),
+        declared: (&'static str, &'static str),
+    ) -> Self {
+        let (head, resource) = declared;
         let directory = directory(head, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
         let resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
         let registry = Arc::<Registry>::default();
@@ -188,7 +215,7 @@ impl World {
             form: EventForm::DEFAULT,
         };
         let known: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(&registry);
-        let publisher = Publisher::new(owned, Arc::new(log.clone()), known, settings).await.unwrap();
+        let publisher = Publisher::new(owned, Arc::clone(&log), known, settings).await.unwrap();
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let mut exchange = directory.exchange;
         // Small batches, so that a history takes several commits.
@@ -207,6 +234,7 @@ impl World {
             subscriptions,
             publisher,
             commit: 0,
+            _broker: broker,
             _home: home,
         }
     }
@@ -308,7 +336,7 @@ impl World {
 
     pub(crate) fn start(&self) -> Stage {
         let context = NormaliseContext {
-            log: Arc::new(self.log.clone()),
+            log: Arc::clone(&self.log),
             registry: Arc::<Registry>::clone(&self.registry),
             standard: Arc::new(Standard::builtin().clone()),
             exchange: Arc::clone(&self.exchange),
@@ -347,7 +375,7 @@ impl World {
         let mut versions: BTreeMap<Bytes, Version> = BTreeMap::new();
         let mut ids = std::collections::BTreeSet::new();
         for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
-            for record in guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await {
+            for record in guitong_tests::everything(&*self.log, &TopicPartition::new(STD, partition)).await {
                 let headers = super::super::harness::headers(&record);
                 assert!(ids.insert(headers["ce_id"].clone()), "{} is there twice", headers["ce_id"]);
                 let version: Version = headers["guitong-version"].parse().unwrap();
@@ -370,7 +398,7 @@ impl World {
     pub(crate) async fn published(&self) -> usize {
         let mut count = 0;
         for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
-            count += guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await.len();
+            count += guitong_tests::everything(&*self.log, &TopicPartition::new(STD, partition)).await.len();
         }
         count
     }
