@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
@@ -226,7 +227,8 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
-        let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
+        let mut newest: HashMap<&'a [u8], usize, RandomState> =
+            HashMap::with_capacity_and_hasher(arrivals.len(), RandomState::default());
         let (mut truncate, mut is_flooded, mut done) = (false, false, 0);
         for (place, arrival) in arrivals.iter().enumerate() {
             done = place;
@@ -342,7 +344,7 @@ impl Worker {
         events: Vec<Read<'_>>,
         offsets: Ends,
     ) -> Result<(), SessionError> {
-        let mut keys = Vec::new();
+        let mut keys = Vec::with_capacity(events.len());
         for event in &events {
             if matches!(event.verdict, Verdict::Stale | Verdict::Bad(_)) {
                 continue;
@@ -515,7 +517,7 @@ impl Worker {
         }
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets, position: None, state };
-        owner.append(batch).await?;
+        owner.begin(batch).await?;
         self.counters = counters;
         self.pause = pause.or(self.pause.take());
         self.quarantine_end += quarantined as u64;
