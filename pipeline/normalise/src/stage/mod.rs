@@ -9,7 +9,7 @@
 mod ahead;
 pub(crate) mod arrival;
 pub(crate) mod binding;
-mod figures;
+pub(crate) mod figures;
 mod known;
 pub(crate) mod output;
 mod session;
