@@ -437,6 +437,10 @@ impl Normaliser {
 
     /// Answers one request. An answer that nobody waits for any more is dropped.
     async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
+        if let Err(error) = session.owner.settle().await {
+            command.refuse(&error.to_string());
+            return Err(error.into());
+        }
         match command {
             Command::List { filter, after, limit, reply } => {
                 let answer = QuarantineStore::new(&session.owner).list(&filter, after.as_deref(), limit).await;
