@@ -12,10 +12,7 @@ const CODE: &str = "11450000PDY00001X0";
 
 /// Two companies whose contact is in a dictionary.
 async fn with_contacts(policy: OnChange) -> (World, Stage) {
-    with_contacts_in(embedded().await, policy).await
-}
-
-async fn with_contacts_in(mut world: World, policy: OnChange) -> (World, Stage) {
+    let mut world = World::new(COMPANIES, LOOKUPS).await;
     world.resource.on_change = policy;
     world.transaction(&[put("bm_zd", 1, &["01", "市场监督管理局", CODE, "nn"]), put("qh_zd", 1, &["nn", "450103"])]).await;
     world.transaction(&[put("ry_zd", 1, &["8", "李示例"]), put("ry_zd", 2, &["9", "王示例"])]).await;
@@ -107,8 +104,8 @@ async fn rows_of_a_dictionary_that_lost_a_column_are_set_aside() {
 }
 
 /// Two rows of the dictionary that were set aside, with the mapping that can read them.
-async fn set_aside(world: World) -> (World, Stage, guitong_schemas::contract::Resource) {
-    let (mut world, stage) = with_contacts_in(world, OnChange::Quarantine).await;
+async fn set_aside() -> (World, Stage, guitong_schemas::contract::Resource) {
+    let (mut world, stage) = with_contacts(OnChange::Quarantine).await;
     world.rename("ry_zd", "xm", "xingming");
     world.transaction(&[put("ry_zd", 1, &["8", "张示例"]), put("ry_zd", 2, &["9", "覃示例"])]).await;
     assert_eq!(world.settled(&stage).await.quarantined, 2);
@@ -118,13 +115,9 @@ async fn set_aside(world: World) -> (World, Stage, guitong_schemas::contract::Re
     (world, stage, resource)
 }
 
-async fn embedded() -> World {
-    World::new(COMPANIES, LOOKUPS).await
-}
-
 #[tokio::test]
 async fn what_was_set_aside_of_a_dictionary_goes_with_its_row() {
-    let (mut world, stage, _) = set_aside(embedded().await).await;
+    let (mut world, stage, _) = set_aside().await;
     // One row goes, and with it what was set aside of it: nothing brings it back.
     world.transaction(&[gone("ry_zd", 1)]).await;
     assert_eq!(world.settled(&stage).await.quarantined, 1);
@@ -135,8 +128,9 @@ async fn what_was_set_aside_of_a_dictionary_goes_with_its_row() {
 }
 
 /// As far as what was set aside may be read now, it is, and is let go.
-async fn is_run_again(world: World) {
-    let (mut world, stage, _) = set_aside(world).await;
+#[tokio::test]
+async fn what_was_set_aside_of_a_dictionary_is_run_again() {
+    let (mut world, stage, _) = set_aside().await;
     stage.stop().await;
     world.resource.on_change = OnChange::Continue;
     let stage = world.start();
@@ -148,18 +142,8 @@ async fn is_run_again(world: World) {
 }
 
 #[tokio::test]
-async fn what_was_set_aside_of_a_dictionary_is_run_again() {
-    is_run_again(embedded().await).await;
-}
-
-#[tokio::test]
-async fn what_was_set_aside_of_a_dictionary_is_run_again_on_kafka() {
-    is_run_again(World::on_kafka(COMPANIES, LOOKUPS).await).await;
-}
-
-#[tokio::test]
 async fn a_mapping_that_reads_a_columns_new_name_reads_the_dictionary_anew() {
-    let (mut world, stage, resource) = set_aside(embedded().await).await;
+    let (mut world, stage, resource) = set_aside().await;
     stage.stop().await;
     world.resource = resource;
     let stage = world.start();
