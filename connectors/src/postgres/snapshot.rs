@@ -114,6 +114,13 @@ impl FirstLoad {
     pub(crate) fn add(&mut self, make: impl FnOnce(u64) -> Job) {
         self.next_job += 1;
         let job = make(self.next_job);
+        if job.way == Way::Whole && !job.relation.has_key() {
+            tracing::warn!(
+                table = %job.name(),
+                "the table has no key: it is read whole while the stream waits, and once more, so that its rows are published twice, where \
+                 that is broken off; declare its key under [keys] of the system if it has one"
+            );
+        }
         let key = |job: &Job| (job.way == Way::Whole, job.name().clone());
         let at = self.jobs.iter().position(|other| key(other) > key(&job)).unwrap_or(self.jobs.len());
         self.jobs.insert(at, job);
