@@ -7,7 +7,7 @@ use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, T
 
 use super::plan::{ID, JoinPlan, JoinedTable, is_record};
 use super::state::{BesideRow, Refresh};
-use super::{APART, BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
+use super::{APART, BESIDE, GROUPED, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
 use crate::error::SessionError;
 use crate::keyed::ROWS;
 use crate::keyed::overlay::{StateError, Stored};
@@ -59,6 +59,8 @@ impl Load {
     pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
         if let Some(group) = &self.group {
             sweep(owner, group).await?;
+            let is_grouped = StateChange { map: GROUPED.into(), key: Bytes::new(), value: Some(Bytes::new()) };
+            owner.append(Batch { state: vec![is_grouped], ..Batch::default() }).await?;
         }
         note(owner, &self.ids, LOADED).await
     }
@@ -116,6 +118,11 @@ pub(crate) async fn standing(
     }
     note(owner, &load.ids, LOADING).await?;
     Ok(Standing::Unread(load))
+}
+
+/// Whether the records that stand were made of several rows each: what such a row would make alone is none of them.
+pub(crate) async fn was_grouped(owner: &dyn OwnedLog) -> Result<bool, SessionError> {
+    Ok(owner.get(GROUPED, &[Bytes::new()]).await?.iter().any(Option::is_some))
 }
 
 /// Lets go of everything that is kept for joins, where the resource has none any more.

@@ -16,6 +16,7 @@
 //! | `links` | source key of a resource's row | [`state::Links`], what its versions used |
 //! | `inputs` | source key, version | [`state::Input`], the event as it came |
 //! | `refresh` | group key | [`state::Refresh`], how far its users are made again |
+//! | `grouped` | empty | empty: the resource's records are made of several rows each |
 
 pub(crate) mod begin;
 pub(crate) mod beside;
@@ -37,6 +38,7 @@ pub(crate) const USERS: &str = "users";
 pub(crate) const LINKS: &str = "links";
 pub(crate) const INPUTS: &str = "inputs";
 pub(crate) const REFRESH: &str = "refresh";
+pub(crate) const GROUPED: &str = "grouped";
 
 /// The id of a joined table, the number of a key's parts, and their texts, each behind its length: no group's key begins another's.
 pub(crate) type GroupKey = bytes::Bytes;

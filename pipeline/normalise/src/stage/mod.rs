@@ -102,6 +102,12 @@ impl Normaliser {
                     self.wait(jittered(pause), &why, &shutdown).await;
                     pause = (pause * 2).min(BACKOFF.1 / 5);
                 }
+                Ok(session::End::Ungrouped) => {
+                    let why = "its records were made of several rows each, and [group] is taken away: put it back, or declare the \
+                               table in a resource of another name";
+                    self.set_phase(Phase::Paused(why.to_owned()));
+                    self.wait(jittered(BACKOFF.1), why, &shutdown).await;
+                }
                 Err(error) => {
                     let settled = error.settle(self.resource.name.as_str(), self.resource.system.as_str());
                     let reason = settled.inspect_err(|error| {

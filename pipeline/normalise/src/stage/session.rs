@@ -49,6 +49,8 @@ pub(super) enum End {
     NoTopic,
     /// The first load of joined tables is not done.
     NotLoaded(String),
+    /// The records that stand were made of several rows each, and the mapping makes one of each row.
+    Ungrouped,
 }
 
 /// What the loop of a session works with.
@@ -151,6 +153,9 @@ impl Normaliser {
         }
         let log = Arc::clone(&self.context.log);
         let mut owner = log.open(&OwnerId::new(Role::Normalise, self.resource.name.as_str())).await?;
+        if !self.mapping.is_grouped() && join::begin::was_grouped(&*owner).await? {
+            return Ok(End::Ungrouped);
+        }
         let raw = TopicPartition::new(raw_topic, 0);
         let metrics = self.context.metrics.of(&self.resource);
         let mut worker = self.worker(&names, &quarantine, metrics);

@@ -290,6 +290,30 @@ async fn a_record_goes_on_without_a_column_of_its_rows_where_that_is_declared() 
     stage.stop().await;
 }
 
+#[tokio::test]
+async fn a_resource_whose_group_is_taken_away_waits_for_a_person() {
+    let mut world = World::new(STEPS, GROUPED).await;
+    world.loaded().await;
+    world.transaction(&[step(1, "甲", "1", "收件", "", ""), step(2, "甲", "2", "办结", "", "")]).await;
+    let stage = world.start();
+    world.settled(&stage).await;
+    stage.stop().await;
+    let (before, grouped) = (world.published().await, world.resource.clone());
+    let group = GROUPED.split_once("[lookups").unwrap().0;
+    let single = GROUPED.replace(group, "").replace(", of = \"first\"", "").replace(", of = \"row.hj == '办结'\"", "");
+    world.declare(&single.lines().filter(|line| !line.starts_with("steps")).collect::<Vec<_>>().join("\n"));
+    let stage = world.start();
+    let told =
+        |status: &guitong_normalise::NormaliserStatus| matches!(&status.phase, Phase::Paused(why) if why.contains("[group]"));
+    stage.until(told).await;
+    world.resource = grouped;
+    stage.handle.reload(Arc::new(world.resource.clone())).await.unwrap();
+    stage.stop().await;
+    let stage = world.start();
+    assert_eq!((world.settled(&stage).await.entities, world.published().await), (1, before));
+    stage.stop().await;
+}
+
 type Row = Vec<Option<String>>;
 
 /// Rows with what orders them.
