@@ -9,6 +9,7 @@ mod postgres_source {
     mod failover;
     mod faults;
     mod first_load;
+    mod full_disk;
     pub(crate) mod harness;
     mod in_progress;
     mod load_workers;

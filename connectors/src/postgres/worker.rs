@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{Chunk, Marks, Place};
 use super::config::Address;
-use super::copy::CopyRows;
+use super::copy::{CopyRows, RowPlace};
 use super::decode::DecodeError;
 use super::fault::Faults;
 use super::image;
@@ -222,7 +222,7 @@ impl Worker {
         let name = &order.relation.table.name;
         match (&order.place, order.plan.by_pages) {
             (Place::Again(_), _) => Ok(None),
-            (Place::Range(_), true) if part.more => Ok(part.last_place.clone().map(|place| vec![place])),
+            (Place::Range(_), true) if part.more => Ok(part.last_place.map(|place| vec![place.to_string()])),
             (Place::Range(_), true) => {
                 let end = end_of_pages(span, pages);
                 Ok(Some(end).filter(|end| span.upto.as_ref() != Some(end)))
@@ -246,7 +246,7 @@ struct Part {
     bytes: u64,
     /// There is more than what was kept.
     more: bool,
-    last_place: Option<String>,
+    last_place: Option<RowPlace>,
     damaged: Option<DecodeError>,
 }
 

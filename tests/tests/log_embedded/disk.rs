@@ -1,10 +1,10 @@
 //! Disks that are full and disks that fail: nothing that was committed is lost, and the log goes on when it can.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::{AppendError, ExchangeLog, LogError, OwnedLog};
+use guitong_tests::child;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{KEEP, all, number, numbered, owner, spec};
@@ -12,19 +12,8 @@ use super::{KEEP, all, number, numbered, owner, spec};
 /// Holds the directory, in the environment of a child of this test binary.
 const DIR: &str = "GUITONG_TEST_DIR";
 
-/// Runs one test of this binary as a child, started by a shell command.
 fn child(test: &str, dir: &Path, shell: &[&str]) -> String {
-    let [program, first @ ..] = shell else { panic!("a command has a program") };
-    let output = Command::new(program)
-        .args(first)
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(DIR, dir)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    said
+    child::run(test, shell, &[(DIR, dir.as_os_str())])
 }
 
 fn child_dir() -> Option<PathBuf> {
@@ -83,15 +72,14 @@ async fn a_log_that_may_not_grow_refuses_and_goes_on_when_it_may() {
 #[test]
 fn a_full_disk_loses_nothing_and_space_is_all_it_takes() {
     let dir = tempfile::tempdir().unwrap();
-    let said = child("disk::on_a_small_disk", dir.path(), &["unshare", "--mount", "--map-root-user"]);
+    let said = child("disk::on_a_small_disk", dir.path(), &child::MOUNTING);
     assert!(said.contains("went on"), "{said}");
 }
 
 #[tokio::test]
 async fn on_a_small_disk() {
     let Some(dir) = child_dir() else { return };
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(&dir).status().unwrap();
-    assert!(mounted.success());
+    child::disk(&dir, "12m", false);
     let filler = dir.join("filler");
     std::fs::write(&filler, vec![0; 8 << 20]).unwrap();
     let path = dir.join("exchange.log");

@@ -133,6 +133,11 @@ async fn gone_on_with(memory: &str) {
     pair.standby.promote().await.unwrap();
     pair.standby.execute("INSERT INTO t VALUES (9001, 'after'); UPDATE t SET name = 'again' WHERE id = 20").await.unwrap();
     pair.standby.execute("DELETE FROM t WHERE id = 1001").await.unwrap();
+    // Killed before anything of the new timeline is stored: all of it comes again.
+    let mut session = exchange.reconnect(&pair.system).await;
+    while session.read_and_lose().await.is_empty() {}
+    assert_eq!(json(&session.publisher.position().unwrap())["timeline"], 1);
+    drop(session);
     let mut session = exchange.reconnect(&pair.system).await;
     all.extend(session.until(|more| more.iter().any(|change| change.operation == Operation::Delete)).await);
     session.quiet().await;

@@ -41,8 +41,12 @@ pub(crate) const STRANGE_DEFAULTS: &str = "ALTER DATABASE postgres SET timezone 
 
 /// A system that reads every table of `public` as `user`.
 pub(crate) fn system(server: &Postgres, user: &str) -> System {
+    system_at(Secret::new(server.url(user)))
+}
+
+pub(crate) fn system_at(url: Secret) -> System {
     let config = PostgresConfig {
-        url: Secret::new(server.url(user)),
+        url,
         primary_url: None,
         slot: SLOT.into(),
         publication: SLOT.into(),
@@ -162,9 +166,13 @@ impl Exchange {
 
     /// Connects again until the server has let the earlier connection go.
     pub(crate) async fn reconnect(&self, system: &System) -> Session {
+        self.reconnect_in(system, "").await
+    }
+
+    pub(crate) async fn reconnect_in(&self, system: &System, directory: &str) -> Session {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            match self.connect(system).await {
+            match self.connect_in(system, directory).await {
                 Ok(session) => return session,
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;

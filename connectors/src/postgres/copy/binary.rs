@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::super::decode::DecodeError;
 use super::super::printed::{Printed, make_room, most};
+use super::RowPlace;
 
 /// What the rows begin with; flags and the length of an extension follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -49,11 +50,11 @@ pub(super) fn values((has, mut rest): (usize, &[u8]), columns: &[Printed], out: 
     if rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(rest.len())) }
 }
 
-/// The row without its last value, and that value, a `tid`, as text.
-pub(super) fn cut_place((has, values): (usize, &[u8])) -> Result<((usize, &[u8]), String), DecodeError> {
+/// The row without its last value, and that value, a `tid`.
+pub(super) fn cut_place((has, values): (usize, &[u8])) -> Result<((usize, &[u8]), RowPlace), DecodeError> {
     let (row, place) = values.split_last_chunk::<10>().ok_or(DecodeError::Truncated("place"))?;
     let [0, 0, 0, 6, a, b, c, d, high, low] = *place else { return Err(DecodeError::Truncated("place")) };
-    let place = format!("({},{})", u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([high, low]));
+    let place = RowPlace { page: u32::from_be_bytes([a, b, c, d]), row: u16::from_be_bytes([high, low]) };
     Ok(((has.saturating_sub(1), row), place))
 }
 
@@ -81,7 +82,7 @@ mod tests {
         let mut rows = CopyRows::new(Form::Binary([Printed::Int].into()));
         let message = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\x04\0\0\0\x07\0\0\0\x06\0\0\0\x09\0\x03";
         let (row, place) = rows.row_and_place(message).unwrap().unwrap();
-        assert_eq!((&row.0[..], place.as_str()), (&b"t\0\0\0\x017"[..], "(9,3)"));
+        assert_eq!((&row.0[..], place.to_string().as_str()), (&b"t\0\0\0\x017"[..], "(9,3)"));
         assert_eq!(rows.row(b"\xff\xff"), Ok(None));
         assert_eq!(rows.row(b"\0\x01\0\0\0\x03abc"), Err(DecodeError::Binary { length: 3 }));
         assert_eq!(rows.row(b"\0\0"), Err(DecodeError::Columns { has: 0, wanted: 1 }));

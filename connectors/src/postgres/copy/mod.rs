@@ -7,6 +7,7 @@
 mod binary;
 mod text;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -38,6 +39,19 @@ impl Form {
     }
 }
 
+/// Where a row lies in its table's files: its `ctid`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowPlace {
+    page: u32,
+    row: u16,
+}
+
+impl fmt::Display for RowPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({},{})", self.page, self.row)
+    }
+}
+
 /// Turns what the server sends in one message each into images; keeps one buffer for many rows.
 #[derive(Debug)]
 pub(crate) struct CopyRows {
@@ -65,7 +79,7 @@ impl CopyRows {
     }
 
     /// The row in a message whose last column is the row's place, which is no column of the table.
-    pub(crate) fn row_and_place(&mut self, message: &[u8]) -> Result<Option<(RowImage, String)>, DecodeError> {
+    pub(crate) fn row_and_place(&mut self, message: &[u8]) -> Result<Option<(RowImage, RowPlace)>, DecodeError> {
         let place = match &self.form {
             Form::Text(columns) => {
                 let (row, place) = text::cut_place(text::line(message))?;

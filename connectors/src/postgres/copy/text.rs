@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::super::decode::DecodeError;
 use super::super::printed::make_room;
+use super::RowPlace;
 
 /// A message without its line feed.
 pub(super) fn line(message: &[u8]) -> &[u8] {
@@ -23,11 +24,18 @@ pub(super) fn row(line: &[u8], columns: usize, out: &mut BytesMut) -> Result<(),
 }
 
 /// The line without its last field, and that field.
-pub(super) fn cut_place(line: &[u8]) -> Result<(&[u8], String), DecodeError> {
+pub(super) fn cut_place(line: &[u8]) -> Result<(&[u8], RowPlace), DecodeError> {
     let at = line.iter().rposition(|&byte| byte == b'\t');
     let (row, place) =
         at.map_or((&[][..], line), |at| (line.get(..at).unwrap_or_default(), line.get(at + 1..).unwrap_or_default()));
-    Ok((row, std::str::from_utf8(place).map_err(|_| DecodeError::Text)?.to_owned()))
+    Ok((row, row_place(place).ok_or(DecodeError::Truncated("place"))?))
+}
+
+/// `(page,row)`.
+fn row_place(text: &[u8]) -> Option<RowPlace> {
+    let numbers = std::str::from_utf8(text).ok()?.strip_prefix('(')?.strip_suffix(')')?;
+    let (page, row) = numbers.split_once(',')?;
+    Some(RowPlace { page: page.parse().ok()?, row: row.parse().ok()? })
 }
 
 /// Writes the field at the front of `text`; what follows its tab.
@@ -150,7 +158,10 @@ mod tests {
         let mut row = RowBuilder::default();
         row.text(b"x").unwrap();
         let read = CopyRows::new(Form::Text(1)).row_and_place(b"x\t(7,3)\n");
-        assert_eq!(read, Ok(Some((row.finish(), "(7,3)".to_owned()))));
+        assert_eq!(read, Ok(Some((row.finish(), RowPlace { page: 7, row: 3 }))));
+        for damaged in [&b"x\t(7,3"[..], b"x\t(7)", b"x\t(7,70000)", b"x"] {
+            assert_eq!(CopyRows::new(Form::Text(1)).row_and_place(damaged), Err(DecodeError::Truncated("place")));
+        }
     }
 
     #[test]
