@@ -100,6 +100,7 @@ pub(crate) struct World {
     pub(crate) registry: Arc<Registry>,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) resource: Resource,
+    pub(crate) standard: Arc<Standard>,
     pub(crate) prometheus: prometheus::Registry,
     metrics: Metrics,
     subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
@@ -219,7 +220,21 @@ impl World {
         // Small batches, so that a history takes several commits.
         exchange.budgets.batch = 4 << 10;
         let (table, exchange) = (Arc::new(table), Arc::new(exchange));
-        Self { log, registry, exchange, resource, prometheus, metrics, subscriptions, table, publisher, commit: 0, _home: home }
+        let standard = Arc::new(Standard::builtin().clone());
+        Self {
+            log,
+            registry,
+            exchange,
+            resource,
+            standard,
+            prometheus,
+            metrics,
+            subscriptions,
+            table,
+            publisher,
+            commit: 0,
+            _home: home,
+        }
     }
 
     /// One transaction of the department, published.
@@ -324,7 +339,7 @@ impl World {
         NormaliseContext {
             log: Arc::new(self.log.clone()),
             registry: Arc::<Registry>::clone(&self.registry),
-            standard: Arc::new(Standard::builtin().clone()),
+            standard: Arc::clone(&self.standard),
             exchange: Arc::clone(&self.exchange),
             metrics: self.metrics.clone(),
             subscriptions: self.subscriptions.subscribe(),
