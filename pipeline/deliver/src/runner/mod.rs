@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use guitong_govern::{Entitlement, EntitlementError, Standing, Stop};
 use guitong_log::registry::{RegistryError, SchemaRegistry};
-use guitong_log::{AppendError, ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
+use guitong_log::{AppendError, ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition, holds_deletes};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
@@ -33,7 +33,7 @@ pub use self::journal::{AUDIT_TOPIC, Parked, parked};
 use self::journal::{Journal, OpenJournal};
 use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan};
+use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan, Stand};
 use crate::sql::Pools;
 use crate::sql::postgres::PostgresSink;
 use crate::sql::sqlite::SqliteSink;
@@ -49,6 +49,8 @@ const PAUSED: Duration = Duration::from_secs(15);
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// Between two times that versions of deleted keys are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// Deletes that the log keeps for less than this are not relied on: they may go before they are read.
+const DELETES_LEFT: Duration = Duration::from_secs(2 * 3600);
 
 /// What a deliverer is made of.
 #[derive(Debug, Clone)]
@@ -258,7 +260,7 @@ impl Deliverer {
                 self.metrics.log_error();
                 let reaction = match error {
                     LogError::Fenced { .. } => Reaction::Reopen,
-                    LogError::Gap { .. } => {
+                    LogError::Gap { .. } | LogError::Stale { .. } => {
                         tracing::warn!(subscription = &*self.name, %error, "everything is delivered again");
                         self.gap = true;
                         Reaction::Reopen
@@ -304,6 +306,7 @@ impl Deliverer {
     async fn serve_until_fault(&mut self) -> Result<std::convert::Infallible, Fault> {
         let partitions = self.wait_for_topic().await?;
         let mut session = self.open_session(partitions).await?;
+        self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
         let mut reader = self.log.reader(from).await?;
         self.schemas.forget_missing();
@@ -327,7 +330,7 @@ impl Deliverer {
         let mut journal = OpenJournal::open(&*self.log, Arc::clone(&self.name)).await?;
         let mut stand = self.sink.open().await?;
         journal.complete(&stand.entries).await?;
-        if self.gap || stand.partitions.len() != partitions as usize {
+        if self.gap || self.is_stalled(&stand) || stand.partitions.len() != partitions as usize {
             stand.partitions = self.whole_topic(partitions).await?;
             journal.clear_parked().await?;
             self.sink.begin_refill(&stand.partitions).await?;
@@ -348,6 +351,29 @@ impl Deliverer {
         };
         self.status.send_modify(|status| status.parked = session.journal.parked);
         Ok(session)
+    }
+
+    /// How long the log surely keeps deletes.
+    fn tombstones(&self) -> Duration {
+        self.exchange.trace.saturating_sub(DELETES_LEFT)
+    }
+
+    /// Whether a refill stood still for so long that deletes of what it met already may be gone.
+    fn is_stalled(&self, stand: &Stand) -> bool {
+        let oldest_us = Timestamp::now().as_microsecond().saturating_sub(micros(self.tombstones()));
+        stand.refilling && stand.entries.last().is_some_and(|last| last.at_us < oldest_us)
+    }
+
+    /// Whether the log still has every delete that is to be read. A refill, which reads what is old, finds by itself what is gone.
+    async fn holds_deletes(&self, session: &Session) -> Result<(), LogError> {
+        if session.refill.is_some() {
+            return Ok(());
+        }
+        let tombstones = self.tombstones();
+        for (&partition, &next) in &session.positions {
+            holds_deletes(&*self.log, &self.at(partition), next, tombstones).await?;
+        }
+        Ok(())
     }
 
     async fn whole_topic(&self, partitions: u32) -> Result<Vec<PartitionStand>, LogError> {
@@ -380,8 +406,8 @@ impl Deliverer {
             self.live_phase(session).await?;
         }
         if session.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
-            let horizon = i64::try_from(self.exchange.trace.as_micros()).unwrap_or(i64::MAX);
-            self.sink.forget_deleted(Timestamp::now().as_microsecond().saturating_sub(horizon)).await?;
+            self.holds_deletes(session).await?;
+            self.sink.forget_deleted(Timestamp::now().as_microsecond().saturating_sub(micros(self.exchange.trace))).await?;
             session.forgotten = Some(Instant::now());
         }
         Ok(())
@@ -458,6 +484,10 @@ fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<d
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
     })
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn hex(bytes: &[u8]) -> String {
