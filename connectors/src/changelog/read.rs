@@ -362,7 +362,8 @@ fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>) -> String {
             columns.iter().filter_map(|&index| captured.table.columns.get(index)).map(|column| quote_name(&column.name)).collect()
         }
     };
-    let place = |name: &String| format!("CASE typeof({name}) WHEN 'text' THEN 'T''' || hex({name}) || '''' ELSE quote({name}) END");
+    let place =
+        |name: &String| format!("CASE typeof({name}) WHEN 'text' THEN 'T''' || hex({name}) || '''' ELSE quote({name}) END");
     let place = names.iter().map(place).collect::<Vec<_>>().join(" || ',' || ");
     let order = names.join(", ");
     let parameter = |(at, value): (usize, &Literal<'_>)| match value {

@@ -148,7 +148,8 @@ async fn a_value_over_the_limit_is_left_out_and_named() {
 /// A key that is no UTF-8 costs its row alone its key's text: it loads, changes and goes under its bytes, and every other row flows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_no_utf_8_is_spelled_out_and_stops_nothing() {
-    let mut department = Department::new("CREATE TABLE t (dm TEXT, xh INTEGER, name TEXT, PRIMARY KEY (dm, xh)) WITHOUT ROWID").await;
+    let mut department =
+        Department::new("CREATE TABLE t (dm TEXT, xh INTEGER, name TEXT, PRIMARY KEY (dm, xh)) WITHOUT ROWID").await;
     // 南宁 in GB 18030, with a NUL behind it, and between keys that sort before and after it; each row fills a chunk.
     let long = "长".repeat(1_000);
     let keys = ["'A'", "CAST(x'C4CFC4FE' AS TEXT)", "CAST(x'C4CFC4FE00' AS TEXT)", "CAST(x'C4CFC4FE0001' AS TEXT)", "'南宁'"];

@@ -110,9 +110,7 @@ fn directory() -> tempfile::TempDir {
         r#"{head}", "fields": [{key}, "title": "编号", "doc": "Number.", "kind": "identifier:20", "obligation": "mandatory", "grade": "G0"}}{}]}}"#,
         fields.concat()
     );
-    let key = format!(
-        r#"{{"type": "record", "name": "ExampleKey", "namespace": "cn.guitong.standard", "fields": [{key}}}]}}"#
-    );
+    let key = format!(r#"{{"type": "record", "name": "ExampleKey", "namespace": "cn.guitong.standard", "fields": [{key}}}]}}"#);
     let map = KINDS.map(|(name, _, options, _)| format!("{name} = {{ from = \"{name}\"{options} }}\n"));
     let resource = format!(
         "code = \"3450010102/000009\"\ntitle = \"例\"\nsystem = \"registration\"\ntable = \"main.qy_jbxx\"\nentity = \"Example\"\n\
