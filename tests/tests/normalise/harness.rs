@@ -107,6 +107,8 @@ pub(crate) struct World {
     pub(crate) table: Arc<Table>,
     publisher: Publisher,
     commit: u64,
+    /// When the department commits.
+    pub(crate) source_us: i64,
     _home: TempDir,
 }
 
@@ -233,6 +235,7 @@ impl World {
             table,
             publisher,
             commit: 0,
+            source_us: NOW_US,
             _home: home,
         }
     }
@@ -251,7 +254,7 @@ impl World {
                 version: Version { epoch: 1, commit: self.commit, change: at, ..Version::default() },
                 before,
                 after,
-                origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
+                origin: Origin { ts_us: self.source_us, snapshot: SnapshotMark::Streamed, place: PLACE },
             }
         });
         let batch = SourceBatch {
