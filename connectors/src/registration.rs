@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::postgres::PostgresSource;
 use crate::publish::PublishSettings;
 use crate::run::{ConnectorSettings, SourceFactory};
-use crate::source::{SampleBudget, Source, SourceError};
+use crate::source::{SampleBudget, Source, SourceError, Wanted};
 use crate::{changelog, postgres};
 
 /// Longest wait of a source for its first change; the connector's status is as old as this on an idle system.
@@ -105,14 +105,20 @@ pub async fn unprepare(system: &System) -> Result<Vec<String>, SourceError> {
     }
 }
 
-/// The first rows of a table, read as a first load would read them: nothing is written, and the system need not be prepared.
+/// The first rows of a table, read as a first load would read them: nothing is written, and the system need not be prepared. Of those
+/// only the ones that are `wanted` in every column that it names.
 ///
 /// # Errors
-/// When the table is not there, or the database cannot be read.
-pub async fn sample(system: &System, table: &TableName, budget: SampleBudget) -> Result<Vec<Change>, SourceError> {
+/// When the table, or a column that is named, is not there, or the database cannot be read.
+pub async fn sample(
+    system: &System,
+    table: &TableName,
+    budget: SampleBudget,
+    wanted: &[Wanted],
+) -> Result<Vec<Change>, SourceError> {
     match &system.source {
-        SourceConfig::Postgres(config) => postgres::sample(system, config, table, budget).await,
-        SourceConfig::Sqlite(config) => changelog::sample(system, config, table, budget).await,
+        SourceConfig::Postgres(config) => postgres::sample(system, config, table, budget, wanted).await,
+        SourceConfig::Sqlite(config) => changelog::sample(system, config, table, budget, wanted).await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::change::{Change, Notice};
-use guitong_schemas::table::TableName;
+use guitong_schemas::table::{Table, TableName};
 use thiserror::Error;
 
 /// Changes in the order of their versions, with the position that stands after them.
@@ -34,6 +34,19 @@ pub struct SampleBudget {
     pub rows: usize,
     /// Of the rows; the one that goes beyond it is the last.
     pub bytes: usize,
+}
+
+/// Of a table only the rows are wanted in which a column has one of these values, written as text and without spaces around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub column: String,
+    pub values: Vec<String>,
+}
+
+/// The first column that is wanted and that the table does not have.
+pub(crate) fn missing<'w>(table: &Table, wanted: &'w [Wanted]) -> Option<&'w str> {
+    let is_there = |name: &str| table.columns.iter().any(|column| column.name == name);
+    wanted.iter().map(|wanted| wanted.column.as_str()).find(|name| !is_there(name))
 }
 
 /// Proof that everything up to `position` is durable in the log. Only [`crate::publish`] makes one, and only from a commit.

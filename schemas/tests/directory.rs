@@ -139,6 +139,7 @@ fn a_directory_becomes_what_it_declares() {
         on_gap: GapPolicy::Resnapshot,
         origin: Origins::None,
         streaming: false,
+        binary: true,
         failover: true,
     };
     assert_eq!(licensing.source, SourceConfig::Postgres(source));

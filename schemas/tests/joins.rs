@@ -216,6 +216,48 @@ fn every_mistake_about_details_is_reported_at_its_place() {
 }
 
 #[test]
+fn a_group_becomes_what_it_declares() {
+    let more = "steps = { details = \"group\", item = { name = \"hjmc\" } }\naccepted_at = { of = \"first\", from = \"sj\" }\n";
+    let group = "[group]\nby = [\"bjh\", \"nd\"]\norder_by = \"sj\"\nwhere = \"row.zt != '0'\"\n";
+    let directory = cases(group, more).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let resource = directory.resources.values().next().unwrap();
+    let declared = &resource.joins["group"];
+    assert_eq!((declared.kind, &declared.table), (JoinKind::Group, &resource.table));
+    assert_eq!((declared.key.len(), declared.order.len(), declared.condition.is_some()), (2, 1, true));
+    let row = resource.map["accepted_at"].row.clone().unwrap();
+    assert_eq!((row.details.as_str(), row.which), ("group", Which::First));
+
+    for (group, more, code, line, part) in [
+        ("[group]\norder_by = \"sj\"\n", "", "missing-key", 7, "`group.by` is missing"),
+        ("[group]\nby = \"bjh\"\n", "", "missing-key", 7, "rows of a table have no order of their own"),
+        ("[group]\nby = \"bjh\"\norder_by = \"sj\"\nkey = \"x\"\n", "", "unknown-key", 10, "unknown key `key` in `group`"),
+        (
+            "[group]\nby = \"bjh\"\norder_by = \"sj\"\n",
+            "accepted_at = \"group.sj\"\n",
+            "several-rows",
+            25,
+            "`group` has several rows",
+        ),
+        (
+            "[group]\nby = \"bjh\"\norder_by = \"sj\"\n[details.group]\ntable = \"zd_hj\"\nkey = \"bjh\"\norder_by = \"sj\"\n",
+            "",
+            "duplicate",
+            10,
+            "the resource's own rows",
+        ),
+        ("", "steps = { details = \"group\", item = { name = \"hjmc\" } }\n", "unknown-details", 22, "no details `group`"),
+    ] {
+        let problems = cases(group, more).expect_err(group);
+        let text = problems.render(false);
+        let at = |problem: &&guitong_schemas::contract::Problem| {
+            let place = problem.excerpt.as_ref().map(|excerpt| excerpt.place.line);
+            problem.code == code && place == Some(line) && problem.file == "resources/case.toml"
+        };
+        assert!(problems.list.iter().any(|problem| at(&problem)) && text.contains(part), "{group}{more}{code} {line}\n{text}");
+    }
+}
+
+#[test]
 fn a_cycle_is_named_with_its_way() {
     let joins = "[joins.a]\ntable = \"zd_a\"\nkey = \"id\"\nfrom = \"b.x\"\n\
                  [lookups.b]\ntable = \"zd_b\"\nkey = \"id\"\nfrom = \"c.y\"\n\

@@ -1,5 +1,5 @@
-//! A backlog out of PostgreSQL, in turn: `pg_recvlogical` writing to /dev/null, and this source with its records dropped after encoding,
-//! committed to the embedded log, and committed to Kafka by the connector that a node runs.
+//! A backlog out of PostgreSQL, in turn: `pg_recvlogical` writing to /dev/null, and this source with its records dropped after encoding (in
+//! text and in binary), committed to the embedded log, and committed to Kafka by the connector that a node runs.
 //!
 //! Each drain reads a copy of one slot that was made before the first row, so all read the same log from the same place. A drain's
 //! time includes its connection.
@@ -41,6 +41,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// What `pg_recvlogical` was measured at with this table on an idle machine.
 const RECVLOGICAL: Reference = Reference { name: "pg_recvlogical to /dev/null (reference)", measured: 110_000.0 };
 const DROPPED: &str = "read, decoded, encoded, dropped";
+const BINARY: &str = "the same in binary";
 const EMBEDDED: &str = "into the embedded log";
 const KAFKA: &str = "into Kafka";
 const BARS: [Bar; 2] = [Bar { name: DROPPED, ratio: 0.9 }, Bar { name: KAFKA, ratio: 0.7 }];
@@ -87,6 +88,15 @@ pub(crate) async fn run(runs: usize, with_kafka: bool) -> Outcome {
         // A task, as a connector is: the runtime's main thread would be woken across threads for every message.
         rounds.add(DROPPED, ROWS, tokio::spawn(dropped(system.clone(), ROWS)).await??);
         costs.add(DROPPED, machine::cpu_seconds("self") - before);
+        release(&server, &system).await?;
+
+        let mut system = self::system(&server, &slot(&server, &format!("binary_{number}")).await?)?;
+        if let SourceConfig::Postgres(config) = &mut system.source {
+            config.binary = true;
+        }
+        let before = machine::cpu_seconds("self");
+        rounds.add(BINARY, ROWS, tokio::spawn(dropped(system.clone(), ROWS)).await??);
+        costs.add(BINARY, machine::cpu_seconds("self") - before);
         release(&server, &system).await?;
 
         let system = self::system(&server, &slot(&server, &format!("embedded_{number}")).await?)?;
@@ -140,6 +150,7 @@ pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
         streaming: true,
+        binary: false,
         failover: false,
     };
     Ok(System {

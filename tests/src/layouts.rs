@@ -36,6 +36,8 @@ pub struct Layout {
     pub table: String,
     /// Example rows, column to value.
     pub rows: Vec<Map<String, Value>>,
+    /// Those of tables beside its own, each with the table's name.
+    pub beside: Vec<(String, Map<String, Value>)>,
 }
 
 impl Layouts {
@@ -125,21 +127,16 @@ pub fn statements(system: &str, all: &[Layout]) -> Result<String, ServerError> {
     // Two resources may read one table, and have its rows both.
     let mut inserted: Vec<(String, Map<String, Value>)> = Vec::new();
     for layout in all.iter().filter(|layout| layout.system == system) {
-        for row in &layout.rows {
-            let place = (layout.table.clone(), row.clone());
-            if inserted.contains(&place) {
+        let own = layout.rows.iter().map(|row| (layout.table.clone(), row.clone()));
+        for (table, row) in layout.beside.iter().cloned().chain(own) {
+            if inserted.contains(&(table.clone(), row.clone())) {
                 continue;
             }
-            inserted.push(place);
+            inserted.push((table.clone(), row.clone()));
             let columns: Vec<String> = row.keys().map(|column| quoted(column, '"')).collect();
             let values: Vec<String> = row.values().map(literal).collect();
-            let _ = writeln!(
-                script,
-                "INSERT INTO {} ({}) VALUES ({});",
-                quoted(&layout.table, '"'),
-                columns.join(", "),
-                values.join(", ")
-            );
+            let _ =
+                writeln!(script, "INSERT INTO {} ({}) VALUES ({});", quoted(&table, '"'), columns.join(", "), values.join(", "));
         }
     }
     Ok(script)
@@ -151,19 +148,22 @@ fn layout(resource: String) -> Result<Layout, ServerError> {
     let word =
         |key: &str| file.get(key).and_then(toml::Value::as_str).map(str::to_owned).ok_or_else(|| failed(format!("no `{key}`")));
     let examples = fs::read_to_string(source().join(format!("resources/{resource}.examples.jsonl"))).map_err(failed)?;
-    let row = |line: &str| {
+    let (mut rows, mut beside) = (Vec::new(), Vec::new());
+    for line in examples.lines() {
         let mut example: Map<String, Value> = serde_json::from_str(line).map_err(failed)?;
-        match example.remove("row") {
-            Some(Value::Object(row)) => Ok(row),
-            other => Err(failed(format!("{resource}: no row but {other:?}"))),
+        match (example.remove("row"), example.remove("table")) {
+            (Some(Value::Object(row)), None) => rows.push(row),
+            (Some(Value::Object(row)), Some(Value::String(table))) => beside.push((table, row)),
+            (other, _) => return Err(failed(format!("{resource}: no row but {other:?}"))),
         }
-    };
+    }
     Ok(Layout {
         system: word("system")?,
         entity: word("entity")?,
         code: word("code")?,
         table: word("table")?,
-        rows: examples.lines().map(row).collect::<Result<_, _>>()?,
+        rows,
+        beside,
         resource,
     })
 }

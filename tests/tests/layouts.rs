@@ -13,7 +13,7 @@ use guitong_tests::layouts::{self, Layout, Layouts};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, ValueRef};
 
@@ -128,7 +128,9 @@ async fn random_rows_come_out_the_same_tried_and_through_an_exchange() {
     let layouts = Layouts::build(&all).await.unwrap();
     let file = |layout: &Layout| {
         let path = layouts.path().join(format!("{}.jsonl", layout.resource));
-        let lines: Vec<String> = layout.rows.iter().map(|row| Value::Object(row.clone()).to_string()).collect();
+        let beside = layout.beside.iter().map(|(table, row)| json!({ "table": table, "row": row }).to_string());
+        let own = layout.rows.iter().map(|row| Value::Object(row.clone()).to_string());
+        let lines: Vec<String> = beside.chain(own).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
         path
     };

@@ -4,6 +4,7 @@
 
 mod postgres_source {
     mod added;
+    mod binary;
     mod ddl;
     mod failover;
     mod faults;

@@ -112,6 +112,23 @@ async fn act(random: &mut StdRng, next: &mut u32, companies: &mut Companies, dep
     }
 }
 
+#[tokio::test]
+async fn a_resource_of_which_several_rows_make_a_record_asks_for_a_higher_revision() {
+    let companies = BTreeMap::from([(1, (1, "公司1".to_owned(), "韦小明")), (2, (1, "公司2".to_owned(), "覃丽"))]);
+    let (exchange, _department) = exchange("", &companies).await;
+    let path = exchange.path().join("resources/enterprise.toml");
+    let group = "[group]\nby = \"tyshxydm\"\norder_by = \"bh\"\n\n[map]";
+    let text = std::fs::read_to_string(&path).unwrap().replace("[map]", group);
+    std::fs::write(&path, &text).unwrap();
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &[(credit_code(1), "公司2".to_owned())]).await;
+    let refused = exchange.command(&["resource", "rebuild", "enterprise", "--wait"]).unwrap();
+    assert!(refused.code == Some(1) && refused.err.contains("raise `revision` in its file"), "{refused:?}");
+    let text = text.replace("name = \"qymc\"", "name = { from = \"qymc\", of = \"first\" }");
+    std::fs::write(&path, text.replace("title = ", "revision = 2\ntitle = ")).unwrap();
+    holds(&exchange, &[(credit_code(1), "公司1".to_owned())]).await;
+}
+
 /// The mapping leaves companies of one person out, and names the others otherwise.
 fn change(exchange: &Exchange) {
     let path = exchange.path().join("resources/enterprise.toml");

@@ -24,8 +24,12 @@ fn exchange() -> Exchange {
 
 /// `guitong resource try enterprise` with these rows on standard input.
 fn try_rows(exchange: &Exchange, rows: &[u8], more: &[&str]) -> Output {
+    try_rows_of(exchange, "enterprise", rows, more)
+}
+
+fn try_rows_of(exchange: &Exchange, resource: &str, rows: &[u8], more: &[&str]) -> Output {
     let mut child = Command::new(binary().unwrap())
-        .args(["resource", "try", "enterprise", "--input", "-"])
+        .args(["resource", "try", resource, "--input", "-"])
         .args(more)
         .env("GUITONG_DIR", exchange.path())
         .stdin(Stdio::piped())
@@ -217,4 +221,218 @@ fn check_runs_examples_and_tells_each_difference_with_its_line() {
     let json = exchange.command(&["check", &dir, "--json"]).unwrap();
     let json: Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!((&json["errors"][0]["code"], &json["errors"][0]["line"]), (&json!("example"), &json!(1)));
+}
+
+/// Cases with their steps in a table beside them, and the same steps as rows of a resource that folds them to cases.
+const CASES: &str = r#"
+code = "3450010102/000002"
+title = "政务服务办件"
+system = "licensing"
+table = "SCHEMA.bj"
+entity = "ServiceCase"
+sharing = { type = 2, condition = "协同办理所需" }
+
+[lookups.staff]
+table = "SCHEMA.ry"
+key = "gh"
+
+[lookups.office]
+table = "SCHEMA.ks"
+key = "ksh"
+from = "steps_of.ks"
+
+[joins.steps_of]
+table = "SCHEMA.ry"
+key = "gh"
+from = "jbr"
+
+[details.steps]
+table = "SCHEMA.hj"
+key = "bjh"
+order_by = "xh"
+
+[map]
+case_no = "bjh"
+item_name = "sx"
+agent_name = { from = "jbr", lookup = "staff", value = "xm" }
+dept_name = "office.mc"
+steps = { details = "steps", item = { name = "hj", started = "sj" } }
+accepted_at = { details = "steps", of = "first", from = "sj" }
+CONSTANT
+"#;
+
+const FOLDED: &str = r#"
+code = "3450010102/000003"
+title = "政务服务办件（按环节）"
+system = "licensing"
+table = "SCHEMA.hj"
+entity = "ServiceCase"
+sharing = { type = 2, condition = "协同办理所需" }
+
+[group]
+by = "bjh"
+order_by = "xh"
+
+[map]
+case_no = "bjh"
+item_name = { from = "hj", of = "last" }
+dept_name = { const = "示例局" }
+steps = { details = "group", item = { name = "hj", started = "sj" } }
+accepted_at = { from = "sj", of = "first" }
+CONSTANT
+"#;
+
+const CONSTANT: &str = r#"
+item_basic_code = { const = "000101001000" }
+item_impl_code = { const = "11450000PDY00001X04000101001000" }
+division = { const = "450100" }
+dept_uscc = { const = "11450000PDY00001X0" }
+applicant_kind = { const = "1" }
+applicant_name = { const = "张示例" }
+applicant_doc_type = { const = "111" }
+applicant_doc_no = { const = "450102199001019997" }
+received_at = { const = "2017-09-22 08:00:00" }
+accept_result = { const = "0" }
+status = { const = "50" }
+"#;
+
+const TABLES: &str = "CREATE TABLE bj (id bigint PRIMARY KEY, bjh varchar(20), sx varchar(40), jbr bigint);
+    CREATE TABLE hj (id bigint PRIMARY KEY, bjh varchar(20), xh bigint, hj varchar(40), sj varchar(40));
+    CREATE TABLE ry (id bigint PRIMARY KEY, gh varchar(10), xm varchar(40), ks varchar(10));
+    CREATE TABLE ks (id bigint PRIMARY KEY, ksh varchar(10), mc varchar(40));
+    INSERT INTO bj VALUES (1, '甲', '开户', 7), (2, '乙', '变更', 8);
+    INSERT INTO hj VALUES (1, '甲', 2, '审核', '2017-09-22 09:00:00'), (2, '乙', 1, '收件', '2017-09-23 08:00:00'),
+        (3, '甲', 1, '收件', '2017-09-22 08:30:00'), (4, '丙', 1, '收件', '2017-09-22 08:30:00');
+    INSERT INTO ry VALUES (1, '7', '李示例', 'A'), (2, '8', '覃示例', 'B'), (3, '9', '无关', 'C');
+    INSERT INTO ks VALUES (1, 'A', '一科'), (2, 'B', '二科'), (3, 'C', '三科');";
+
+/// An exchange with the resources `case` and `folded`.
+fn office(source: &str, schema: &'static str) -> Exchange {
+    let exchange = Exchange::write(&Layout {
+        source: source.to_owned(),
+        schema,
+        log: String::new(),
+        sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
+    })
+    .unwrap();
+    let system = fs::read_to_string(exchange.path().join("systems/licensing.toml")).unwrap();
+    write(&exchange, "systems/licensing.toml", &system.replace(&format!("{schema}.qy"), &format!("{schema}.*")));
+    for (name, text) in [("case", CASES), ("folded", FOLDED)] {
+        let text = text.replace("SCHEMA", schema).replace("CONSTANT", CONSTANT);
+        write(&exchange, &format!("resources/{name}.toml"), &text);
+    }
+    exchange
+}
+
+fn steps(record: &Value) -> Vec<&str> {
+    record["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn rows_of_tables_beside_the_resources_own_say_so_in_a_file() {
+    let exchange = office("kind = \"sqlite\"\npath = \"department.db\"\n", "main");
+    let rows = [
+        json!({ "id": 1, "bjh": "甲", "sx": "开户", "jbr": 7 }),
+        json!({ "table": "main.hj", "row": { "id": 1, "bjh": "甲", "xh": 2, "hj": "审核", "sj": "2017-09-22 09:00:00" } }),
+        json!({ "table": "ry", "row": { "id": 1, "gh": "7", "xm": "李示例", "ks": "A" } }),
+        json!({ "table": "hj", "row": { "id": 2, "bjh": "甲", "xh": 1, "hj": "收件", "sj": "2017-09-22 08:30:00" } }),
+        json!({ "table": "ks", "row": { "id": 1, "ksh": "A", "mc": "一科" } }),
+        json!({ "table": "main.bj", "row": { "id": 2, "bjh": "乙", "sx": "变更", "jbr": 8 } }),
+    ];
+    let rows = rows.map(|row| row.to_string()).join("\n");
+    let tried = try_rows_of(&exchange, "case", rows.as_bytes(), &["--json"]);
+    assert_eq!(tried.status.code(), Some(1), "{}", text(&tried.stderr));
+    let [good, bad] = objects(&tried).try_into().unwrap();
+    assert_eq!((&good["key"], &good["verdict"], &good["line"]), (&json!("id=1"), &json!("ok"), &json!(1)), "{good}");
+    assert_eq!((&good["record"]["agent_name"], &good["record"]["dept_name"]), (&json!("李示例"), &json!("一科")));
+    assert_eq!(
+        (steps(&good["record"]), &good["record"]["accepted_at"]),
+        (vec!["收件", "审核"], &json!("2017-09-22T08:30:00+08:00"))
+    );
+    assert_eq!((&bad["line"], &bad["reasons"][0]["field"]), (&json!(6), &json!("dept_name")), "{bad}");
+
+    // Saved, they are examples with which the directory's check finds what became otherwise.
+    let saved = try_rows_of(&exchange, "case", rows.as_bytes(), &["--save"]);
+    assert_eq!(saved.status.code(), Some(1), "{}", text(&saved.stderr));
+    let dir = exchange.path().to_str().unwrap().to_owned();
+    let checked = exchange.command(&["check", &dir]).unwrap();
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    let examples = fs::read_to_string(exchange.path().join("resources/case.examples.jsonl")).unwrap();
+    write(&exchange, "resources/case.examples.jsonl", &examples.replace("一科", "三科").replacen("三科", "一科", 1));
+    let checked = exchange.command(&["check", &dir]).unwrap();
+    assert!(checked.code == Some(1) && checked.err.contains("dept_name: expected \"一科\", got \"三科\""), "{}", checked.err);
+
+    for (row, part) in [
+        (
+            json!({ "table": "qy", "row": { "id": 1 } }),
+            "line 1: the mapping of case reads no table `qy`\n  it reads main.bj, main.",
+        ),
+        (json!({ "table": "ry", "row": { "gh": "7", "xm": "x" } }), "reads `ks`, which no row of main.ry has"),
+        (json!({ "table": "ry", "row": { "gh": "7", "xm": "x", "ks": "A" }, "expect": {} }), "makes no record by itself"),
+    ] {
+        let refused = try_rows_of(&exchange, "case", row.to_string().as_bytes(), &[]);
+        let told = text(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && told.replace("help: ", "").contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn rows_that_make_one_record_are_told_with_it() {
+    let exchange = office("kind = \"sqlite\"\npath = \"department.db\"\n", "main");
+    let row = |id: u32, case: Option<&str>, number: u32, name: &str| {
+        json!({ "id": id, "bjh": case, "xh": number, "hj": name, "sj": "2017-09-22 08:30:00" }).to_string()
+    };
+    let rows = [
+        row(1, Some("甲"), 2, "审核"),
+        row(2, Some("乙"), 1, "收件"),
+        row(3, Some("甲"), 1, "收件"),
+        row(4, None, 1, "收件"),
+        row(5, Some("丙"), 1, "无"),
+    ];
+    let tried = try_rows_of(&exchange, "folded", rows.join("\n").as_bytes(), &["--json", "--save"]);
+    assert_eq!(tried.status.code(), Some(1), "{}", text(&tried.stderr));
+    let [first, other, last, lost, bad] = objects(&tried).try_into().unwrap();
+    assert_eq!((&first["verdict"], &first["record"], &first["told_with"]), (&json!("ok"), &Value::Null, &json!("id=3")));
+    assert_eq!(
+        (steps(&last["record"]), &last["record"]["item_name"], &last["told_with"]),
+        (vec!["收件", "审核"], &json!("审核"), &Value::Null)
+    );
+    assert_eq!((steps(&other["record"]), &other["record"]["case_no"]), (vec!["收件"], &json!("乙")));
+    assert_eq!((&lost["verdict"], &lost["reasons"][0]["rule"]), (&json!("rejected"), &json!("row.group")));
+    assert_eq!((&bad["verdict"], &bad["reasons"][0]["field"]), (&json!("rejected"), &json!("item_name")));
+    let dir = exchange.path().to_str().unwrap().to_owned();
+    let checked = exchange.command(&["check", &dir]).unwrap();
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    let shown = text(&try_rows_of(&exchange, "folded", rows[..3].join("\n").as_bytes(), &[]).stdout);
+    assert!(shown.contains("shown with the last of the rows") && shown.contains("3 rows: 3 ok"), "{shown}");
+}
+
+/// What the department's tables hold of the first case, and of the first step's.
+fn tries_the_departments_tables(exchange: &Exchange) {
+    let try_first = |resource: &str| {
+        let tried = exchange.command(&["resource", "try", resource, "--limit", "1", "--json"]).unwrap();
+        assert_eq!(tried.code, Some(0), "{resource}: {}{}", tried.err, tried.out);
+        tried.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let [case] = try_first("case").try_into().unwrap();
+    assert_eq!((&case["record"]["agent_name"], &case["record"]["dept_name"]), (&json!("李示例"), &json!("一科")));
+    assert_eq!(steps(&case["record"]), ["收件", "审核"]);
+    // The other step of the same case comes with the first.
+    let [first, last] = try_first("folded").try_into().unwrap();
+    assert_eq!((&first["told_with"], &first["record"]), (&json!("id=3"), &Value::Null));
+    assert_eq!(steps(&last["record"]), ["收件", "审核"]);
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_first_rows_is_read_from_the_tables_beside_them() {
+    let exchange = office("kind = \"sqlite\"\npath = \"department.db\"\n", "main");
+    let path = exchange.path().join("department.db");
+    let mut department = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(TABLES)).execute(&mut department).await.unwrap();
+    tries_the_departments_tables(&exchange);
+
+    let postgres = Postgres::start().await.unwrap();
+    postgres.execute(TABLES).await.unwrap();
+    let exchange = office(&format!("kind = \"postgres\"\nurl = \"{}\"\n", postgres.url("postgres")), "public");
+    tries_the_departments_tables(&exchange);
 }

@@ -13,8 +13,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::catalogue::{Captured, Order};
 use super::literal::{self, Literal};
 use super::position::IdSet;
-use super::{fault, quote_name, sql, types};
-use crate::source::SourceError;
+use super::{fault, quote_name, quote_text, sql, types};
+use crate::source::{SourceError, Wanted};
 
 /// One row of the change log.
 struct Entry {
@@ -53,6 +53,14 @@ pub(super) struct Changes {
     pub(super) ids: Vec<i64>,
     /// More may be there.
     pub(super) cut: bool,
+}
+
+/// Which rows of a table a chunk is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'p> {
+    /// Those behind this place.
+    pub(super) after: Option<&'p str>,
+    pub(super) wanted: &'p [Wanted],
 }
 
 /// How much one chunk may hold, at least one row.
@@ -286,7 +294,7 @@ impl Codec {
         &mut self,
         conn: &mut SqliteConnection,
         table: &str,
-        after: Option<&str>,
+        Part { after, wanted }: Part<'_>,
         high: i64,
         first_row: u64,
         budget: ChunkBudget,
@@ -296,7 +304,7 @@ impl Codec {
         };
         let columns = captured.columns_text();
         let bound = after.map(|after| literal::parse(after.as_bytes())).transpose().map_err(|_| self.broken(high))?;
-        let mut query = sqlx::query(sql(chunk_sql(&captured, bound.as_deref())));
+        let mut query = sqlx::query(sql(chunk_sql(&captured, bound.as_deref(), wanted)));
         for value in bound.into_iter().flatten() {
             query = match value {
                 Literal::Integer(digits) => query.bind(number::<i64>(digits)),
@@ -354,7 +362,7 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 }
 
 /// Image and place of each row, in order, from behind a place on. Texts in a place are in hexadecimal digits, for they may not be UTF-8.
-fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>) -> String {
+fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>, wanted: &[Wanted]) -> String {
     let table = quote_name(captured.name());
     let names: Vec<String> = match &captured.order {
         Order::RowId => vec!["_rowid_".to_owned()],
@@ -371,11 +379,17 @@ fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>) -> String {
         Literal::Text(text) if std::str::from_utf8(text).is_err() => format!("+CAST(${at} AS TEXT)"),
         _ => format!("${at}"),
     };
-    let bound = after.map_or_else(String::new, |after| {
+    let bound = after.map(|after| {
         let parameters: Vec<String> = (1..).zip(after).map(parameter).collect();
-        format!("WHERE ({order}) > ({})", parameters.join(", "))
+        format!("({order}) > ({})", parameters.join(", "))
     });
-    format!("SELECT {}, {place} FROM {table} {bound} ORDER BY {order}", captured.image_sql(captured.name()))
+    let wanted = wanted.iter().map(|Wanted { column, values }| {
+        let values: Vec<String> = values.iter().filter(|value| !value.contains('\0')).map(|value| quote_text(value)).collect();
+        format!("trim(CAST({} AS TEXT)) IN ({})", quote_name(column), values.join(", "))
+    });
+    let conditions: Vec<String> = bound.into_iter().chain(wanted).collect();
+    let conditions = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    format!("SELECT {}, {place} FROM {table} {conditions} ORDER BY {order}", captured.image_sql(captured.name()))
 }
 
 struct DecodedRow {

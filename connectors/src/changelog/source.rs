@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::catalogue::{self, Captured};
 use super::position::{IdSet, Load, Position, TablePosition};
-use super::read::{Changes, ChunkBudget, Codec};
+use super::read::{Changes, ChunkBudget, Codec, Part};
 use super::wake::Watch;
 use super::{connect, fault, is_busy, prepare};
 use crate::source::{Durable, Phase, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
@@ -133,7 +133,7 @@ impl ChangelogSource {
             };
             let rows = self.position.snapshot_rows;
             let budget = ChunkBudget { bytes: self.snapshot.chunk.min(bytes), rows: usize::MAX };
-            let read = self.codec.chunk(&mut tx, &table, after, high, rows, budget).await?;
+            let read = self.codec.chunk(&mut tx, &table, Part { after, wanted: &[] }, high, rows, budget).await?;
             chunk = Some((table, read));
         }
         tx.rollback().await.map_err(failed)?;

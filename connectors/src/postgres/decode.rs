@@ -3,7 +3,7 @@
 //! What comes between [`Message::StreamStart`] and [`Message::StreamStop`] is not for [`decode`] yet: it is of a transaction in progress,
 //! and names the (sub)transaction that it may be rolled back with ([`part`]).
 //!
-//! Row images are slices of the message's own bytes. Every length and kind is checked, so whatever a server sends gives a
+//! Row images are slices of the message's own bytes; values in binary form are left in it ([`super::printed`]). Every length and kind is checked, so whatever a server sends gives a
 //! message or an error.
 
 use bytes::Bytes;
@@ -124,6 +124,8 @@ pub struct RelationColumn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuple {
     pub columns: usize,
+    /// Some of its values are in binary form.
+    pub binary: bool,
     pub image: RowImage,
 }
 
@@ -319,18 +321,19 @@ impl<'a> Input<'a> {
 
     fn tuple(&mut self) -> Result<Tuple, DecodeError> {
         let columns = usize::from(self.u16("column count")?);
-        let start = self.at;
+        let (start, mut binary) = (self.at, false);
         for _ in 0..columns {
             match self.u8("value kind")? {
                 b'n' | b'u' => {}
-                b't' | b'b' => {
+                kind @ (b't' | b'b') => {
+                    binary |= kind == b'b';
                     let length = self.u32("value length")?;
                     self.take(usize::try_from(length).map_err(|_| DecodeError::Truncated("value"))?, "value")?;
                 }
                 kind => return Err(DecodeError::Unknown { name: "a value", kind }),
             }
         }
-        Ok(Tuple { columns, image: RowImage(self.data.slice(start..self.at)) })
+        Ok(Tuple { columns, binary, image: RowImage(self.data.slice(start..self.at)) })
     }
 }
 
@@ -392,7 +395,7 @@ mod tests {
             data.push(b'N');
             data.extend(tuple_bytes(&new).0);
             let data = Bytes::from(data);
-            let row = |values: &[_]| Tuple { columns: values.len(), image: RowImage(tuple_bytes(values).1.into()) };
+            let row = |values: &[_]| Tuple { columns: values.len(), binary: false, image: RowImage(tuple_bytes(values).1.into()) };
             let before = if full { Old::Full(row(&old)) } else { Old::Key(row(&old)) };
             let message = decode(&data).unwrap();
             prop_assert_eq!(&message, &Message::Update { relation: 16_385, old: before, new: row(&new) });

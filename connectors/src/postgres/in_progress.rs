@@ -59,6 +59,12 @@ impl InProgress {
         Self { directory, open: None, transactions: HashMap::new(), held: 0, on_disk }
     }
 
+    /// The stream begins anew: the server sends all of it again.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.open, self.held) = (None, 0);
+        self.transactions.clear();
+    }
+
     /// What comes next is of a transaction in progress and is to be kept.
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()

@@ -11,6 +11,9 @@
 //! values cut a little over the record's limit) that is being received. A batch may end inside a transaction; the position then says
 //! how much of it is published. What a server sends of transactions in progress goes to files ([`in_progress`]).
 //!
+//! **Form.** Values come as the text that the server prints, or (`binary`) in its binary form, of which that text is made here
+//! ([`printed`]), so that nothing behind a row's arrival can tell the two apart.
+//!
 //! **Added tables** are read from their beginning once the stream shows them: with their first change ([`added`]).
 //!
 //! **Idle databases** need no writes: the server's keepalives move the position, which is stored once per `heartbeat`.
@@ -38,6 +41,7 @@ mod decode;
 mod fault;
 mod image;
 mod in_progress;
+mod in_text;
 mod inspect;
 mod job;
 mod limits;
@@ -45,6 +49,7 @@ mod metadata;
 mod metrics;
 mod position;
 mod prepare;
+mod printed;
 mod progress;
 mod ranges;
 mod relation;
@@ -114,6 +119,8 @@ pub struct PostgresSource {
     config: PostgresConfig,
     faults: Faults,
     wire: Wire,
+    /// The server's, with a session that is silent.
+    patience: Option<Duration>,
     session: Session,
     relations: Relations,
     assembly: Assembly,
@@ -265,7 +272,8 @@ impl PostgresSource {
         let Some(row) = row.filter(|row| relation.may_have_new_label(row)) else { return Ok(Some(relation)) };
         let message = relation.message.clone();
         self.learn(message).await?;
-        let Some(Some(renewed)) = self.relations.get(oid) else { return Ok(Some(relation)) };
+        // Where the stream began anew, the change comes again.
+        let Some(Some(renewed)) = self.relations.get(oid) else { return Ok(None) };
         let renewed = Arc::clone(renewed);
         if renewed.may_have_new_label(row) {
             // The catalogue is ahead (a label was renamed): asking for each row would not help.
@@ -295,7 +303,10 @@ impl PostgresSource {
         self.session.give_back(connection);
         let oid = message.oid;
         let relation = Relation::new(message, facts.as_ref(), &self.relations.types, &self.system);
-        self.relations.put(oid, relation);
+        let relation = self.relations.put(oid, relation);
+        if self.config.binary && relation.printed().is_none() {
+            return self.go_on_in_text(&relation).await;
+        }
         Ok(())
     }
 

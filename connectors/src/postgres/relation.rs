@@ -10,9 +10,10 @@ use guitong_schemas::contract::system::System;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 
 use super::catalogue::{ColumnFacts, DefaultFacts, TableFacts};
-use super::copy::{Form, Printed};
+use super::copy::Form;
 use super::decode::{RelationColumn, RelationMessage, Tuple};
 use super::image;
+use super::printed::Printed;
 use super::types::Types;
 
 /// A table whose changes are published.
@@ -25,6 +26,8 @@ pub(crate) struct Relation {
     keep: Option<Vec<bool>>,
     /// The key is an index of the server that forbids duplicates and nulls, so that it can be read in chunks.
     pub(crate) chunkable: bool,
+    /// How each value that is kept is printed from its binary form; `None` where that is not plain of every column.
+    printed: Option<Arc<[Printed]>>,
     /// What it was made from.
     pub(crate) message: RelationMessage,
     /// Columns on the wire that are enums: a new label is not announced.
@@ -44,7 +47,8 @@ impl Relation {
         let keep: Vec<bool> = message.columns.iter().map(|column| !excluded(column) && !skipped(column)).collect();
         let kept: Vec<&RelationColumn> =
             message.columns.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(column, _)| column).collect();
-        let columns = kept.iter().map(|column| self::column(column, facts, types)).collect();
+        let columns: Vec<Column> = kept.iter().map(|column| self::column(column, facts, types)).collect();
+        let printed = kept.iter().zip(&columns).map(|(wire, column)| Printed::of(wire.type_oid, &column.kind)).collect();
         let place = |wanted: &String| kept.iter().position(|column| column.name == *wanted);
         let (key, chunkable) = key(&message, facts, &name, system);
         let key: Vec<usize> = key.iter().filter_map(place).collect();
@@ -63,6 +67,7 @@ impl Relation {
             keep: (!all).then_some(keep),
             chunkable,
             enums,
+            printed,
             message,
         }
     }
@@ -92,12 +97,21 @@ impl Relation {
         self.message.columns.iter().enumerate().filter(move |(at, _)| kept(*at)).map(|(_, column)| column)
     }
 
+    /// How its values are printed from their binary form; `None` where it has a column that is to be read in text.
+    pub(crate) fn printed(&self) -> Option<&[Printed]> {
+        self.printed.as_deref()
+    }
+
+    /// Names of these columns.
+    pub(crate) fn columns_in_text(&self) -> Vec<&str> {
+        let pairs = self.kept().zip(&self.table.columns);
+        let in_text = pairs.filter(|(wire, column)| Printed::of(wire.type_oid, &column.kind).is_none());
+        in_text.map(|(wire, _)| wire.name.as_str()).collect()
+    }
+
     /// How the table's rows are read: in binary where every column can be.
     pub(crate) fn form(&self) -> Form {
-        let columns = &self.table.columns;
-        let of = |(wire, column): (&RelationColumn, &Column)| Printed::of(wire.type_oid, &column.kind);
-        let printed: Option<Arc<[Printed]>> = self.kept().zip(columns).map(of).collect();
-        printed.map_or(Form::Text(columns.len()), Form::Binary)
+        self.printed.clone().map_or(Form::Text(self.table.columns.len()), Form::Binary)
     }
 
     pub(crate) fn has_key(&self) -> bool {
@@ -208,6 +222,11 @@ impl Relations {
         self.by_oid.get(&oid)
     }
 
+    /// A stream that begins announces every relation before its first change.
+    pub(crate) fn begin(&mut self) {
+        self.by_oid.clear();
+    }
+
     pub(crate) fn ignore(&mut self, oid: u32) {
         self.by_oid.insert(oid, None);
     }
@@ -257,6 +276,7 @@ pub(crate) mod tests {
             on_gap: GapPolicy::Stop,
             origin: Origins::Any,
             streaming: true,
+            binary: false,
             failover: false,
         };
         System {
@@ -331,9 +351,9 @@ pub(crate) mod tests {
         for text in ["450102", "7", "13900000000"] {
             builder.text(text.as_bytes()).unwrap();
         }
-        let image = relation.image(Tuple { columns: 3, image: builder.finish() }).unwrap();
+        let image = relation.image(Tuple { columns: 3, binary: false, image: builder.finish() }).unwrap();
         assert!(!String::from_utf8_lossy(&image.0).contains("13900000000"));
-        assert_eq!(relation.image(Tuple { columns: 2, image }), None);
+        assert_eq!(relation.image(Tuple { columns: 2, binary: false, image }), None);
     }
 
     #[test]

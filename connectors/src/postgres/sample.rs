@@ -8,6 +8,7 @@ use guitong_schemas::position::Version;
 use guitong_schemas::table::TableName;
 
 use super::catalogue;
+use super::config::{quote_literal, quote_name};
 use super::copy::CopyRows;
 use super::fault::Faults;
 use super::prepare;
@@ -16,17 +17,18 @@ use super::relation::{Relation, message_of};
 use super::start::primary;
 use super::types::Types;
 use super::wire::{Login, Purpose};
-use crate::source::{SampleBudget, SourceError};
+use crate::source::{SampleBudget, SourceError, Wanted, missing};
 
 /// At most `budget` of the table's rows, in the order in which they lie; of those only that the system's first load reads.
 ///
 /// # Errors
-/// [`SourceError::Setup`] where the table does not exist or may not be read, [`SourceError::Unavailable`] where the server cannot be reached.
+/// [`SourceError::Setup`] where the table or a column does not exist or may not be read, [`SourceError::Unavailable`] where the server cannot be reached.
 pub async fn sample(
     system: &System,
     config: &PostgresConfig,
     table: &TableName,
     budget: SampleBudget,
+    wanted: &[Wanted],
 ) -> Result<Vec<Change>, SourceError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let faults = Faults::of(system);
@@ -53,7 +55,13 @@ pub async fn sample(
         return Err(faults.setup(format!("role {} may not read {table}", address.user), help));
     }
     let relation = Relation::new(message_of(&facts, None), Some(&facts), &types, system);
-    let query = ranges::select(&relation.table, facts.partitioned, system.snapshot.filter(table), false);
+    if let Some(column) = missing(&relation.table, wanted) {
+        return Err(
+            faults.setup(format!("table {table} has no column `{column}`"), "names are compared as PostgreSQL stores them")
+        );
+    }
+    let filter = filter(system.snapshot.filter(table), wanted);
+    let query = ranges::select(&relation.table, facts.partitioned, filter.as_deref(), false);
     let form = relation.form();
     let statements = {
         let (rows, form) = (budget.rows, form.clause());
@@ -85,4 +93,16 @@ pub async fn sample(
         });
     }
     Ok(changes)
+}
+
+/// The system's own filter with what is wanted. As text a value compares whatever the column's type is.
+fn filter(own: Option<&str>, wanted: &[Wanted]) -> Option<String> {
+    let own = own.map(|own| format!("(\n{own}\n)"));
+    let wanted = wanted.iter().map(|Wanted { column, values }| {
+        // No value of PostgreSQL holds the character 0.
+        let values = values.iter().filter(|value| !value.contains('\0')).map(|value| quote_literal(value));
+        format!("trim({}::text) = ANY (ARRAY[{}]::text[])", quote_name(column), values.collect::<Vec<_>>().join(", "))
+    });
+    let all: Vec<String> = own.into_iter().chain(wanted).collect();
+    (!all.is_empty()).then(|| all.join(" AND "))
 }

@@ -14,6 +14,7 @@ use super::catalogue::{self, TableFacts};
 use super::config::Address;
 use super::fault::Faults;
 use super::in_progress::InProgress;
+use super::in_text;
 use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
@@ -81,7 +82,7 @@ pub(crate) async fn connect(
     // Without a provider chosen TLS panics; another part of the process may have chosen one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let faults = Faults::of(&system);
-    let config = config_of(&system, &faults)?;
+    let mut config = config_of(&system, &faults)?;
     let position = position.as_ref().map(|bytes| Position::from_bytes(bytes));
     let position = position.transpose().map_err(|error| faults.protocol(format!("the stored position: {error}")))?;
     let (decoding, address) = (address(&system, &config, &faults)?, primary(&system, &config, &faults)?);
@@ -108,13 +109,20 @@ pub(crate) async fn connect(
         }
     };
     let begin = begin((slots, &mut login), &config, &address.database, position, &identity, &faults).await?;
+    let mut relations = Relations::default();
+    let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
+    if config.binary
+        && let Some((_, relation)) = known.iter().find(|(_, relation)| relation.printed().is_none())
+    {
+        in_text::tell(&system, relation);
+        config.binary = false;
+    }
     let patience = standby.as_ref().map_or(server.sender_timeout, |standby| standby.server.sender_timeout);
-    let wire = login.start(&config, begin.position.lsn, patience).await?;
+    let lsn = begin.position.lsn;
+    let wire = login.start(&config, (lsn, lsn), patience).await?;
 
     let metrics = metrics.of(system.name.as_str());
-    let mut relations = Relations::default();
     let mut assembly = Assembly::new(begin.position, system.form.transactions, metrics.clone());
-    let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
     for (index, name) in begin.stale.iter().enumerate() {
         if let Some((_, relation)) = known.iter().find(|(facts, _)| facts.name == *name) {
             assembly.forget(&relation.table, now_us(), u32::try_from(index).unwrap_or(u32::MAX));
@@ -131,6 +139,7 @@ pub(crate) async fn connect(
         config,
         faults,
         wire,
+        patience,
         session,
         relations,
         assembly,

@@ -6,24 +6,32 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowImage, SnapshotMark};
 use guitong_schemas::position::{Lsn, Version};
+use guitong_schemas::table::{Table, TableName};
 
 use super::chunk::Chunk;
-use super::decode::{Old, Tuple};
+use super::decode::{DecodeError, Old, Tuple};
 use super::image;
 use super::metadata::Metadata;
 use super::metrics::SystemMetrics;
 use super::position::{Inside, Position};
+use super::printed;
 use super::relation::Relation;
 use super::snapshot::{FirstLoad, Verdict};
 use super::wire::Block;
 
 /// A tuple that is not of its relation's shape.
 #[derive(Debug, thiserror::Error)]
-#[error("a row of {0} does not have the columns that were announced")]
-pub(crate) struct WrongShape(String);
+pub(crate) enum WrongShape {
+    #[error("a row of {0} does not have the columns that were announced")]
+    Columns(TableName),
+    #[error("a row of {0} has values in binary form, which was not asked for")]
+    Binary(TableName),
+    #[error("a row of {table}: {error}")]
+    Value { table: TableName, error: DecodeError },
+}
 
 /// The transaction that is being received.
 #[derive(Debug)]
@@ -48,6 +56,8 @@ pub(crate) struct Assembly {
     metadata: Option<Metadata>,
     held: Held,
     block: Block,
+    /// Where rows that come in binary form are printed.
+    printed: BytesMut,
     pub(crate) newest_commit_us: Option<i64>,
     metrics: SystemMetrics,
 }
@@ -94,6 +104,7 @@ impl Assembly {
             metadata: with_metadata.then(Metadata::default),
             held: Held::default(),
             block: Block::default(),
+            printed: BytesMut::new(),
             newest_commit_us: None,
             metrics,
         }
@@ -189,6 +200,13 @@ impl Assembly {
         self.notices.push(Notice::Message { prefix, content, version, origin });
     }
 
+    /// The stream begins anew after the position: what was received of a transaction comes again, and what of it was gathered is left out
+    /// then.
+    pub(crate) fn begin_anew(&mut self) {
+        self.transaction = None;
+        self.held.counted = 0;
+    }
+
     /// The server has nothing more before `end`.
     pub(crate) fn idle(&mut self, end: u64) {
         if self.transaction.is_none() {
@@ -224,7 +242,7 @@ impl Assembly {
     }
 
     pub(crate) fn insert(&mut self, relation: &Relation, new: Tuple, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
-        let after = image_of(relation, new)?;
+        let after = self.image(relation, new)?;
         self.deliver(relation, lsn, (Operation::Create, Before::None, Some(after)), load);
         Ok(())
     }
@@ -236,19 +254,19 @@ impl Assembly {
         lsn: u64,
         load: &mut FirstLoad,
     ) -> Result<(), WrongShape> {
-        let mut after = image_of(relation, new)?;
+        let mut after = self.image(relation, new)?;
         let key = &relation.table.key;
         let before = match old {
             Old::None => Before::None,
             Old::Key(tuple) => {
-                let before = image_of(relation, tuple)?;
+                let before = self.image(relation, tuple)?;
                 if image::key_has_absent(&after, key) {
                     after = image::complete(&after, &before, Some(key));
                 }
                 Before::Key(before)
             }
             Old::Full(tuple) => {
-                let before = image_of(relation, tuple)?;
+                let before = self.image(relation, tuple)?;
                 if image::has_absent(&after) {
                     after = image::complete(&after, &before, None);
                 }
@@ -280,8 +298,8 @@ impl Assembly {
     pub(crate) fn delete(&mut self, relation: &Relation, old: Old, lsn: u64, load: &mut FirstLoad) -> Result<(), WrongShape> {
         let before = match old {
             Old::None => Before::None,
-            Old::Key(tuple) => Before::Key(image_of(relation, tuple)?),
-            Old::Full(tuple) => Before::Full(image_of(relation, tuple)?),
+            Old::Key(tuple) => Before::Key(self.image(relation, tuple)?),
+            Old::Full(tuple) => Before::Full(self.image(relation, tuple)?),
         };
         self.deliver(relation, lsn, (Operation::Delete, before, None), load);
         Ok(())
@@ -339,7 +357,7 @@ impl Assembly {
     /// One row of a first load.
     pub(crate) fn read(
         &mut self,
-        table: &Arc<guitong_schemas::table::Table>,
+        table: &Arc<Table>,
         row: RowImage,
         mark: SnapshotMark,
         (commit, ts_us): (u64, i64),
@@ -361,7 +379,7 @@ impl Assembly {
     }
 
     /// What an earlier epoch published of a table holds no longer: every key of it ends before the table is read again.
-    pub(crate) fn forget(&mut self, table: &Arc<guitong_schemas::table::Table>, ts_us: i64, index: u32) {
+    pub(crate) fn forget(&mut self, table: &Arc<Table>, ts_us: i64, index: u32) {
         let lsn = self.position.lsn.0;
         self.push(Change {
             table: Arc::clone(table),
@@ -375,6 +393,18 @@ impl Assembly {
                 place: Place::Postgres { xid: None, lsn, last_commit_lsn: None, order: None },
             },
         });
+    }
+
+    /// The row as text, whatever the form in which it came.
+    fn image(&mut self, relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
+        let name = || relation.table.name.clone();
+        let binary = tuple.binary;
+        let image = relation.image(tuple).ok_or_else(|| WrongShape::Columns(name()))?;
+        if !binary {
+            return Ok(image);
+        }
+        let printed = relation.printed().ok_or_else(|| WrongShape::Binary(name()))?;
+        printed::row(&image, printed, &mut self.printed).map_err(|error| WrongShape::Value { table: name(), error })
     }
 
     fn push(&mut self, change: Change) {
@@ -393,10 +423,6 @@ fn leave_block(change: &mut Change) {
     if let Before::Key(row) | Before::Full(row) = &mut change.before {
         copied(row);
     }
-}
-
-fn image_of(relation: &Relation, tuple: Tuple) -> Result<RowImage, WrongShape> {
-    relation.image(tuple).ok_or_else(|| WrongShape(relation.table.name.to_string()))
 }
 
 #[cfg(test)]
@@ -425,7 +451,7 @@ mod tests {
             assembly.inside(Block { number, bytes: BLOCK });
             for row in 0..rows {
                 let image = RowImage(block.slice(row * size..(row + 1) * size));
-                assembly.insert(&relation, Tuple { columns: 3, image }, 1, &mut load).unwrap();
+                assembly.insert(&relation, Tuple { columns: 3, binary: false, image }, 1, &mut load).unwrap();
             }
             all.push(block);
         }

@@ -16,7 +16,7 @@ use crate::mapping::Columns;
 use crate::quarantine::Entry;
 
 /// Open entries kept for one row; the oldest is let go beyond it, since a newer version stands behind it.
-const MAX_OPEN: usize = 16;
+pub(crate) const MAX_OPEN: usize = 16;
 
 /// One record that a good row version makes.
 #[derive(Debug, Clone)]

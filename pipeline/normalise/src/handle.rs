@@ -96,6 +96,8 @@ pub enum HandleError {
     Busy,
     #[error("a rebuild of this resource is under way: {0}")]
     Rebuilding(String),
+    #[error("several rows make one record of this resource: raise `revision` in its file, and all of its records are made again")]
+    Grouped,
     #[error(transparent)]
     Mapping(#[from] MappingError),
 }

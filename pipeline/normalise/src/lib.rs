@@ -28,7 +28,7 @@ pub use handle::{HandleError, NormaliserHandle, NormaliserStatus, Phase, ReplayR
 pub use keyed::overlay::StateError;
 pub use mapping::{Fault as MappingFault, MappingError};
 pub use metrics::Metrics;
-pub use outline::{SourceColumn, source_columns};
+pub use outline::{FoundBy, SourceColumn, SourceFind, SourceOutline, SourceTable, source_outline};
 pub use quality::{DayReport, QualityReport};
 pub use quarantine::{
     DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,

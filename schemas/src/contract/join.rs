@@ -121,6 +121,7 @@ pub(super) fn read(root: &Section<'_>, setting: &Setting<'_>) -> Joins {
             joins.declared.insert(key.value, join);
         }
     }
+    joins.read_group(root, setting);
     joins.check_sources(root, setting);
     joins
 }
@@ -241,6 +242,25 @@ impl Joins {
 
     pub(super) fn into_map(self) -> BTreeMap<String, Join> {
         self.declared.into_iter().filter_map(|(name, join)| Some((name, join?))).collect()
+    }
+
+    /// `[group]`: the resource's own rows of one key.
+    fn read_group(&mut self, root: &Section<'_>, setting: &Setting<'_>) {
+        let Some(section) = root.own_section(GROUP) else { return };
+        let key = section.required("by", columns);
+        let order = read_order(&section);
+        let condition = setting.condition(&section, setting.table);
+        let join = (|| {
+            let (system, table, key) = (setting.system?, setting.table?.clone(), key?);
+            let (raw_topic, at) = (resource::raw_topic(system, &table, setting.world).0, section.place(section.at()));
+            Some(Join { kind: JoinKind::Group, table, raw_topic, from: key.clone(), key, order: order?, condition, at })
+        })();
+        if let Some(join) = &join {
+            join.refuse_excluded(&section, setting);
+        }
+        self.places.insert(GROUP.to_owned(), root.key_at(GROUP));
+        self.declared.insert(GROUP.to_owned(), join);
+        section.finish();
     }
 
     /// Those that could be read, by their names.

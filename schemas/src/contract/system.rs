@@ -60,6 +60,8 @@ pub struct PostgresConfig {
     /// Receive what transactions have changed before they are committed, once the server holds some MiB of it, and keep it here until
     /// then; `false` leaves it with the server.
     pub streaming: bool,
+    /// Receive values in the server's binary form where every table of the system can be read so. `false` is text.
+    pub binary: bool,
     /// Standbys may keep a copy of the slot, so that changes go on after one of them took over. The server has to be 17 or newer.
     pub failover: bool,
 }
@@ -237,7 +239,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "primary_url", "path", "poll"]
+            ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "binary", "primary_url", "path", "poll"]
                 .iter()
                 .for_each(|key| root.know(key));
             None
@@ -322,6 +324,7 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let origins = [("any", Origins::Any), ("none", Origins::None)];
     let origin = root.choice("origin", &origins).map_or_else(Origins::default, |found| found.value);
     let streaming = root.flag("streaming").is_none_or(|found| found.value);
+    let binary = root.flag("binary").is_some_and(|found| found.value);
     let failover = root.flag("failover").is_some_and(|found| found.value);
     if failover && primary_url.is_some() {
         let help = "with `failover`, `url` leads to whichever server is the primary; take one of the two out".to_owned();
@@ -331,7 +334,7 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
         None => None,
         Some(read) => Some(read?),
     };
-    Some(PostgresConfig { url: url?, primary_url, slot, publication, heartbeat, on_gap, origin, streaming, failover })
+    Some(PostgresConfig { url: url?, primary_url, slot, publication, heartbeat, on_gap, origin, streaming, binary, failover })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

@@ -63,6 +63,7 @@ rules! {
     ColumnUnreadable "column.unreadable" "来源值无法按该列的类型读取（例如不是 UTF-8 编码），原字节随事件保留" "the source's value does not read as its column's type, such as text that is not UTF-8; its bytes are kept with the event";
     ExpressionFailed "mapping.expression" "映射表达式没有得出值" "the mapping's expression gave no value";
     LookupMissing "lookup.missing" "对照表中没有该值" "the lookup table does not have this value";
+    TooManyRows "join.too_many_rows" "属于该记录的关联行超过 5000 行或 4 MiB" "more joined rows belong to this record than the 5,000 rows or 4 MiB that one is made of";
     ExpressionStopped "mapping.expression_stopped" "映射表达式所需步骤或文字过多，已中止" "the mapping's expression was stopped: it took too many steps or too long a text";
     ValueExtracted "mapping.extracted" "取自较长文字的一部分" "taken out of a longer text";
     ExtractFailed "mapping.no_match" "文字不是映射所述的格式" "the text is not of the form that the mapping describes";

@@ -50,6 +50,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
         on_gap: GapPolicy::Stop,
         origin: Origins::Any,
         streaming: true,
+        binary: false,
         failover: false,
     };
     System {

@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
 
+use super::binary::forms;
 use super::harness::*;
 
 /// Of each writer.
@@ -48,7 +49,10 @@ fn statement(random: &mut StdRng, writer: i32, depth: &mut u32) -> String {
             *depth -= 1;
             format!("{} SAVEPOINT s{depth}", if random.random_bool(0.5) { "ROLLBACK TO" } else { "RELEASE" })
         }
-        13 if writer == 0 => "ALTER TABLE t ADD COLUMN IF NOT EXISTS remark text DEFAULT 'x'".to_owned(),
+        13 if writer == 0 => {
+            let kind = if random.random_bool(0.3) { "text[] DEFAULT '{x}'" } else { "text DEFAULT 'x'" };
+            format!("ALTER TABLE t ADD COLUMN IF NOT EXISTS remark {kind}")
+        }
         14 if writer == 0 => "ALTER TABLE t DROP COLUMN IF EXISTS remark".to_owned(),
         15 if writer == 0 && random.random_bool(0.2) => "TRUNCATE t".to_owned(),
         _ => {
@@ -142,22 +146,25 @@ async fn read(exchange: &Exchange, system: &System, losses: Option<u64>) -> Vec<
 }
 
 /// Savepoints, rollbacks, prepared transactions, altered and truncated tables, lost sessions: two connectors, of which one takes
-/// transactions in progress and the other none, publish the same.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_histories_are_the_same_whether_they_come_before_their_commit() {
+/// transactions in progress and the other none, publish the same; also where the one asks for binary, and columns come and go that are
+/// read in text.
+async fn random_histories(binary: bool) {
     let mut random = StdRng::seed_from_u64(guitong_tests::seed());
-    let server = eager(Options::default().set("max_prepared_transactions", "4")).await;
+    let options = Options::default().set("max_prepared_transactions", "4").set("log_replication_commands", "on");
+    let server = eager(options).await;
     server
         .execute(
-            "CREATE TABLE t (id int PRIMARY KEY, name text, pad text); CREATE SCHEMA unseen; CREATE TABLE unseen.t (id int);",
+            "CREATE TABLE t (id int PRIMARY KEY, name text, pad text, rate float8 DEFAULT random(), at timestamptz DEFAULT now());
+             CREATE SCHEMA unseen; CREATE TABLE unseen.t (id int)",
         )
         .await
         .unwrap();
-    let early = system(&server, ADMIN);
+    let mut early = system(&server, ADMIN);
     server.execute(&format!("CREATE PUBLICATION {SLOT} FOR TABLE t")).await.unwrap();
     let mut late = early.clone();
     config(&mut late).slot = "late".to_owned();
     config(&mut late).streaming = false;
+    config(&mut early).binary = binary;
     let exchanges = (Exchange::new().await, Exchange::new().await);
     exchanges.0.connect(&early).await.unwrap().load().await;
     exchanges.1.connect(&late).await.unwrap().load().await;
@@ -180,6 +187,20 @@ async fn random_histories_are_the_same_whether_they_come_before_their_commit() {
     assert_eq!(ours.len(), theirs.len());
     assert!(streamed(&server, SLOT).await > 10, "nothing came before its commit");
     assert_eq!(streamed(&server, "late").await, 0);
+    let forms_of_early = forms(&server, SLOT);
+    println!("forms of the streams: {forms_of_early:?}");
+    assert_eq!(forms_of_early.contains(&true), binary);
+    assert_eq!(forms(&server, "late"), [false]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_are_the_same_whether_they_come_before_their_commit() {
+    random_histories(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_are_the_same_in_binary_and_in_text() {
+    random_histories(true).await;
 }
 
 /// Rows wait for their commit in a file that is gone with the transaction, or with the session.

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::binary::forms;
 use super::harness::*;
 
 const ROWS: usize = 300;
@@ -259,37 +260,53 @@ async fn rows_of(exchange: &Exchange, operation: char) -> BTreeMap<i64, Vec<Vec<
     rows
 }
 
-/// Loads random rows of these types, streams them, and compares; then what the server was asked.
+/// Loads random rows of these types, streams them in text and as one that asks for binary gets them, and compares; then what the
+/// server was asked.
 async fn first_load_and_stream_agree(kinds: &[Kind]) -> String {
     let seed = guitong_tests::seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let server = Postgres::start_with(Options::default().set("log_statement", "all")).await.unwrap();
+    let server =
+        Postgres::start_with(Options::default().set("log_statement", "all").set("log_replication_commands", "on")).await.unwrap();
     server.execute(TYPES).await.unwrap();
     let columns: Vec<String> = kinds.iter().enumerate().map(|(at, (kind, _))| format!("c{at} {kind}")).collect();
     server.execute(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", "))).await.unwrap();
     server.execute(STRANGE_DEFAULTS).await.unwrap();
     server.execute(&insert(&mut random, kinds)).await.unwrap();
-    let exchange = Exchange::new().await;
-    let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
-    assert_eq!(session.load().await.len(), ROWS);
+    let (exchange, other) = (Exchange::new().await, Exchange::new().await);
+    let text = prepared(&server).await;
+    let mut binary = text.clone();
+    config(&mut binary).slot = "binary".to_owned();
+    config(&mut binary).binary = true;
+    let mut sessions = [exchange.connect(&text).await.unwrap(), other.connect(&binary).await.unwrap()];
+    for session in &mut sessions {
+        assert_eq!(session.load().await.len(), ROWS);
+    }
     // A new row is sent whole; of an updated one, what is stored out of line and did not change is not.
     server
         .execute("CREATE TEMP TABLE kept AS TABLE t; DELETE FROM t; INSERT INTO t SELECT * FROM kept ORDER BY id")
         .await
         .unwrap();
-    session.take(2 * ROWS).await;
-    let (loaded, streamed) = (rows_of(&exchange, 'r').await, rows_of(&exchange, 'c').await);
-    assert_eq!((loaded.len(), streamed.len()), (ROWS, ROWS));
-    for (id, row) in &loaded {
-        assert_eq!(row.len(), kinds.len() + 1);
-        for (at, (kind, _)) in kinds.iter().enumerate() {
-            assert_eq!(row[at + 1], streamed[id][at + 1], "row {id}, {kind}: bytes of the first load and of the stream");
+    for session in &mut sessions {
+        session.take(2 * ROWS).await;
+    }
+    let loaded = rows_of(&exchange, 'r').await;
+    let streams = [rows_of(&exchange, 'c').await, rows_of(&other, 'c').await];
+    for (streamed, form) in streams.iter().zip(["text", "binary"]) {
+        assert_eq!((loaded.len(), streamed.len()), (ROWS, ROWS));
+        for (id, row) in &loaded {
+            assert_eq!(row.len(), kinds.len() + 1);
+            for (at, (kind, _)) in kinds.iter().enumerate() {
+                let streamed = &streamed[id][at + 1];
+                assert_eq!(row[at + 1], *streamed, "row {id}, {kind}: bytes of the first load and of the stream in {form}");
+            }
         }
     }
     for (at, (kind, _)) in kinds.iter().enumerate() {
         let different: BTreeSet<_> = loaded.values().map(|row| &row[at + 1]).collect();
         assert!(different.len() > 1, "{kind}: every row has the same bytes, so nothing was compared");
     }
+    let plain = kinds.iter().all(|(kind, _)| PLAIN.contains(kind));
+    assert_eq!((forms(&server, SLOT), forms(&server, "binary")), (vec![false], vec![plain]));
     std::fs::read_to_string(server.log_path()).unwrap()
 }
 

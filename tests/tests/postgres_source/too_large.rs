@@ -3,6 +3,7 @@
 use guitong_schemas::change::Change;
 use guitong_tests::servers::postgres::{Options, Postgres};
 
+use super::binary::binary;
 use super::harness::*;
 use super::in_progress::streamed;
 
@@ -23,6 +24,32 @@ fn assert_short(changes: &[Change], values: usize) {
     for change in changes {
         assert!(change.size() <= values * (33 << 20) + (1 << 20), "{} bytes of one row", change.size());
     }
+}
+
+/// In binary, rows of the first load and of the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_over_the_limit_are_read_past_in_binary_too() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, long text, data bytea, tail text);
+             INSERT INTO t VALUES (1, repeat('桂\t', 15000000), decode(repeat('ab', 100000), 'hex'), 'z'),
+                                  (2, 'short', decode(repeat('cd', 40000000), 'hex'), 'z')",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&binary(&server).await).await.unwrap();
+    let mut all = session.load().await;
+    assert_short(&all, 1);
+    server.execute("INSERT INTO t SELECT id + 2, long, data, tail FROM t ORDER BY id").await.unwrap();
+    let streamed = session.take(2).await;
+    assert_short(&streamed, 1);
+    all.extend(streamed);
+    let wanted = [["long", "", "long"], ["data", "", "data"]];
+    assert_eq!(left_out(&exchange).await, [wanted, wanted].concat());
+    let tails: Vec<bool> = all.iter().map(|change| line(change).ends_with(",z]")).collect();
+    assert_eq!(tails, [true; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Rows of `COPY ... TO STDOUT` as row images: the bytes that the stream would have sent for the same row.
 //!
 //! Where all columns of a table are of types whose binary form is plain, its rows are read in that form: the server then prints no numbers,
-//! dates and places, which is a good part of its work, and the text that it would have printed is written here ([`binary`]). All other
+//! dates and places, which is a good part of its work, and the text that it would have printed is written here ([`super::printed`]). All other
 //! tables are read as lines of text ([`text`]).
 
 mod binary;
@@ -12,11 +12,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use guitong_schemas::change::RowImage;
 
-pub(crate) use self::binary::Printed;
 use super::decode::DecodeError;
-
-/// Bytes of a buffer that many rows share; a row that is larger has one of its own.
-const BUFFER: usize = 64 << 10;
+use super::printed::Printed;
 
 /// The form in which rows of a table are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,12 +80,5 @@ impl CopyRows {
             }
         };
         Ok(Some((RowImage(self.out.split().freeze()), place)))
-    }
-}
-
-/// Room for a row of so many bytes. Growing the old buffer would copy, and give every further row an allocation of its own.
-fn make_room(out: &mut BytesMut, most: usize) {
-    if out.capacity() < most {
-        *out = BytesMut::with_capacity(BUFFER.max(most));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::super::decode::DecodeError;
-use super::make_room;
+use super::super::printed::make_room;
 
 /// A message without its line feed.
 pub(super) fn line(message: &[u8]) -> &[u8] {

@@ -126,12 +126,12 @@ impl Login {
         altered.await.map_err(|error| self.faults.wire("setting `failover` of the replication slot", &error))
     }
 
-    /// Begins to stream after `durable`, which is all that the server may forget until more is confirmed. `patience` is the server's
+    /// Begins to stream after `from`; `durable` is all that the server may forget until more is confirmed. `patience` is the server's
     /// `wal_sender_timeout`.
     pub(crate) async fn start(
         mut self,
         config: &PostgresConfig,
-        durable: Lsn,
+        (from, durable): (Lsn, Lsn),
         patience: Option<Duration>,
     ) -> Result<Wire, SourceError> {
         // Literals of replication commands know no escapes but the doubled quote.
@@ -139,9 +139,10 @@ impl Login {
         // Servers before 16 do not know the option.
         let origin = if config.origin == Origins::None { ", origin 'none'" } else { "" };
         let protocol = if config.streaming { "proto_version '2', streaming 'on'" } else { "proto_version '1'" };
+        let binary = if config.binary { ", binary 'true'" } else { "" };
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {durable} \
-             ({protocol}, publication_names '{publication}', messages 'true'{origin})",
+            "START_REPLICATION SLOT {} LOGICAL {from} \
+             ({protocol}, publication_names '{publication}', messages 'true'{binary}{origin})",
             quote_name(&config.slot)
         );
         let started = async {

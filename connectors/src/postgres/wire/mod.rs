@@ -102,6 +102,16 @@ impl Wire {
         self.status.confirm(lsn);
     }
 
+    /// All that the server may forget.
+    pub(crate) fn durable(&self) -> Lsn {
+        self.status.durable()
+    }
+
+    /// Ends the session, of which nothing more is read.
+    pub(crate) fn end(&self) {
+        self.status.end();
+    }
+
     fn fault(&self, error: &WireError) -> SourceError {
         self.faults.wire("streaming", error)
     }

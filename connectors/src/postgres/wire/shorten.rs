@@ -251,8 +251,9 @@ mod tests {
     use guitong_schemas::change::{Cell, RowBuilder, RowImage};
     use proptest::prelude::*;
 
-    use super::super::super::copy::{CopyRows, Form, Printed};
+    use super::super::super::copy::{CopyRows, Form};
     use super::super::super::decode::{Message, decode};
+    use super::super::super::printed::Printed;
     use super::*;
 
     const KEEP: usize = 16;

@@ -24,6 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Status {
     shared: Arc<Shared>,
+    ended: CancellationToken,
     _end: DropGuard,
 }
 
@@ -41,19 +42,28 @@ impl Status {
         // A quarter of the server's patience, so that one late report does not end the session.
         let interval = patience.map_or(INTERVAL, |patience| (patience / 4).min(INTERVAL));
         let shared = Arc::new(Shared { durable: AtomicU64::new(durable.0), asked: Notify::new() });
-        let end = CancellationToken::new();
-        let (of_task, ended) = (Arc::clone(&shared), end.clone());
+        let ended = CancellationToken::new();
+        let (of_task, of_task_ended) = (Arc::clone(&shared), ended.clone());
         tokio::spawn(async move {
             // The reader sees the same end of the connection and says what it means.
-            if let Err(error) = write(server, &of_task, interval, ended).await {
+            if let Err(error) = write(server, &of_task, interval, of_task_ended).await {
                 tracing::debug!(%error, "the server takes no more reports");
             }
         });
-        Self { shared, _end: end.drop_guard() }
+        Self { shared, _end: ended.clone().drop_guard(), ended }
     }
 
     pub(crate) fn confirm(&self, durable: Lsn) {
         self.shared.durable.fetch_max(durable.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Ordering::Relaxed))
+    }
+
+    /// Tells the server to end the session.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
     }
 
     pub(crate) fn answer(&self) {

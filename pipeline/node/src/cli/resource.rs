@@ -37,10 +37,11 @@ pub(super) struct Resume {
 pub(super) struct Try {
     /// Name of the resource: its file in resources/
     name: String,
-    /// Rows to read from the department's table, which is only read
+    /// Rows to read from the department's table, with what belongs to them in the tables beside it; the database is only read
     #[arg(long, default_value_t = 20, conflicts_with = "input", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
-    /// Take the rows of a file instead, one JSON object a line: column -> value; `-` is standard input. No database is needed
+    /// Take the rows of a file instead, one JSON object a line: column -> value, or of a table beside the resource's own
+    /// {"table": NAME, "row": …}; `-` is standard input. No database is needed
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// One JSON object for each row: key, verdict, reasons, record. The records are whole, whatever their grades
@@ -99,10 +100,10 @@ impl Try {
             None => trial.table(self.limit as usize).await?,
         };
         let view =
-            View { entity: &trial.entity, columns: &trial.columns, values: self.values, color, terminal: terminal_width() };
+            View { entity: &trial.entity, columns: trial.columns(), values: self.values, color, terminal: terminal_width() };
         let mut summary = Summary::default();
         let mut out = std::io::stdout().lock();
-        for outcome in &outcomes {
+        for outcome in outcomes.iter().flatten() {
             summary.add(outcome);
             let text = if self.json { outcome.to_json().to_string() } else { view.outcome(outcome) };
             // Who reads may have seen enough.

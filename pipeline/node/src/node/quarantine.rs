@@ -100,7 +100,7 @@ fn number(date: Date) -> i32 {
 
 fn failed(error: HandleError) -> Failure {
     match error {
-        HandleError::Busy | HandleError::Rebuilding(_) => Failure::no(error.to_string()),
+        HandleError::Busy | HandleError::Rebuilding(_) | HandleError::Grouped => Failure::no(error.to_string()),
         error => Failure::unreachable(error.to_string()),
     }
 }

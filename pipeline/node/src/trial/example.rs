@@ -4,6 +4,8 @@
 //! {"row": {"bh": 1, "qymc": "…"}, "at": "2026-11-23T00:00:00+08:00", "expect": {"verdict": "warning", "reasons": [{"field": "phone", "rule": "phone.form"}], "record": {"name": "…"}}}
 //! ```
 //!
+//! A row of a table beside the resource's own says so, `{"table": "main.bm_zd", "row": {…}}`; nothing is expected of it.
+//!
 //! `at` is the time of the row's change at the source, by which dates in the future are told; now unless given. Of `expect` may stand
 //! `verdict`; `reasons`, then all of them and no others (by field and rule); and `record` (or `records`, where one row makes several), then
 //! with every field that is not null, unless `"partial": true` says that only the fields that stand there are compared. So a line of
@@ -31,6 +33,8 @@ const SHOWN: usize = 100;
 /// A row of a file, and what is expected of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Example {
+    /// The table that it is of; the resource's own unless named.
+    pub(crate) table: Option<String>,
     pub(crate) row: WrittenRow,
     /// When the row changed at the source.
     pub(crate) at: Option<Timestamp>,
@@ -40,6 +44,7 @@ pub(crate) struct Example {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Whole {
+    table: Option<String>,
     row: WrittenRow,
     at: Option<Timestamp>,
     expect: Option<Expect>,
@@ -60,6 +65,8 @@ pub(crate) struct Expect {
     _key: Option<String>,
     #[serde(default, rename = "line")]
     _line: Option<usize>,
+    #[serde(default, rename = "told_with")]
+    _told_with: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -85,11 +92,11 @@ impl<'de> Deserialize<'de> for Example {
         let probe = serde_json::from_str::<Probe<'_>>(line.get());
         let is_whole = probe.is_ok_and(|probe| probe.row.is_some_and(|row| row.get().starts_with('{')));
         if is_whole {
-            let Whole { row, at, expect } = serde_json::from_str(line.get()).map_err(D::Error::custom)?;
-            return Ok(Self { row, at, expect });
+            let Whole { table, row, at, expect } = serde_json::from_str(line.get()).map_err(D::Error::custom)?;
+            return Ok(Self { table, row, at, expect });
         }
         let row = serde_json::from_str(line.get()).map_err(D::Error::custom)?;
-        Ok(Self { row, at: None, expect: None })
+        Ok(Self { table: None, row, at: None, expect: None })
     }
 }
 
@@ -102,7 +109,7 @@ fn file_of(resource: &str) -> String {
 ///
 /// # Errors
 /// When the file cannot be written, or a line was no row.
-pub(crate) fn save(trial: &Trial<'_>, lines: &[Line<Example>], outcomes: &[Outcome]) -> Result<String, Failure> {
+pub(crate) fn save(trial: &Trial<'_>, lines: &[Line<Example>], outcomes: &[Option<Outcome>]) -> Result<String, Failure> {
     let mut text = String::new();
     for (line, outcome) in lines.iter().zip(outcomes) {
         let Ok(example) = &line.content else {
@@ -110,7 +117,8 @@ pub(crate) fn save(trial: &Trial<'_>, lines: &[Line<Example>], outcomes: &[Outco
         };
         let at = example.at.map(|at| at.to_zoned(trial.directory.exchange.time_zone.clone()));
         let at = at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string());
-        let saved = Saved { row: &example.row, at, expect: outcome.expected() };
+        let expect = outcome.as_ref().filter(|outcome| outcome.table.is_none()).map(Outcome::expected);
+        let saved = Saved { table: example.table.as_deref(), row: &example.row, at, expect };
         text += &serde_json::to_string(&saved).map_err(|error| Failure::usage(format!("line {}: {error}", line.number)))?;
         text.push('\n');
     }
@@ -123,10 +131,13 @@ pub(crate) fn save(trial: &Trial<'_>, lines: &[Line<Example>], outcomes: &[Outco
 /// A line as [`Example`] reads it.
 #[derive(Serialize)]
 struct Saved<'s> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<&'s str>,
     row: &'s WrittenRow,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
-    expect: Json,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect: Option<Json>,
 }
 
 /// Runs the examples of every resource of a directory; every difference is a problem with its file, line and field.
@@ -180,12 +191,16 @@ async fn check_resource(directory: &Directory, name: &str, file: &str, bytes: &[
     };
     let mut problems = Vec::new();
     for (line, outcome) in lines.iter().zip(&outcomes) {
-        match &line.content {
-            Err(bad) => problems.push(at_line(line.number, bad.texts().2)),
-            Ok(Example { expect: Some(expect), .. }) => {
+        match (&line.content, outcome) {
+            (Err(bad), _) => problems.push(at_line(line.number, bad.texts().2)),
+            (Ok(Example { expect: Some(expect), .. }), Some(outcome)) => {
                 problems.extend(expect.differences(outcome).into_iter().map(|difference| at_line(line.number, difference)));
             }
-            Ok(_) => {}
+            (Ok(_), Some(Outcome { table: Some(table), reasons, .. })) => {
+                let told = reasons.iter().map(|reason| format!("the row of {table} cannot be read: {}", reason.en));
+                problems.extend(told.map(|told| at_line(line.number, told)));
+            }
+            (Ok(_), _) => {}
         }
     }
     problems

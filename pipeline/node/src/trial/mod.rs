@@ -1,26 +1,29 @@
-//! What a resource's mapping makes of rows, before anything is published: rows of a file or of the department's table go through the
+//! What a resource's mapping makes of rows, before anything is published: rows of a file or of the department's tables go through the
 //! stages that run ([`stages`]), and what became of each is told.
+//!
+//! Rows of tables beside the resource's own are there before any of its own, wherever they stand in a file. Where several rows make one
+//! record, it is told with the last of them.
 
+mod beside;
 mod example;
 mod outcome;
 mod record;
 mod rows;
 mod show;
 mod stages;
+mod written;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use guitong_connectors::publish::PublishSettings;
-use guitong_connectors::registration;
-use guitong_connectors::source::SampleBudget;
-use guitong_normalise::{SourceColumn, source_columns};
+use guitong_normalise::{SourceColumn, SourceOutline, source_outline};
 use guitong_schemas::avro::DecodePlan;
 use guitong_schemas::change::Change;
-use guitong_schemas::contract::{Directory, Name, Resource, System};
+use guitong_schemas::contract::{Directory, Join, JoinKind, Name, Resource, System};
 use guitong_schemas::standard::{Entity, Zone};
 
 use crate::exit::Failure;
-use crate::prepare;
 
 pub(crate) use example::{Example, check, save};
 pub(crate) use outcome::Outcome;
@@ -36,15 +39,17 @@ pub(crate) struct Trial<'d> {
     system: Arc<System>,
     pub(crate) entity: Arc<Entity>,
     /// What the mapping reads.
-    pub(crate) columns: Vec<SourceColumn>,
+    source: SourceOutline,
     plan: DecodePlan,
     settings: PublishSettings,
 }
 
-/// A line of a file on its way: a row that runs, or what is wrong with it.
-struct Entry<'e> {
-    line: usize,
-    row: Result<&'e Example, rows::BadLine>,
+/// A row on its way through the stages.
+#[derive(Debug)]
+struct Row {
+    /// Line of the file that it was read from.
+    line: Option<usize>,
+    change: Change,
 }
 
 impl<'d> Trial<'d> {
@@ -61,7 +66,7 @@ impl<'d> Trial<'d> {
         let zone = Zone::new(directory.exchange.time_zone.clone());
         let refused = |error: String| Failure::usage(format!("resources/{name}.toml: {error}"));
         Ok(Self {
-            columns: source_columns(resource, &directory.standard, &zone).map_err(|error| refused(error.to_string()))?,
+            source: source_outline(resource, &directory.standard, &zone).map_err(|error| refused(error.to_string()))?,
             plan: outcome::plan(entity).map_err(refused)?,
             settings: stages::settings(directory, system)?,
             resource: Arc::clone(resource),
@@ -71,98 +76,62 @@ impl<'d> Trial<'d> {
         })
     }
 
-    /// Tries the first rows of the department's table.
-    ///
-    /// # Errors
-    /// When they cannot be read, or the mapping does not fit their columns.
-    pub(crate) async fn table(&self, limit: usize) -> Result<Vec<Outcome>, Failure> {
-        let budget = SampleBudget { rows: limit, bytes: MAX_INPUT };
-        let sample = registration::sample(&self.system, &self.resource.table, budget).await;
-        let changes = sample.map_err(prepare::failure)?;
-        self.run(changes.into_iter().map(|change| (None, change)).collect()).await
+    /// The columns of the resource's own table that the mapping reads.
+    pub(crate) fn columns(&self) -> &[SourceColumn] {
+        self.source.tables.first().map_or(&[], |own| &own.columns)
     }
 
-    /// Tries the lines of a file; a line that is no row is an outcome of its own.
-    ///
-    /// # Errors
-    /// When the rows lack a column that the mapping reads.
-    pub(crate) async fn lines(&self, lines: &[rows::Line<Example>]) -> Result<Vec<Outcome>, Failure> {
-        let entries: Vec<Entry<'_>> =
-            lines.iter().map(|line| Entry { line: line.number, row: line.content.as_ref().map_err(|bad| *bad) }).collect();
-        let written: Vec<&rows::WrittenRow> = entries.iter().filter_map(|entry| Some(&entry.row.ok()?.row)).collect();
-        self.demand_columns(&written)?;
-        let table = Arc::new(self.table_of(&written));
-        let now = jiff::Timestamp::now();
-        let mut changes = Vec::with_capacity(written.len());
-        for entry in &entries {
-            let Ok(example) = entry.row else { continue };
-            let at_us = example.at.unwrap_or(now).as_microsecond();
-            let change = rows::change(&example.row, entry.line, &table, self.settings.kind, at_us);
-            changes.push((Some(entry.line), change.map_err(|error| Failure::usage(format!("line {}: {error}", entry.line)))?));
-        }
-        let mut ran = self.run(changes).await?.into_iter();
-        // Lines that are no rows stand where they are in the file.
-        Ok(entries
-            .iter()
-            .filter_map(|entry| match entry.row {
-                Ok(_) => ran.next(),
-                Err(bad) => Some(Outcome::unread(entry.line, bad)),
-            })
-            .collect())
+    /// What tells the rows that make one record, where several do.
+    fn group(&self) -> Option<&Join> {
+        self.resource.joins.values().find(|join| join.kind == JoinKind::Group)
     }
 
-    /// Every column that the mapping reads is in one row at least: a column that is in none is mostly misspelt.
-    fn demand_columns(&self, written: &[&rows::WrittenRow]) -> Result<(), Failure> {
-        if written.is_empty() {
-            return Ok(());
+    /// Runs rows; gives what each came to, in their order. Of one of another table than the resource's there is something to tell only
+    /// where it could not be read.
+    async fn run(&self, rows: &[Row]) -> Result<Vec<Option<Outcome>>, Failure> {
+        let is_own = |at: &usize| rows.get(*at).is_some_and(|row| row.change.table.name == self.resource.table);
+        let (own, beside): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(is_own);
+        if own.is_empty() {
+            return Ok(rows.iter().map(|_| None).collect());
         }
-        let missing: Vec<&str> = self
-            .columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .filter(|name| written.iter().all(|row| row.get(name).is_none()))
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
-        let message = format!("the mapping of {} reads {}, which no row has", self.resource.name, names.join(", "));
-        let mut unread: Vec<&str> = Vec::new();
-        for (name, _) in written.iter().flat_map(|row| &row.0) {
-            if !self.columns.iter().any(|column| column.name == *name) && !unread.contains(&name.as_str()) {
-                unread.push(name);
+        let steps = self.steps(rows, &own);
+        let changes = |places: &[usize]| places.iter().filter_map(|at| Some(rows.get(*at)?.change.clone())).collect();
+        let published = (changes(&beside), changes(&own));
+        let fates = stages::run(self.directory, &self.resource, self.settings.clone(), published, &steps).await?;
+        let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
+        for (at, fate) in beside.iter().chain(&own).zip(&fates) {
+            let (Some(Row { line, change }), Some(place)) = (rows.get(*at), outcomes.get_mut(*at)) else { continue };
+            if is_own(at) || !fate.rejections.is_empty() {
+                let outcome = Outcome::new(change, *line, fate, &self.resource.table, (&self.entity, &self.plan));
+                *place = Some(outcome.map_err(|error| Failure::unreachable(format!("a record does not read: {error}")))?);
             }
         }
-        let help = match unread.as_slice() {
-            [] => "write it as null where it is empty".to_owned(),
-            unread => format!("write it as null where it is empty; the rows also have {}, which is not read", unread.join(", ")),
-        };
-        Err(Failure::usage(message).help(help))
-    }
-
-    /// The table that written rows are of. Its key is the declared one, or the first column where that tells the rows apart, or the line.
-    fn table_of(&self, written: &[&rows::WrittenRow]) -> guitong_schemas::table::Table {
-        let name = &self.resource.table;
-        let read: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
-        let declared = self.system.keys.iter().find(|(table, _)| table == name).map(|(_, columns)| columns.clone());
-        let declared = declared.filter(|columns| rows::tell_apart(written, columns));
-        let key = declared.or_else(|| {
-            let first = vec![written.first()?.0.first()?.0.clone()];
-            rows::tell_apart(written, &first).then_some(first)
-        });
-        rows::table(name, key.as_deref(), &read, written.iter().copied())
-    }
-
-    async fn run(&self, changes: Vec<(Option<usize>, Change)>) -> Result<Vec<Outcome>, Failure> {
-        if changes.is_empty() {
-            return Ok(Vec::new());
+        let outcome_of = |place: &usize| own.get(*place).copied();
+        for (last, others) in steps.iter().filter_map(|step| step.split_last()) {
+            let told = outcome_of(last).and_then(|at| outcomes.get(at)?.as_ref()).map(Outcome::key_text);
+            for at in others.iter().filter_map(outcome_of).filter(|_| self.group().is_some()) {
+                if let Some(Some(outcome)) = outcomes.get_mut(at) {
+                    outcome.told_with.clone_from(&told);
+                }
+            }
         }
-        let rows = changes.iter().map(|(_, change)| change.clone()).collect();
-        let fates = stages::run(self.directory, &self.resource, self.settings.clone(), rows).await?;
-        let outcome = |((line, change), fate): (&(Option<usize>, Change), &stages::Fate)| {
-            Outcome::new(change, *line, fate, &self.entity, &self.plan)
-        };
-        let outcomes = changes.iter().zip(&fates).map(outcome).collect::<Result<_, _>>();
-        outcomes.map_err(|error| Failure::unreachable(format!("a record does not read: {error}")))
+        Ok(outcomes)
+    }
+
+    /// The places of the resource's own rows by what is published together: the rows of one record, or all of them.
+    fn steps(&self, rows: &[Row], own: &[usize]) -> Vec<Vec<usize>> {
+        let Some(group) = self.group() else { return vec![(0..own.len()).collect()] };
+        let mut steps: Vec<Vec<usize>> = Vec::new();
+        let mut known: HashMap<Vec<String>, usize> = HashMap::new();
+        for (place, row) in own.iter().enumerate().filter_map(|(place, at)| Some((place, rows.get(*at)?))) {
+            // What tells no record is by itself.
+            let step =
+                outcome::key_of(&row.change, &group.key).map_or(steps.len(), |key| *known.entry(key).or_insert(steps.len()));
+            match steps.get_mut(step) {
+                Some(step) => step.push(place),
+                None => steps.push(vec![place]),
+            }
+        }
+        steps
     }
 }

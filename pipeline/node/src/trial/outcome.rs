@@ -6,6 +6,7 @@ use std::sync::Arc;
 use guitong_schemas::avro::DecodePlan;
 use guitong_schemas::change::{Cell, Change};
 use guitong_schemas::standard::{Entity, Rule};
+use guitong_schemas::table::TableName;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -62,6 +63,8 @@ pub(crate) struct Reason {
 /// One row, and what came of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
+    /// The table beside the resource's own that it is of.
+    pub(crate) table: Option<String>,
     /// `column=value`
     pub(crate) key: Vec<(String, String)>,
     /// Line of the file that the row was read from.
@@ -70,17 +73,21 @@ pub(crate) struct Outcome {
     pub(crate) row: Vec<(String, Option<String>)>,
     pub(crate) reasons: Vec<Reason>,
     pub(crate) records: Vec<Map<String, Json>>,
+    /// Key of the row with which the record is told that both make.
+    pub(crate) told_with: Option<String>,
 }
 
 impl Outcome {
+    /// `own`: the resource's table.
+    ///
     /// # Errors
     /// The text of what a published record does not read by.
     pub(crate) fn new(
         change: &Change,
         line: Option<usize>,
         fate: &Fate,
-        entity: &Entity,
-        plan: &DecodePlan,
+        own: &TableName,
+        (entity, plan): (&Entity, &DecodePlan),
     ) -> Result<Self, String> {
         let row = texts(change);
         let key = change.table.key.iter().filter_map(|&at| row.get(at).cloned());
@@ -109,7 +116,8 @@ impl Outcome {
         }));
         let key = key.collect();
         let row = row.into_iter().filter(|(column, _)| column != LINE).collect();
-        Ok(Self { key, line, row, reasons, records })
+        let table = Some(&change.table.name).filter(|table| *table != own).map(ToString::to_string);
+        Ok(Self { table, key, line, row, reasons, records, told_with: None })
     }
 
     /// A line that is no row.
@@ -118,7 +126,8 @@ impl Outcome {
         let reason =
             Reason { level: Level::Error, field: String::new(), rule: rule.to_owned(), zh: zh.to_owned(), en, value: None };
         let key = vec![("line".to_owned(), line.to_string())];
-        Self { key, line: Some(line), row: Vec::new(), reasons: vec![reason], records: Vec::new() }
+        let (row, records) = (Vec::new(), Vec::new());
+        Self { table: None, key, line: Some(line), row, reasons: vec![reason], records, told_with: None }
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
@@ -168,6 +177,9 @@ impl Outcome {
             if let Some(line) = self.line {
                 object.insert("line".to_owned(), line.into());
             }
+            for (name, text) in [("table", &self.table), ("told_with", &self.told_with)] {
+                object.extend(text.clone().map(|text| (name.to_owned(), text.into())));
+            }
         }
         json
     }
@@ -181,6 +193,16 @@ fn texts(change: &Change) -> Vec<(String, Option<String>)> {
         _ => None,
     };
     change.table.columns.iter().zip(image.cells()).map(|(column, cell)| (column.name.clone(), text(cell))).collect()
+}
+
+/// The values of columns in a change's row, trimmed; `None` where one is empty.
+pub(crate) fn key_of(change: &Change, columns: &[String]) -> Option<Vec<String>> {
+    let row = texts(change);
+    let value = |column: &String| {
+        let (_, value) = row.iter().find(|(name, _)| name == column)?;
+        value.as_deref().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    columns.iter().map(value).collect()
 }
 
 /// `field:rule` of every warning, separated by commas.

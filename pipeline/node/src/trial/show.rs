@@ -43,7 +43,8 @@ impl View<'_> {
         });
         let key: Vec<String> = key.collect();
         let verdict = outcome.verdict();
-        let mut out = format!("{}  {}\n", self.painted(verdict), key.join(", "));
+        let table = outcome.table.as_ref().map(|table| format!("{table} ")).unwrap_or_default();
+        let mut out = format!("{}  {table}{}\n", self.painted(verdict), key.join(", "));
         let none = Map::new();
         let records = if outcome.records.is_empty() { vec![&none] } else { outcome.records.iter().collect() };
         for (at, record) in records.into_iter().enumerate() {
@@ -52,8 +53,14 @@ impl View<'_> {
             }
             self.side_by_side(outcome, record, &mut out);
         }
-        if outcome.records.is_empty() && verdict != Verdict::Rejected {
-            out.push_str("  no record: the resource's `where` leaves the row out, or the row changes nothing\n");
+        match &outcome.told_with {
+            Some(_) if verdict != Verdict::Rejected => {
+                out.push_str("  its record is shown with the last of the rows that make it\n")
+            }
+            None if outcome.records.is_empty() && verdict != Verdict::Rejected => {
+                out.push_str("  no record: the resource's `where` leaves the row out, or the row changes nothing\n");
+            }
+            _ => {}
         }
         for reason in &outcome.reasons {
             let mark = if reason.level == Level::Error { "✗" } else { "!" };

@@ -12,9 +12,9 @@ use guitong_connectors::source::SourceBatch;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, ReadBudget, Record, Role, TopicPartition};
-use guitong_normalise::{Filter, NormaliseContext, Normaliser, NormaliserHandle, Phase, Rejection};
+use guitong_normalise::{Filter, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase, Rejection};
 use guitong_schemas::change::Change;
-use guitong_schemas::contract::{Directory, Resource, System};
+use guitong_schemas::contract::{Directory, JoinKind, Resource, System};
 use guitong_schemas::position::Version;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -43,7 +43,9 @@ pub(crate) fn settings(directory: &Directory, system: &Arc<System>) -> Result<Pu
     Ok(registration::of(system, &directory.exchange, &metrics).0.publish)
 }
 
-/// Runs changes of the resource's table, in their order; tells the fate of each.
+/// Runs changes: those of tables beside the resource's own, then its own, in steps of which each is some of their places; tells the fate
+/// of each change. Where several rows make a record, a step is the rows of one; which of two changes is newer says their order all the
+/// same.
 ///
 /// # Errors
 /// When the mapping does not fit the rows' columns, or the temporary log cannot be written.
@@ -51,13 +53,19 @@ pub(crate) async fn run(
     directory: &Directory,
     resource: &Arc<Resource>,
     settings: PublishSettings,
-    changes: Vec<Change>,
+    (beside, own): (Vec<Change>, Vec<Change>),
+    steps: &[Vec<usize>],
 ) -> Result<Vec<Fate>, Failure> {
     let folder = tempfile::Builder::new().prefix("guitong-try-").tempdir().map_err(broken)?;
     let log = EmbeddedLog::open(&EmbeddedConfig { path: folder.path().join("log.db"), max_bytes: None }).await?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(BuiltinRegistry::open(&log).await.map_err(broken)?);
-    let count = changes.len();
-    publish(&log, &registry, settings, changes).await?;
+    let mut source = Source::open(&log, &registry, settings).await?;
+    let (first, count) = (beside.len() + 1, beside.len() + own.len());
+    source.publish((1..).zip(beside)).await?;
+    source.load(resource.joins.values().map(|join| join.table.to_string()).collect()).await?;
+    let own: Vec<(usize, Change)> = (first..).zip(own).collect();
+    let mut steps = steps.iter().map(|step| step.iter().filter_map(|at| own.get(*at).cloned()).collect::<Vec<_>>());
+    source.publish(steps.next().unwrap_or_default()).await?;
     let context = NormaliseContext {
         log: Arc::new(log.clone()),
         registry,
@@ -74,7 +82,8 @@ pub(crate) async fn run(
         Normaliser::new(context, Arc::clone(resource)).map_err(|error| Failure::usage(error.to_string()))?;
     let stop = CancellationToken::new();
     let running = tokio::spawn(normaliser.run(stop.clone()));
-    let fates = settle(&log, resource, &handle, count).await;
+    let fates = (0..count).map(|_| Fate::default()).collect();
+    let fates = follow(&log, resource, &handle, source, (fates, steps)).await;
     stop.cancel();
     ended(running).await;
     log.close().await;
@@ -86,63 +95,80 @@ async fn ended<T>(running: JoinHandle<T>) {
     let _ = running.await;
 }
 
-/// Publishes the changes, numbered in their order.
-async fn publish(
-    log: &EmbeddedLog,
-    registry: &Arc<dyn SchemaRegistry>,
-    settings: PublishSettings,
-    changes: Vec<Change>,
-) -> Result<(), Failure> {
-    let owned = log.open(&OwnerId::new(Role::Connect, Arc::clone(&settings.system))).await?;
-    let log: Arc<dyn ExchangeLog> = Arc::new(log.clone());
-    let mut publisher = Publisher::new(owned, log, Arc::clone(registry), settings).await.map_err(broken)?;
-    let (mut batch, mut size) = (Vec::new(), 0);
-    let last = changes.len();
-    for (number, mut change) in (1..).zip(changes) {
-        change.version = Version { epoch: 1, commit: number as u64, ..Version::default() };
-        size += change.size();
-        batch.push(change);
-        if size >= BATCH || number == last {
-            let position = Some(Bytes::from(number.to_string()));
-            let changes = std::mem::take(&mut batch);
-            publisher.publish(SourceBatch { changes, position, ..SourceBatch::default() }).await.map_err(broken)?;
-            size = 0;
-        }
-    }
-    Ok(())
+/// What stands for the department's connector.
+struct Source {
+    publisher: Publisher,
+    /// Number of the newest change published last.
+    last: usize,
 }
 
-/// Waits until the stage has worked on everything, and reads what it wrote.
-async fn settle(log: &EmbeddedLog, resource: &Resource, handle: &NormaliserHandle, count: usize) -> Result<Vec<Fate>, Failure> {
-    let end = log.bounds(&TopicPartition::new(resource.raw_topic.as_str(), 0)).await?.end;
-    let mut status = handle.status();
-    let reached = status.wait_for(|status| match &status.phase {
-        Phase::Running => status.offset >= end,
-        Phase::Starting | Phase::WaitingForTopic | Phase::Loading => false,
-        Phase::WaitingForTables(_) | Phase::Paused(_) | Phase::Retrying(_) | Phase::Stopped => true,
-    });
-    let phase = reached.await.map_err(broken)?.phase.clone();
-    match phase {
-        Phase::Running => {}
-        Phase::WaitingForTables(tables) => {
-            let why = format!("resource {} joins {tables}, and only rows of its own table are tried", resource.name);
-            return Err(Failure::usage(why));
-        }
-        Phase::Paused(reason) | Phase::Retrying(reason) => return Err(Failure::usage(reason)),
-        _ => return Err(broken("the stage ended")),
+impl Source {
+    async fn open(log: &EmbeddedLog, registry: &Arc<dyn SchemaRegistry>, settings: PublishSettings) -> Result<Self, Failure> {
+        let owned = log.open(&OwnerId::new(Role::Connect, Arc::clone(&settings.system))).await?;
+        let log: Arc<dyn ExchangeLog> = Arc::new(log.clone());
+        let publisher = Publisher::new(owned, log, Arc::clone(registry), settings).await.map_err(broken)?;
+        Ok(Self { publisher, last: 0 })
     }
-    let mut fates: Vec<Fate> = (0..count).map(|_| Fate::default()).collect();
-    for record in read(log, &format!("std.{}", resource.name)).await? {
-        let version = record.header("guitong-version").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-        if let Some(fate) = version.and_then(|version| fate_of(&mut fates, version)) {
-            fate.records.push(record);
+
+    /// Publishes the changes, each with the number that is its commit.
+    async fn publish(&mut self, changes: impl IntoIterator<Item = (usize, Change)>) -> Result<(), Failure> {
+        let mut changes = changes.into_iter().peekable();
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while let Some((number, mut change)) = changes.next() {
+            self.last = number;
+            change.version = Version { epoch: 1, commit: number as u64, ..Version::default() };
+            size += change.size();
+            batch.push(change);
+            if size >= BATCH || changes.peek().is_none() {
+                let position = Some(Bytes::from(number.to_string()));
+                let changes = std::mem::take(&mut batch);
+                self.publisher.publish(SourceBatch { changes, position, ..SourceBatch::default() }).await.map_err(broken)?;
+                size = 0;
+            }
         }
+        Ok(())
+    }
+
+    /// Says that these tables are there whole.
+    async fn load(&mut self, tables: Vec<String>) -> Result<(), Failure> {
+        if !tables.is_empty() {
+            self.publisher.publish(SourceBatch { loaded: tables, ..SourceBatch::default() }).await.map_err(broken)?;
+        }
+        Ok(())
+    }
+}
+
+/// Publishes step after step, each once the stage has worked on those before it, and reads what it wrote.
+async fn follow(
+    log: &EmbeddedLog,
+    resource: &Resource,
+    handle: &NormaliserHandle,
+    mut source: Source,
+    (mut fates, mut steps): (Vec<Fate>, impl Iterator<Item = Vec<(usize, Change)>>),
+) -> Result<Vec<Fate>, Failure> {
+    let topic = format!("std.{}", resource.name);
+    let is_grouped = resource.joins.values().any(|join| join.kind == JoinKind::Group);
+    let mut from = BTreeMap::new();
+    loop {
+        settle(log, resource, handle).await?;
+        for record in read(log, &topic, &mut from).await? {
+            let version = || record.header("guitong-version").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            let commit = |version: Version| usize::try_from(version.commit).ok();
+            let number = if is_grouped { Some(source.last) } else { version().and_then(commit) };
+            if let Some(fate) = number.and_then(|number| fate_of(&mut fates, number)) {
+                fate.records.push(record);
+            }
+        }
+        let Some(next) = steps.next() else { break };
+        source.publish(next).await?;
     }
     let mut after = None;
     loop {
         let page = handle.list(Filter::default(), after, PAGE).await.map_err(broken)?;
         for item in page.items {
-            if let Some(fate) = item.version.parse().ok().and_then(|version| fate_of(&mut fates, version)) {
+            let version: Option<Version> = item.version.parse().ok();
+            let number = version.and_then(|version| usize::try_from(version.commit).ok());
+            if let Some(fate) = number.and_then(|number| fate_of(&mut fates, number)) {
                 fate.rejections = item.rejections;
             }
         }
@@ -153,30 +179,62 @@ async fn settle(log: &EmbeddedLog, resource: &Resource, handle: &NormaliserHandl
     }
 }
 
-/// The fate of the change that was published under this version.
-fn fate_of(fates: &mut [Fate], version: Version) -> Option<&mut Fate> {
-    fates.get_mut(usize::try_from(version.commit).ok()?.checked_sub(1)?)
+/// Waits until the stage has worked on everything.
+async fn settle(log: &EmbeddedLog, resource: &Resource, handle: &NormaliserHandle) -> Result<(), Failure> {
+    let mut ends = BTreeMap::new();
+    for topic in resource.joins.values().map(|join| &join.raw_topic).chain([&resource.raw_topic]) {
+        if log.partitions(topic).await?.is_some() {
+            ends.insert(topic, log.bounds(&TopicPartition::new(topic.as_str(), 0)).await?.end);
+        }
+    }
+    let is_read = |status: &NormaliserStatus, topic: &String, end: u64| {
+        let next = if *topic == resource.raw_topic { Some(&status.offset) } else { status.joined.get(topic) };
+        next.is_some_and(|next| *next >= end)
+    };
+    let mut status = handle.status();
+    let reached = status.wait_for(|status| match &status.phase {
+        Phase::Running => !status.refreshing && ends.iter().all(|(topic, end)| is_read(status, topic, *end)),
+        Phase::Starting | Phase::WaitingForTopic | Phase::WaitingForTables(_) | Phase::Loading => false,
+        Phase::Paused(_) | Phase::Retrying(_) | Phase::Stopped => true,
+    });
+    let phase = reached.await.map_err(broken)?.phase.clone();
+    match phase {
+        Phase::Running => Ok(()),
+        Phase::Paused(reason) | Phase::Retrying(reason) => Err(Failure::usage(reason)),
+        _ => Err(broken("the stage ended")),
+    }
 }
 
-/// Every record of a topic.
-async fn read(log: &EmbeddedLog, topic: &str) -> Result<Vec<Record>, Failure> {
+/// The fate of the change with this number.
+fn fate_of(fates: &mut [Fate], number: usize) -> Option<&mut Fate> {
+    fates.get_mut(number.checked_sub(1)?)
+}
+
+/// Every record of a topic from where it was read before.
+async fn read(log: &EmbeddedLog, topic: &str, from: &mut BTreeMap<TopicPartition, u64>) -> Result<Vec<Record>, Failure> {
     let mut ends = BTreeMap::new();
     for partition in 0..log.partitions(topic).await?.unwrap_or(0) {
         let at = TopicPartition::new(topic, partition);
         let bounds = log.bounds(&at).await?;
-        ends.insert(at, bounds);
+        let next = from.entry(at.clone()).or_insert(bounds.earliest);
+        if *next < bounds.end {
+            ends.insert(at, bounds.end);
+        }
     }
-    let from = ends.iter().map(|(at, bounds)| (at.clone(), bounds.earliest)).collect();
-    let mut reader = log.reader(from).await?;
     let mut records = Vec::new();
-    ends.retain(|_, bounds| bounds.earliest < bounds.end);
+    if ends.is_empty() {
+        return Ok(records);
+    }
+    let unread = ends.keys().filter_map(|at| Some((at.clone(), *from.get(at)?))).collect();
+    let mut reader = log.reader(unread).await?;
     while !ends.is_empty() {
         let batch = reader.read(ReadBudget { bytes: READ, wait: Duration::from_secs(1) }).await?;
         records.extend(batch.records);
         for (at, next) in batch.next {
-            if ends.get(&at).is_some_and(|bounds| next >= bounds.end) {
+            if ends.get(&at).is_some_and(|end| next >= *end) {
                 ends.remove(&at);
             }
+            from.insert(at, next);
         }
     }
     Ok(records)

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, TopicPartition, loaded};
 
-use super::plan::{ID, JoinPlan, JoinedTable};
-use super::state::Refresh;
-use super::{BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
+use super::plan::{ID, JoinPlan, JoinedTable, is_record};
+use super::state::{BesideRow, Refresh};
+use super::{APART, BESIDE, GROUPS, INPUTS, JOINED, LINKS, REFRESH, USERS};
 use crate::error::SessionError;
+use crate::keyed::ROWS;
+use crate::keyed::overlay::{StateError, Stored};
+use crate::stage::arrival::UNREAD;
 
 /// Entries of a map that one commit removes.
 const PAGE: usize = 1_000;
@@ -34,6 +37,16 @@ pub(crate) struct Load {
     pub(crate) upto: Vec<(TopicPartition, u64)>,
     /// The tables that are read; others may have the same topics.
     pub(crate) ids: Vec<Bytes>,
+    /// The table whose rows make records, where it is among them.
+    group: Option<Grouped>,
+}
+
+/// The table whose rows make records, about to be read.
+#[derive(Debug, Clone, Copy)]
+struct Grouped {
+    id: [u8; ID],
+    /// Its topic holds everything since its first event.
+    is_whole: bool,
 }
 
 impl Load {
@@ -44,16 +57,21 @@ impl Load {
 
     /// Says so, once all of it is committed.
     pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
+        if let Some(group) = &self.group {
+            sweep(owner, group).await?;
+        }
         note(owner, &self.ids, LOADED).await
     }
 }
 
-/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer.
+/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer. `settled` takes the entries of their
+/// events: one that cannot be read this time either makes another.
 pub(crate) async fn standing(
     log: &dyn ExchangeLog,
     owner: &mut dyn OwnedLog,
     plan: &JoinPlan,
     system: &str,
+    settled: &mut Vec<u64>,
 ) -> Result<Standing, SessionError> {
     let id = |table: &JoinedTable| Bytes::copy_from_slice(&table.id);
     let wanted: BTreeSet<Bytes> = plan.tables.iter().map(id).collect();
@@ -61,6 +79,7 @@ pub(crate) async fn standing(
         owner.scan(JOINED, &[], None, PAGE).await?.into_iter().partition(|(id, value)| *value == LOADED && wanted.contains(id));
     // What was read of a table in part is read from the beginning.
     for (gone, _) in rest {
+        unread(owner, &gone, settled).await?;
         forget(owner, &gone).await?;
     }
     let known: BTreeSet<Bytes> = known.into_iter().map(|(id, _)| id).collect();
@@ -69,17 +88,28 @@ pub(crate) async fn standing(
         return Ok(Standing::Ready(topics(log, owner, plan).await?));
     }
     let loaded = loaded::tables(log, system).await?;
-    let missing: BTreeSet<&str> =
-        unread.iter().map(|table| table.table.as_str()).filter(|table| !loaded.contains(*table)).collect();
+    // A record that several rows make is made again with each of them: it waits for none.
+    let joined = unread.iter().filter(|table| !table.is_group()).map(|table| table.table.as_str());
+    let missing: BTreeSet<&str> = joined.filter(|table| !loaded.contains(*table)).collect();
     if !missing.is_empty() {
         return Ok(Standing::Waiting(missing.into_iter().collect::<Vec<_>>().join(", ")));
     }
-    let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect() };
+    let group = unread.iter().find(|table| table.is_group()).map(|table| Grouped { id: table.id, is_whole: true });
+    let mut load = Load { from: Vec::new(), upto: Vec::new(), ids: unread.iter().map(|table| id(table)).collect(), group };
     for topic in unread.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
         // A table without rows has no topic yet.
         if log.partitions(topic).await?.is_some() {
             let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
             let Bounds { earliest, end } = log.bounds(&at).await?;
+            let mut grouped = unread.iter().filter(|table| earliest > 0 && table.is_group() && table.topic == *topic);
+            if let (Some(table), Some(group)) = (grouped.next(), &mut load.group) {
+                group.is_whole = false;
+                tracing::warn!(
+                    system, table = %table.table, earliest,
+                    "the log lets go of older rows of this table: records that they made stay as they were, and others are made of the \
+                     rows that it holds; `guitong system snapshot` reads the table again"
+                );
+            }
             load.from.push((at.clone(), earliest));
             load.upto.push((at, end));
         }
@@ -94,7 +124,7 @@ pub(crate) async fn forget_all(owner: &mut dyn OwnedLog) -> Result<(), SessionEr
         return Ok(());
     }
     // The tables' names go last, so a stop in between begins again.
-    for map in [REFRESH, USERS, LINKS, INPUTS, GROUPS, BESIDE, JOINED] {
+    for map in [REFRESH, USERS, LINKS, INPUTS, GROUPS, APART, BESIDE, JOINED] {
         clear(owner, map, &[]).await?;
     }
     Ok(())
@@ -126,7 +156,8 @@ async fn topics(
     plan: &JoinPlan,
 ) -> Result<Vec<(TopicPartition, u64)>, SessionError> {
     let mut from = Vec::new();
-    for topic in plan.tables.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
+    let joined = plan.tables.iter().filter(|table| !table.is_group());
+    for topic in joined.map(|table| &table.topic).collect::<BTreeSet<_>>() {
         if log.partitions(topic).await?.is_some() {
             let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
             let next = next(log, owner, &at).await?;
@@ -152,10 +183,47 @@ pub(crate) async fn next(log: &dyn ExchangeLog, owner: &dyn OwnedLog, at: &Topic
     }
 }
 
+/// Has every row looked at again that stands in state and is no record of the group: it goes. Where the log let go of rows, their records
+/// stay.
+async fn sweep(owner: &mut dyn OwnedLog, Grouped { id, is_whole }: &Grouped) -> Result<(), SessionError> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = owner.scan(ROWS, &[], after.as_deref(), PAGE).await?;
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|(key, _)| key.clone());
+        let is_left = |key: &Bytes| key.first() == Some(&UNREAD) || !is_whole && is_record(key);
+        let records = page.iter().filter(|(key, _)| !is_left(key));
+        let groups: Vec<Bytes> = records.map(|(key, _)| Bytes::from([&id[..], key].concat())).collect();
+        let known = owner.get(GROUPS, &groups).await?;
+        let gone = groups.into_iter().zip(known).filter(|(_, known)| known.is_none());
+        let refresh = |(key, _)| StateChange { map: REFRESH.into(), key, value: Some(Refresh::default().encode()) };
+        owner.append(Batch { state: gone.map(refresh).collect(), ..Batch::default() }).await?;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Finds the entries of a table's events that could not be read.
+async fn unread(owner: &dyn OwnedLog, id: &[u8], entries: &mut Vec<u64>) -> Result<(), SessionError> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = owner.scan(BESIDE, id, after.as_deref(), PAGE).await?;
+        for (_, bytes) in &page {
+            let row = BesideRow::decode(bytes).map_err(|error| StateError::Codec { map: BESIDE, error })?;
+            entries.extend(row.open.iter().map(|open| open.seq));
+        }
+        after = page.last().map(|(key, _)| key.clone());
+        if page.len() < PAGE {
+            return Ok(());
+        }
+    }
+}
+
 /// Removes a table's rows. What used them is made again, with the joins of now.
 async fn forget(owner: &mut dyn OwnedLog, id: &Bytes) -> Result<(), SessionError> {
     debug_assert_eq!(id.len(), ID);
-    for map in [BESIDE, GROUPS, REFRESH] {
+    for map in [BESIDE, GROUPS, APART, REFRESH] {
         clear(owner, map, id).await?;
     }
     let state = vec![

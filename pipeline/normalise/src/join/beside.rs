@@ -7,6 +7,7 @@ use guitong_log::OwnedLog;
 use guitong_schemas::avro::decode::Envelope;
 use guitong_schemas::change::Operation;
 use guitong_schemas::position::Version;
+use smallvec::SmallVec;
 
 use super::GroupKey;
 use super::cell::Kept;
@@ -14,14 +15,11 @@ use super::overlay::JoinOverlay;
 use super::plan::{FIRST_JOINED, Find, JoinPlan, JoinedTable, Pick, key_text};
 use super::state::{BesideRow, Group, GroupRow};
 use crate::keyed::overlay::{Cached, Overlay, StateError};
+use crate::keyed::row::Open;
 use crate::mapping::column::{Cell, Row};
 use crate::mapping::{Bound, Formula, Refusal};
 use crate::stage::arrival::{Arrival, Body, Fault};
 use crate::transform::{Raw, columns_of, unreadable_of};
-
-/// Most rows that one key has, and most bytes of them: a record is made of all at once.
-const MAX_ROWS: usize = 5_000;
-const MAX_BYTES: usize = 4 << 20;
 
 /// What a version of a row was made of, beside itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,10 +58,20 @@ enum Found<'g> {
 impl JoinPlan {
     /// What is joined to a row; without `groups` nothing is found. `Err`: the rows of this key are not loaded.
     pub(crate) fn join<'g>(&self, row: &Row<'_, '_>, groups: Option<&'g Cached<Group>>) -> Result<Beside<'g>, GroupKey> {
+        self.join_of(row, None, groups)
+    }
+
+    /// As [`JoinPlan::join`], for a record that is made of the rows of `own`.
+    pub(crate) fn join_of<'g>(
+        &self,
+        row: &Row<'_, '_>,
+        own: Option<&GroupKey>,
+        groups: Option<&'g Cached<Group>>,
+    ) -> Result<Beside<'g>, GroupKey> {
         let mut uses = Uses::default();
         let mut found: Vec<Found<'g>> = Vec::with_capacity(self.finds.len());
         for find in &self.finds {
-            found.push(self.look(find, row, &found, groups, &mut uses)?);
+            found.push(self.look(find, (row, own), &found, groups, &mut uses)?);
         }
         let cells = self.cells.iter().map(|cell| self.cell(*cell, &found)).collect();
         let lists = self.lists.iter().map(|find| found.get_mut(*find).map_or_else(|| Ok(Vec::new()), Found::take)).collect();
@@ -73,7 +81,7 @@ impl JoinPlan {
     fn look<'g>(
         &self,
         find: &Find,
-        row: &Row<'_, '_>,
+        (row, own): (&Row<'_, '_>, Option<&GroupKey>),
         before: &[Found<'g>],
         groups: Option<&'g Cached<Group>>,
         uses: &mut Uses,
@@ -93,15 +101,24 @@ impl JoinPlan {
                 },
             }
         }
-        let Some(key) = table.group(parts.iter().map(String::as_str)) else { return Ok(Found::Missing) };
+        let key = if table.is_group() { own.cloned() } else { table.group(parts.iter().map(String::as_str)) };
+        let Some(key) = key else { return Ok(Found::Missing) };
         let Some(groups) = groups else { return Ok(Found::Missing) };
         if !groups.is_loaded(&key) {
             return Err(key);
         }
-        let rows = groups.get(&key).map_or(&[][..], |group| group.rows.as_slice());
-        if !uses.groups.contains(&key) {
+        let rows = match groups.get(&key) {
+            None => Some(&[][..]),
+            Some(group) if group.is_too_large() => None,
+            Some(group) => match group.rows() {
+                None => return Err(key),
+                rows => rows,
+            },
+        };
+        if !table.is_group() && !uses.groups.contains(&key) {
             uses.groups.push(key);
         }
+        let Some(rows) = rows else { return Ok(Found::Refused(Refusal::TooManyRows)) };
         let found = table.pick(&find.pick, rows).unwrap_or_else(Found::Refused);
         uses.newest = found.newest().max(uses.newest);
         Ok(found)
@@ -124,6 +141,11 @@ impl JoinPlan {
 }
 
 impl JoinedTable {
+    /// Whether the table's condition holds for any of the rows.
+    pub(super) fn means_any(&self, rows: &[GroupRow]) -> Result<bool, Refusal> {
+        Ok(matches!(self.pick(&Pick::Last, rows)?, Found::Row(_)))
+    }
+
     /// The row that is meant, or all of them, of those of one key.
     fn pick<'g>(&self, pick: &Pick, rows: &'g [GroupRow]) -> Result<Found<'g>, Refusal> {
         let last = |rows: &mut dyn Iterator<Item = &'g GroupRow>, when: Option<&Formula>| {
@@ -190,12 +212,39 @@ pub(crate) struct BesideChange {
     now: Option<(Option<GroupKey>, Vec<Kept>)>,
 }
 
+impl BesideChange {
+    pub(crate) fn table(&self) -> usize {
+        self.table
+    }
+
+    /// The row is there, and nothing finds it.
+    pub(crate) fn has_no_key(&self) -> bool {
+        matches!(self.now, Some((None, _)))
+    }
+
+    /// The groups that the row is in by what is stored, and comes into.
+    pub(crate) fn groups(&self, joins: &JoinOverlay) -> SmallVec<[GroupKey; 2]> {
+        let old = joins.rows.get(&self.key).and_then(|row| row.group.clone());
+        let new = self.now.as_ref().and_then(|(group, _)| group.clone());
+        old.into_iter().chain(new).collect()
+    }
+}
+
 /// What the event of a joined table came to.
 #[derive(Debug)]
 pub(crate) enum BesideEvent {
     Changes { changes: Vec<BesideChange>, source_ts_us: i64 },
     Truncate,
     Faulty(Fault),
+}
+
+impl BesideEvent {
+    pub(crate) fn changes(&self) -> &[BesideChange] {
+        match self {
+            Self::Changes { changes, .. } => changes,
+            Self::Truncate | Self::Faulty(_) => &[],
+        }
+    }
 }
 
 /// What is known of a writer's schema, for a table and an id.
@@ -216,19 +265,14 @@ pub(crate) async fn read(
         let source = arrival.key.clone().unwrap_or_default();
         keys.extend(plan.of_topic(&arrival.record.at.topic).map(|(_, table)| table.row_key(&source)));
     }
-    joins.rows.load(owner, keys.iter().cloned()).await?;
-    let old: Vec<_> = keys.iter().filter_map(|key| joins.rows.get(key)?.group.clone()).collect();
-    joins.groups.load(owner, old).await?;
+    joins.load_known(owner, plan, &keys).await?;
     let mut latest = Latest::default();
     let mut events = HashMap::new();
     for (place, arrival) in beside() {
         let event = read_one(plan, arrival, bindings, joins, &mut latest);
         events.insert(place, event.unwrap_or_else(BesideEvent::Faulty));
     }
-    let new = events.values().flat_map(|event| match event {
-        BesideEvent::Changes { changes, .. } => changes.as_slice(),
-        BesideEvent::Truncate | BesideEvent::Faulty(_) => &[],
-    });
+    let new = events.values().flat_map(BesideEvent::changes);
     let new: Vec<GroupKey> = new.filter_map(|change| change.now.as_ref()?.0.clone()).collect();
     joins.groups.load(owner, new).await?;
     Ok(events)
@@ -255,8 +299,12 @@ fn read_one(
                 let bound = bindings(at, schema)?;
                 let raw = arrival.raw();
                 let envelope = bound.plan.envelope(raw.avro).map_err(|_| Fault::Decode)?;
-                if envelope.operation == Operation::Truncate {
-                    return Ok(BesideEvent::Truncate);
+                match envelope.operation {
+                    Operation::Truncate => return Ok(BesideEvent::Truncate),
+                    // A row that goes needs no column.
+                    Operation::Delete => {}
+                    _ if bound.refuses => return Err(Fault::Columns),
+                    _ => {}
                 }
                 source_ts_us = envelope.source_ts_us.unwrap_or(source_ts_us);
                 let key = table.row_key(&source()?);
@@ -299,81 +347,63 @@ fn cells_of<'k>(
 
 fn kept_of<'j>(joins: &'j JoinOverlay, key: &[u8], source: &[u8]) -> Option<&'j [Kept]> {
     let group = joins.rows.get(key)?.group.as_ref()?;
-    joins.groups.get(group)?.row(source).map(|row| row.cells.as_slice())
+    joins.known(group, source).map(|row| row.cells.as_slice())
 }
 
-/// Takes a change over; what used the rows of its keys is made again where `follows` says so.
-///
-/// # Errors
-/// [`Fault::ManyRows`] where the key has too many rows already; the row is found by nothing then.
+/// Takes a change over; gives the groups whose rows are others now. What used them is made again where `follows` says so.
 pub(crate) fn apply(
     joins: &mut JoinOverlay,
     plan: &JoinPlan,
     change: BesideChange,
     source_ts_us: i64,
     follows: impl Fn(&JoinedTable) -> bool,
-) -> Result<(), Fault> {
+) -> SmallVec<[GroupKey; 2]> {
     let BesideChange { table, key, source, version, now } = change;
     let old = joins.rows.get(&key).cloned();
     // A delete and the tombstone after it have one version.
     if old.as_ref().is_some_and(|old| if now.is_some() { version <= old.version } else { version < old.version }) {
-        return Ok(());
+        return SmallVec::new();
     }
     let (group, cells) = now.map_or((None, None), |(group, cells)| (group, Some(cells)));
-    let old_group = old.and_then(|old| old.group);
-    let is_same = old_group == group && {
-        let known = group.as_ref().and_then(|group| joins.groups.get(group)?.row(&source));
-        known.map(|row| &row.cells) == cells.as_ref().filter(|_| group.is_some())
-    };
-    let is_followed = plan.tables.get(table).is_some_and(follows);
-    let follow = |joins: &mut JoinOverlay, group: &GroupKey| {
-        if is_followed && !is_same {
-            joins.follow(group.clone(), version, source_ts_us);
-        }
-    };
+    let BesideRow { group: old_group, open, .. } = old.unwrap_or_default();
+    // A row that is gone has no event that is still to come.
+    let (settled, open): (SmallVec<[Open; 1]>, _) = open.into_iter().partition(|open| open.version <= version || cells.is_none());
+    joins.settle(settled.into_iter().map(|open| open.seq));
+    joins.note_taken(&key, version);
+    let is_same = old_group == group
+        && group.as_ref().and_then(|group| joins.known(group, &source)).map(|row| &row.cells)
+            == cells.as_ref().filter(|_| group.is_some());
+    let mut changed: SmallVec<[GroupKey; 2]> = old_group.iter().cloned().collect();
     if let Some(group) = &old_group {
-        leave(joins, group, &source);
-        follow(joins, group);
+        joins.leave(group, &source);
     }
-    let Some(cells) = cells else {
-        joins.rows.remove(key);
-        return Ok(());
-    };
-    let Some(group) = group else {
-        joins.rows.put(key, BesideRow { version, group: None });
-        return Ok(());
-    };
-    let mut rows = joins.groups.take(&group).unwrap_or_default();
-    let row = GroupRow { source, version, cells };
-    let fits = rows.rows.len() < MAX_ROWS && rows.size() + row.size() <= MAX_BYTES;
-    if fits {
-        let is_before = |other: &GroupRow| plan.tables.get(table).is_some_and(|table| table.order(other, &row).is_lt());
-        let place = rows.rows.partition_point(is_before);
-        rows.rows.insert(place, row);
+    match (group, cells) {
+        (_, None) => joins.rows.remove(key),
+        (None, Some(_)) => joins.rows.put(key, BesideRow { version, group: None, open }),
+        (Some(group), Some(cells)) => {
+            joins.enter(plan, table, &group, GroupRow { source, version, cells });
+            if !changed.contains(&group) {
+                changed.push(group.clone());
+            }
+            joins.rows.put(key, BesideRow { version, group: Some(group), open });
+        }
     }
-    joins.groups.put(group.clone(), rows);
-    follow(joins, &group);
-    joins.rows.put(key, BesideRow { version, group: fits.then_some(group) });
-    if fits { Ok(()) } else { Err(Fault::ManyRows) }
-}
-
-/// Takes a row out of a group.
-fn leave(joins: &mut JoinOverlay, group: &GroupKey, source: &[u8]) {
-    let Some(mut rows) = joins.groups.take(group) else { return };
-    rows.rows.retain(|row| row.source != source);
-    if rows.rows.is_empty() {
-        joins.groups.remove(group.clone());
-    } else {
-        joins.groups.put(group.clone(), rows);
+    if is_same {
+        return SmallVec::new();
     }
+    if plan.tables.get(table).is_some_and(follows) {
+        changed.iter().for_each(|group| joins.follow(group.clone(), version, source_ts_us));
+    }
+    changed
 }
 
 /// Takes rows of a truncated table out that are older than the truncate.
 pub(crate) fn empty(joins: &mut JoinOverlay, key: Bytes, source: &[u8], truncate: (Version, i64), follows: bool) {
     let (version, source_ts_us) = truncate;
     let Some(row) = joins.rows.get(&key).cloned().filter(|row| row.version < version) else { return };
+    joins.settle(row.open.into_iter().map(|open| open.seq));
     if let Some(group) = row.group {
-        leave(joins, &group, source);
+        joins.leave(&group, source);
         if follows {
             joins.follow(group, version, source_ts_us);
         }

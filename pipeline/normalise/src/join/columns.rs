@@ -165,11 +165,11 @@ impl ColumnSet {
     }
 
     /// The columns of the resource's table, and the joins that any field reads.
-    pub(crate) fn finish(mut self) -> Result<(Vec<String>, Option<JoinPlan>), MappingError> {
+    pub(crate) fn finish(mut self, revision: u32) -> Result<(Vec<String>, Option<JoinPlan>), MappingError> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        self.plan.tables.iter_mut().for_each(JoinedTable::identify);
+        self.plan.tables.iter_mut().for_each(|table| table.identify(revision));
         Ok((self.own, (!self.plan.tables.is_empty()).then_some(self.plan)))
     }
 

@@ -10,7 +10,8 @@
 //! |---|---|---|
 //! | `joined` | id of a joined table | empty: its rows are all there; 1: they are being read |
 //! | `beside` | id, source key of its row | [`state::BesideRow`] |
-//! | `groups` | id, values of the key: [`GroupKey`] | [`state::Group`], the rows of that key |
+//! | `groups` | id, values of the key: [`GroupKey`] | [`state::Group`], the rows of that key, or how many they are |
+//! | `apart` | group key, source key of its row | [`state::GroupRow`], a row of a group that is too large for one value |
 //! | `users` | group key, source key of a resource's row | empty |
 //! | `links` | source key of a resource's row | [`state::Links`], what its versions used |
 //! | `inputs` | source key, version | [`state::Input`], the event as it came |
@@ -23,6 +24,7 @@ pub(crate) mod columns;
 pub(crate) mod merge;
 pub(crate) mod overlay;
 pub(crate) mod plan;
+mod records;
 mod refresh;
 pub(crate) mod stage;
 pub(crate) mod state;
@@ -30,6 +32,7 @@ pub(crate) mod state;
 pub(crate) const JOINED: &str = "joined";
 pub(crate) const BESIDE: &str = "beside";
 pub(crate) const GROUPS: &str = "groups";
+pub(crate) const APART: &str = "apart";
 pub(crate) const USERS: &str = "users";
 pub(crate) const LINKS: &str = "links";
 pub(crate) const INPUTS: &str = "inputs";

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use guitong_log::{MAX_RECORD, OwnedLog};
 
-use super::beside::{self, BesideEvent, Uses};
-use super::overlay::Made;
+use super::beside::{self, BesideChange, BesideEvent, Uses};
+use super::overlay::{Made, note_event};
 use super::plan::JoinedTable;
+use super::refresh::Version;
 use super::state::Input;
 use super::{BESIDE, GroupKey};
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
 use crate::mapping::column::Row;
 use crate::mapping::{Bound, Columns};
-use crate::stage::arrival::{Arrival, Body, Fault};
-use crate::stage::binding::{Binding, Unfit};
+use crate::stage::arrival::{Arrival, Body, Fault, UNREAD};
+use crate::stage::binding::{Binding, OWN, Unfit};
 use crate::stage::worker::{Ends, Verdict, Worker};
 use crate::transform::{columns_of, unreadable_of};
 
@@ -24,6 +25,11 @@ use crate::transform::{columns_of, unreadable_of};
 const TRUNCATE_PAGE: usize = 1_000;
 /// Room that the log needs around an event that is kept.
 const MARGIN: usize = 64 << 10;
+
+/// Bytes of joined rows that a batch holds at once; rows that need more are worked on behind a commit.
+const ROOM: usize = 16 << 20;
+/// Rows whose joined ones are looked for at a time.
+const CHUNK: usize = 256;
 
 /// Events of joined tables by their places among the arrivals.
 pub(crate) type BesideEvents = HashMap<usize, BesideEvent>;
@@ -38,9 +44,14 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    /// Whether what used a table's rows is made again when they change.
+    /// Whether what used a table's rows is made again when they change; records that they make are made of the first as well.
     fn follows(&self, table: &JoinedTable) -> bool {
-        !self.loading.iter().any(|id| **id == table.id)
+        table.is_group() || !self.loading.iter().any(|id| **id == table.id)
+    }
+
+    /// Has every schema be judged anew.
+    pub(crate) fn forget_bindings(&mut self) {
+        self.bindings.clear();
     }
 }
 
@@ -49,6 +60,13 @@ impl Worker {
     pub(crate) fn is_bound_beside(&self, topic: &str, schema: u32) -> bool {
         let is_bound = |at: usize| self.joining.bindings.get(&at).is_some_and(|(bound, _)| *bound == schema);
         self.mapping.joins.as_ref().is_none_or(|plan| plan.of_topic(topic).all(|(at, _)| is_bound(at)))
+    }
+
+    /// Whether events of a joined table's topic are kept out for what became of a column.
+    pub(crate) fn is_set_aside_beside(&self, topic: &str, schema: u32) -> bool {
+        let is_kept_out =
+            |at: usize| matches!(self.joining.bindings.get(&at), Some((of, Ok(bound))) if *of == schema && bound.refuses);
+        self.mapping.joins.as_ref().is_some_and(|plan| plan.of_topic(topic).any(|(at, _)| is_kept_out(at)))
     }
 
     /// Binds an event's schema for the joined tables of its topic; gives the reason where nothing more may be read.
@@ -61,12 +79,10 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let Some(plan) = &mapping.joins else { return Ok(None) };
         for (at, _) in plan.of_topic(&arrival.record.at.topic) {
-            // The resource's own table comes first among those that are read.
-            let table = at + 1;
+            let table = OWN + 1 + at;
             let binding = match self.read_schema(table, schema).await? {
                 None => Err(Fault::Schema),
                 Some(bound) => match self.judge(table, bound, arrival, schema, live).await? {
-                    Ok(bound) if bound.refuses => Err(Fault::Columns),
                     Ok(bound) => Ok(Arc::new(bound)),
                     Err(unfit) => return Ok(Some(unfit)),
                 },
@@ -95,28 +111,79 @@ impl Worker {
         let own: Vec<(&Arrival, Option<&Columns>)> =
             arrivals.iter().filter(|arrival| !arrival.is_beside).map(|arrival| (arrival, None)).collect();
         overlay.joins.links.load(owner, own.iter().filter_map(|(arrival, _)| arrival.source.clone())).await?;
-        self.load_groups(owner, overlay, &own).await?;
+        self.load_groups(owner, overlay, &own, 1).await?;
+        // The newest event of each record that rows of a group make is kept.
+        let records = |change: &BesideChange| -> Vec<Bytes> {
+            let table = plan.tables.get(change.table());
+            let groups = change.groups(&overlay.joins).into_iter();
+            groups.filter_map(|group| table?.record_of(&group)).collect()
+        };
+        let records: Vec<Bytes> = events.values().flat_map(BesideEvent::changes).flat_map(records).collect();
+        overlay.joins.links.load(owner, records).await?;
         Ok(events)
     }
 
-    /// Loads the rows that events are joined to; with what is known of columns that they leave out, else by the rows' state.
+    /// Loads the rows that events are joined to, of the first `must` in any case and of the others as many as there is room for; with
+    /// what is known of columns that they leave out, else by the rows' state.
     pub(super) async fn load_groups(
         &self,
         owner: &dyn OwnedLog,
         overlay: &mut Overlay,
         own: &[(&Arrival, Option<&Columns>)],
+        must: usize,
+    ) -> Result<(), SessionError> {
+        let missing = |overlay: &Overlay, at: usize| {
+            let (arrival, columns) = own.get(at)?;
+            self.wants(overlay, arrival, *columns)
+        };
+        self.load_found(owner, overlay, own.len(), missing, must).await
+    }
+
+    /// As [`Worker::load_groups`], for `count` rows of which `missing` tells the next key whose rows are not loaded.
+    pub(super) async fn load_found(
+        &self,
+        owner: &dyn OwnedLog,
+        overlay: &mut Overlay,
+        count: usize,
+        missing: impl Fn(&Overlay, usize) -> Option<GroupKey>,
+        must: usize,
     ) -> Result<(), SessionError> {
         let Some(plan) = &self.mapping.joins else { return Ok(()) };
-        // One that is found by what another found is known only once that one is loaded.
-        for _ in 0..plan.finds.len() {
-            let wanted: Vec<GroupKey> =
-                own.iter().filter_map(|(arrival, columns)| self.wants(overlay, arrival, *columns)).collect();
-            if wanted.is_empty() {
+        let mut room = ROOM;
+        for first in (0..count).step_by(CHUNK) {
+            // One that is found by what another found is known only once that one is loaded.
+            for _ in 0..plan.finds.len() {
+                let rows = first..count.min(first + CHUNK);
+                let wanted: Vec<(GroupKey, bool)> = rows.filter_map(|at| Some((missing(overlay, at)?, at < must))).collect();
+                if wanted.is_empty() {
+                    break;
+                }
+                room = overlay.joins.load_rows(owner, plan, &wanted, room).await?;
+            }
+            if room == 0 {
                 break;
             }
-            overlay.joins.groups.load(owner, wanted).await?;
         }
         Ok(())
+    }
+
+    /// How events of a group's rows are read, by the schemas of their writers.
+    pub(super) async fn bind_group(&self, versions: &[Version]) -> Result<HashMap<u32, Arc<Bound>>, SessionError> {
+        let mut bounds = HashMap::new();
+        let table = self.mapping.joins.iter().find_map(|plan| plan.tables.iter().position(JoinedTable::is_group));
+        let Some(table) = table else { return Ok(bounds) };
+        for version in versions {
+            let Body::Framed { schema } = version.arrival.body else { continue };
+            if bounds.contains_key(&schema) {
+                continue;
+            }
+            let bound = match self.joining.bindings.get(&table) {
+                Some((of, Ok(bound))) if *of == schema => Some(Arc::clone(bound)),
+                _ => self.read_schema(OWN + 1 + table, schema).await?.map(Arc::new),
+            };
+            bounds.extend(bound.map(|bound| (schema, bound)));
+        }
+        Ok(bounds)
     }
 
     /// The first key that an event's row is joined by and whose rows are not loaded.
@@ -140,22 +207,47 @@ impl Worker {
     }
 
     /// Takes over one event of a joined table; `true` for a truncate, which is left to the caller.
-    pub(crate) fn take_beside(&self, overlay: &mut Overlay, event: Option<BesideEvent>) -> Result<bool, Fault> {
-        let Some(plan) = &self.mapping.joins else { return Ok(false) };
-        match event {
-            None => Ok(false),
-            Some(BesideEvent::Truncate) => Ok(true),
-            Some(BesideEvent::Faulty(fault)) => Err(fault),
-            Some(BesideEvent::Changes { changes, source_ts_us }) => {
-                let mut taken = Ok(false);
-                for change in changes {
-                    let follows = |table: &JoinedTable| self.joining.follows(table);
-                    let result = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
-                    taken = taken.and(result.map(|()| false));
-                }
-                taken
+    pub(crate) fn take_beside(
+        &mut self,
+        overlay: &mut Overlay,
+        arrival: &Arrival,
+        event: Option<BesideEvent>,
+    ) -> Result<bool, Fault> {
+        let mapping = Arc::clone(&self.mapping);
+        let Some(plan) = &mapping.joins else { return Ok(false) };
+        if arrival.is_of_group() && arrival.entry.is_none() {
+            self.metrics.bytes.inc_by(arrival.record.value.as_ref().map_or(0, |value| value.len() as u64));
+            overlay.totals.received += u64::from(arrival.record.value.is_some());
+        }
+        let (changes, source_ts_us) = match event {
+            None => return Ok(false),
+            Some(BesideEvent::Truncate) => return Ok(true),
+            Some(BesideEvent::Faulty(fault)) => return Err(fault),
+            Some(BesideEvent::Changes { changes, source_ts_us }) => (changes, source_ts_us),
+        };
+        if arrival.is_of_group() {
+            self.newest_source_us = self.newest_source_us.max(Some(source_ts_us));
+            if !fits(arrival) {
+                return Err(Fault::TooLarge);
             }
         }
+        let mut taken = Ok(false);
+        for change in changes {
+            let table = plan.tables.get(change.table()).filter(|table| table.is_group());
+            if table.is_some() && change.has_no_key() {
+                taken = Err(Fault::Group);
+            }
+            let follows = |table: &JoinedTable| self.joining.follows(table);
+            let changed = beside::apply(&mut overlay.joins, plan, change, source_ts_us, follows);
+            for record in changed.iter().filter_map(|group| table?.record_of(group)) {
+                note_event(overlay, &record, arrival);
+            }
+        }
+        if arrival.source.is_none() {
+            // Run again, it is read, or a newer event of its row was.
+            overlay.joins.settle(arrival.entry);
+        }
+        taken
     }
 
     /// Removes every row of a joined table that was read before the truncate, a page at a time; the offset moves with the last.
@@ -175,9 +267,9 @@ impl Worker {
                 let last = page.len() < TRUNCATE_PAGE;
                 let mut overlay = Overlay::new(self.counters.clone());
                 let keys: Vec<Bytes> = page.into_iter().map(|(key, _)| key).collect();
-                overlay.joins.rows.load(owner, keys.iter().cloned()).await?;
-                let groups: Vec<_> = keys.iter().filter_map(|key| overlay.joins.rows.get(key)?.group.clone()).collect();
-                overlay.joins.groups.load(owner, groups).await?;
+                if let Some(plan) = &mapping.joins {
+                    overlay.joins.load_known(owner, plan, &keys).await?;
+                }
                 after = keys.last().cloned();
                 for key in keys {
                     let source = key.slice(table.id.len()..);
@@ -189,7 +281,21 @@ impl Worker {
                 }
             }
         }
+        if mapping.group().is_some_and(|table| *table.topic == *arrival.record.at.topic) {
+            // Rows of which nothing could be read stand beside the records.
+            return self.truncate(owner, arrival, &[UNREAD], offsets).await;
+        }
         self.commit(owner, Overlay::new(self.counters.clone()), Vec::new(), offsets).await
+    }
+
+    /// Lets go of entries of joined tables' events that are read again.
+    pub(crate) async fn let_go(&mut self, owner: &mut dyn OwnedLog, entries: Vec<u64>) -> Result<(), SessionError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut overlay = Overlay::new(self.counters.clone());
+        overlay.joins.settle(entries);
+        self.commit(owner, overlay, Vec::new(), Ends::new()).await
     }
 
     /// What is kept of a version that was made just now, so that it can be made again.

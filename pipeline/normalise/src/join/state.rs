@@ -3,36 +3,52 @@
 use bytes::Bytes;
 use guitong_log::{Headers, Record, TopicPartition};
 use guitong_schemas::position::Version;
+use smallvec::SmallVec;
 
 use super::cell::Kept;
-use super::{BESIDE, GROUPS, GroupKey, LINKS};
+use super::{APART, BESIDE, GROUPS, GroupKey, LINKS};
 use crate::keyed::codec::{CodecError, Reader, Writer};
 use crate::keyed::overlay::Stored;
+use crate::keyed::row::Open;
 use crate::mapping::Columns;
 
 const FORMAT: u8 = 1;
 
 /// One row of a joined table: where its values stand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BesideRow {
+    /// Zero where no event of the row could be read.
     pub(crate) version: Version,
     /// `None`: a part of its key is empty, so nothing finds it.
     pub(crate) group: Option<GroupKey>,
+    /// Entries of its events that could not be read, in their order.
+    pub(crate) open: SmallVec<[Open; 1]>,
 }
+
+/// Of a row with open entries, which are few.
+const FORMAT_OPEN: u8 = 2;
 
 impl Stored for BesideRow {
     const MAP: &'static str = BESIDE;
 
     fn encode(&self) -> Bytes {
-        let mut out = Writer::new(FORMAT, 64);
+        let mut out = Writer::new(if self.open.is_empty() { FORMAT } else { FORMAT_OPEN }, 64);
         out.version(self.version);
         out.optional(self.group.as_deref());
+        for open in &self.open {
+            out.number(open.seq);
+            out.version(open.version);
+        }
         out.finish()
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let mut from = Reader::new(bytes, FORMAT)?;
-        let row = Self { version: from.version()?, group: from.optional()? };
+        let has_open = bytes.first() == Some(&FORMAT_OPEN);
+        let mut from = Reader::new(bytes, if has_open { FORMAT_OPEN } else { FORMAT })?;
+        let mut row = Self { version: from.version()?, group: from.optional()?, open: SmallVec::new() };
+        while has_open && !from.is_empty() {
+            row.open.push(Open { seq: from.number()?, version: from.version()? });
+        }
         from.end()?;
         Ok(row)
     }
@@ -42,10 +58,27 @@ impl Stored for BesideRow {
     }
 }
 
+/// Bytes of rows that stand in their group's own value. Rows of a larger group each have a value of their own, so that one more costs
+/// no more than itself.
+const TOGETHER: usize = 4 << 10;
+/// Most rows of one key that a record is made of, and most bytes of them: all are held at once.
+const MAX_ROWS: u64 = 5_000;
+const MAX_BYTES: u64 = 4 << 20;
+
 /// The rows of a joined table that have one key, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    pub(crate) rows: Vec<GroupRow>,
+    /// Of rows that stand by themselves empty until they are read.
+    rows: Vec<GroupRow>,
+    apart: Option<Apart>,
+}
+
+/// Rows that stand by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Apart {
+    count: u64,
+    bytes: u64,
+    is_read: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +94,70 @@ impl Group {
         self.rows.iter().find(|row| row.source == source)
     }
 
+    /// The rows, if they are read.
+    pub(crate) fn rows(&self) -> Option<&[GroupRow]> {
+        self.apart.is_none_or(|apart| apart.is_read).then_some(self.rows.as_slice())
+    }
+
+    /// Whether the rows stand by themselves.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// More rows than a record is made of.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.apart.is_some_and(|apart| apart.count > MAX_ROWS || apart.bytes > MAX_BYTES)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.apart.map_or(self.rows.is_empty(), |apart| apart.count == 0)
+    }
+
+    /// Bytes that the rows are.
     pub(crate) fn size(&self) -> usize {
-        self.rows.iter().map(GroupRow::size).sum()
+        let apart = self.apart.map(|apart| usize::try_from(apart.bytes).unwrap_or(usize::MAX));
+        apart.unwrap_or_else(|| self.rows.iter().map(GroupRow::size).sum())
+    }
+
+    /// Takes the rows that were read, in their order.
+    pub(crate) fn fill(&mut self, rows: Vec<GroupRow>) {
+        if let Some(apart) = &mut self.apart {
+            (self.rows, apart.is_read) = (rows, true);
+        }
+    }
+
+    /// Puts a row at its place; gives the rows that from now on stand by themselves.
+    pub(crate) fn insert(&mut self, row: GroupRow, is_before: impl Fn(&GroupRow, &GroupRow) -> bool) -> Vec<GroupRow> {
+        let size = row.size();
+        let place = self.rows.partition_point(|other| is_before(other, &row));
+        match &mut self.apart {
+            Some(apart) => {
+                apart.count += 1;
+                apart.bytes += size as u64;
+                if apart.is_read {
+                    self.rows.insert(place, row.clone());
+                }
+                vec![row]
+            }
+            None => {
+                self.rows.insert(place, row);
+                let bytes = self.size();
+                if bytes <= TOGETHER {
+                    return Vec::new();
+                }
+                self.apart = Some(Apart { count: self.rows.len() as u64, bytes: bytes as u64, is_read: true });
+                self.rows.clone()
+            }
+        }
+    }
+
+    /// Takes a row out, of which `known` is what stands by itself.
+    pub(crate) fn remove(&mut self, source: &[u8], known: Option<&GroupRow>) {
+        self.rows.retain(|row| row.source != source);
+        if let (Some(apart), Some(known)) = (&mut self.apart, known) {
+            apart.count = apart.count.saturating_sub(1);
+            apart.bytes = apart.bytes.saturating_sub(known.size() as u64);
+        }
     }
 }
 
@@ -70,33 +165,77 @@ impl GroupRow {
     pub(crate) fn size(&self) -> usize {
         40 + self.source.len() + self.cells.iter().map(Kept::size).sum::<usize>()
     }
+
+    fn write(&self, out: &mut Writer) {
+        out.bytes(&self.source);
+        out.version(self.version);
+        out.number(self.cells.len() as u64);
+        self.cells.iter().for_each(|cell| cell.encode(out));
+    }
+
+    fn read(from: &mut Reader) -> Result<Self, CodecError> {
+        let (source, version) = (from.bytes()?, from.version()?);
+        let cells = (0..from.count()?).map(|_| Kept::decode(from)).collect::<Result<_, _>>()?;
+        Ok(Self { source, version, cells })
+    }
+}
+
+impl Stored for GroupRow {
+    const MAP: &'static str = APART;
+
+    fn encode(&self) -> Bytes {
+        let mut out = Writer::new(FORMAT, self.size());
+        self.write(&mut out);
+        out.finish()
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        let mut from = Reader::new(bytes, FORMAT)?;
+        let row = Self::read(&mut from)?;
+        from.end()?;
+        Ok(row)
+    }
+
+    fn is_marked(&self) -> bool {
+        false
+    }
 }
 
 impl Stored for Group {
     const MAP: &'static str = GROUPS;
 
     fn encode(&self) -> Bytes {
-        let mut out = Writer::new(FORMAT, self.size());
-        out.number(self.rows.len() as u64);
-        for row in &self.rows {
-            out.bytes(&row.source);
-            out.version(row.version);
-            out.number(row.cells.len() as u64);
-            row.cells.iter().for_each(|cell| cell.encode(&mut out));
+        let mut out = Writer::new(FORMAT, TOGETHER);
+        match self.apart {
+            Some(Apart { count, bytes, .. }) => {
+                out.u8(1);
+                out.number(count);
+                out.number(bytes);
+            }
+            None => {
+                out.u8(0);
+                out.number(self.rows.len() as u64);
+                self.rows.iter().for_each(|row| row.write(&mut out));
+            }
         }
         out.finish()
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
         let mut from = Reader::new(bytes, FORMAT)?;
-        let row = |from: &mut Reader| {
-            let (source, version) = (from.bytes()?, from.version()?);
-            let cells = (0..from.count()?).map(|_| Kept::decode(from)).collect::<Result<_, _>>()?;
-            Ok(GroupRow { source, version, cells })
+        let group = match from.u8()? {
+            0 => {
+                let rows = (0..from.count()?).map(|_| GroupRow::read(&mut from)).collect::<Result<_, CodecError>>()?;
+                Self { rows, apart: None }
+            }
+            1 => {
+                let apart = Apart { count: from.number()?, bytes: from.number()?, is_read: false };
+                Self { rows: Vec::new(), apart: Some(apart) }
+            }
+            _ => return Err(CodecError::Damaged),
         };
-        let rows = (0..from.count()?).map(|_| row(&mut from)).collect::<Result<_, CodecError>>()?;
         from.end()?;
-        Ok(Self { rows })
+        Ok(group)
     }
 
     fn is_marked(&self) -> bool {
@@ -226,12 +365,18 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back() {
         let version = Version { epoch: 1, commit: 2, ..Version::default() };
-        let row = BesideRow { version, group: Some(Bytes::from_static(b"g")) };
-        assert_eq!(BesideRow::decode(&row.encode()), Ok(row));
+        for open in [SmallVec::new(), SmallVec::from([Open { seq: 300, version }])] {
+            let row = BesideRow { version, group: Some(Bytes::from_static(b"g")), open };
+            assert_eq!(BesideRow::decode(&row.encode()), Ok(row));
+        }
         let cells = vec![Kept::Text("桂".into()), Kept::Null];
-        let group = Group { rows: vec![GroupRow { source: Bytes::from_static(b"s"), version, cells }] };
+        let row = GroupRow { source: Bytes::from_static(b"s"), version, cells };
+        assert_eq!(GroupRow::decode(&row.encode()), Ok(row.clone()));
+        let group = Group { rows: vec![row], apart: None };
         assert_eq!(Group::decode(&group.encode()), Ok(group.clone()));
         assert!(Group::decode(&group.encode().slice(..9)).is_err());
+        let apart = Group { rows: Vec::new(), apart: Some(Apart { count: 7, bytes: 9_000, is_read: false }) };
+        assert_eq!(Group::decode(&apart.encode()), Ok(apart));
         let links = Links { versions: vec![Link { version, size: 9, groups: vec![Bytes::from_static(b"g")] }] };
         assert_eq!(Links::decode(&links.encode()), Ok(links));
         let refresh = Refresh { version, source_ts_us: 7, after: Bytes::from_static(b"s") };

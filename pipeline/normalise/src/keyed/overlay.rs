@@ -120,6 +120,11 @@ impl<T: Stored> Cached<T> {
         self.slots.get(key).and_then(|slot| slot.value.as_ref())
     }
 
+    /// A value of which more is to be held than the log has; what it stores does not change.
+    pub(crate) fn fill(&mut self, key: &[u8]) -> Option<&mut T> {
+        self.slots.get_mut(key).and_then(|slot| slot.value.as_mut())
+    }
+
     pub(crate) fn take(&mut self, key: &[u8]) -> Option<T> {
         self.slots.get_mut(key).and_then(|slot| {
             slot.changed |= slot.value.is_some();

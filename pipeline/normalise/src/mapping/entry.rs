@@ -85,6 +85,8 @@ pub(crate) enum Refusal {
     NoMatch,
     /// The unit's column names no unit of money.
     UnitUnknown,
+    /// More rows of another table than a record is made of.
+    TooManyRows,
 }
 
 /// What a step gave.
@@ -101,6 +103,11 @@ impl Formula {
         let expression = Expression::compile(source)?;
         let slots = expression.columns().iter().map(|column| slots.of(column)).collect();
         Ok(Self { expression, slots })
+    }
+
+    /// Whether it reads the column with this number.
+    pub(crate) fn reads(&self, slot: usize) -> bool {
+        self.slots.contains(&slot)
     }
 
     /// What it gives for a row.

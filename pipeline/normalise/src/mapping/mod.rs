@@ -33,8 +33,9 @@ use switches::Switches;
 pub(crate) use view::TableView;
 
 use crate::join::columns::ColumnSet;
-use crate::join::plan::{FIRST_LIST, JoinPlan};
+use crate::join::plan::{FIRST_LIST, JoinPlan, JoinedTable, number_of_each};
 use crate::quality::flow::Reporting;
+use crate::transform::conceal;
 
 /// What is wrong with a mapping, whatever the source sends.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -132,10 +133,15 @@ impl<'c> Slots<'c> {
         details: &str,
         compile: impl FnOnce(&mut Slots<'_>) -> Result<T, Fault>,
     ) -> Result<(usize, T), Fault> {
-        let compiled = self.columns.of_each(details, |columns| compile(&mut Slots::new(columns)));
+        let compiled = self.columns.of_each(details, |columns| {
+            let mut slots = Slots::new(columns);
+            compile(&mut slots).map(|compiled| (compiled, slots.into_read()))
+        });
         let (list, compiled) = compiled.map_err(Fault::Expression)?;
+        let (compiled, slots) = compiled?;
         note(&mut self.read, FIRST_LIST + list);
-        Ok((list, compiled?))
+        slots.into_iter().for_each(|slot| note(&mut self.read, number_of_each(list, slot)));
+        Ok((list, compiled))
     }
 
     /// The column's place; one that is not there yet is added.
@@ -184,7 +190,7 @@ impl Mapping {
         let condition = resource.condition.as_ref().map(|condition| Formula::compile(condition, &mut slots));
         let condition = condition.transpose().map_err(|reason| MappingError::Condition(Fault::Expression(reason)))?;
         let judged = slots.into_read();
-        let (columns, joins) = columns.finish()?;
+        let (columns, joins) = columns.finish(resource.revision)?;
         let index = |name: &String| entity.field(name).map(guitong_schemas::standard::EntityField::index);
         Ok(Self {
             encoder: RecordEncoder::compile(&entity.schema_json).map_err(MappingError::Schema)?,
@@ -210,16 +216,44 @@ impl Mapping {
         })
     }
 
+    /// The resource's own table, where several of its rows make a record.
+    pub(crate) fn group(&self) -> Option<&JoinedTable> {
+        self.joins.as_ref().and_then(JoinPlan::group)
+    }
+
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.group().is_some()
+    }
+
     /// How many fields of the entity are mandatory, conditional and optional.
     pub(crate) fn fields_by_obligation(&self) -> [u64; 3] {
         let count = |obligation| self.entity.fields.iter().filter(|field| field.obligation == obligation).count() as u64;
         [Obligation::Mandatory, Obligation::Conditional, Obligation::Optional].map(count)
     }
 
+    /// The columns of the resource's table that fields read, each with its places.
+    pub(crate) fn own_columns(&self) -> Vec<(&str, Vec<usize>)> {
+        match self.joins.as_ref().filter(|plan| plan.group().is_some()) {
+            Some(plan) => plan.columns_of_group(),
+            None => self.columns.iter().enumerate().map(|(slot, name)| (name.as_str(), vec![slot])).collect(),
+        }
+    }
+
     /// Highest grade of the fields that read this column; of a column that none reads nothing is known.
     pub(crate) fn grade_of_column(&self, column: &str) -> Option<Grade> {
-        let slot = self.columns.iter().position(|name| *field_name(name, self.names) == *column)?;
-        let readers = self.fields.iter().filter(|field| field.reads().contains(&slot));
+        let columns = self.own_columns();
+        let (_, slots) = columns.iter().find(|(name, _)| *field_name(name, self.names) == *column)?;
+        let readers = self.fields.iter().filter(|field| field.reads().iter().any(|slot| slots.contains(slot)));
         readers.filter_map(|field| self.entity.fields.get(field.index)).map(|field| field.highest_grade()).max()
+    }
+
+    /// The key of a record that several rows make, for people: `column=value`, masked as the fields that read its columns are.
+    pub(crate) fn describe_record(&self, record: &[u8]) -> String {
+        let Some(table) = self.group() else { return String::new() };
+        let part = |(column, text): (&str, &str)| {
+            let grade = self.grade_of_column(&field_name(column, self.names)).unwrap_or(Grade::G1);
+            format!("{column}={}", conceal(text, grade))
+        };
+        table.parts_of(record).into_iter().map(part).collect::<Vec<_>>().join(", ")
     }
 }

@@ -7,6 +7,9 @@ use guitong_schemas::position::Version;
 
 use crate::transform::Raw;
 
+/// First byte of the source keys under which unread rows of groups stand: those of records begin with a number of columns.
+pub(crate) const UNREAD: u8 = 0xFF;
+
 /// Headers of raw events (CONTRACTS 2).
 pub(crate) const VERSION: &str = "guitong-version";
 pub(crate) const ABSENT: &str = "guitong-absent";
@@ -29,12 +32,12 @@ pub(crate) enum Fault {
     Schema,
     /// The value does not decode by its schema.
     Decode,
-    /// A joined table has not the columns that the mapping needs.
+    /// A joined table, or that of a group, has not the columns that the mapping needs.
     Columns,
     /// A column's value is over the limit and was read past.
     TooLarge,
-    /// A key of a joined table has more rows than one record is made of.
-    ManyRows,
+    /// The row of a grouped resource has no value in a column that says to which record it belongs.
+    Group,
 }
 
 impl Fault {
@@ -54,17 +57,19 @@ impl Fault {
             Self::Decode => ("event.decode", "事件不能按其模式解码", "the event does not decode by its schema"),
             Self::Columns => (
                 "event.columns",
-                "关联表的列已变更，不再是映射所读的列；详见 guitong status",
-                "columns of the joined table are not as the mapping reads them; `guitong status` says which",
+                "表的列已变更，不再是映射所读的列；详见 guitong status",
+                "columns of the table are not as the mapping reads them; `guitong status` says which",
             ),
             Self::TooLarge => (
                 "row.too_large",
                 "字段值超过上限，未读取；请缩短后重新读取该行",
                 "a value over the limit was read past; shorten it and read the row again",
             ),
-            Self::ManyRows => {
-                ("join.too_many_rows", "关联表中同一键值的行数过多", "the joined table has too many rows of one key")
-            }
+            Self::Group => (
+                "row.group",
+                "归并所依据的列为空，该行不属于任何记录",
+                "a column of the resource's `by` is empty in the row, so it belongs to no record",
+            ),
         }
     }
 }
@@ -77,7 +82,7 @@ pub(crate) struct Arrival {
     pub(crate) version: Version,
     /// The raw key without its frame; a truncate has none, every other event must.
     pub(crate) source: Option<Bytes>,
-    /// It is of a table that is joined to the resource's own; such a one has no source key of the resource, but `key`.
+    /// It is of a table that is joined to the resource's own, or a row of a group: its source key is `key`.
     pub(crate) is_beside: bool,
     pub(crate) key: Option<Bytes>,
     pub(crate) body: Body,
@@ -118,6 +123,18 @@ impl Arrival {
     pub(crate) fn beside(mut self) -> Self {
         (self.is_beside, self.key) = (true, self.source.take());
         self
+    }
+
+    /// The arrival as one of several rows that make a record. What cannot be read of such a row stands under a key that no record has.
+    pub(crate) fn of_group(self) -> Self {
+        let arrival = self.beside();
+        let source = arrival.key.as_ref().map(|key| Bytes::from([&[UNREAD], &key[..]].concat()));
+        Self { source, ..arrival }
+    }
+
+    /// It is a row of a group.
+    pub(crate) fn is_of_group(&self) -> bool {
+        self.is_beside && self.source.is_some()
     }
 
     /// The value's bytes and what the headers say of them.

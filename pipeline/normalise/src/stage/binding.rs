@@ -19,8 +19,8 @@ const TAIL: u64 = 16;
 const WAIT: Duration = Duration::from_secs(1);
 /// Bytes of one read.
 const READ: usize = 1 << 20;
-/// The resource's own table among those that the mapping reads.
-const OWN: usize = 0;
+/// The resource's own table among those that the mapping reads; those of its joins come after it.
+pub(crate) const OWN: usize = 0;
 
 /// What a writer's schema came to.
 #[derive(Debug)]
@@ -207,6 +207,9 @@ impl Worker {
     /// Whether rows by the arrival's schema go to quarantine for what became of a column.
     pub(super) fn is_set_aside(&self, arrival: &Arrival) -> bool {
         let Body::Framed { schema } = arrival.body else { return false };
+        if arrival.is_beside {
+            return self.is_set_aside_beside(&arrival.record.at.topic, schema);
+        }
         matches!(self.bindings.get(&schema), Some(Binding::Ready(bound)) if bound.refuses)
     }
 

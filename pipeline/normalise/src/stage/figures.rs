@@ -4,13 +4,13 @@ use guitong_log::OwnedLog;
 use guitong_schemas::change::Operation;
 
 use super::arrival::Arrival;
-use super::worker::{Read, Verdict, Worker};
+use super::worker::{Verdict, Worker};
 use crate::error::SessionError;
 use crate::keyed::overlay::Overlay;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
 use crate::quality::{HORIZON_DAYS, QUALITY, day_key, day_of};
-use crate::quarantine::QuarantineStore;
+use crate::quarantine::{QuarantineStore, Rejection};
 
 /// Days that one commit forgets at most.
 const FORGET: usize = 32;
@@ -19,7 +19,7 @@ const REASONS: usize = 10_000;
 
 /// What a row version came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Came {
+pub(crate) enum Came {
     Published,
     Unchanged,
     Rejected,
@@ -27,17 +27,16 @@ pub(super) enum Came {
 }
 
 impl Worker {
-    /// Reads the days that the events belong to, forgets those that are too old, and adds what the mapping found.
-    pub(super) async fn open_days(
+    /// Reads the days of events at these times, forgets those that are too old, and adds what the mapping found.
+    pub(crate) async fn open_days(
         &self,
         owner: &dyn OwnedLog,
         overlay: &mut Overlay,
-        events: &[Read<'_>],
+        times_us: impl IntoIterator<Item = i64>,
         flows: &Flows,
     ) -> Result<(), SessionError> {
         let zone = &self.mapping.zone;
-        let mut days: Vec<i32> =
-            events.iter().filter(|event| !event.is_again).map(|event| zone.local_days(event.source_ts_us)).collect();
+        let mut days: Vec<i32> = times_us.into_iter().map(|time| zone.local_days(time)).collect();
         days.dedup();
         days.sort_unstable();
         days.dedup();
@@ -56,7 +55,7 @@ impl Worker {
     }
 
     /// Counts one event that came in; what is run again was counted when it came.
-    pub(super) fn count(&self, overlay: &mut Overlay, event: (i64, Operation), came: Came, now_us: i64) {
+    pub(crate) fn count(&self, overlay: &mut Overlay, event: (i64, Operation), came: Came, now_us: i64) {
         let (source_ts_us, operation) = event;
         let day = overlay.days.edit(day_key(self.mapping.zone.local_days(source_ts_us)));
         match came {
@@ -78,7 +77,7 @@ impl Worker {
 
     /// Notes a row version in the window; whether the resource has to pause behind it. What a changed column keeps out is not
     /// noted: the resource's policy has decided to read on.
-    pub(super) fn note(&self, overlay: &mut Overlay, arrival: &Arrival, verdict: &Verdict) -> bool {
+    pub(crate) fn note(&self, overlay: &mut Overlay, arrival: &Arrival, verdict: &Verdict) -> bool {
         match verdict {
             Verdict::Bad(_) if self.is_set_aside(arrival) => false,
             Verdict::Good(_) => overlay.window.note(false, self.pause_above),
@@ -87,23 +86,20 @@ impl Worker {
         }
     }
 
-    /// Why the resource pauses, with the reasons of its newest entries.
-    pub(super) async fn pause(
+    /// Why the resource pauses, with the reasons of its newest entries and of those that come to them.
+    pub(crate) async fn pause<'r>(
         &self,
         owner: &dyn OwnedLog,
         overlay: &Overlay,
-        events: &[Read<'_>],
+        new: impl IntoIterator<Item = &'r Rejection>,
     ) -> Result<Pause, SessionError> {
         let rejected = overlay.window.rejected();
         let after = overlay.totals.next_seq.checked_sub(u64::from(rejected) + 1);
         let stored = QuarantineStore::new(owner).entries(after, REASONS).await?;
-        let stored = stored.iter().flat_map(|(_, entry)| &entry.rejections);
-        let new = events.iter().flat_map(|event| match &event.verdict {
-            Verdict::Bad(rejections) => rejections.as_slice(),
-            _ => &[],
-        });
         let of_field = |field: &str| if field.is_empty() { String::new() } else { format!("{field}:") };
-        let reasons = stored.chain(new).map(|rejection| format!("{}{}", of_field(&rejection.field), rejection.rule));
+        let reason = |rejection: &Rejection| format!("{}{}", of_field(&rejection.field), rejection.rule);
+        let stored = stored.iter().flat_map(|(_, entry)| &entry.rejections).map(reason);
+        let reasons = stored.chain(new.into_iter().map(reason));
         Ok(Pause {
             mapping: self.mapping.fingerprint,
             at_us: jiff::Timestamp::now().as_microsecond(),

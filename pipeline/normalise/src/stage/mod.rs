@@ -8,7 +8,7 @@
 
 pub(crate) mod arrival;
 pub(crate) mod binding;
-mod figures;
+pub(crate) mod figures;
 mod known;
 pub(crate) mod output;
 mod session;

@@ -158,7 +158,10 @@ impl Normaliser {
         let (rebuild, rebuilt) = self.take_rebuild(&mut *owner, &mut worker, &raw).await?;
         let (mut load, mut beside) = (None, Vec::new());
         if let Some(plan) = &self.mapping.joins {
-            match join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str()).await? {
+            let mut settled = Vec::new();
+            let standing = join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str(), &mut settled).await?;
+            worker.let_go(&mut *owner, settled).await?;
+            match standing {
                 Standing::Waiting(tables) => return Ok(End::NotLoaded(tables)),
                 Standing::Unread(unread) => load = Some(unread),
                 Standing::Ready(from) => beside = from,
@@ -167,6 +170,10 @@ impl Normaliser {
             join::begin::forget_all(&mut *owner).await?;
         }
         worker.joining.loading = load.iter().flat_map(|load| load.ids.clone()).collect();
+        if self.mapping.group().is_some_and(|table| worker.joining.loading.iter().any(|id| **id == table.id)) {
+            // The rows that make the records are read again as if for the first time.
+            worker.drift = Drift::forgotten();
+        }
         let refreshing = self.mapping.joins.is_some() && load.is_none();
         let (replay, halt, asked) = (None, None, None);
         let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, halt, asked };
@@ -201,6 +208,10 @@ impl Normaliser {
         live: &mut Worker,
         raw: &TopicPartition,
     ) -> Result<(Option<Rebuild>, Option<RebuildReport>), SessionError> {
+        if self.mapping.is_grouped() {
+            // The rows that make its records are kept, and read again with its revision.
+            return Ok((None, None));
+        }
         let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
         let before = live.counters.totals.revision;
         let stored = rebuild::standing(owner, &mut live.counters.totals, declared, mapping).await?;
@@ -252,7 +263,8 @@ impl Normaliser {
         let log = Arc::clone(&self.context.log);
         let mut intake = self.intake(session).await?;
         loop {
-            if session.load.as_ref().is_some_and(|load| load.is_done(&session.beside)) {
+            let read = || session.beside.iter().chain([&(session.raw.clone(), session.next)]).cloned().collect::<Vec<_>>();
+            if session.load.as_ref().is_some_and(|load| load.is_done(&read())) {
                 if let Some(load) = session.load.take() {
                     load.finish(&mut *session.owner).await?;
                 }
@@ -268,8 +280,12 @@ impl Normaliser {
                         return Ok(end);
                     }
                 }
-                () = std::future::ready(()), if session.refreshing => {
+                () = std::future::ready(()), if session.refreshing && session.worker.pause.is_none() => {
                     session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
+                    if let Some(pause) = &session.worker.pause {
+                        let reason = pause.to_string();
+                        self.pause(session, reason, Halt::Rejections).await?;
+                    }
                 }
                 batch = intake.read(&*log, budget), if session.is_open() => {
                     self.take_batch(session, batch?).await?;
@@ -298,7 +314,7 @@ impl Normaliser {
     /// Whether a joined table that had no rows has some now.
     async fn has_new_topic(&self, session: &mut Session) -> Result<bool, SessionError> {
         let Some(plan) = self.mapping.joins.as_ref().filter(|_| session.load.is_none()) else { return Ok(false) };
-        for table in &plan.tables {
+        for table in plan.tables.iter().filter(|table| !table.is_group()) {
             let is_read = session.beside.iter().any(|(at, _)| at.topic == table.topic);
             if !is_read && self.context.log.partitions(&table.topic).await?.is_some() {
                 return Ok(true);
@@ -315,7 +331,12 @@ impl Normaliser {
             return Ok(Intake::One(log.reader(vec![own]).await?));
         }
         let from = match &session.load {
-            Some(load) => load.from.clone(),
+            Some(load) => {
+                if let Some((_, first)) = load.from.iter().find(|(at, _)| *at == session.raw) {
+                    session.next = *first;
+                }
+                load.from.clone()
+            }
             None => session.beside.iter().cloned().chain([own]).collect(),
         };
         Ok(Intake::Several(Merge::begin(log, from, &session.raw.topic).await?))
@@ -329,8 +350,9 @@ impl Normaliser {
             return Ok(());
         }
         let started = Instant::now();
-        let revision = session.worker.counters.totals.revision;
-        let arrivals: Vec<_> = batch.records.into_iter().map(|record| arrival(&session.raw, record, revision, None)).collect();
+        let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
+        let arrived = |record| arrival(&session.raw, is_grouped, record, revision, None);
+        let arrivals: Vec<_> = batch.records.into_iter().map(arrived).collect();
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
         match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
             Progress::Done => (session.next, session.beside) = (next, beside),
@@ -379,9 +401,12 @@ impl Normaliser {
             return Ok(());
         }
         let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
-        let revision = session.worker.counters.totals.revision;
-        let arrivals: Vec<_> = events.into_iter().map(|(seq, raw)| arrival(&session.raw, raw, revision, Some(seq))).collect();
+        let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
+        let events = session.worker.make_entries_again(&mut *session.owner, events).await?;
+        let arrived = |(seq, raw)| arrival(&session.raw, is_grouped, raw, revision, Some(seq));
+        let arrivals: Vec<_> = events.into_iter().map(arrived).collect();
         session.worker.work(&mut *session.owner, &arrivals, None).await?;
+        session.refreshing |= self.mapping.joins.is_some();
         replay.count(&*session.owner, &numbers).await?;
         session.replay = Some(replay);
         Ok(())
@@ -425,6 +450,9 @@ impl Normaliser {
             }
             Command::Rebuild { reply } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
+            }
+            Command::Rebuild { reply } if self.mapping.is_grouped() => {
+                let _ = reply.send(Err(HandleError::Grouped));
             }
             Command::Rebuild { reply } => {
                 let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
@@ -561,10 +589,14 @@ impl Intake {
 }
 
 /// A record as it comes in, of the resource's own table or of a joined one.
-fn arrival(own: &TopicPartition, record: Record, revision: u32, entry: Option<u64>) -> Arrival {
+fn arrival(own: &TopicPartition, is_grouped: bool, record: Record, revision: u32, entry: Option<u64>) -> Arrival {
     let is_own = record.at.topic == own.topic;
     let arrival = Arrival::new(record, revision, entry);
-    if is_own { arrival } else { arrival.beside() }
+    match is_own {
+        true if is_grouped => arrival.of_group(),
+        true => arrival,
+        false => arrival.beside(),
+    }
 }
 
 fn unavailable(error: StateError) -> HandleError {

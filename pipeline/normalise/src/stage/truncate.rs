@@ -17,18 +17,19 @@ use crate::{claims, join};
 const TRUNCATE_PAGE: usize = 1_000;
 
 impl Worker {
-    /// Deletes every row that was read before the truncate, a page at a time. The offset moves with the last page only, so a
-    /// stop in between begins the truncate again, with the rows that are left.
-    pub(super) async fn truncate(
+    /// Deletes every row that was read before the truncate, a page at a time, of those whose source keys begin so. The offset moves
+    /// with the last page only, so a stop in between begins the truncate again, with the rows that are left.
+    pub(crate) async fn truncate(
         &mut self,
         owner: &mut dyn OwnedLog,
         arrival: &Arrival,
+        prefix: &[u8],
         offsets: Ends,
     ) -> Result<(), SessionError> {
         let source_ts_us = arrival.record.timestamp_ms.saturating_mul(1_000);
         let mut after: Option<Bytes> = None;
         loop {
-            let page = owner.scan(ROWS, &[], after.as_deref(), TRUNCATE_PAGE).await?;
+            let page = owner.scan(ROWS, prefix, after.as_deref(), TRUNCATE_PAGE).await?;
             let last = page.len() < TRUNCATE_PAGE;
             let sources: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
             let mut overlay = Overlay::new(self.counters.clone());

@@ -4,9 +4,10 @@
 //! the overlay, so from events of the same batch too); then the entity keys are loaded that rows held or events gave; then each
 //! event's effects are settled in order. State is read twice per batch, whatever the number of events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
@@ -36,6 +37,9 @@ use crate::quality::window::Pause;
 use crate::quarantine::{Entry, Rejection, record};
 use crate::rebuild;
 use crate::transform::{Change, Event, Runner, describe_key};
+
+/// Most rows of a resource with joins that one commit works on.
+const JOINED_ROWS: usize = 4_096;
 
 /// Next offset of each partition after some arrivals.
 pub(crate) type Ends = Vec<(TopicPartition, u64)>;
@@ -108,6 +112,15 @@ pub(crate) enum Verdict {
     Bad(Vec<Rejection>),
 }
 
+impl Verdict {
+    pub(crate) fn rejections(&self) -> &[Rejection] {
+        match self {
+            Self::Bad(rejections) => rejections,
+            Self::Stale | Self::Removed | Self::Good(_) => &[],
+        }
+    }
+}
+
 /// What one pass over the arrivals read.
 struct Reading<'a> {
     events: Vec<Read<'a>>,
@@ -165,7 +178,7 @@ impl Worker {
         let live = at.is_some();
         if !live {
             // What the registry did not know when the events came it may know now, and what they tell of the table is old.
-            self.bindings.clear();
+            self.forget_bindings();
         }
         let mut left = arrivals;
         while !left.is_empty() && (self.pause.is_none() || !live) {
@@ -180,10 +193,15 @@ impl Worker {
             left = later;
         }
         if !live {
-            self.bindings.clear();
+            self.forget_bindings();
             return Ok(Progress::Done);
         }
         Ok(self.pause.as_ref().map_or(Progress::Done, |pause| Progress::Flooded(pause.to_string())))
+    }
+
+    fn forget_bindings(&mut self) {
+        self.bindings.clear();
+        self.joining.forget_bindings();
     }
 
     /// Commits the arrivals up to a truncate and the truncate itself; gives those after it.
@@ -194,18 +212,23 @@ impl Worker {
         left: &[Arrival],
         at: Option<&Ends>,
     ) -> Result<&'a [Arrival], SessionError> {
+        // What is joined to the rows is held with them.
+        let window = if self.mapping.joins.is_some() { arrivals.len().min(JOINED_ROWS) } else { arrivals.len() };
+        let (all, arrivals) = (arrivals, arrivals.get(..window).unwrap_or(arrivals));
         let mut overlay = Overlay::new(self.counters.clone());
         let sources = arrivals.iter().filter_map(|arrival| arrival.source.clone());
         overlay.rows.load(owner, sources).await?;
         overlay.entries.load(owner, arrivals.iter().filter_map(|arrival| arrival.entry).map(claims::entry_key)).await?;
         let beside = self.load_beside(owner, &mut overlay, arrivals).await?;
         let Reading { events, done, truncate, is_flooded, flows } = self.read(&mut overlay, arrivals, beside);
-        let (done, rest) = arrivals.split_at(done);
+        let (done, rest) = all.split_at(done);
         let (truncated, rest) = if truncate { rest.split_at_checked(1).unwrap_or((&[], rest)) } else { (&[][..], rest) };
         if !done.is_empty() {
-            self.open_days(owner, &mut overlay, &events, &flows).await?;
+            let new = events.iter().filter(|event| !event.is_again);
+            self.open_days(owner, &mut overlay, new.map(|event| event.source_ts_us), &flows).await?;
             if is_flooded {
-                overlay.pause = Some(self.pause(owner, &overlay, &events).await?);
+                let reasons = events.iter().flat_map(|event| event.verdict.rejections());
+                overlay.pause = Some(self.pause(owner, &overlay, reasons).await?);
             }
             self.settle(owner, overlay, events, consumed(at, [truncated, rest, left])).await?;
         }
@@ -214,7 +237,7 @@ impl Worker {
             if arrival.is_beside {
                 self.truncate_beside(owner, arrival, offsets).await?;
             } else {
-                self.truncate(owner, arrival, offsets).await?;
+                self.truncate(owner, arrival, &[], offsets).await?;
             }
         }
         Ok(rest)
@@ -227,12 +250,23 @@ impl Worker {
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
         let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
+        // Rows of groups of which an event of this batch could not be read.
+        let mut unread: HashSet<&'a Bytes> = HashSet::new();
         let (mut truncate, mut is_flooded, mut done) = (false, false, 0);
         for (place, arrival) in arrivals.iter().enumerate() {
             done = place;
             let fallback = arrival.record.timestamp_ms.saturating_mul(1_000);
             if arrival.is_beside {
-                match self.take_beside(overlay, beside.remove(&place)) {
+                match self.take_beside(overlay, arrival, beside.remove(&place)) {
+                    // What could not be read of the row is settled with what can be.
+                    Ok(false)
+                        if arrival
+                            .source
+                            .as_ref()
+                            .is_some_and(|source| overlay.rows.get(source).is_some() || unread.contains(source)) =>
+                    {
+                        events.push(Read::of(arrival, fallback, Verdict::Removed, true));
+                    }
                     Ok(false) => {}
                     Ok(true) => {
                         truncate = true;
@@ -240,11 +274,18 @@ impl Worker {
                     }
                     // Figures are of the resource's own rows.
                     Err(fault) => {
-                        runner.flows.is_again = true;
-                        events.push(self.faulty(&mut runner, arrival, fallback, true, fault));
+                        let is_again = !arrival.is_of_group() || arrival.entry.is_some();
+                        runner.flows.is_again = is_again;
+                        let read = self.faulty(&mut runner, arrival, fallback, is_again, fault);
+                        is_flooded = !is_again && self.note(overlay, arrival, &read.verdict);
+                        unread.extend(&arrival.source);
+                        events.push(read);
                     }
                 }
                 done = place + 1;
+                if is_flooded {
+                    break;
+                }
                 continue;
             }
             let before = arrival.source.as_deref().and_then(|source| newest.get(source)).and_then(|at| events.get(*at));
@@ -401,7 +442,7 @@ impl Worker {
                 if self.keeps_gone {
                     overlay.rows.put(source.clone(), RowState::gone(arrival.version));
                 }
-                if was_there {
+                if was_there && !arrival.is_beside {
                     self.metrics.deleted.inc();
                     came = Some(Came::Deleted);
                 }
@@ -431,6 +472,9 @@ impl Worker {
                     Some(seq) => claims::retell(overlay, seq, entry),
                     None => {
                         let (seq, effect) = claims::quarantine(overlay, source, arrival.version, entry);
+                        if let (Some(plan), None) = (&self.mapping.joins, source) {
+                            overlay.joins.note_unread(plan, arrival, seq);
+                        }
                         records.push(record::of(&self.quarantine_topic, seq, &arrival.record, &rejections));
                         effect
                     }
@@ -503,10 +547,21 @@ impl Worker {
     pub(crate) async fn commit(
         &mut self,
         owner: &mut dyn OwnedLog,
-        overlay: Overlay,
-        records: Vec<NewRecord>,
+        mut overlay: Overlay,
+        mut records: Vec<NewRecord>,
         offsets: Ends,
     ) -> Result<(), SessionError> {
+        let settled = overlay.joins.take_settled();
+        overlay.entries.load(owner, settled.iter().copied().map(claims::entry_key)).await?;
+        for seq in settled {
+            // One that a person gave up is there no longer.
+            if overlay.entries.get(&claims::entry_key(seq)).is_none() {
+                continue;
+            }
+            claims::let_go(&mut overlay, None, seq);
+            let timestamp_ms = jiff::Timestamp::now().as_millisecond();
+            records.push(record::released(&self.quarantine_topic, seq, timestamp_ms));
+        }
         let pause = overlay.pause.clone();
         let (mut state, counters) = overlay.into_changes();
         state.extend(self.drift.take_change());

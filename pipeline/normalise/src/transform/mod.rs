@@ -166,35 +166,50 @@ impl<'m> Runner<'m> {
         };
         let row = Row { joined: &beside.cells, lists: &beside.lists, ..alone };
         let columns = keep(&row, avro.len());
+        let change = self.run_row(&row, source_ts_us, Some(bound));
+        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
+    }
+
+    /// What a row as of a time comes to; what several rows make is of no one schema.
+    pub(crate) fn run_row(&mut self, row: &Row<'_, '_>, source_ts_us: i64, bound: Option<&Bound>) -> Change {
         let clock = Clock::at(source_ts_us, &self.mapping.zone);
         self.counted = Counted::default();
-        let change = match self.row(&row, &clock, bound) {
+        match self.row(row, &clock, bound) {
             Ok(records) => {
                 self.flows.on(clock.today).counted.add(&self.counted);
                 Change::Good(records)
             }
             Err(mut rejections) => {
-                bound.explain(&mut rejections);
+                if let Some(bound) = bound {
+                    bound.explain(&mut rejections);
+                }
                 Change::Bad { rejections }
             }
-        };
-        Ok(Event { source_ts_us, change, operation: envelope.operation, columns: Some(columns), uses: beside.uses })
+        }
+    }
+
+    /// Refuses what could be a record, for what its rows are as a whole.
+    pub(crate) fn refuse_rows(&mut self, refusal: Refusal, source_ts_us: i64) -> Change {
+        let clock = Clock::at(source_ts_us, &self.mapping.zone);
+        Change::Bad { rejections: vec![self.refuse_whole(refusal, &clock)] }
+    }
+
+    fn refuse_whole(&mut self, refusal: Refusal, clock: &Clock<'_>) -> Rejection {
+        let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
+        self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
+        let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
+        Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }
     }
 
     /// The records of a row; none of one that the resource's condition leaves out.
-    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: &Bound) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
-        if bound.refuses(true) {
+    fn row(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: Option<&Bound>) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+        if let Some(bound) = bound.filter(|bound| bound.refuses(true)) {
             return Err(self.refuse_row(bound, clock));
         }
         match self.mapping.condition.as_ref().map_or(Ok(true), |condition| condition.holds(row)) {
             Ok(true) => self.records(row, clock, bound),
             Ok(false) => Ok(Vec::new()),
-            Err(refusal) => {
-                let rule = if refusal == Refusal::ExpressionFailed { Rule::ConditionFailed } else { refused(refusal).1 };
-                self.flows.on(clock.today).tally.add(&found(Level::Error, usize::MAX, rule));
-                let (zh, en) = (rule.zh().to_owned(), rule.en().to_owned());
-                Err(vec![Rejection { rule: rule.code().to_owned(), field: String::new(), value: None, zh, en }])
-            }
+            Err(refusal) => Err(vec![self.refuse_whole(refusal, clock)]),
         }
     }
 
@@ -208,13 +223,18 @@ impl<'m> Runner<'m> {
     }
 
     /// The row's entity records.
-    fn records(&mut self, row: &Row<'_, '_>, clock: &Clock<'_>, bound: &Bound) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
+    fn records(
+        &mut self,
+        row: &Row<'_, '_>,
+        clock: &Clock<'_>,
+        bound: Option<&Bound>,
+    ) -> Result<Vec<EntityRecord>, Vec<Rejection>> {
         let mapping = self.mapping;
         self.findings.clear();
-        if bound.refuses(false) {
+        if let Some(bound) = bound.filter(|bound| bound.refuses(false)) {
             return Err(self.refuse_row(bound, clock));
         }
-        let retyped = bound.affected.iter().filter(|affected| affected.rule == Rule::ColumnRetyped);
+        let retyped = bound.into_iter().flat_map(|bound| &bound.affected).filter(|affected| affected.rule == Rule::ColumnRetyped);
         let retyped = retyped.filter_map(|affected| Some(found(Level::Warning, affected.field?, affected.rule)));
         self.findings.extend(retyped);
         let mut values: Vec<StandardValue<'_>> = mapping.entity.fields.iter().map(|_| StandardValue::Null).collect();
@@ -513,6 +533,8 @@ fn refused(refusal: Refusal) -> (Level, Rule) {
         Refusal::UnitUnknown => (Level::Warning, Rule::AmountUnit),
         // A null in its place would tell the subscribers that the value is gone.
         Refusal::ColumnAbsent => (Level::Error, Rule::ColumnAbsent),
+        // Nor would some of the rows tell that others are missing.
+        Refusal::TooManyRows => (Level::Error, Rule::TooManyRows),
     }
 }
 

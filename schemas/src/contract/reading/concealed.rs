@@ -9,10 +9,11 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 64] = [
+const OPEN: [&str; 65] = [
     "allow_remote",
     "basis",
     "batch",
+    "binary",
     "brokers",
     "cel",
     "chunk",

@@ -6,7 +6,7 @@ use guitong_normalise::{Filter, NormaliserStatus, Phase, What};
 use guitong_schemas::contract::resource::OnChange;
 
 use super::super::harness::{Stage, uscc};
-use super::world::{COMPANIES, LOOKUPS, World, directory, put};
+use super::world::{COMPANIES, LOOKUPS, World, directory, gone, put};
 
 const CODE: &str = "11450000PDY00001X0";
 
@@ -94,6 +94,60 @@ async fn rows_of_a_dictionary_that_lost_a_column_are_set_aside() {
     let item = &stage.handle.list(Filter::default(), None, 10).await.unwrap().items[0];
     assert_eq!(item.rejections[0].rule, "event.columns");
     assert_eq!(contact(&world.standing().await, 1), [Some("李示例"), None], "the last good version stays");
+
+    // With the column back the row's next change settles it.
+    world.rename("ry_zd", "xingming", "xm");
+    world.transaction(&[put("ry_zd", 1, &["8", "张示例二"])]).await;
+    assert_eq!(world.settled(&stage).await.quarantined, 0);
+    assert_eq!(contact(&world.standing().await, 1), [Some("张示例二"), None]);
+    stage.stop().await;
+}
+
+/// Two rows of the dictionary that were set aside, with the mapping that can read them.
+async fn set_aside() -> (World, Stage, guitong_schemas::contract::Resource) {
+    let (mut world, stage) = with_contacts(OnChange::Quarantine).await;
+    world.rename("ry_zd", "xm", "xingming");
+    world.transaction(&[put("ry_zd", 1, &["8", "张示例"]), put("ry_zd", 2, &["9", "覃示例"])]).await;
+    assert_eq!(world.settled(&stage).await.quarantined, 2);
+    let text = LOOKUPS.replace("value = \"xm\"", "value = \"xingming\"");
+    let mut resource = (*directory(COMPANIES, &text).unwrap().resources[&world.resource.name]).clone();
+    resource.on_change = OnChange::Quarantine;
+    (world, stage, resource)
+}
+
+#[tokio::test]
+async fn what_was_set_aside_of_a_dictionary_is_run_again_or_goes_with_its_row() {
+    let (mut world, stage, _) = set_aside().await;
+    // One row goes, and with it what was set aside of it: nothing brings it back.
+    world.transaction(&[gone("ry_zd", 1)]).await;
+    assert_eq!(world.settled(&stage).await.quarantined, 1);
+    world.truncate("ry_zd").await;
+    assert_eq!(world.settled(&stage).await.quarantined, 0);
+    assert_eq!(stage.handle.replay(Filter::default()).await.unwrap().tried, 0);
+    stage.stop().await;
+
+    // As far as it may be read now, it is, and is let go.
+    let (mut world, stage, _) = set_aside().await;
+    stage.stop().await;
+    world.resource.on_change = OnChange::Continue;
+    let stage = world.start();
+    world.settled(&stage).await;
+    let report = stage.handle.replay(Filter::default()).await.unwrap();
+    assert_eq!((report.tried, report.released, world.settled(&stage).await.quarantined), (2, 2, 0));
+    assert_eq!(contact(&world.standing().await, 1), [None, Some("contact:column.gone")]);
+    stage.stop().await;
+
+    // A mapping that reads the new name reads the table anew, and both rows with it.
+    let (mut world, stage, resource) = set_aside().await;
+    stage.stop().await;
+    world.resource = resource;
+    let stage = world.start();
+    let status = world.settled(&stage).await;
+    assert_eq!(status.quarantined, 0);
+    assert_eq!(contact(&world.standing().await, 1), [Some("张示例"), None]);
+    world.transaction(&[put("ry_zd", 1, &["8", "张示例二"])]).await;
+    world.settled(&stage).await;
+    assert_eq!(contact(&world.standing().await, 1), [Some("张示例二"), None]);
     stage.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 mod columns;
 mod details;
+mod groups;
 mod histories;
 mod lookups;
 mod rebuild;

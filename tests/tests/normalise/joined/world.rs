@@ -9,16 +9,18 @@ use bytes::Bytes;
 use guitong_connectors::publish::{PublishSettings, Publisher};
 use guitong_connectors::source::SourceBatch;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{ExchangeLog, OwnerId, Role, TopicPartition};
 use guitong_normalise::{Metrics, NormaliseContext, Normaliser, NormaliserStatus, Phase};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EventForm, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
-use guitong_schemas::contract::{Directory, Name, Resource, Subscription, load};
+use guitong_schemas::contract::{Directory, KafkaConfig, Name, Resource, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
+use guitong_tests::servers::kafka::Kafka;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 6] = [
     ("bm_zd", &["id", "bmdm", "mc", "xydm", "qhid", "bz"]),
     ("qh_zd", &["id", "bm", "dm"]),
     ("ry_zd", &["id", "gh", "xm"]),
-    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj"]),
+    ("hj", &["id", "bjh", "xh", "hj", "jbr", "sj", "yj"]),
 ];
 
 /// What a resource is of, beside what it reads.
@@ -42,6 +44,23 @@ pub(crate) const COMPANIES: &str = "code = \"3450010102/000001\"\ntitle = \"企�
                 entity = \"LegalEntity\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
 pub(crate) const CASES: &str = "code = \"3450010102/000002\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.bj\"\n\
                 entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+
+/// Cases of which every step is a row of its own.
+pub(crate) const STEPS: &str = "code = \"3450010102/000003\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.hj\"\n\
+                entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+/// What a case's record has, whatever its rows.
+pub(crate) const CASE: &str = r#"
+item_basic_code = { const = "4501210010001" }
+item_impl_code = { const = "4501210010001114501000000000001" }
+division = { const = "450100" }
+dept_name = { const = "示例局" }
+dept_uscc = { const = "11450000PDY00001X0" }
+applicant_kind = { const = "1" }
+applicant_name = { const = "张示例" }
+applicant_doc_type = { const = "111" }
+applicant_doc_no = { const = "450102199001019997" }
+received_at = { const = "2017-09-22 08:00:00" }
+"#;
 
 /// The companies with their authority by two dictionaries, one found by the other, and a contact by a third.
 pub(crate) const LOOKUPS: &str = r#"
@@ -96,7 +115,7 @@ pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong
             "systems/registration.toml",
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
-        ("resources/record.toml", format!("{head}{resource}")),
+        ("resources/record.toml", format!("{head}{resource}{}", if head == COMPANIES { "" } else { CASE })),
         ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
     ];
     files.extend((head == COMPANIES).then(|| ("subscriptions/credit.toml", SUBSCRIPTION.to_owned())));
@@ -114,7 +133,7 @@ pub(crate) type Rows = BTreeMap<&'static str, BTreeMap<u32, Vec<Option<String>>>
 
 /// One department, its log, and the rows that its database holds.
 pub(crate) struct World {
-    pub(crate) log: EmbeddedLog,
+    pub(crate) log: Arc<dyn ExchangeLog>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) resource: Resource,
     pub(crate) rows: Rows,
@@ -126,6 +145,7 @@ pub(crate) struct World {
     subscriptions: Arc<BTreeMap<Name, Arc<Subscription>>>,
     publisher: Publisher,
     commit: u64,
+    _broker: Option<Kafka>,
     _home: TempDir,
 }
 
@@ -154,9 +174,33 @@ fn table(name: &str, columns: &[&str]) -> Arc<Table> {
 
 impl World {
     pub(crate) async fn new(head: &'static str, resource: &'static str) -> Self {
-        let declared = (head, resource);
         let home = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
+        Self::over(Arc::new(log), (home, None), (head, resource)).await
+    }
+
+    /// The same with its records on Kafka.
+    pub(crate) async fn on_kafka(head: &'static str, resource: &'static str) -> Self {
+        let (home, broker) = (tempfile::tempdir().unwrap(), Kafka::start().await.unwrap());
+        let config = KafkaConfig {
+            brokers: vec![broker.bootstrap()],
+            replication_factor: 1,
+            properties: BTreeMap::new(),
+            state_path: home.path().join("state"),
+        };
+        let (roles, patience) = (vec![Role::Connect, Role::Normalise], Duration::from_secs(30));
+        let metrics = guitong_log::metrics::Metrics::new().unwrap();
+        let options = KafkaOptions { exchange: "test".to_owned(), config, roles, patience, metrics };
+        let log = KafkaLog::open(options).await.unwrap();
+        Self::over(Arc::new(log), (home, Some(broker)), (head, resource)).await
+    }
+
+    async fn over(
+        log: Arc<dyn ExchangeLog>,
+        (home, broker): (TempDir, Option<Kafka>),
+        declared: (&'static str, &'static str),
+    ) -> Self {
+        let (head, resource) = declared;
         let directory = directory(head, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
         let resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
         let registry = Arc::<Registry>::default();
@@ -171,7 +215,7 @@ impl World {
             form: EventForm::DEFAULT,
         };
         let known: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(&registry);
-        let publisher = Publisher::new(owned, Arc::new(log.clone()), known, settings).await.unwrap();
+        let publisher = Publisher::new(owned, Arc::clone(&log), known, settings).await.unwrap();
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let mut exchange = directory.exchange;
         // Small batches, so that a history takes several commits.
@@ -190,6 +234,7 @@ impl World {
             subscriptions,
             publisher,
             commit: 0,
+            _broker: broker,
             _home: home,
         }
     }
@@ -214,6 +259,12 @@ impl World {
         world.settled(&stage).await;
         stage.stop().await;
         world
+    }
+
+    /// The resource is declared otherwise from here on.
+    pub(crate) fn declare(&mut self, resource: &str) {
+        let directory = directory(self.declared.0, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        self.resource = (*directory.resources[&Name::parse("record").unwrap()]).clone();
     }
 
     /// The connector has read every table to its end.
@@ -285,7 +336,7 @@ impl World {
 
     pub(crate) fn start(&self) -> Stage {
         let context = NormaliseContext {
-            log: Arc::new(self.log.clone()),
+            log: Arc::clone(&self.log),
             registry: Arc::<Registry>::clone(&self.registry),
             standard: Arc::new(Standard::builtin().clone()),
             exchange: Arc::clone(&self.exchange),
@@ -324,7 +375,7 @@ impl World {
         let mut versions: BTreeMap<Bytes, Version> = BTreeMap::new();
         let mut ids = std::collections::BTreeSet::new();
         for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
-            for record in guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await {
+            for record in guitong_tests::everything(&*self.log, &TopicPartition::new(STD, partition)).await {
                 let headers = super::super::harness::headers(&record);
                 assert!(ids.insert(headers["ce_id"].clone()), "{} is there twice", headers["ce_id"]);
                 let version: Version = headers["guitong-version"].parse().unwrap();
@@ -347,7 +398,7 @@ impl World {
     pub(crate) async fn published(&self) -> usize {
         let mut count = 0;
         for partition in 0..self.log.partitions(STD).await.unwrap().unwrap_or(0) {
-            count += guitong_tests::everything(&self.log, &TopicPartition::new(STD, partition)).await.len();
+            count += guitong_tests::everything(&*self.log, &TopicPartition::new(STD, partition)).await.len();
         }
         count
     }
