@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod normalise {
+    mod ahead;
     mod bad_input;
     mod claims;
     mod columns;

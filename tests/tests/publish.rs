@@ -21,7 +21,8 @@ use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
 use guitong_log::registry::{BuiltinRegistry, SchemaRegistry};
 use guitong_log::{
-    AppendError, Batch, Committed, ExchangeLog, LogError, OwnedLog, OwnerId, Record, Role, StoredOffset, TopicPartition,
+    AppendError, Batch, Committed, ExchangeLog, KeyedState, LogError, OwnedLog, OwnerId, Record, Role, StoredOffset,
+    TopicPartition,
 };
 use guitong_schemas::avro::form::{Converter, Truncates, Unwrap, UnwrappedDeletes};
 use guitong_schemas::avro::schema::SourceKind;
@@ -69,6 +70,10 @@ impl OwnedLog for GoesAway {
         }
         self.left -= 1;
         self.inner.append(batch).await
+    }
+
+    fn state(&self) -> Arc<dyn KeyedState> {
+        self.inner.state()
     }
 
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {

@@ -170,6 +170,12 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.offsets.is_empty() && self.position.is_none() && self.state.is_empty()
     }
+
+    /// Bytes of records and keyed state.
+    pub(crate) fn size(&self) -> usize {
+        let state = self.state.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len));
+        self.records.iter().map(NewRecord::size).chain(state).sum()
+    }
 }
 
 /// Proof that a batch is durable. Only a log makes one.
@@ -365,6 +371,13 @@ pub trait LogReader: fmt::Debug + Send {
     async fn read(&mut self, budget: ReadBudget) -> Result<ReadBatch, LogError>;
 }
 
+/// What an owner's maps hold.
+#[async_trait]
+pub trait KeyedState: fmt::Debug + Send + Sync {
+    /// As [`OwnedLog::get`].
+    async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError>;
+}
+
 /// One owner's hold on the log.
 #[async_trait]
 pub trait OwnedLog: fmt::Debug + Send + Sync {
@@ -378,6 +391,15 @@ pub trait OwnedLog: fmt::Debug + Send + Sync {
 
     /// Writes the batch, all or nothing. After [`AppendError::Unknown`] and after `Refused(Fenced)` this holder is of no more use.
     async fn append(&mut self, batch: Batch) -> Result<Committed, AppendError>;
+
+    /// Hands the batch over to be written. A hold that lets the next batch be made meanwhile answers before it is durable, reads state as
+    /// of it, and tells how it ended with its next answer; every other one appends it.
+    async fn begin(&mut self, batch: Batch) -> Result<(), AppendError> {
+        self.append(batch).await.map(drop)
+    }
+
+    /// The owner's keyed state, to be read also while an append is under way: each entry as before it or as after it.
+    fn state(&self) -> Arc<dyn KeyedState>;
 
     /// Values of `keys` in the owner's map, in their order, as of the last commit.
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError>;

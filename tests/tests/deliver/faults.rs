@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_log::{
-    AppendError, Batch, Bounds, Committed, ExchangeLog, LogError, LogId, LogReader, OwnedLog, OwnerId, Placement, StoredOffset,
-    TopicPartition, TopicSpec,
+    AppendError, Batch, Bounds, Committed, ExchangeLog, KeyedState, LogError, LogId, LogReader, OwnedLog, OwnerId, Placement,
+    StoredOffset, TopicPartition, TopicSpec,
 };
 use tokio::sync::watch;
 
@@ -79,6 +79,10 @@ impl OwnedLog for LosingOwner {
             }
             _ => self.inner.append(batch).await,
         }
+    }
+
+    fn state(&self) -> Arc<dyn KeyedState> {
+        self.inner.state()
     }
 
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {

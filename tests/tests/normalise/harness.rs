@@ -355,7 +355,16 @@ impl World {
 
     /// Starts another resource over the same log.
     pub(crate) fn start_as(&self, resource: Resource) -> Stage {
-        let (normaliser, handle) = Normaliser::new(self.context(), Arc::new(resource)).unwrap();
+        Self::run(self.context(), resource)
+    }
+
+    /// Starts it over a log that stands before this one.
+    pub(crate) fn start_over(&self, log: Arc<dyn ExchangeLog>) -> Stage {
+        Self::run(NormaliseContext { log, ..self.context() }, self.resource.clone())
+    }
+
+    fn run(context: NormaliseContext, resource: Resource) -> Stage {
+        let (normaliser, handle) = Normaliser::new(context, Arc::new(resource)).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(normaliser.run(shutdown.clone()));
         Stage { handle, task, shutdown }

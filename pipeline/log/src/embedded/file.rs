@@ -26,6 +26,9 @@ const PAGE: u32 = 4 << 10;
 const WRITER_CACHE: u32 = 16 << 10;
 /// Bytes of the write-ahead log beyond which the writer waits for its readers, so that it begins again at the front.
 pub(crate) const WAL_BYTES: u64 = 64 << 20;
+/// Pages of the write-ahead log after which SQLite copies it into the file: 16 MiB, so that a page which changes with every commit is
+/// copied once for many of them.
+const CHECKPOINT: u32 = (16 << 20) / PAGE;
 const READER_CACHE: u32 = 1 << 10;
 /// Reads at one time; more wait. Each costs a thread and its page cache.
 const READERS: u32 = 4;
@@ -158,6 +161,7 @@ impl LogFile {
             .synchronous(SqliteSynchronous::Full)
             .pragma("cache_size", format!("-{WRITER_CACHE}"))
             .pragma("journal_size_limit", WAL_BYTES.to_string())
+            .pragma("wal_autocheckpoint", CHECKPOINT.to_string())
             .statement_cache_capacity(256)
             // Only a reader that keeps the write-ahead log from beginning anew is ever waited for.
             .busy_timeout(Duration::from_millis(500))

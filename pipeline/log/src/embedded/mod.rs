@@ -8,6 +8,7 @@ mod backup;
 mod block;
 mod fault;
 mod file;
+mod filter;
 mod maintain;
 mod owned;
 mod reader;

@@ -16,7 +16,7 @@ use super::state::{self, Change, GetError, State};
 use super::topics::{Extent, Partition, Topic, pick};
 use super::writer::{Taken, Tx, Work, WorkError};
 use crate::contract::{
-    AppendError, Batch, Committed, LogError, NewRecord, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition,
+    AppendError, Batch, Committed, KeyedState, LogError, NewRecord, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition,
 };
 use crate::partition::partition_for;
 
@@ -47,9 +47,8 @@ impl Hold {
         for (at, next) in &batch.offsets {
             consumed.push((self.inner.topics.partition(at)?.id, *next));
         }
-        let changes = self.changes(&batch.state).await?;
-        let run = if changes.is_empty() { Vec::new() } else { state::encode(&changes) };
-        let blocks = self.pack(std::mem::take(&mut batch.records), is_large).await?;
+        let changes = self.changes(std::mem::take(&mut batch.state)).await?;
+        let (blocks, (run, changes)) = self.pack(std::mem::take(&mut batch.records), changes, is_large).await?;
         let bytes = run.len() + blocks.iter().flat_map(|part| &part.1).map(|block| block.data.len()).sum::<usize>();
         Ok(Append {
             owner: self.owner.to_string(),
@@ -64,45 +63,68 @@ impl Hold {
         })
     }
 
-    async fn pack(&self, records: Vec<NewRecord>, is_large: bool) -> Result<Vec<Packed>, LogError> {
+    async fn pack(&self, records: Vec<NewRecord>, changes: Vec<Change>, is_large: bool) -> Result<(Vec<Packed>, Run), LogError> {
         if !is_large {
-            return pack(&self.inner, &records);
+            return Ok((pack(&self.inner, &records)?, run(changes)));
         }
         let inner = Arc::clone(&self.inner);
-        let packed = tokio::task::spawn_blocking(move || pack(&inner, &records)).await;
+        let packed = tokio::task::spawn_blocking(move || Ok((pack(&inner, &records)?, run(changes)))).await;
         packed.map_err(|error| LogError::Other(error.to_string()))?
     }
 
     /// The changes with the ids of their maps.
-    async fn changes(&self, changes: &[StateChange]) -> Result<Vec<Change>, LogError> {
-        let mut known: HashMap<&str, i64> = HashMap::new();
+    async fn changes(&self, changes: Vec<StateChange>) -> Result<Vec<Change>, LogError> {
+        let mut known: HashMap<Arc<str>, i64> = HashMap::new();
         let mut out = Vec::with_capacity(changes.len());
         for StateChange { map, key, value } in changes {
-            let map = match known.get(&**map) {
+            let map = match known.get(&map) {
                 Some(id) => *id,
                 None => {
-                    let id = self.inner.map(&self.owner, map).await?;
+                    let id = self.inner.map(&self.owner, &map).await?;
                     known.insert(map, id);
                     id
                 }
             };
-            out.push(Change { map, key: key.clone(), value: value.clone() });
+            out.push(Change { map, key, value });
         }
         Ok(out)
+    }
+}
+
+/// An owner's maps, beside its hold.
+#[derive(Debug)]
+struct OwnerMaps {
+    inner: Arc<Inner>,
+    owner: OwnerId,
+}
+
+#[async_trait]
+impl KeyedState for OwnerMaps {
+    async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
+        self.inner.get(&self.owner, map, keys).await
+    }
+}
+
+impl Inner {
+    async fn get(&self, owner: &OwnerId, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
+        let Some(map) = self.maps.known(owner, map) else { return Ok(vec![None; keys.len()]) };
+        self.state.get(&self.readers, map, keys).await.map_err(|error| self.fault(error))
     }
 
     fn fault(&self, error: GetError) -> LogError {
         match error {
-            GetError::Sql(error) => self.inner.file.error(error),
+            GetError::Sql(error) => self.file.error(error),
             GetError::Log(error) => error,
         }
     }
 }
 
-/// Bytes of the batch's records and state.
-fn size(batch: &Batch) -> usize {
-    let state = batch.state.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len));
-    batch.records.iter().map(NewRecord::size).chain(state).sum()
+/// A batch's changes of keyed state as they lie in the file, and as slices of that.
+type Run = (Bytes, Vec<Change>);
+
+fn run(mut changes: Vec<Change>) -> Run {
+    let run = if changes.is_empty() { Bytes::new() } else { state::encode(&mut changes) };
+    (run, changes)
 }
 
 /// Blocks of one partition.
@@ -151,7 +173,7 @@ struct Append {
     state: Arc<State>,
     changes: Vec<Change>,
     /// The changes as they lie in the file.
-    run: Vec<u8>,
+    run: Bytes,
     run_id: i64,
     bytes: usize,
 }
@@ -189,7 +211,7 @@ impl Work for Append {
             self.run_id = self.state.take_run();
             sqlx::query("INSERT INTO state_run (id, data) VALUES (?, ?)")
                 .bind(self.run_id)
-                .bind(self.run.as_slice())
+                .bind(&*self.run)
                 .execute(&mut *tx.conn)
                 .await?;
         }
@@ -198,7 +220,7 @@ impl Work for Append {
 
     fn committed(&mut self) {
         if !self.run.is_empty() {
-            self.state.committed(self.run_id, self.run.len(), &self.changes);
+            self.state.committed(self.run_id, &self.run, std::mem::take(&mut self.changes));
         }
     }
 
@@ -238,7 +260,7 @@ impl OwnedLog for Hold {
             let detail = format!("an earlier append of {} had no answer; open it again", self.owner);
             return Err(AppendError::Unknown(LogError::Other(detail)));
         }
-        let (records, bytes) = (batch.records.len(), size(&batch));
+        let (records, bytes) = (batch.records.len(), batch.size());
         let room = self.inner.room(bytes).await.map_err(AppendError::Refused)?;
         let work = self.prepare(&mut batch, bytes >= MUCH).await.map_err(AppendError::Refused)?;
         self.in_doubt = true;
@@ -254,13 +276,16 @@ impl OwnedLog for Hold {
         Ok(Committed::new(records))
     }
 
+    fn state(&self) -> Arc<dyn KeyedState> {
+        Arc::new(OwnerMaps { inner: Arc::clone(&self.inner), owner: self.owner.clone() })
+    }
+
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
-        let Some(map) = self.inner.maps.known(&self.owner, map) else { return Ok(vec![None; keys.len()]) };
-        self.inner.state.get(&self.inner.readers, map, keys).await.map_err(|error| self.fault(error))
+        self.inner.get(&self.owner, map, keys).await
     }
 
     async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {
         let Some(map) = self.inner.maps.known(&self.owner, map) else { return Ok(Vec::new()) };
-        self.inner.state.scan(&self.inner.readers, map, prefix, after, limit).await.map_err(|error| self.fault(error))
+        self.inner.state.scan(&self.inner.readers, map, prefix, after, limit).await.map_err(|error| self.inner.fault(error))
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! A run: version `u8` = 1, then for each change map `i64`, key length `u32`, value length `u32` (`u32::MAX`: removed), key, value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,16 +15,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::{QueryBuilder, Row, SqliteConnection, SqlitePool};
 
+use super::filter::Filter;
 use super::rows::{Shape, signed, stamped, unstamped};
 use super::writer::{Tx, Work, WorkError};
 use crate::contract::LogError;
 
 const VERSION: u8 = 1;
 const REMOVED: u32 = u32::MAX;
+/// Bytes of a change in a run beside key and value.
+const HEAD: usize = 16;
 /// Memory that gathered changes may take before they go into the table; as much again while they go.
 const GATHERED: usize = 16 << 20;
-/// Bytes of runs after which they go too, however few keys they change.
-const RUN_BYTES: usize = 64 << 20;
 /// What an entry takes in memory besides its bytes.
 const ENTRY: usize = 128;
 /// Entries that go into the table with one transaction, and when changes come faster than that.
@@ -43,12 +44,14 @@ pub(crate) struct Change {
     pub(crate) value: Option<Bytes>,
 }
 
-/// A commit's changes as one row.
-pub(crate) fn encode(changes: &[Change]) -> Vec<u8> {
-    let bytes: usize = changes.iter().map(|change| 16 + change.key.len() + change.value.as_ref().map_or(0, Bytes::len)).sum();
+/// A commit's changes as one row, in the order of their keys; the changes become slices of it.
+pub(crate) fn encode(changes: &mut [Change]) -> Bytes {
+    // A stable order: the last change of a key is what stays. Memory and the table take what is sorted faster.
+    changes.sort_by(|a, b| (a.map, &a.key).cmp(&(b.map, &b.key)));
+    let bytes: usize = changes.iter().map(|change| HEAD + change.key.len() + change.value.as_ref().map_or(0, Bytes::len)).sum();
     let mut run = Vec::with_capacity(1 + bytes);
     run.push(VERSION);
-    for Change { map, key, value } in changes {
+    for Change { map, key, value } in changes.iter() {
         run.extend_from_slice(&map.to_be_bytes());
         // Keys and values are parts of a batch, which is far below 4 GiB.
         run.extend_from_slice(&(key.len() as u32).to_be_bytes());
@@ -56,10 +59,22 @@ pub(crate) fn encode(changes: &[Change]) -> Vec<u8> {
         run.extend_from_slice(key);
         run.extend_from_slice(value.as_deref().unwrap_or_default());
     }
+    let run = Bytes::from(run);
+    let mut at = 1;
+    for Change { key, value, .. } in changes {
+        at += HEAD;
+        *key = run.slice(at..at + key.len());
+        at += key.len();
+        if let Some(value) = value {
+            *value = run.slice(at..at + value.len());
+            at += value.len();
+        }
+    }
     run
 }
 
-fn decode(run: &[u8]) -> Result<Vec<Change>, LogError> {
+/// The changes of a run, as slices of it.
+fn decode(run: &Bytes) -> Result<Vec<Change>, LogError> {
     let damaged = || LogError::Corrupt { detail: "a run of state changes is not whole, or of a newer version".to_owned() };
     let (&VERSION, mut rest) = run.split_first().ok_or_else(damaged)? else { return Err(damaged()) };
     let mut changes = Vec::new();
@@ -74,8 +89,8 @@ fn decode(run: &[u8]) -> Result<Vec<Change>, LogError> {
         };
         changes.push(Change {
             map: i64::from_be_bytes(*map),
-            key: Bytes::copy_from_slice(key),
-            value: value.map(Bytes::copy_from_slice),
+            key: run.slice_ref(key),
+            value: value.map(|value| run.slice_ref(value)),
         });
         rest = after;
     }
@@ -86,27 +101,26 @@ fn decode(run: &[u8]) -> Result<Vec<Change>, LogError> {
 #[derive(Debug, Default)]
 struct Layer {
     entries: BTreeMap<Key, Option<Bytes>>,
-    /// Memory that the entries take, roughly.
+    /// Memory that the runs take, of which the entries are slices, and the entries beside them.
     cost: usize,
-    run_bytes: usize,
     /// The newest run that is in it.
     last_run: i64,
 }
 
 impl Layer {
-    fn insert(&mut self, change: &Change) {
-        let size = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        // A copy: the caller's bytes may be a slice of something large.
-        let key = (change.map, Bytes::copy_from_slice(&change.key));
-        let value = change.value.as_deref().map(Bytes::copy_from_slice);
-        self.cost += ENTRY + key.1.len() + size(&value);
-        if let Some(old) = self.entries.insert(key, value) {
-            self.cost -= ENTRY + change.key.len() + size(&old);
+    /// Takes over the changes of a run, which are slices of it.
+    fn take(&mut self, id: i64, run: &Bytes, changes: Vec<Change>) {
+        self.cost += run.len();
+        for Change { map, key, value } in changes {
+            if self.entries.insert((map, key), value).is_none() {
+                self.cost += ENTRY;
+            }
         }
+        self.last_run = id;
     }
 
     fn is_ripe(&self) -> bool {
-        self.cost >= GATHERED || self.run_bytes >= RUN_BYTES
+        self.cost >= GATHERED
     }
 }
 
@@ -121,6 +135,8 @@ struct Merging {
 struct Layers {
     newest: Layer,
     merging: Option<Merging>,
+    /// What the table may have.
+    stored: Filter,
     next_run: i64,
 }
 
@@ -158,11 +174,11 @@ impl State {
                 .fetch_one(&mut *conn)
                 .await
                 .map_err(&fault)?;
-            decode(&run)?.iter().for_each(|change| layer.insert(change));
-            layer.run_bytes += run.len();
-            layer.last_run = id;
+            let run = Bytes::from(run);
+            layer.take(id, &run, decode(&run)?);
         }
-        self.change(|layers| *layers = Layers { next_run: layer.last_run + 1, newest: layer, merging: None });
+        let stored = Filter::new(filled(conn).await.map_err(&fault)?);
+        self.change(|layers| *layers = Layers { next_run: layer.last_run + 1, newest: layer, merging: None, stored });
         Ok(())
     }
 
@@ -174,13 +190,9 @@ impl State {
         })
     }
 
-    /// Takes over what was committed as `run`, of `bytes`.
-    pub(crate) fn committed(&self, run: i64, bytes: usize, changes: &[Change]) {
-        self.change(|layers| {
-            changes.iter().for_each(|change| layers.newest.insert(change));
-            layers.newest.run_bytes += bytes;
-            layers.newest.last_run = run;
-        });
+    /// Takes over what was committed as the run `id`.
+    pub(crate) fn committed(&self, id: i64, run: &Bytes, changes: Vec<Change>) {
+        self.change(|layers| layers.newest.take(id, run, changes));
     }
 
     /// The next slice that is to go into the table.
@@ -196,6 +208,8 @@ impl State {
             let entries: Vec<_> = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
             let last = merging.layer.entries.last_key_value().map(|(key, _)| key);
             let runs = (entries.last().map(|(key, _)| key) == last).then_some(merging.layer.last_run);
+            // Before they are there: who does not find them in memory any more must search.
+            entries.iter().for_each(|((map, key), _)| layers.stored.add(*map, key));
             Some((entries, runs))
         });
         let (entries, runs) = slice?;
@@ -208,7 +222,8 @@ impl State {
             let find = |key: &Bytes| {
                 let key = (map, key.clone());
                 let older = || layers.merging.as_ref().and_then(|merging| merging.layer.entries.get(&key));
-                layers.newest.entries.get(&key).or_else(older).cloned()
+                let found = layers.newest.entries.get(&key).or_else(older).cloned();
+                found.or_else(|| (!layers.stored.may_have(map, &key.1)).then_some(None))
             };
             keys.iter().map(find).collect()
         })
@@ -298,6 +313,16 @@ impl State {
         }
         Ok(out)
     }
+}
+
+/// Maps of which the table has entries.
+async fn filled(conn: &mut SqliteConnection) -> Result<HashSet<i64>, sqlx::Error> {
+    // One search for each map, however many entries it has.
+    let sql = "WITH RECURSIVE filled (map) AS (
+            SELECT min(map) FROM state
+            UNION ALL SELECT (SELECT min(map) FROM state WHERE map > filled.map) FROM filled WHERE filled.map IS NOT NULL)
+        SELECT map FROM filled WHERE map IS NOT NULL";
+    Ok(sqlx::query_scalar(sql).fetch_all(conn).await?.into_iter().collect())
 }
 
 /// Entries of the table in a range of keys; `upto` is the last key wanted.
@@ -411,9 +436,12 @@ mod tests {
     fn a_run_comes_back_and_a_damaged_one_is_an_error() {
         let change =
             |key: &'static str, value: Option<&'static str>| Change { map: 7, key: key.into(), value: value.map(Into::into) };
-        let changes = vec![change("a", Some("1")), change("", None), change("b", Some(""))];
-        let run = encode(&changes);
-        assert_eq!(decode(&run).unwrap(), changes);
-        assert!(decode(&run[..run.len() - 3]).is_err() && decode(&[]).is_err() && decode(&[2]).is_err());
+        let mut changes = vec![change("b", Some("1")), change("", None), change("a", Some("")), change("b", Some("2"))];
+        let sorted = vec![change("", None), change("a", Some("")), change("b", Some("1")), change("b", Some("2"))];
+        let run = encode(&mut changes);
+        assert_eq!((&changes, &decode(&run).unwrap()), (&sorted, &sorted));
+        for damaged in [run.slice(..run.len() - 3), Bytes::new(), Bytes::from_static(&[2])] {
+            assert!(decode(&damaged).is_err());
+        }
     }
 }

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::changelog::{self, Change};
-use super::committer::{Command, Commands, Prepared, Ticket};
+use super::committer::{Ahead, Command, Commands, Prepared, Ticket};
 use super::group::Assignments;
 use super::store::Store;
 use super::topics::Topics;
 use crate::contract::{
-    AppendError, Batch, Committed, LogError, LogId, MAX_RECORD, NewRecord, OwnedLog, OwnerId, StoredOffset, TopicPartition,
+    AppendError, Batch, Committed, KeyedState, LogError, LogId, MAX_RECORD, NewRecord, OwnedLog, OwnerId, StoredOffset,
+    TopicPartition,
 };
 use crate::metrics::Metrics;
 use crate::partition::partition_for;
@@ -35,7 +36,43 @@ pub(crate) struct KafkaOwned {
     pub(crate) over: bool,
 }
 
+/// An owner's maps, beside its hold.
+#[derive(Debug)]
+struct OwnerMaps {
+    ticket: Ticket,
+    store: Arc<Store>,
+    assignments: Arc<Assignments>,
+    ahead: Arc<Ahead>,
+}
+
+#[async_trait]
+impl KeyedState for OwnerMaps {
+    async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
+        let owner = &self.ticket.owner;
+        let keys: Result<Vec<_>, _> = keys.iter().map(|key| changelog::state_key(&owner.name, map, key)).collect();
+        let keys = keys?;
+        let ahead = self.ahead.changed(&self.ticket, &keys);
+        let missing: Vec<Bytes> =
+            keys.iter().zip(&ahead).filter(|(_, found)| found.is_none()).map(|(key, _)| key.clone()).collect();
+        let mut copied = self.store.get(self.ticket.slot, &missing).await?.into_iter();
+        // Afterwards: a hold that ended while the copy was read may have read another's.
+        if !self.assignments.holds(self.ticket.slot, self.ticket.slot_epoch) {
+            return Err(LogError::Fenced { owner: OwnerId::clone(owner) });
+        }
+        Ok(ahead.into_iter().map(|found| found.or_else(|| copied.next()).flatten()).collect())
+    }
+}
+
 impl KafkaOwned {
+    fn maps(&self) -> OwnerMaps {
+        OwnerMaps {
+            ticket: self.ticket.clone(),
+            store: Arc::clone(&self.store),
+            assignments: Arc::clone(&self.assignments),
+            ahead: Arc::clone(&self.commands.ahead),
+        }
+    }
+
     fn name(&self) -> &str {
         &self.ticket.owner.name
     }
@@ -160,16 +197,14 @@ impl OwnedLog for KafkaOwned {
         ended.map(|_| Committed::new(count))
     }
 
+    fn state(&self) -> Arc<dyn KeyedState> {
+        Arc::new(self.maps())
+    }
+
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
-        let keys: Result<Vec<_>, _> = keys.iter().map(|key| changelog::state_key(self.name(), map, key)).collect();
-        let keys = keys?;
-        let ahead = self.commands.ahead.changed(&self.ticket, &keys);
-        let missing: Vec<Bytes> =
-            keys.iter().zip(&ahead).filter(|(_, found)| found.is_none()).map(|(key, _)| key.clone()).collect();
-        let mut copied = self.store.get(self.ticket.slot, &missing).await?.into_iter();
-        // Afterwards: a hold that ended while the copy was read may have read another's.
+        let values = self.maps().get(map, keys).await?;
         self.check_hold()?;
-        Ok(ahead.into_iter().map(|found| found.or_else(|| copied.next()).flatten()).collect())
+        Ok(values)
     }
 
     async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {

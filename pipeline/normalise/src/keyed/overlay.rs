@@ -1,9 +1,11 @@
 //! What a batch under way has read from keyed state and changed in it. Each map is read once per batch, for all keys together.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use guitong_log::{LogError, OwnedLog, StateChange};
 
 use super::codec::CodecError;
@@ -73,25 +75,19 @@ struct Slot<T> {
 /// One map as the batch sees it.
 #[derive(Debug)]
 pub(crate) struct Cached<T> {
-    slots: HashMap<Bytes, Slot<T>>,
+    slots: HashMap<Bytes, Slot<T>, RandomState>,
 }
 
 impl<T> Default for Cached<T> {
     fn default() -> Self {
-        Self { slots: HashMap::new() }
+        Self { slots: HashMap::default() }
     }
 }
 
 impl<T: Stored> Cached<T> {
     /// Reads those of `keys` that the batch has not seen yet.
     pub(crate) async fn load(&mut self, owner: &dyn OwnedLog, keys: impl IntoIterator<Item = Bytes>) -> Result<(), StateError> {
-        let mut wanted = Vec::new();
-        for key in keys {
-            if !self.slots.contains_key(&key) {
-                self.slots.insert(key.clone(), Slot { value: None, was: None, changed: false });
-                wanted.push(key);
-            }
-        }
+        let wanted = self.unseen(keys.into_iter());
         if wanted.is_empty() {
             return Ok(());
         }
@@ -104,6 +100,20 @@ impl<T: Stored> Cached<T> {
             }
         }
         Ok(())
+    }
+
+    /// Those of `keys` that the batch has not seen yet, each with a place.
+    fn unseen(&mut self, keys: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
+        let most = keys.size_hint().1.unwrap_or(0);
+        self.slots.reserve(most);
+        let mut unseen = Vec::with_capacity(most);
+        for key in keys {
+            if let Place::Vacant(place) = self.slots.entry(key) {
+                unseen.push(place.key().clone());
+                place.insert(Slot { value: None, was: None, changed: false });
+            }
+        }
+        unseen
     }
 
     /// Everything that is loaded, to be seen otherwise; what is stored of it stays as it is.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use guitong_log::{AppendError, Batch, Committed, LogError, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition};
+use guitong_log::{
+    AppendError, Batch, Committed, KeyedState, LogError, OwnedLog, OwnerId, StateChange, StoredOffset, TopicPartition,
+};
 
 use super::state::{Step, Stored};
 use crate::drift::COLUMNS;
@@ -80,12 +82,26 @@ impl OwnedLog for Aside<'_> {
         Ok(committed)
     }
 
+    fn state(&self) -> Arc<dyn KeyedState> {
+        Arc::new(AsideMaps(self.owner.state()))
+    }
+
     async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
         self.owner.get(name(map), keys).await
     }
 
     async fn scan(&self, map: &str, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, LogError> {
         self.owner.scan(name(map), prefix, after, limit).await
+    }
+}
+
+#[derive(Debug)]
+struct AsideMaps(Arc<dyn KeyedState>);
+
+#[async_trait]
+impl KeyedState for AsideMaps {
+    async fn get(&self, map: &str, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LogError> {
+        self.0.get(name(map), keys).await
     }
 }
 

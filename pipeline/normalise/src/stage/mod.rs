@@ -6,6 +6,7 @@
 //! from what the log holds. Bad events go to quarantine and stop nothing; a column that the mapping reads and the table
 //! no longer has pauses the resource, unless it is to go on without; a gap in the raw topic is an error for a person.
 
+mod ahead;
 pub(crate) mod arrival;
 pub(crate) mod binding;
 pub(crate) mod figures;

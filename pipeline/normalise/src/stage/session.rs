@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use guitong_log::registry::Compatibility;
 use guitong_log::{
     Batch, ExchangeLog, LogError, LogReader, OwnedLog, OwnerId, ReadBatch, ReadBudget, Record, Retention, Role, StateChange,
@@ -11,6 +12,7 @@ use guitong_log::{
 use tokio_util::sync::CancellationToken;
 
 use super::Normaliser;
+use super::ahead::Ahead;
 use super::arrival::Arrival;
 use super::binding::Unfit;
 use super::output::Names;
@@ -51,7 +53,7 @@ pub(super) enum End {
 
 /// What the loop of a session works with.
 struct Session {
-    owner: Box<dyn OwnedLog>,
+    owner: Ahead,
     worker: Worker,
     raw: TopicPartition,
     next: u64,
@@ -103,7 +105,7 @@ impl Session {
     /// What was counted before, and whether the resource paused under this very mapping.
     async fn take_pause(&mut self) -> Result<(), SessionError> {
         let read = |error| StateError::Codec { map: QUALITY, error };
-        self.worker.counters.standing = standing::Standing::load(&*self.owner).await?;
+        self.worker.counters.standing = standing::Standing::load(&self.owner).await?;
         let stored = self.owner.get(QUALITY, &[WINDOW, PAUSED]).await?;
         let [window, paused] = stored.as_slice() else { return Ok(()) };
         if let Some(window) = window {
@@ -176,6 +178,7 @@ impl Normaliser {
         }
         let refreshing = self.mapping.joins.is_some() && load.is_none();
         let (replay, halt, asked) = (None, None, None);
+        let owner = Ahead::new(owner);
         let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, halt, asked };
         session.take_pause().await?;
         session.worker.metrics.show(&session.worker.counters);
@@ -184,10 +187,14 @@ impl Normaliser {
         let ready = if session.load.is_some() { Phase::Loading } else { Phase::Running };
         self.set_phase(session.worker.pause.as_ref().map_or(ready, |pause| Phase::Paused(pause.to_string())));
         let ended = self.work(&mut session, shutdown).await;
+        // What is under way is as good as written, unless the log says otherwise.
+        let settled = session.owner.settle().await;
         if let Some(replay) = session.replay {
             replay.interrupt("the normaliser opens its state again; what was run so far is kept");
         }
-        ended
+        let ended = ended?;
+        settled?;
+        Ok(ended)
     }
 
     fn worker(&self, names: &Arc<Names>, quarantine: &Arc<str>, metrics: ResourceMetrics) -> Worker {
@@ -266,11 +273,12 @@ impl Normaliser {
             let read = || session.beside.iter().chain([&(session.raw.clone(), session.next)]).cloned().collect::<Vec<_>>();
             if session.load.as_ref().is_some_and(|load| load.is_done(&read())) {
                 if let Some(load) = session.load.take() {
-                    load.finish(&mut *session.owner).await?;
+                    load.finish(&mut session.owner).await?;
                 }
                 return Ok(End::Reopen);
             }
-            let wait = if session.is_busy() { Duration::ZERO } else { WAIT };
+            let mut is_followed = false;
+            let wait = if session.is_busy() || session.owner.is_under_way() { Duration::ZERO } else { WAIT };
             let budget = ReadBudget { bytes: self.context.exchange.budgets.batch, wait };
             tokio::select! {
                 biased;
@@ -281,14 +289,16 @@ impl Normaliser {
                     }
                 }
                 () = std::future::ready(()), if session.refreshing && session.worker.pause.is_none() => {
-                    session.refreshing = session.worker.refresh(&mut *session.owner, budget.bytes).await?;
+                    session.refreshing = session.worker.refresh(&mut session.owner, budget.bytes).await?;
                     if let Some(pause) = &session.worker.pause {
                         let reason = pause.to_string();
                         self.pause(session, reason, Halt::Rejections).await?;
                     }
                 }
                 batch = intake.read(&*log, budget), if session.is_open() => {
-                    self.take_batch(session, batch?).await?;
+                    let batch = batch?;
+                    is_followed = !batch.records.is_empty();
+                    self.take_batch(session, batch).await?;
                     session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
                 }
                 () = std::future::ready(()), if session.is_busy() => {}
@@ -304,10 +314,15 @@ impl Normaliser {
             if session.replay.is_some() {
                 self.step_replay(session).await?;
             }
-            if session.asked.is_none_or(|asked| asked.elapsed() >= STATUS_EVERY) && self.has_new_topic(session).await? {
+            let is_due = session.asked.is_none_or(|asked| asked.elapsed() >= STATUS_EVERY);
+            if is_due && self.has_new_topic(session).await? {
                 return Ok(End::Reopen);
             }
-            self.report(session).await?;
+            // A batch under way is told of when it is durable: where there is nothing to read meanwhile, and every second.
+            if is_due || !(is_followed && session.owner.is_under_way()) {
+                session.owner.settle().await?;
+                self.report(session).await?;
+            }
         }
     }
 
@@ -350,11 +365,18 @@ impl Normaliser {
             return Ok(());
         }
         let started = Instant::now();
+        let size = |record: &Record| [&record.key, &record.value].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        let bytes: usize = batch.records.iter().map(size).sum();
+        // Where much was read there is more. A small batch is waited for: what comes meanwhile is in the next one, and so fewer are written.
+        let is_much = bytes >= self.context.exchange.budgets.batch / 2;
         let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
         let arrived = |record| arrival(&session.raw, is_grouped, record, revision, None);
         let arrivals: Vec<_> = batch.records.into_iter().map(arrived).collect();
         let at = if batch.next.is_empty() { vec![(session.raw.clone(), next)] } else { batch.next };
-        match session.worker.work(&mut *session.owner, &arrivals, Some(at)).await? {
+        session.owner.runs_ahead = is_much && session.rebuild.is_none() && session.replay.is_none();
+        let progress = session.worker.work(&mut session.owner, &arrivals, Some(at)).await?;
+        session.owner.runs_ahead = false;
+        match progress {
             Progress::Done => (session.next, session.beside) = (next, beside),
             Progress::Flooded(reason) => self.pause(session, reason, Halt::Rejections).await?,
             Progress::Unfit(Unfit { reason, table, newest }) => {
@@ -367,6 +389,7 @@ impl Normaliser {
 
     /// Reads nothing more for the time being.
     async fn pause(&self, session: &mut Session, reason: String, halt: Halt) -> Result<(), SessionError> {
+        session.owner.settle().await?;
         tracing::error!(resource = %self.resource.name, reason, "paused");
         session.next = session.owner.offset(&session.raw).map_or(session.next, |offset| offset.next);
         self.report(session).await?;
@@ -390,7 +413,7 @@ impl Normaliser {
         let Some(rebuild) = &mut session.rebuild else { return Ok(Stepped::Ended) };
         let (log, bytes) = (&*self.context.log, self.context.exchange.budgets.batch);
         let upto = (session.next, !session.refreshing);
-        rebuild.work(log, &mut *session.owner, &mut session.worker, upto, bytes).await
+        rebuild.work(log, &mut session.owner, &mut session.worker, upto, bytes).await
     }
 
     async fn step_replay(&mut self, session: &mut Session) -> Result<(), SessionError> {
@@ -402,25 +425,29 @@ impl Normaliser {
         }
         let numbers: Vec<u64> = events.iter().map(|(seq, _)| *seq).collect();
         let (revision, is_grouped) = (session.worker.counters.totals.revision, self.mapping.is_grouped());
-        let events = session.worker.make_entries_again(&mut *session.owner, events).await?;
+        let events = session.worker.make_entries_again(&mut session.owner, events).await?;
         let arrived = |(seq, raw)| arrival(&session.raw, is_grouped, raw, revision, Some(seq));
         let arrivals: Vec<_> = events.into_iter().map(arrived).collect();
-        session.worker.work(&mut *session.owner, &arrivals, None).await?;
+        session.worker.work(&mut session.owner, &arrivals, None).await?;
         session.refreshing |= self.mapping.joins.is_some();
-        replay.count(&*session.owner, &numbers).await?;
+        replay.count(&session.owner, &numbers).await?;
         session.replay = Some(replay);
         Ok(())
     }
 
     /// Answers one request. An answer that nobody waits for any more is dropped.
     async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
+        if let Err(error) = session.owner.settle().await {
+            command.refuse(&error.to_string());
+            return Err(error.into());
+        }
         match command {
             Command::List { filter, after, limit, reply } => {
-                let answer = QuarantineStore::new(&*session.owner).list(&filter, after.as_deref(), limit).await;
+                let answer = QuarantineStore::new(&session.owner).list(&filter, after.as_deref(), limit).await;
                 let _ = reply.send(answer.map_err(unavailable));
             }
             Command::Show { id, reply } => {
-                let answer = QuarantineStore::new(&*session.owner).show(&id).await;
+                let answer = QuarantineStore::new(&session.owner).show(&id).await;
                 let _ = reply.send(answer.map_err(unavailable));
             }
             Command::Replay { reply, .. } if session.replay.is_some() => {
@@ -431,7 +458,7 @@ impl Normaliser {
             }
             Command::Replay { filter, reply } => {
                 let topic = Arc::clone(&session.worker.quarantine_topic);
-                session.replay = Replay::begin(&*self.context.log, &*session.owner, &topic, &filter, reply).await?;
+                session.replay = Replay::begin(&*self.context.log, &session.owner, &topic, &filter, reply).await?;
             }
             Command::Drop { reply, .. } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
@@ -441,7 +468,7 @@ impl Normaliser {
             }
             Command::Drop { filter, surrender, reply } => {
                 let name = self.resource.name.as_str();
-                let report = session.worker.surrender(&mut *session.owner, name, &filter, &surrender).await?;
+                let report = session.worker.surrender(&mut session.owner, name, &filter, &surrender).await?;
                 self.report(session).await?;
                 let _ = reply.send(Ok(report));
             }
@@ -457,7 +484,7 @@ impl Normaliser {
             Command::Rebuild { reply } => {
                 let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
                 let totals = &session.worker.counters.totals;
-                let revision = rebuild::ask(&mut *session.owner, totals, declared, mapping).await?;
+                let revision = rebuild::ask(&mut session.owner, totals, declared, mapping).await?;
                 let _ = reply.send(Ok(revision));
                 return Ok(Some(End::Reopen));
             }
@@ -467,14 +494,14 @@ impl Normaliser {
                     session.forget_window().await?;
                 }
                 if let Some(rebuild) = session.rebuild.as_mut().filter(|rebuild| rebuild.is_halted()) {
-                    rebuild.resume(&mut *session.owner).await?;
+                    rebuild.resume(&mut session.owner).await?;
                     was_paused = true;
                 }
                 let _ = reply.send(Ok(was_paused));
                 return Ok(was_paused.then_some(End::Reopen));
             }
             Command::Quality { days, reply } => {
-                let answer = quality::read(&*session.owner, days).await;
+                let answer = quality::read(&session.owner, days).await;
                 let totals = &session.worker.counters.totals;
                 let seconds = self.resource.quality.timely.as_secs();
                 let fields = self.mapping.fields_by_obligation();
@@ -506,7 +533,7 @@ impl Normaliser {
         if !asked {
             session.asked = Some(Instant::now());
             end = Some(self.context.log.bounds(&session.raw).await?.end);
-            oldest = Some(QuarantineStore::new(&*session.owner).oldest_us().await?);
+            oldest = Some(QuarantineStore::new(&session.owner).oldest_us().await?);
         }
         let now = jiff::Timestamp::now().as_microsecond();
         self.status.send_modify(|status| {
@@ -551,7 +578,7 @@ async fn begin(
     raw: &TopicPartition,
     revision: u32,
 ) -> Result<u64, SessionError> {
-    let stored = owner.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
+    let stored = owner.get(TOTALS, &[Bytes::new()]).await?.pop().flatten();
     let bounds = log.bounds(raw).await?;
     worker.drift = Drift::load(owner).await?;
     worker.drift.follow(&worker.mapping);

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use guitong_log::registry::SchemaRegistry;
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
@@ -249,7 +250,8 @@ impl Worker {
         let mapping = Arc::clone(&self.mapping);
         let mut runner = Runner::new(&mapping, self.names.value_schema);
         let mut events: Vec<Read<'a>> = Vec::with_capacity(arrivals.len());
-        let mut newest: HashMap<&'a [u8], usize> = HashMap::new();
+        let mut newest: HashMap<&'a [u8], usize, RandomState> =
+            HashMap::with_capacity_and_hasher(arrivals.len(), RandomState::default());
         // Rows of groups of which an event of this batch could not be read.
         let mut unread: HashSet<&'a Bytes> = HashSet::new();
         let (mut truncate, mut is_flooded, mut done) = (false, false, 0);
@@ -383,7 +385,7 @@ impl Worker {
         events: Vec<Read<'_>>,
         offsets: Ends,
     ) -> Result<(), SessionError> {
-        let mut keys = Vec::new();
+        let mut keys = Vec::with_capacity(events.len());
         for event in &events {
             if matches!(event.verdict, Verdict::Stale | Verdict::Bad(_)) {
                 continue;
@@ -570,7 +572,7 @@ impl Worker {
         }
         let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
         let batch = Batch { records, offsets, position: None, state };
-        owner.append(batch).await?;
+        owner.begin(batch).await?;
         self.counters = counters;
         self.pause = pause.or(self.pause.take());
         self.quarantine_end += quarantined as u64;
