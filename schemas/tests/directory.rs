@@ -337,6 +337,36 @@ fn a_sink_is_nobody_elses_table() {
 }
 
 #[test]
+fn a_mysql_sink_is_a_table_of_the_database_in_its_address() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of = |kind: &str, rest: &str| format!("sink = {{ kind = \"{kind}\", {rest} }}");
+    let url = "mysql://u:geheim@DB.example/stat";
+    let right = of("mariadb", &format!("url = \"{url}\", table = \"统计\""));
+    let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
+    let directory = load_with(directory.path(), &[URL], CHECK).unwrap();
+    let sink = SinkConfig::Mysql { url: Secret::new(url.to_owned()), table: "统计".to_owned() };
+    assert_eq!(directory.subscriptions["local"].sink, sink);
+    for (rest, code) in [
+        ("url = \"postgres://u:geheim@h/d\", table = \"t\"", "bad-url"),
+        ("url = \"mysql://u:geheim@h/d?ssl-mode=verify-full\", table = \"t\"", "bad-url"),
+        ("url = \"mysql://u:geheim@h/d\", table = \"shared.t\"", "bad-value"),
+        ("url = \"mysql://u:geheim@h/d\"", "missing-key"),
+        ("path = \"a.db\", table = \"t\"", "missing-key"),
+    ] {
+        let problems = codes(&[("subscriptions/local.toml", sqlite, &of("mysql", rest))]);
+        assert_eq!(problems.first(), Some(&code), "{rest}: {problems:?}");
+    }
+    // One table, once with the usual port written out and in other letters.
+    let other = [
+        ("subscriptions/local.toml", sqlite, right.as_str()),
+        ("subscriptions/credit-enterprise.toml", "kind = \"postgres\"", "kind = \"mysql\""),
+        ("subscriptions/credit-enterprise.toml", "${env:CREDIT_URL}", "mysql://v:x@db.example:3306/stat"),
+        ("subscriptions/credit-enterprise.toml", "shared.enterprise", "统计"),
+    ];
+    assert_eq!(codes(&other), ["sink-taken"]);
+}
+
+#[test]
 fn a_topic_has_a_name_that_kafka_takes() {
     let long = "企业".repeat(25);
     let change = [("resources/enterprise.toml", "qy_jbxx", long.as_str()), ("systems/licensing.toml", "\"qy_*\"", "\"*\"")];

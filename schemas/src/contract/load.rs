@@ -425,9 +425,16 @@ impl Surroundings<'_> {
     }
 
     /// Passes on the address of a PostgreSQL database if it is one; an empty one is an unset secret that is tolerated.
-    pub(super) fn check_url(&self, section: &Section<'_>, key: &str, found: &Found<String>, url: Secret) -> Option<Secret> {
+    pub(super) fn check_url(
+        &self,
+        section: &Section<'_>,
+        key: &str,
+        found: &Found<String>,
+        url: Secret,
+        check: fn(&str) -> Result<(), String>,
+    ) -> Option<Secret> {
         let tolerated = url.reveal().is_empty() && self.purpose.tolerates_unset_secrets();
-        match scalar::postgres_url(url.reveal()) {
+        match check(url.reveal()) {
             Err(why) if !tolerated => {
                 section.problem(&found.at, "bad-url", format_args!("`{key}` {why}"), None);
                 None

@@ -63,8 +63,20 @@ pub enum Mask {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum SinkConfig {
-    Postgres { url: Secret, schema: String, table: String },
-    Sqlite { path: PathBuf, table: String },
+    Postgres {
+        url: Secret,
+        schema: String,
+        table: String,
+    },
+    /// MariaDB or MySQL; the table is of the database that `url` names.
+    Mysql {
+        url: Secret,
+        table: String,
+    },
+    Sqlite {
+        path: PathBuf,
+        table: String,
+    },
 }
 
 const MASKS: [(&str, Mask); 9] = [
@@ -289,24 +301,35 @@ fn needs_secret(entity: &Entity, fields: &[String], masks: &BTreeMap<String, Mas
 #[derive(Clone, Copy)]
 enum Kind {
     Postgres,
+    Mysql,
     Sqlite,
 }
 
+const KINDS: [(&str, Kind); 4] =
+    [("postgres", Kind::Postgres), ("mysql", Kind::Mysql), ("mariadb", Kind::Mysql), ("sqlite", Kind::Sqlite)];
+
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
-    let kind =
-        section.required("kind", |section, key| section.choice(key, &[("postgres", Kind::Postgres), ("sqlite", Kind::Sqlite)]));
+    let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
+    let url = |check: fn(&str) -> Result<(), String>| {
+        section.required("url", |section, key| {
+            let found = section.text(key)?;
+            let url = world.surroundings.secret(section, key, &found)?;
+            world.surroundings.check_url(section, key, &found, url, check)
+        })
+    };
     let sink = match kind.map(|kind| kind.value) {
         Some(Kind::Postgres) => {
-            let url = section.required("url", |section, key| {
-                let found = section.text(key)?;
-                let url = world.surroundings.secret(section, key, &found)?;
-                world.surroundings.check_url(section, key, &found, url)
-            });
+            let url = url(scalar::postgres_url);
             let table = section.required("table", |section, key| section.parsed(key, |text| scalar::table_name(text, "public")));
             (|| {
                 let TableName { schema, name: table } = table?.value;
                 Some(SinkConfig::Postgres { url: url?, schema, table })
             })()
+        }
+        Some(Kind::Mysql) => {
+            let url = url(scalar::mysql_url);
+            let table = section.required("table", |section, key| section.parsed(key, scalar::mysql_table));
+            (|| Some(SinkConfig::Mysql { url: url?, table: table?.value }))()
         }
         Some(Kind::Sqlite) => {
             let path = section.required("path", Section::words);
@@ -330,7 +353,12 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
 /// Two subscriptions in one table would delete each other's rows, and one in the table of a resource would be read again.
 fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<'_>) {
     let (database, table) = match sink {
-        SinkConfig::Postgres { url, schema, table } => (system::database(url), TableName::new(schema, table)),
+        SinkConfig::Postgres { url, schema, table } => (system::database(url, 5432), TableName::new(schema, table)),
+        SinkConfig::Mysql { url, table } => {
+            let database = system::database(url, 3306);
+            let name = database.as_deref().and_then(|database| database.rsplit('/').next()).unwrap_or_default().to_owned();
+            (database, TableName::new(&name, table.to_lowercase()))
+        }
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }

@@ -216,12 +216,12 @@ pub(super) struct Outline {
     pub(super) form: EventForm,
 }
 
-/// Host, port and name of a PostgreSQL database, whoever connects to it.
-pub(super) fn database(url: &Secret) -> Option<String> {
+/// Host, port and name of a database on a server, whoever connects to it.
+pub(super) fn database(url: &Secret, usual_port: u16) -> Option<String> {
     let (_, rest) = url.reveal().split_once("://")?;
     let place = rest.split('?').next()?;
     let (address, name) = place.rsplit_once('@').map_or(place, |(_, place)| place).split_once('/')?;
-    let port = if address.contains(':') { "" } else { ":5432" };
+    let port = if address.contains(':') { String::new() } else { format!(":{usual_port}") };
     Some(format!("{}{port}/{name}", address.to_lowercase()))
 }
 
@@ -267,7 +267,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     check_prefix(name.as_ref(), &root, &form, world);
     root.finish();
     let database = match &source {
-        Some(SourceConfig::Postgres(config)) => database(&config.url),
+        Some(SourceConfig::Postgres(config)) => database(&config.url, 5432),
         Some(SourceConfig::Sqlite(config)) => Some(config.path.to_string_lossy().into_owned()),
         None => None,
     };
@@ -313,7 +313,7 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
     let read_url = |root: &Section<'_>, key: &str| {
         let found = root.text(key)?;
         let url = world.surroundings.secret(root, key, &found)?;
-        world.surroundings.check_url(root, key, &found, url)
+        world.surroundings.check_url(root, key, &found, url, scalar::postgres_url)
     };
     let url = root.required("url", read_url);
     let primary_url = root.has("primary_url").then(|| read_url(root, "primary_url"));

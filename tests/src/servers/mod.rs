@@ -3,10 +3,12 @@
 
 mod jvm;
 pub mod kafka;
+pub mod mariadb;
 pub mod postgres;
 pub mod proxy;
 pub mod registry;
 pub mod tls;
+mod unprivileged;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -5,11 +5,9 @@
 //! `initdb` runs once per major and user into a template that is copied for each server, so servers share a system identifier
 //! unless [`Options::own_identity`] asks for one of its own.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 
 use super::tls::Identity;
+use super::unprivileged::{give, owned_temp_dir, run, unprivileged};
 use super::{ServerError, fetched, free_port, log_tail};
 
 /// Name and password of the superuser.
@@ -28,8 +27,7 @@ pub const PASSWORD: &str = "synthetic-password";
 
 /// Where Debian puts each major that is installed.
 const DEBIAN: &str = "/usr/lib/postgresql";
-/// `nobody`, which every Linux has.
-const UNPRIVILEGED: u32 = 65_534;
+const SERVER: &str = "PostgreSQL";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a server starts.
@@ -86,13 +84,13 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub async fn start_with(options: Options) -> Result<Self, ServerError> {
         let bin = programs()?;
-        let home = owned_temp_dir()?;
+        let home = owned_temp_dir(SERVER, "guitong-pg-")?;
         let data = home.path().join("data");
         if options.own_identity {
             initdb(&bin, &data)?;
         } else {
             let template = template(&bin)?;
-            run(unprivileged(Path::new("cp")).arg("-a").arg(&template).arg(&data))?;
+            run(SERVER, unprivileged(Path::new("cp")).arg("-a").arg(&template).arg(&data))?;
         }
         let settings = settings_in(home.path(), options)?;
         Self::launch(bin, home, settings).await
@@ -103,17 +101,20 @@ impl Postgres {
     /// # Errors
     /// When the base backup fails or the standby does not come up.
     pub async fn standby(&self, application_name: &str, options: Options) -> Result<Self, ServerError> {
-        let home = owned_temp_dir()?;
+        let home = owned_temp_dir(SERVER, "guitong-pg-")?;
         let data = home.path().join("data");
         let source =
             // The database is where a standby looks for slots to keep copies of.
             format!("host=127.0.0.1 port={} dbname=postgres user={ADMIN} password={PASSWORD} application_name={application_name}", self.port);
-        run(unprivileged(&self.bin.join("pg_basebackup"))
-            .arg("--no-sync")
-            .arg("--checkpoint=fast")
-            .arg(format!("--dbname={source}"))
-            .arg("-D")
-            .arg(&data))?;
+        run(
+            SERVER,
+            unprivileged(&self.bin.join("pg_basebackup"))
+                .arg("--no-sync")
+                .arg("--checkpoint=fast")
+                .arg(format!("--dbname={source}"))
+                .arg("-D")
+                .arg(&data),
+        )?;
         // Not by --write-recovery-conf: it writes all options that its libpq knows, and the server's may be older.
         let follow = format!("primary_conninfo = '{source}'\n");
         OpenOptions::new()
@@ -384,7 +385,7 @@ impl Drop for Postgres {
 }
 
 fn failure(detail: impl std::fmt::Display) -> ServerError {
-    ServerError::new("PostgreSQL", detail)
+    ServerError::new(SERVER, detail)
 }
 
 /// Folder of the server's programs: of the major that `GUITONG_POSTGRES` names, or of the newest that Debian has installed.
@@ -401,7 +402,7 @@ pub fn programs() -> Result<PathBuf, ServerError> {
     let major = major.to_str().filter(|major| major.parse::<u32>().is_ok());
     let major = major.ok_or_else(|| failure("GUITONG_POSTGRES is no major, such as 17"))?;
     let debian = Path::new(DEBIAN).join(major).join("bin");
-    if debian.is_dir() { Ok(debian) } else { Ok(fetched("PostgreSQL", &format!("postgresql-{major}"))?.join("bin")) }
+    if debian.is_dir() { Ok(debian) } else { Ok(fetched(SERVER, &format!("postgresql-{major}"))?.join("bin")) }
 }
 
 /// The configuration that `options` ask for, with the files that it names put into the server's folder.
@@ -412,9 +413,7 @@ fn settings_in(home: &Path, options: Options) -> Result<Vec<(String, String)>, S
         fs::write(&path, content).map_err(failure)?;
         // The server takes no key that others could read.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failure)?;
-        if is_root() {
-            chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).map_err(failure)?;
-        }
+        give(&path).map_err(failure)?;
         settings.push((setting.to_owned(), path.display().to_string()));
         Ok(())
     };
@@ -430,49 +429,20 @@ fn settings_in(home: &Path, options: Options) -> Result<Vec<(String, String)>, S
     Ok(settings)
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// A command that runs as `nobody` where we are root.
-fn unprivileged(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    if is_root() {
-        command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
-    }
-    command.current_dir("/").env("LC_ALL", "C.UTF-8");
-    command
-}
-
-/// A temporary directory that the unprivileged user owns.
-fn owned_temp_dir() -> Result<TempDir, ServerError> {
-    let home = tempfile::Builder::new().prefix("guitong-pg-").tempdir().map_err(failure)?;
-    if is_root() {
-        chown(home.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED)).map_err(failure)?;
-    }
-    Ok(home)
-}
-
-fn run(command: &mut Command) -> Result<(), ServerError> {
-    let name = Path::new(command.get_program()).file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().map_err(|error| failure(format!("{name}: {error}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failure(format!("{name} ended with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr))))
-}
-
 fn initdb(bin: &Path, data: &Path) -> Result<(), ServerError> {
     let password = tempfile::NamedTempFile::new().map_err(failure)?;
     fs::write(password.path(), PASSWORD).map_err(failure)?;
     fs::set_permissions(password.path(), fs::Permissions::from_mode(0o644)).map_err(failure)?;
-    run(unprivileged(&bin.join("initdb"))
-        .args(["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"])
-        .arg(format!("--username={ADMIN}"))
-        .arg("--pwfile")
-        .arg(password.path())
-        .arg("-D")
-        .arg(data))
+    run(
+        SERVER,
+        unprivileged(&bin.join("initdb"))
+            .args(["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"])
+            .arg(format!("--username={ADMIN}"))
+            .arg("--pwfile")
+            .arg(password.path())
+            .arg("-D")
+            .arg(data),
+    )
 }
 
 /// The data directory that servers of this major are copied from; made once and moved into place whole, so that two processes
@@ -484,7 +454,7 @@ fn template(bin: &Path) -> Result<PathBuf, ServerError> {
     let user = rustix::process::geteuid().as_raw();
     let place = std::env::temp_dir().join(format!("guitong-pg-template-{version}-{user}"));
     if !place.join("data").exists() {
-        let made = owned_temp_dir()?;
+        let made = owned_temp_dir(SERVER, "guitong-pg-")?;
         initdb(bin, &made.path().join("data"))?;
         let made = made.keep();
         if fs::rename(&made, &place).is_err() {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::sink::{Sink, SinkPlan};
 use guitong_deliver::sql::Pools;
+use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
 use guitong_deliver::sql::sqlite::SqliteSink;
 use guitong_deliver::{AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, Delivery, Metrics, Phase};
@@ -27,9 +28,10 @@ use guitong_schemas::contract::{
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
 use guitong_schemas::table::TableName;
+use guitong_tests::servers::mariadb::Mariadb;
 use guitong_tests::servers::postgres::Postgres;
 use jiff::tz::TimeZone;
-use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
+use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -298,6 +300,7 @@ impl Running {
 pub(crate) enum Target {
     Sqlite(PathBuf, SqlitePool),
     Postgres(Arc<Mutex<Postgres>>, String, PgPool),
+    Mariadb(Arc<Mutex<Mariadb>>, String, MySqlPool),
 }
 
 /// Rows by their first column, all values as text.
@@ -318,10 +321,18 @@ impl Target {
         Self::Postgres(Arc::new(Mutex::new(server)), url, pool)
     }
 
-    /// The server behind it.
+    pub(crate) async fn mariadb() -> Self {
+        let server = Mariadb::start().await.unwrap();
+        let privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP";
+        server.create_user("office", "shared", privileges).await.unwrap();
+        let (url, pool) = (server.url("office", "shared"), server.admin().await.unwrap());
+        Self::Mariadb(Arc::new(Mutex::new(server)), url, pool)
+    }
+
+    /// The PostgreSQL server behind it.
     pub(crate) fn server(&self) -> OwnedMutexGuard<Postgres> {
         match self {
-            Self::Sqlite(..) => panic!("SQLite has no server"),
+            Self::Sqlite(..) | Self::Mariadb(..) => panic!("no PostgreSQL server"),
             Self::Postgres(server, ..) => Arc::clone(server).try_lock_owned().unwrap(),
         }
     }
@@ -331,6 +342,7 @@ impl Target {
         match self {
             Self::Sqlite(_, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
             Self::Postgres(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
+            Self::Mariadb(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
         }
     }
 
@@ -340,6 +352,7 @@ impl Target {
             Self::Postgres(_, url, _) => {
                 SinkConfig::Postgres { url: Secret::new(url.clone()), schema: "shared".into(), table: table.into() }
             }
+            Self::Mariadb(_, url, _) => SinkConfig::Mysql { url: Secret::new(url.clone()), table: table.into() },
         }
     }
 
@@ -357,6 +370,7 @@ impl Target {
         };
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),
+            SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(&bench.pools, url, table, plan).unwrap()),
             SinkConfig::Postgres { url, schema, table } => {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
@@ -368,6 +382,7 @@ impl Target {
         match self {
             Self::Sqlite(..) => format!("\"{table}\""),
             Self::Postgres(..) => format!("shared.\"{table}\""),
+            Self::Mariadb(..) => format!("shared.`{table}`"),
         }
     }
 
@@ -375,12 +390,14 @@ impl Target {
         match self {
             Self::Sqlite(_, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
             Self::Postgres(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
+            Self::Mariadb(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
         }
     }
 
     pub(crate) async fn rows(&self, columns: &str, table: &str) -> Rows {
         let table = self.named(table);
-        let columns = columns.split(", ").map(|column| format!("CAST({column} AS TEXT)")).collect::<Vec<_>>().join(", ");
+        let text = if matches!(self, Self::Mariadb(..)) { "CHAR" } else { "TEXT" };
+        let columns = columns.split(", ").map(|column| format!("CAST({column} AS {text})")).collect::<Vec<_>>().join(", ");
         let sql = AssertSqlSafe(format!("SELECT {columns} FROM {table}"));
         let rows: Vec<Vec<Option<String>>> = match self {
             Self::Sqlite(_, pool) => {
@@ -388,6 +405,10 @@ impl Target {
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
             }
             Self::Postgres(_, _, pool) => {
+                let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
+                rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
+            }
+            Self::Mariadb(_, _, pool) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
             }
@@ -409,6 +430,7 @@ impl Target {
         match self {
             Self::Sqlite(_, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Self::Postgres(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Self::Mariadb(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod faults;
 mod fixture;
+mod mysql;
 mod scenarios;
 mod tls;
 
@@ -13,7 +14,7 @@ use guitong_tests::servers::postgres::Stop;
 
 use crate::fixture::{Bench, Target, names};
 
-macro_rules! on_both_sinks {
+macro_rules! on_every_sink {
     ($($name:ident)+) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,10 +33,19 @@ macro_rules! on_both_sinks {
                 crate::scenarios::$name(bench, &target).await;
             })+
         }
+
+        mod mariadb {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::mariadb().await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
     };
 }
 
-on_both_sinks! {
+on_every_sink! {
     a_new_subscription_gets_the_whole_state_and_what_follows
     older_records_undo_nothing
     a_delete_leaves_no_trace_with_those_who_never_held_the_row

@@ -329,7 +329,7 @@ pub(crate) async fn a_changed_grant_takes_away_before_anything_new(mut bench: Be
     bench.deliver(&hashed).await;
     assert_eq!(target.count("t").await, 40);
     let key = match target {
-        Target::Sqlite(..) => "hex(guitong_key)",
+        Target::Sqlite(..) | Target::Mariadb(..) => "hex(guitong_key)",
         Target::Postgres(..) => "encode(guitong_key,'hex')",
     };
     assert!(target.rows(&format!("{key}, name"), "t").await.keys().all(|key| key.len() == 32));
@@ -343,12 +343,13 @@ pub(crate) async fn a_changed_grant_takes_away_before_anything_new(mut bench: Be
 
 pub(crate) async fn a_record_the_sink_refuses_is_set_aside(mut bench: Bench, target: &Target) {
     let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    let key = match target {
-        Target::Sqlite(..) => "guitong_version BLOB, guitong_epoch INTEGER",
-        Target::Postgres(..) => "guitong_version bytea, guitong_epoch bigint",
+    let (key, own) = match target {
+        Target::Sqlite(..) => ("TEXT", "guitong_version BLOB, guitong_epoch INTEGER"),
+        Target::Postgres(..) => ("text", "guitong_version bytea, guitong_epoch bigint"),
+        Target::Mariadb(..) => ("VARCHAR(40) COLLATE utf8mb4_bin", "guitong_version VARBINARY(40), guitong_epoch BIGINT"),
     };
     let table = target.named("t");
-    target.execute(&format!("CREATE TABLE {table} (uscc TEXT PRIMARY KEY, name TEXT CHECK (name <> 'poison'), {key})")).await;
+    target.execute(&format!("CREATE TABLE {table} (uscc {key} PRIMARY KEY, name TEXT CHECK (name <> 'poison'), {own})")).await;
     if let Target::Postgres(..) = target {
         target.execute(&format!("ALTER TABLE {table} OWNER TO office")).await;
     }

@@ -35,6 +35,7 @@ use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::sink::{PartitionStand, Reaction, Sink, SinkError, SinkPlan, Stand};
 use crate::sql::Pools;
+use crate::sql::mysql::MysqlSink;
 use crate::sql::postgres::PostgresSink;
 use crate::sql::sqlite::SqliteSink;
 use crate::status::{DeliverStatus, Phase};
@@ -481,6 +482,7 @@ impl Deliverer {
 
 fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match config {
+        SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(pools, url, table, plan)?),
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
     })

@@ -6,6 +6,7 @@
 //! each partition, `guitong_deleted` one for each deleted key that is still remembered.
 
 pub(crate) mod layout;
+pub mod mysql;
 mod pools;
 pub mod postgres;
 pub mod sqlite;

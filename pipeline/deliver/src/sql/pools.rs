@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guitong_schemas::contract::Secret;
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor as _, PgPool};
+use sqlx::{Executor as _, MySqlPool, PgPool};
 
 use super::sqlite::SqliteFile;
 use crate::sink::{SinkError, SinkErrorKind};
 
-/// Connections to one PostgreSQL database.
+/// Connections to one database of a server.
 const PER_SERVER: u32 = 4;
 /// How long a lease or a new connection may take; beyond it the sink counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,6 +28,15 @@ const IDLE: Duration = Duration::from_secs(120);
 const SESSION: &str = "SET lock_timeout = '10s'; SET client_min_messages = 'warning'; SET jit = off;
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
+/// Settings of a MariaDB or MySQL connection. Names are quoted as in the standard, a value that does not fit is an error and is never
+/// cut, a backslash is a backslash, a lock that a subscriber holds is a fault of the sink. Rows that others write meanwhile lock no
+/// more than themselves.
+const MYSQL_SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ENGINE_SUBSTITUTION,NO_ZERO_DATE,NO_ZERO_IN_DATE',
+        innodb_lock_wait_timeout = 10, lock_wait_timeout = 10, sql_notes = 0";
+/// The clock of columns that hold an instant without saying of which.
+const CLOCK: &str = "+08:00";
+
 /// One for the node; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Pools {
@@ -36,6 +46,7 @@ pub struct Pools {
 #[derive(Default)]
 struct Inner {
     postgres: Mutex<HashMap<String, PgPool>>,
+    mysql: Mutex<HashMap<String, MySqlPool>>,
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
 }
 
@@ -62,6 +73,25 @@ impl Pools {
             // A lease is one batch: the batch itself finds out, and is tried again.
             .test_before_acquire(false)
             .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
+            .connect_lazy_with(options);
+        pools.insert(url.reveal().to_owned(), pool.clone());
+        Ok(pool)
+    }
+
+    pub(crate) fn mysql(&self, url: &Secret) -> Result<MySqlPool, SinkError> {
+        let mut pools = self.inner.mysql.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(url.reveal()) {
+            return Ok(pool.clone());
+        }
+        let options = MySqlConnectOptions::from_str(url.reveal())
+            .map_err(|_| SinkError::new(SinkErrorKind::Shape, "the sink's `url` is no MariaDB or MySQL address"))?
+            .timezone(CLOCK.to_owned());
+        let pool = MySqlPoolOptions::new()
+            .max_connections(PER_SERVER)
+            .acquire_timeout(PATIENCE)
+            .idle_timeout(IDLE)
+            .test_before_acquire(false)
+            .after_connect(|connection, _| Box::pin(async move { connection.execute(MYSQL_SESSION).await.map(|_| ()) }))
             .connect_lazy_with(options);
         pools.insert(url.reveal().to_owned(), pool.clone());
         Ok(pool)

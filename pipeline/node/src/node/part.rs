@@ -392,6 +392,7 @@ fn of_subscription(subscription: &Subscription, view: &DeliverStatus, problem: O
 fn sink(subscription: &Subscription) -> String {
     match &subscription.sink {
         SinkConfig::Postgres { .. } => "postgres".to_owned(),
+        SinkConfig::Mysql { .. } => "mysql".to_owned(),
         SinkConfig::Sqlite { .. } => "sqlite".to_owned(),
     }
 }

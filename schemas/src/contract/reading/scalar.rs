@@ -89,26 +89,52 @@ pub(crate) fn table_name(text: &str, usual_schema: &str) -> Result<TableName, St
 /// `postgres://user:password@host:port/database?sslmode=…`: what of it is wrong, without showing any of it.
 pub(crate) fn postgres_url(url: &str) -> Result<(), String> {
     const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
-    let rest = url
-        .strip_prefix("postgres://")
-        .or_else(|| url.strip_prefix("postgresql://"))
-        .ok_or("must begin with postgres://, as in postgres://user:password@host:5432/database")?;
+    database_url(url, &["postgres", "postgresql"], 5432, "host=", &["sslmode="], &MODES)
+}
+
+/// `mysql://user:password@host:port/database?ssl-mode=…`: what of it is wrong, without showing any of it.
+pub(crate) fn mysql_url(url: &str) -> Result<(), String> {
+    const MODES: [&str; 5] = ["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"];
+    database_url(url, &["mysql", "mariadb"], 3306, "socket=", &["ssl-mode=", "sslmode="], &MODES)
+}
+
+/// `schemes`: those that it may begin with, the usual one first. `socket`: the parameter that stands in a host's place. `modes` are the
+/// values that one of the parameters `mode` may have.
+fn database_url(url: &str, schemes: &[&str], usual_port: u16, socket: &str, mode: &[&str], modes: &[&str]) -> Result<(), String> {
+    let usual = schemes.first().copied().unwrap_or_default();
+    let example = format!("{usual}://user:password@host:{usual_port}/database");
+    let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)?.strip_prefix("://"));
+    let rest = rest.ok_or_else(|| format!("must begin with {usual}://, as in {example}"))?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = place.split_once('/').unwrap_or((place, ""));
     let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     if user.split(':').next().is_none_or(str::is_empty) {
-        return Err("names no user (postgres://user:password@host:5432/database)".to_owned());
+        return Err(format!("names no user ({example})"));
     }
     if database.is_empty() {
-        return Err("names no database (postgres://user:password@host:5432/database)".to_owned());
+        return Err(format!("names no database ({example})"));
     }
-    let socket = query.split('&').any(|pair| pair.starts_with("host="));
-    if !(address.is_empty() && socket) {
-        host_and_port(address, Some(5432))?;
+    if !(address.is_empty() && query.split('&').any(|pair| pair.starts_with(socket))) {
+        host_and_port(address, Some(usual_port))?;
     }
-    match query.split('&').find_map(|pair| pair.strip_prefix("sslmode=")) {
-        Some(mode) if !MODES.contains(&mode) => Err(format!("has an unknown sslmode; one of {}", listed(&MODES))),
+    match query.split('&').find_map(|pair| mode.iter().find_map(|name| pair.strip_prefix(name))) {
+        Some(given) if !modes.iter().any(|known| known.eq_ignore_ascii_case(given)) => {
+            let name = mode.first().copied().unwrap_or_default().trim_end_matches('=');
+            Err(format!("has an unknown {name}; one of {}", listed(modes)))
+        }
         _ => Ok(()),
+    }
+}
+
+/// A table of the database that a MariaDB or MySQL address names.
+pub(crate) fn mysql_table(text: &str) -> Result<String, String> {
+    match text {
+        _ if text.contains('.') => Err("names its database in `url`: write the table's name alone".to_owned()),
+        _ if text.chars().count() > 64 => Err("is longer than the 64 characters that a table's name may have".to_owned()),
+        _ if text.trim() != text || text.chars().any(char::is_control) => {
+            Err("begins or ends with a space, or holds a control character".to_owned())
+        }
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -186,6 +212,18 @@ mod tests {
             "postgres://u@h/d?sslmode=on",
         ] {
             assert!(postgres_url(url).is_err(), "{url}");
+        }
+        for url in
+            ["mysql://u:p@h/d", "mariadb://u@h:3306/d?ssl-mode=verify_identity", "mysql://u@/d?socket=/run/mysqld/mysqld.sock"]
+        {
+            assert_eq!(mysql_url(url), Ok(()), "{url}");
+        }
+        for url in ["postgres://u@h/d", "mysql://h/d", "mysql://u@h", "mysql://u@h:0/d", "mysql://u@h/d?ssl-mode=verify-full"] {
+            assert!(mysql_url(url).is_err(), "{url}");
+        }
+        assert_eq!(mysql_table("企业"), Ok("企业".to_owned()));
+        for table in ["shared.t", " t", &"长".repeat(65)] {
+            assert!(mysql_table(table).is_err(), "{table}");
         }
         assert_eq!(http_url("http://h:8081/"), Ok("http://h:8081".to_owned()));
         assert!(http_url("http://u:p@h").is_err());

@@ -1,0 +1,281 @@
+//! MariaDB (10.6 or newer) and MySQL (8.0 or newer) sink: multi-row upserts, one transaction for each batch.
+//!
+//! These servers commit before and after each statement that makes or alters a table, so a takeover is no single transaction: it first
+//! raises the epoch, which fences whoever held the subscription, then alters the table in steps that may be done again, and stores what
+//! follows from it last, for its own epoch alone.
+
+mod errors;
+mod table;
+mod write;
+
+use async_trait::async_trait;
+use guitong_schemas::contract::Secret;
+use sqlx::{Connection as _, MySql, MySqlConnection, MySqlPool, Transaction};
+
+use self::errors::sink_error;
+use self::write::{Statements, Writer};
+use super::layout::{Layout, Reshape, Shape, quote};
+use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::{EPOCH, Pools};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
+
+/// A new subscription's row says of no table, log or grant, so that everything is delivered.
+const CLAIM: &str = "INSERT INTO guitong_subscriptions
+        (subscription, table_name, made, log_id, topic, epoch, grant_fingerprint, shape)
+    VALUES (?, '', FALSE, '', '', 1, '', '') ON DUPLICATE KEY UPDATE epoch = epoch + 1";
+const STORED: &str = "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
+    FROM guitong_subscriptions WHERE subscription = ?";
+const STORE: &str = "UPDATE guitong_subscriptions
+    SET table_name = ?, made = ?, log_id = ?, topic = ?, sweep_epoch = ?, grant_fingerprint = ?, shape = ?
+    WHERE subscription = ? AND epoch = ?";
+const PARTITIONS: &str = "SELECT \"partition\", next_offset, refill_to FROM guitong_offsets
+    WHERE subscription = ? AND topic = ? ORDER BY \"partition\"";
+const INSERT_OFFSET: &str = "INSERT INTO guitong_offsets
+        (subscription, log_id, topic, \"partition\", next_offset, refill_to, epoch, batch_count, batch_digest)
+    VALUES (?, ?, ?, ?, ?, ?, ?, 0, '')";
+/// Each offset moves on only from where the batch starts, and only for the holder of the epoch.
+const MOVE_OFFSET: &str = "UPDATE guitong_offsets SET next_offset = ?, batch_count = ?, batch_digest = ?
+    WHERE subscription = ? AND topic = ? AND \"partition\" = ? AND next_offset = ? AND epoch = ?";
+
+/// Part of a packet that is not a statement's parameters, at most.
+const PACKET_REST: usize = 1 << 16;
+
+/// One subscription's table in a MariaDB or MySQL database.
+#[derive(Debug)]
+pub struct MysqlSink {
+    pool: MySqlPool,
+    /// The table's name, as it is.
+    name: String,
+    plan: SinkPlan,
+    layout: Layout,
+    statements: Statements,
+    taken: Taken,
+}
+
+type Tx = Transaction<'static, MySql>;
+
+/// What the sink keeps of a takeover.
+#[derive(Debug, Default)]
+struct Taken {
+    epoch: i64,
+    sweep_epoch: Option<i64>,
+    /// Versions of deleted keys are kept.
+    remembers: bool,
+    /// Bytes of parameters that the server takes at once.
+    packet: usize,
+}
+
+impl MysqlSink {
+    /// # Errors
+    /// [`SinkError`] for an address that is none.
+    pub fn new(pools: &Pools, url: &Secret, table: &str, plan: SinkPlan) -> Result<Self, SinkError> {
+        let layout = Layout::new(quote(table), &plan);
+        let statements = Statements::new(&layout);
+        Ok(Self { pool: pools.mysql(url)?, name: table.to_owned(), plan, layout, statements, taken: Taken::default() })
+    }
+
+    async fn begin(&self) -> Result<Tx, SinkError> {
+        self.pool.begin().await.map_err(sink_error)
+    }
+
+    /// Takes the subscription from whoever holds it.
+    async fn claim(&self, connection: &mut MySqlConnection) -> Result<Stored, SinkError> {
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        sqlx::query(CLAIM).bind(&*self.plan.subscription).execute(&mut *transaction).await.map_err(sink_error)?;
+        let stored = sqlx::query_as::<_, Stored>(STORED).bind(&*self.plan.subscription);
+        let stored = stored.fetch_one(&mut *transaction).await.map_err(sink_error)?;
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(stored)
+    }
+
+    /// Makes the table fit, and stores what follows.
+    async fn prepare(&self, connection: &mut MySqlConnection, stored: &Stored) -> Result<Option<i64>, SinkError> {
+        let mut found = table::found(connection, &self.name).await?;
+        let takeover = Takeover::of(Some(stored), &self.plan, &self.layout, !found.is_empty())?;
+        let made = stored.made && stored.table_name == self.layout.table;
+        if let Takeover::Regrant(reshape) = &takeover {
+            let (statements, stays) = left_to_do(reshape, &found).statements(&self.layout, made);
+            for statement in statements {
+                table::run(connection, statement).await?;
+            }
+            found = if stays { table::found(connection, &self.name).await? } else { Vec::new() };
+        }
+        let exists = !found.is_empty();
+        if exists {
+            table::fit(connection, &self.name, &found, &self.layout, &self.plan, made).await?;
+        }
+        let sweep_epoch = self.store(connection, stored, &takeover, made || !exists).await?;
+        // After it is stored that the exchange makes the table: a crash between leaves one to make.
+        if !exists {
+            table::create(connection, &self.layout, &self.plan).await?;
+        }
+        Ok(sweep_epoch)
+    }
+
+    /// Stores the takeover and gives the offsets to this holder, or forgets them; says whose refill is under way.
+    async fn store(
+        &self,
+        connection: &mut MySqlConnection,
+        stored: &Stored,
+        takeover: &Takeover,
+        made: bool,
+    ) -> Result<Option<i64>, SinkError> {
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        let sweep_epoch = match takeover {
+            Takeover::Resume => stored.sweep_epoch,
+            Takeover::Refill | Takeover::Regrant(_) => Some(stored.epoch),
+        };
+        let store = sqlx::query(STORE)
+            .bind(&self.layout.table)
+            .bind(made)
+            .bind(&*self.plan.log.0)
+            .bind(&*self.plan.topic)
+            .bind(sweep_epoch)
+            .bind(self.plan.grant.as_slice())
+            .bind(Shape::of(&self.layout).to_json()?)
+            .bind(&*self.plan.subscription)
+            .bind(stored.epoch);
+        if store.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected() == 0 {
+            return Err(fenced(&self.plan.subscription));
+        }
+        let offsets = match takeover {
+            Takeover::Resume => sqlx::query("UPDATE guitong_offsets SET epoch = ? WHERE subscription = ?").bind(stored.epoch),
+            Takeover::Refill | Takeover::Regrant(_) => sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?"),
+        };
+        offsets.bind(&*self.plan.subscription).execute(&mut *transaction).await.map_err(sink_error)?;
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(sweep_epoch)
+    }
+
+    async fn stand(&self, connection: &mut MySqlConnection, stored: &Stored, refilling: bool) -> Result<Stand, SinkError> {
+        let partitions = sqlx::query_as::<_, StoredOffset>(PARTITIONS).bind(&*self.plan.subscription).bind(&*self.plan.topic);
+        let partitions = partitions.fetch_all(connection).await.map_err(sink_error)?;
+        Ok(Stand {
+            epoch: unsigned(stored.epoch),
+            partitions: partitions.into_iter().map(PartitionStand::from).collect(),
+            refilling,
+            entries: stored.entries()?,
+        })
+    }
+
+    /// Sets the epoch of the refill under way if this holder still has the subscription.
+    async fn set_sweep(&self, transaction: &mut Tx, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+        let set = sqlx::query("UPDATE guitong_subscriptions SET sweep_epoch = ? WHERE subscription = ? AND epoch = ?");
+        let set = set.bind(sweep_epoch).bind(&*self.plan.subscription).bind(self.taken.epoch);
+        match set.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() {
+            0 => Err(fenced(&self.plan.subscription)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves each offset on from where the batch starts, and keeps the audit entries; fenced where one is not there.
+    async fn move_offsets(&self, transaction: &mut Tx, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
+        for range in batch.ranges {
+            let moved = sqlx::query(MOVE_OFFSET)
+                .bind(signed(range.to))
+                .bind(signed(batch.entry.count))
+                .bind(&batch.entry.content.0)
+                .bind(&*self.plan.subscription)
+                .bind(&*self.plan.topic)
+                .bind(i64::from(range.partition))
+                .bind(signed(range.from))
+                .bind(self.taken.epoch);
+            if moved.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() != 1 {
+                return Err(fenced(&self.plan.subscription));
+            }
+        }
+        let noted = sqlx::query("UPDATE guitong_subscriptions SET entries = ? WHERE subscription = ? AND epoch = ?");
+        let noted = noted.bind(batch.entries()).bind(&*self.plan.subscription).bind(self.taken.epoch);
+        match noted.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() {
+            0 => Err(fenced(&self.plan.subscription)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Without the columns that an earlier takeover dropped before it was stopped.
+fn left_to_do(reshape: &Reshape, found: &[table::Found]) -> Reshape {
+    let there = |name: &&String| found.iter().any(|column| table::same(&column.name, name));
+    match reshape {
+        Reshape::Rekey => Reshape::Rekey,
+        Reshape::Columns { clear, retyped } => Reshape::Columns {
+            clear: clear.iter().filter(there).cloned().collect(),
+            retyped: retyped.iter().filter(there).cloned().collect(),
+        },
+    }
+}
+
+#[async_trait]
+impl Sink for MysqlSink {
+    async fn open(&mut self) -> Result<Stand, SinkError> {
+        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
+        table::make_own_tables(&mut connection).await?;
+        let stored = self.claim(&mut connection).await?;
+        let sweep_epoch = self.prepare(&mut connection, &stored).await?;
+        let asks = "SELECT EXISTS (SELECT 1 FROM guitong_deleted WHERE subscription = ?), CAST(@@max_allowed_packet AS SIGNED)";
+        let (remembers, packet): (bool, i64) =
+            sqlx::query_as(asks).bind(&*self.plan.subscription).fetch_one(&mut *connection).await.map_err(sink_error)?;
+        let packet = usize::try_from(packet).unwrap_or_default().saturating_sub(PACKET_REST);
+        let stand = self.stand(&mut connection, &stored, sweep_epoch.is_some()).await?;
+        self.taken = Taken { epoch: stored.epoch, sweep_epoch, remembers, packet };
+        Ok(stand)
+    }
+
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut transaction = self.begin().await?;
+        self.set_sweep(&mut transaction, Some(self.taken.epoch)).await?;
+        let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?").bind(&*self.plan.subscription);
+        delete.execute(&mut *transaction).await.map_err(sink_error)?;
+        for stand in partitions {
+            let insert = sqlx::query(INSERT_OFFSET)
+                .bind(&*self.plan.subscription)
+                .bind(&*self.plan.log.0)
+                .bind(&*self.plan.topic)
+                .bind(i64::from(stand.partition))
+                .bind(signed(stand.next))
+                .bind(signed(stand.refill_to))
+                .bind(self.taken.epoch);
+            insert.execute(&mut *transaction).await.map_err(sink_error)?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        self.taken.sweep_epoch = Some(self.taken.epoch);
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
+        let mut transaction = self.begin().await?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let writer = Writer {
+            statements: &self.statements,
+            subscription: &self.plan.subscription,
+            epoch: self.taken.epoch,
+            remembers: self.taken.remembers,
+            now_us: batch.entry.at_us,
+            packet: self.taken.packet,
+        };
+        let remembered = writer.apply(&mut transaction, batch.changes).await?;
+        transaction.commit().await.map_err(sink_error)?;
+        self.taken.remembers |= remembered;
+        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    async fn sweep(&mut self) -> Result<u64, SinkError> {
+        let Some(sweep_epoch) = self.taken.sweep_epoch else { return Ok(0) };
+        let mut transaction = self.begin().await?;
+        self.set_sweep(&mut transaction, None).await?;
+        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
+        let swept = table::run(&mut transaction, sql).await?;
+        transaction.commit().await.map_err(sink_error)?;
+        self.taken.sweep_epoch = None;
+        Ok(swept)
+    }
+
+    async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
+        if !self.taken.remembers {
+            return Ok(());
+        }
+        let forget = sqlx::query("DELETE FROM guitong_deleted WHERE subscription = ? AND deleted_us < ?");
+        forget.bind(&*self.plan.subscription).bind(before_us).execute(&self.pool).await.map_err(sink_error)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! A batch's changes, in the transaction that is open.
+
+use guitong_govern::{Row, RowKey};
+use guitong_schemas::position::Version;
+use guitong_schemas::standard::StandardValue;
+use sqlx::mysql::MySqlArguments;
+use sqlx::{Arguments as _, AssertSqlSafe, MySqlConnection};
+
+use super::errors::sink_error;
+use crate::sink::{Change, SinkError, SinkErrorKind, What};
+use crate::sql::layout::{Layout, join, quote, steps_json};
+use crate::sql::{EPOCH, VERSION};
+
+/// Rows of one statement; the rest of a batch goes in smaller ones, so that few statements are prepared.
+const STATEMENT_ROWS: [usize; 4] = [512, 64, 8, 1];
+/// Parameters that one statement may have (protocol: a count of two bytes).
+const PARAMETERS: usize = u16::MAX as usize;
+/// Keys of one statement that deletes.
+const KEYS: usize = 64;
+
+/// Statements of one layout.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    /// Rows and the statement that upserts so many, the largest first.
+    upserts: Vec<(usize, String)>,
+    remember: Repeated,
+    delete: Repeated,
+}
+
+/// A statement for any number of keys.
+#[derive(Debug)]
+struct Repeated {
+    before: String,
+    one: String,
+    between: &'static str,
+    after: &'static str,
+}
+
+impl Repeated {
+    fn times(&self, count: usize) -> String {
+        let all = vec![self.one.as_str(); count].join(self.between);
+        format!("{}{all}{}", self.before, self.after)
+    }
+}
+
+impl Statements {
+    pub(crate) fn new(layout: &Layout) -> Self {
+        let width = layout.written().len();
+        let row = format!("({})", vec!["?"; width].join(", "));
+        let fits = STATEMENT_ROWS.into_iter().filter(|rows| rows * width <= PARAMETERS);
+        let upsert = |rows: usize| {
+            let values = vec![row.as_str(); rows].join(", ");
+            format!(
+                "INSERT INTO {} ({}) VALUES {values} ON DUPLICATE KEY UPDATE {}",
+                layout.table,
+                layout.quoted_written(),
+                assignments(layout)
+            )
+        };
+        let key = join(layout.key.iter().map(|name| format!("{} = ?", quote(name))), " AND ");
+        let held = format!("({key} AND ({VERSION}, {EPOCH}) < (?, ?))");
+        Self {
+            upserts: fits.map(|rows| (rows, upsert(rows))).collect(),
+            remember: Repeated {
+                before: "INSERT INTO guitong_deleted (subscription, row_key, version, epoch, deleted_us) ".to_owned(),
+                one: format!("SELECT ?, ?, ?, ?, ? FROM {} WHERE {held}", layout.table),
+                between: " UNION ALL ",
+                after: " ON DUPLICATE KEY UPDATE version = VALUES(version), epoch = VALUES(epoch), deleted_us = VALUES(deleted_us)",
+            },
+            delete: Repeated { before: format!("DELETE FROM {} WHERE ", layout.table), one: held, between: " OR ", after: "" },
+        }
+    }
+}
+
+/// Every column that is not the key's takes the new value if what is held is older; a row that somebody else put there has no
+/// version and is taken over. The server assigns from left to right and later conditions see what was assigned, so the epoch and then
+/// the version come last: with the epoch alone changed, the version's condition still answers the same or changes nothing.
+fn assignments(layout: &Layout) -> String {
+    let older = format!("{VERSION} IS NULL OR ({VERSION}, {EPOCH}) < (VALUES({VERSION}), VALUES({EPOCH}))");
+    let others = layout.columns.iter().map(|column| column.name.as_str()).filter(|name| !layout.is_key(name));
+    join(others.chain([EPOCH, VERSION]).map(|name| format!("{0} = IF({older}, VALUES({0}), {0})", quote(name))), ", ")
+}
+
+/// Who writes, and whether any deleted key is remembered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writer<'w> {
+    pub(crate) statements: &'w Statements,
+    pub(crate) subscription: &'w str,
+    pub(crate) epoch: i64,
+    pub(crate) remembers: bool,
+    pub(crate) now_us: i64,
+    /// Bytes that the server takes in one packet.
+    pub(crate) packet: usize,
+}
+
+type Upsert<'b, 'a> = (&'b Row<'a>, Version);
+type Deletion<'b, 'a> = (&'b RowKey<'a>, Version);
+
+impl Writer<'_> {
+    /// Applies the changes; says whether it deleted, and so remembers, a key.
+    pub(crate) async fn apply(&self, connection: &mut MySqlConnection, changes: &[&Change<'_>]) -> Result<bool, SinkError> {
+        let (mut upserts, mut deletions) = (Vec::with_capacity(changes.len()), Vec::new());
+        for change in changes {
+            match &change.what {
+                What::Upsert(row) => upserts.push((row, change.version)),
+                What::Delete(key) => deletions.push((key, change.version)),
+            }
+        }
+        let mut remembered = false;
+        for chunk in deletions.chunks(KEYS) {
+            remembered |= self.delete(connection, chunk).await?;
+        }
+        if self.remembers {
+            upserts = self.without_deleted(connection, &upserts).await?;
+        }
+        let mut rest = upserts.as_slice();
+        for (rows, sql) in &self.statements.upserts {
+            while let Some((chunk, more)) = rest.split_at_checked(*rows) {
+                self.upsert(connection, sql, chunk).await?;
+                rest = more;
+            }
+        }
+        Ok(remembered)
+    }
+
+    async fn upsert(&self, connection: &mut MySqlConnection, sql: &str, rows: &[Upsert<'_, '_>]) -> Result<(), SinkError> {
+        let mut bound = Bound::default();
+        for (row, version) in rows {
+            if row.key.clear.is_empty() {
+                bound.bytes(&row.key.id)?;
+            }
+            row.cells.iter().try_for_each(|cell| bound.cell(cell))?;
+            bound.bytes(&version.to_bytes())?;
+            bound.long(self.epoch)?;
+        }
+        self.execute(connection, sql.to_owned(), bound).await?;
+        Ok(())
+    }
+
+    /// Deletes the rows that are held and older, and keeps the versions of their keys.
+    async fn delete(&self, connection: &mut MySqlConnection, keys: &[Deletion<'_, '_>]) -> Result<bool, SinkError> {
+        let (mut remember, mut delete) = (Bound::default(), Bound::default());
+        for (key, version) in keys {
+            remember.text(self.subscription)?;
+            remember.bytes(&key.id)?;
+            remember.bytes(&version.to_bytes())?;
+            remember.long(self.epoch)?;
+            remember.long(self.now_us)?;
+            for bound in [&mut remember, &mut delete] {
+                bound.key(key)?;
+                bound.bytes(&version.to_bytes())?;
+                bound.long(self.epoch)?;
+            }
+        }
+        if self.execute(connection, self.statements.remember.times(keys.len()), remember).await? == 0 {
+            return Ok(false);
+        }
+        self.execute(connection, self.statements.delete.times(keys.len()), delete).await?;
+        Ok(true)
+    }
+
+    /// Leaves out upserts that are no newer than their key's deletion, and forgets the deletions that are older.
+    async fn without_deleted<'b, 'a>(
+        &self,
+        connection: &mut MySqlConnection,
+        upserts: &[Upsert<'b, 'a>],
+    ) -> Result<Vec<Upsert<'b, 'a>>, SinkError> {
+        let mut kept = Vec::with_capacity(upserts.len());
+        for chunk in upserts.chunks(KEYS) {
+            let marks = vec!["?"; chunk.len()].join(", ");
+            let sql =
+                format!("SELECT row_key, version, epoch FROM guitong_deleted WHERE subscription = ? AND row_key IN ({marks})");
+            let query = sqlx::query_as::<_, (Vec<u8>, Vec<u8>, i64)>(AssertSqlSafe(sql)).bind(self.subscription);
+            let query = chunk.iter().fold(query, |query, (row, _)| query.bind(row.key.id.as_slice()));
+            let deleted = query.fetch_all(&mut *connection).await.map_err(sink_error)?;
+            for &(row, version) in chunk {
+                match deleted.iter().find(|(key, ..)| *key == row.key.id) {
+                    Some((_, at, epoch)) if (at.as_slice(), *epoch) >= (version.to_bytes().as_slice(), self.epoch) => {}
+                    Some(_) => {
+                        self.forget(connection, &row.key).await?;
+                        kept.push((row, version));
+                    }
+                    None => kept.push((row, version)),
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn forget(&self, connection: &mut MySqlConnection, key: &RowKey<'_>) -> Result<(), SinkError> {
+        let forget = sqlx::query("DELETE FROM guitong_deleted WHERE subscription = ? AND row_key = ?");
+        forget.bind(self.subscription).bind(key.id.as_slice()).execute(connection).await.map_err(sink_error)?;
+        Ok(())
+    }
+
+    async fn execute(&self, connection: &mut MySqlConnection, sql: String, bound: Bound) -> Result<u64, SinkError> {
+        // A server ends a connection that sends more than it takes: it would look like one that is not reachable.
+        if bound.size > self.packet {
+            let detail = format!("{} bytes at once are more than the server's max_allowed_packet, {}", bound.size, self.packet);
+            return Err(SinkError::new(SinkErrorKind::Data, detail));
+        }
+        let done = sqlx::query_with(AssertSqlSafe(sql), bound.arguments).execute(connection).await.map_err(sink_error)?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// A statement's parameters.
+#[derive(Default)]
+struct Bound {
+    arguments: MySqlArguments,
+    /// Bytes that they take in the packet, at most.
+    size: usize,
+}
+
+/// What a parameter takes besides its bytes: its type, its length, its bit of the nulls.
+const PARAMETER: usize = 12;
+
+impl Bound {
+    fn add<'q, T>(&mut self, value: T, size: usize) -> Result<(), SinkError>
+    where
+        T: sqlx::Encode<'q, sqlx::MySql> + sqlx::Type<sqlx::MySql>,
+    {
+        self.size += size + PARAMETER;
+        self.arguments.add(value).map_err(|error| SinkError::new(SinkErrorKind::Data, error.to_string()))
+    }
+
+    fn long(&mut self, value: i64) -> Result<(), SinkError> {
+        self.add(value, size_of::<i64>())
+    }
+
+    fn bytes(&mut self, value: &[u8]) -> Result<(), SinkError> {
+        self.add(value, value.len())
+    }
+
+    fn text(&mut self, value: &str) -> Result<(), SinkError> {
+        self.add(value, value.len())
+    }
+
+    fn key(&mut self, key: &RowKey<'_>) -> Result<(), SinkError> {
+        if key.clear.is_empty() {
+            self.bytes(&key.id)?;
+        }
+        key.clear.iter().try_for_each(|cell| self.cell(cell))
+    }
+
+    fn cell(&mut self, cell: &StandardValue<'_>) -> Result<(), SinkError> {
+        match cell {
+            StandardValue::Null => self.add(None::<i64>, 0),
+            StandardValue::Int(number) => self.long(*number),
+            StandardValue::Text(text) => self.text(text),
+            StandardValue::TextList(items) => {
+                self.text(&serde_json::Value::from_iter(items.iter().map(|item| &**item)).to_string())
+            }
+            StandardValue::Steps(steps) => self.text(&steps_json(steps)),
+            value @ (StandardValue::Date(_) | StandardValue::Decimal { .. }) => self.text(&value.to_string()),
+            // At +08:00 as it is shown everywhere; the session's clock is that one too.
+            value @ StandardValue::Time(_) => self.text(value.to_string().replace('T', " ").trim_end_matches("+08:00")),
+        }
+    }
+}
