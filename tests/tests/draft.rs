@@ -9,7 +9,8 @@ use sqlx::postgres::PgPool;
 const TABLE: &str = r#"
 CREATE TABLE qy (
     "企业编号" bigint PRIMARY KEY, "统一社会信用代码" varchar(18), "QYMC" varchar(200), legal_person varchar(50), frsfzh varchar(18),
-    clrq text, c7 numeric(18,2), zt char(1), zs text, xzqh char(12), "cxPassword" text, gxsj timestamp);
+    clrq text, c7 numeric(18,2), zt char(1), zs text, xzqh char(12), "cxPassword" text, gxsj timestamp,
+    hzrq timestamp);
 COMMENT ON TABLE qy IS '企业登记信息';
 COMMENT ON COLUMN qy.c7 IS '注册资本（元）';
 COMMENT ON COLUMN qy.frsfzh IS '法定代表人身份证号';
@@ -25,7 +26,7 @@ async fn department() -> (Postgres, PgPool, Exchange) {
     sqlx::raw_sql(TABLE).execute(&department).await.unwrap();
     for number in 1..=40_u32 {
         let insert = "INSERT INTO qy VALUES ($1, $2, $3, '韦小明', '450102199001019997', '2017年9月22日', 5000000, $4, '广西南宁市青秀区民族大道1号', \
-                      '450103000000', 'geheim', now())";
+                      '450103000000', 'geheim', now(), '2017-09-22 08:30:00')";
         let insert =
             sqlx::query(insert).bind(i64::from(number)).bind(credit_code(number)).bind(format!("南宁第{number}有限公司"));
         insert.bind((1 + number % 3).to_string()).execute(&department).await.unwrap();
@@ -65,6 +66,10 @@ async fn a_table_becomes_a_resource_that_check_accepts() {
     assert_eq!(of("c7")["transform"]["unit"], "元");
     let codes = serde_json::json!({ "1": "1", "2": "3", "3": "4" });
     assert_eq!(of("zt")["transform"]["codes"], codes, "as the comment explains them");
+    assert_eq!(
+        (&of("hzrq")["field"], &of("hzrq")["transform"]["format"][0]),
+        (&"approved".into(), &"yyyy-MM-dd HH:mm:ss".into())
+    );
     for column in ["cxPassword", "gxsj", "企业编号"] {
         assert_eq!(of(column)["field"], Value::Null, "{}", of(column));
     }
@@ -86,6 +91,8 @@ async fn a_table_becomes_a_resource_that_check_accepts() {
 
     // Without the database a draft is made of what an inspection saved.
     assert_eq!(exchange.command(&["system", "inspect", "licensing"]).unwrap().code, Some(0));
+    let checked = exchange.command(&["check"]).unwrap();
+    assert!(!checked.err.contains("resources/qy.toml"), "beside what is in the table as well: {}", checked.err);
     server.stop(guitong_tests::servers::postgres::Stop::Fast).await.unwrap();
     let offline = draft(&exchange, "licensing", &["--json"]);
     assert_eq!(offline.code, Some(0), "{}", offline.err);

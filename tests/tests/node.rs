@@ -302,6 +302,40 @@ async fn bytes_of_another_character_set_and_a_name_of_ten_megabytes_harm_nobody_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_rejects_too_much_halts_and_says_so() {
+    let (exchange, _department) = exchange().await;
+    let unknown = exchange.command(&["resource", "rebuild", "enterprises"]).unwrap();
+    assert_eq!(unknown.code, Some(2), "{}", unknown.err);
+    assert!(unknown.err.contains("enterprises") && unknown.err.contains("enterprise"), "{}", unknown.err);
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    let path = exchange.path().join("resources/enterprise.toml");
+    let file = std::fs::read_to_string(&path).unwrap();
+    let declare = async |text: String| {
+        let before = exchange.status(PATIENCE).await.unwrap()["revision"].clone();
+        std::fs::write(&path, text).unwrap();
+        status_where(&exchange, |status| status["revision"] != before && status["resources"][0]["state"] == "running").await;
+    };
+    let bound = "[quality]\npause_above = { percent = 1, of = 10 }\n\n[map]";
+    let rejecting = "status = { from = \"fddbr\", codes = { \"覃丽\" = \"1\" } }";
+    declare(file.replace("status = { const = \"1\" }", rejecting).replace("[map]", bound)).await;
+    let halted = exchange.command(&["resource", "rebuild", "enterprise", "--wait"]).unwrap();
+    assert_eq!(halted.code, Some(1), "{}{}", halted.out, halted.err);
+    let said = ["the rebuild of enterprise halts: 1 of the last 1 row changes were rejected: status:code.unknown (1)"];
+    for words in
+        said.into_iter().chain(["with a corrected mapping it begins anew by itself", "guitong resource resume enterprise"])
+    {
+        assert!(halted.err.contains(words), "{words}: {}", halted.err);
+    }
+    let status = exchange.command(&["status"]).unwrap();
+    assert!(status.out.contains("it halts: 1 of the last 1 row changes were rejected"), "{}", status.out);
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    // It begins anew with the corrected mapping.
+    declare(file.replace("name = \"qymc\"", "name = { from = [\"qymc\", \"fddbr\"], join = \"·\" }")).await;
+    holds(&exchange, &["公司1·韦小明", "公司2·韦小明", "公司3·韦小明"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_leaves_the_condition_of_its_resource_and_comes_back() {
     let (exchange, mut department) = exchange().await;
     let path = exchange.path().join("resources/enterprise.toml");

@@ -304,12 +304,15 @@ impl Codec {
         };
         let columns = captured.columns_text();
         let bound = after.map(|after| literal::parse(after.as_bytes())).transpose().map_err(|_| self.broken(high))?;
-        let mut query = sqlx::query(sql(chunk_sql(&captured, bound.is_some(), wanted)));
+        let mut query = sqlx::query(sql(chunk_sql(&captured, bound.as_deref(), wanted)));
         for value in bound.into_iter().flatten() {
             query = match value {
                 Literal::Integer(digits) => query.bind(number::<i64>(digits)),
                 Literal::Real(number_text) => query.bind(number::<f64>(number_text)),
-                Literal::Text(text) => query.bind(String::from_utf8_lossy(&text).into_owned()),
+                Literal::Text(text) => match String::from_utf8(text.into_owned()) {
+                    Ok(text) => query.bind(text),
+                    Err(bytes) => query.bind(bytes.into_bytes()),
+                },
                 Literal::Blob(digits) => query.bind(hex::decode(digits).unwrap_or_default()),
                 Literal::Null | Literal::TooLarge => query.bind(None::<i64>),
             };
@@ -358,8 +361,8 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Image and place of each row, in order.
-fn chunk_sql(captured: &Captured, bounded: bool, wanted: &[Wanted]) -> String {
+/// Image and place of each row, in order, from behind a place on. Texts in a place are in hexadecimal digits, for they may not be UTF-8.
+fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>, wanted: &[Wanted]) -> String {
     let table = quote_name(captured.name());
     let names: Vec<String> = match &captured.order {
         Order::RowId => vec!["_rowid_".to_owned()],
@@ -367,10 +370,17 @@ fn chunk_sql(captured: &Captured, bounded: bool, wanted: &[Wanted]) -> String {
             columns.iter().filter_map(|&index| captured.table.columns.get(index)).map(|column| quote_name(&column.name)).collect()
         }
     };
-    let place = names.iter().map(|name| format!("quote({name})")).collect::<Vec<_>>().join(" || ',' || ");
+    let place =
+        |name: &String| format!("CASE typeof({name}) WHEN 'text' THEN 'T''' || hex({name}) || '''' ELSE quote({name}) END");
+    let place = names.iter().map(place).collect::<Vec<_>>().join(" || ',' || ");
     let order = names.join(", ");
-    let bound = bounded.then(|| {
-        let parameters: Vec<String> = (1..=names.len()).map(|at| format!("${at}")).collect();
+    let parameter = |(at, value): (usize, &Literal<'_>)| match value {
+        // Bound as a blob; the sign takes the cast's affinity away, so that it compares as any other value.
+        Literal::Text(text) if std::str::from_utf8(text).is_err() => format!("+CAST(${at} AS TEXT)"),
+        _ => format!("${at}"),
+    };
+    let bound = after.map(|after| {
+        let parameters: Vec<String> = (1..).zip(after).map(parameter).collect();
         format!("({order}) > ({})", parameters.join(", "))
     });
     let wanted = wanted.iter().map(|Wanted { column, values }| {

@@ -149,20 +149,20 @@ impl Draft {
         self.keep(&change, table)?;
         let start = self.buffer.len();
         let is_truncate = change.operation == Operation::Truncate;
-        if table.is_keyed() && !is_truncate {
-            let row = row_of(&change).ok_or_else(|| image(&change, BadImage("is missing, so the row has no key")))?;
-            table.plan.key(row, table.key_id, &mut self.buffer)?;
-        }
-        let key = (table.is_keyed() && !is_truncate).then_some(start..self.buffer.len());
+        let has_key = table.is_keyed() && !is_truncate;
+        let spelled = if has_key { self.key(&mut change, table)? } else { Vec::new() };
+        let key = has_key.then_some(start..self.buffer.len());
         let leaves = leaves(&change, settings);
         let value_start = self.buffer.len();
         self.marks.clear();
-        let LeftOut { unreadable, mut too_large } = if leaves == DeleteLeaves::Tombstone {
+        let LeftOut { mut unreadable, mut too_large } = if leaves == DeleteLeaves::Tombstone {
             LeftOut::default()
         } else {
             self.value(&mut change, table, start, settings.max_record)?
         };
         let value = (leaves != DeleteLeaves::Tombstone).then_some(value_start..self.buffer.len());
+        self.marks.absent.extend(spelled.iter().map(|(column, _)| *column));
+        unreadable.extend(spelled);
         // A trigger writes whole rows: what it left out was over the limit.
         if settings.kind == SourceKind::Changelog && change.after.is_some() {
             let left_out = self
@@ -194,6 +194,26 @@ impl Draft {
         (self.marks.absent, self.marks.lossy) = (absent, lossy);
         self.records.push(record);
         Ok(())
+    }
+
+    /// Writes the key of a change's row. A text of it that does not read, such as one that is not UTF-8, is spelled out in the key and in the
+    /// row, which so has a key of its own; the columns of such texts, each with its first bytes.
+    fn key(&mut self, change: &mut Cow<'_, Change>, table: &Arc<Published>) -> Result<Vec<(usize, String)>, PublishError> {
+        let mut spelled: Vec<(usize, String)> = Vec::new();
+        loop {
+            let row = row_of(change).ok_or_else(|| image(change, BadImage("is missing, so the row has no key")))?;
+            match table.plan.key(row, table.key_id, &mut self.buffer) {
+                Ok(()) => return Ok(spelled),
+                Err(EncodeError::Cell { index, column, problem, .. })
+                    if rows::is_text(&change.table, index) && spelled.iter().all(|(column, _)| *column != index) =>
+                {
+                    tracing::warn!(table = %change.table.name, %column, problem, version = %change.version, "a key was spelled out");
+                    spelled.push((index, first_bytes(change, index)));
+                    map_rows(change, |row| rows::spelled(row, index))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Writes the value of a change whose record begins at `start`, without what of it does not read or is over the limit.
@@ -429,12 +449,17 @@ fn first_bytes(change: &Change, column: usize) -> String {
 }
 
 fn leave_out(change: &mut Cow<'_, Change>, column: usize) -> Result<(), PublishError> {
-    let without = |row: &RowImage| rows::without(row, column).map_err(|error| image(change, error));
-    let after = change.after.as_ref().map(without).transpose()?;
+    map_rows(change, |row| rows::without(row, column))
+}
+
+/// Makes another row of each of a change's rows.
+fn map_rows(change: &mut Cow<'_, Change>, map: impl Fn(&RowImage) -> Result<RowImage, BadImage>) -> Result<(), PublishError> {
+    let map = |row: &RowImage| map(row).map_err(|error| image(change, error));
+    let after = change.after.as_ref().map(map).transpose()?;
     let before = match &change.before {
         Before::None => Before::None,
-        Before::Key(row) => Before::Key(without(row)?),
-        Before::Full(row) => Before::Full(without(row)?),
+        Before::Key(row) => Before::Key(map(row)?),
+        Before::Full(row) => Before::Full(map(row)?),
     };
     let change = change.to_mut();
     change.after = after;

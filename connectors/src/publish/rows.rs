@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes};
 use guitong_schemas::change::{BadImage, Cell, Change, Operation, RowBuilder, RowImage};
-use guitong_schemas::table::Table;
+use guitong_schemas::table::{ColumnType, Table};
 
 use super::state::KeptRow;
 use super::tables::may_be_absent;
@@ -95,6 +95,25 @@ pub(super) fn complete(row: &RowImage, table: &Table, kept: &KeptRow) -> Result<
 pub(super) fn without(row: &RowImage, column: usize) -> Result<RowImage, BadImage> {
     let cells: Result<Vec<Cell<'_>>, BadImage> = row.cells().collect();
     build(cells?.into_iter().enumerate().map(|(index, cell)| if index == column { Cell::Absent } else { cell }))
+}
+
+pub(super) fn is_text(table: &Table, column: usize) -> bool {
+    table.columns.get(column).is_some_and(|column| column.kind == ColumnType::Text)
+}
+
+/// The row with the bytes of one column that are no UTF-8 as `\x` and hexadecimal digits.
+pub(super) fn spelled(row: &RowImage, column: usize) -> Result<RowImage, BadImage> {
+    let cells: Result<Vec<Cell<'_>>, BadImage> = row.cells().collect();
+    let mut cells = cells?;
+    let digits;
+    if let Some(cell) = cells.get_mut(column)
+        && let Cell::Text(value) = *cell
+        && std::str::from_utf8(value).is_err()
+    {
+        digits = format!("\\x{}", hex::encode_upper(value));
+        *cell = Cell::Text(digits.as_bytes());
+    }
+    build(cells.into_iter())
 }
 
 /// The largest value outside the key: its column and length.

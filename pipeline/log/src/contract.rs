@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -211,6 +211,8 @@ pub enum LogError {
     Fenced { owner: OwnerId },
     #[error("{at}: offset {wanted} is not in this log, which holds {earliest} to {end}{}", .of.as_ref().map(|id| format!("; the offset is of log {id}")).unwrap_or_default())]
     Gap { at: TopicPartition, wanted: u64, earliest: u64, end: u64, of: Option<LogId> },
+    #[error("{at}: what follows offset {next} was written so long ago that deletes among it may be gone from this log")]
+    Stale { at: TopicPartition, next: u64 },
     #[error("topic {topic} does not exist")]
     NoTopic { topic: Arc<str> },
     #[error("topic {topic} has {has} partitions, not {wanted}; the number never changes once a topic is made")]
@@ -287,6 +289,20 @@ impl StoredOffset {
         }
         Ok(self.next)
     }
+}
+
+/// Whether a compacted partition still holds every delete from `next` on, where its tombstones stay for `tombstones`.
+///
+/// # Errors
+/// [`LogError::Stale`] where something that follows is so old that a tombstone may be gone.
+pub async fn holds_deletes(log: &dyn ExchangeLog, at: &TopicPartition, next: u64, tombstones: Duration) -> Result<(), LogError> {
+    if next >= log.bounds(at).await?.end {
+        return Ok(());
+    }
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let oldest_ms = now_ms.saturating_sub(tombstones.as_millis());
+    let held = log.offset_at(at, i64::try_from(oldest_ms).unwrap_or(i64::MAX)).await?;
+    if next < held { Err(LogError::Stale { at: at.clone(), next }) } else { Ok(()) }
 }
 
 /// Which owners this node holds. With the embedded log: all.

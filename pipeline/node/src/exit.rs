@@ -63,7 +63,7 @@ impl From<guitong_log::LogError> for Failure {
     fn from(error: guitong_log::LogError) -> Self {
         use guitong_log::LogError;
         let code = match &error {
-            LogError::Gap { .. } => GAP,
+            LogError::Gap { .. } | LogError::Stale { .. } => GAP,
             LogError::Newer { .. } | LogError::Foreign { .. } | LogError::Partitions { .. } => USAGE,
             _ => UNREACHABLE,
         };

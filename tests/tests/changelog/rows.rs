@@ -144,3 +144,41 @@ async fn a_value_over_the_limit_is_left_out_and_named() {
     let records = exchange.records("raw.licensing.main.t").await;
     assert_eq!(records[2].header("guitong-too-large").unwrap().as_ref(), b"scan");
 }
+
+/// A key that is no UTF-8 costs its row alone its key's text: it loads, changes and goes under its bytes, and every other row flows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_no_utf_8_is_spelled_out_and_stops_nothing() {
+    let mut department =
+        Department::new("CREATE TABLE t (dm TEXT, xh INTEGER, name TEXT, PRIMARY KEY (dm, xh)) WITHOUT ROWID").await;
+    // 南宁 in GB 18030, with a NUL behind it, and between keys that sort before and after it; each row fills a chunk.
+    let long = "长".repeat(1_000);
+    let keys = ["'A'", "CAST(x'C4CFC4FE' AS TEXT)", "CAST(x'C4CFC4FE00' AS TEXT)", "CAST(x'C4CFC4FE0001' AS TEXT)", "'南宁'"];
+    for key in keys {
+        department.run(&format!("INSERT INTO t VALUES ({key}, 1, '{long}'), ({key}, 2, '{long}')")).await;
+    }
+    department.prepare().await;
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&department).await.unwrap();
+    assert_eq!(session.drain().await.unwrap(), 10, "each row is read once");
+    let text = |text: &str| Some(text.to_owned());
+    let row = |key: &str, number: &str, name: &str| vec![text(key), text(number), text(name)];
+    let spelled = ["A", "\\xC4CFC4FE", "\\xC4CFC4FE00", "\\xC4CFC4FE0001", "南宁"];
+    let mut wanted: std::collections::BTreeSet<_> =
+        spelled.iter().flat_map(|key| [row(key, "1", &long), row(key, "2", &long)]).collect();
+    assert_eq!(exchange.mirrored("raw.licensing.main.t").await, wanted);
+
+    department.run(&format!("UPDATE t SET name = '新' WHERE dm = {} AND xh = 1", keys[1])).await;
+    department.run(&format!("DELETE FROM t WHERE dm = {} AND xh = 2", keys[1])).await;
+    department.run(&format!("UPDATE t SET dm = '南宁', xh = 3 WHERE dm = {} AND xh = 1", keys[2])).await;
+    department.run("INSERT INTO t VALUES ('B', 1, '后')").await;
+    session.drain().await.unwrap();
+    for gone in [row(spelled[1], "1", &long), row(spelled[1], "2", &long), row(spelled[2], "1", &long)] {
+        assert!(wanted.remove(&gone), "{gone:?}");
+    }
+    wanted.extend([row(spelled[1], "1", "新"), row("南宁", "3", &long), row("B", "1", "后")]);
+    assert_eq!(exchange.mirrored("raw.licensing.main.t").await, wanted);
+    let records = exchange.records("raw.licensing.main.t").await;
+    let marks = records.iter().filter_map(|record| record.header("guitong-unreadable"));
+    let marks: std::collections::BTreeSet<&[u8]> = marks.map(|mark| mark.as_ref()).collect();
+    assert_eq!(marks.into_iter().collect::<Vec<_>>(), [&b"c4cfc4fe dm"[..], b"c4cfc4fe00 dm", b"c4cfc4fe0001 dm"]);
+}

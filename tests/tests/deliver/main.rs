@@ -63,6 +63,8 @@ on_every_sink! {
     a_changed_grant_takes_away_before_anything_new
     a_record_the_sink_refuses_is_set_aside
     another_log_is_a_gap_that_a_refill_closes
+    who_was_away_for_longer_than_deletes_are_kept_is_filled_anew
+    a_refill_that_stood_still_for_as_long_begins_anew
     what_changes_nothing_is_delivered_only_where_it_is_asked_for
 }
 

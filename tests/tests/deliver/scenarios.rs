@@ -7,7 +7,7 @@ use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKi
 use guitong_deliver::{DeliverError, Phase, parked};
 use guitong_govern::audit::{AuditEntry, Digest, Range, first_break};
 use guitong_govern::{Row, RowKey};
-use guitong_log::{ExchangeLog as _, OwnerId, Role};
+use guitong_log::{ExchangeLog as _, NewRecord, OwnerId, Role, TopicPartition};
 use guitong_schemas::avro::Value;
 use guitong_schemas::contract::subscription::{Approval, Mask};
 use guitong_schemas::standard::StandardValue;
@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::faults::{Lose, LosingLog};
-use crate::fixture::{Bench, Target, names, now_us, version};
+use crate::fixture::{Bench, PARTITIONS, Target, names, now_us, version};
 
 pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {
     let whole = [
@@ -386,8 +386,63 @@ pub(crate) async fn another_log_is_a_gap_that_a_refill_closes(mut bench: Bench, 
     assert_eq!(target.names("t").await, names(&[("K1", "new"), ("K2", "new"), ("K3", "new")]));
 }
 
+/// The record, as if it had been written so many hours ago.
+fn aged(mut record: NewRecord, hours: i64) -> NewRecord {
+    record.timestamp_ms -= hours * 3_600_000;
+    record
+}
+
+pub(crate) async fn who_was_away_for_longer_than_deletes_are_kept_is_filled_anew(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    bench.append((1..=6).map(|n| aged(bench.named(&format!("K{n}"), "甲", n), 120)).collect()).await;
+    bench.deliver(&subscription).await;
+    // While it is away, rows are deleted and change, and the deletes leave the log.
+    bench.append(vec![aged(bench.delete("K2", 12), 60), aged(bench.delete("K3", 13), 60)]).await;
+    bench.append(vec![aged(bench.named("K3", "又", 14), 50), aged(bench.delete("K4", 15), 25)]).await;
+    bench.append(vec![aged(bench.delete("K1", 16), 10), bench.named("K5", "新", 17)]).await;
+    bench.log.maintain(now_us() / 1_000).await.unwrap();
+    let mut deletes = 0;
+    for partition in 0..PARTITIONS {
+        let records = guitong_tests::everything(&*bench.log, &TopicPartition::new("std.enterprise", partition)).await;
+        deletes += records.iter().filter(|record| record.value.is_none()).count();
+    }
+    assert_eq!(deletes, 1, "that of K1 alone is young enough to be there");
+    bench.deliver(&subscription).await;
+    assert_eq!(target.names("t").await, names(&[("K3", "又"), ("K5", "新"), ("K6", "甲")]));
+
+    // Where nothing that is old is left to be read, nothing is delivered again.
+    bench.append(vec![aged(bench.delete("K6", 18), 10)]).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    assert_eq!((running.status.borrow().upserts, target.count("t").await), (0, 2));
+    running.stop().await.unwrap();
+}
+
+pub(crate) async fn a_refill_that_stood_still_for_as_long_begins_anew(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    bench.append((1..=6).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
+    bench.deliver(&subscription).await;
+    // Begun at the end: it would sweep everything, for it met nothing.
+    let mut sink = target.sink(&bench, &subscription);
+    sink.open().await.unwrap();
+    let mut ends = Vec::new();
+    for partition in 0..PARTITIONS {
+        let end = bench.log.bounds(&TopicPartition::new("std.enterprise", partition)).await.unwrap().end;
+        ends.push(PartitionStand { partition, next: end, refill_to: end });
+    }
+    sink.begin_refill(&ends).await.unwrap();
+    let stored = target.named("guitong_subscriptions");
+    let entries = target.texts(&format!("SELECT entries FROM {stored}")).await.remove(0);
+    let mut entries: Vec<AuditEntry> = serde_json::from_str(&entries).unwrap();
+    entries.iter_mut().for_each(|entry| entry.at_us -= 23 * 3_600_000_000);
+    let entries = serde_json::to_string(&entries).unwrap();
+    target.execute(&format!("UPDATE {stored} SET entries = '{entries}'")).await;
+    bench.deliver(&subscription).await;
+    assert_eq!(target.count("t").await, 6);
+}
+
 /// `K1` as it was, at a later commit.
-fn unchanged(bench: &Bench, commit: u64) -> guitong_log::NewRecord {
+fn unchanged(bench: &Bench, commit: u64) -> NewRecord {
     let mut record = bench.named("K1", "甲", commit);
     record.headers.push(("guitong-unchanged".into(), "true".into()));
     record

@@ -100,12 +100,15 @@ pub(crate) struct World {
     pub(crate) registry: Arc<Registry>,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) resource: Resource,
+    pub(crate) standard: Arc<Standard>,
     pub(crate) prometheus: prometheus::Registry,
     metrics: Metrics,
     subscriptions: watch::Sender<Arc<BTreeMap<Name, Arc<Subscription>>>>,
     pub(crate) table: Arc<Table>,
     publisher: Publisher,
     commit: u64,
+    /// When the department commits.
+    pub(crate) source_us: i64,
     _home: TempDir,
 }
 
@@ -219,7 +222,22 @@ impl World {
         // Small batches, so that a history takes several commits.
         exchange.budgets.batch = 4 << 10;
         let (table, exchange) = (Arc::new(table), Arc::new(exchange));
-        Self { log, registry, exchange, resource, prometheus, metrics, subscriptions, table, publisher, commit: 0, _home: home }
+        let standard = Arc::new(Standard::builtin().clone());
+        Self {
+            log,
+            registry,
+            exchange,
+            resource,
+            standard,
+            prometheus,
+            metrics,
+            subscriptions,
+            table,
+            publisher,
+            commit: 0,
+            source_us: NOW_US,
+            _home: home,
+        }
     }
 
     /// One transaction of the department, published.
@@ -236,7 +254,7 @@ impl World {
                 version: Version { epoch: 1, commit: self.commit, change: at, ..Version::default() },
                 before,
                 after,
-                origin: Origin { ts_us: NOW_US, snapshot: SnapshotMark::Streamed, place: PLACE },
+                origin: Origin { ts_us: self.source_us, snapshot: SnapshotMark::Streamed, place: PLACE },
             }
         });
         let batch = SourceBatch {
@@ -324,7 +342,7 @@ impl World {
         NormaliseContext {
             log: Arc::new(self.log.clone()),
             registry: Arc::<Registry>::clone(&self.registry),
-            standard: Arc::new(Standard::builtin().clone()),
+            standard: Arc::clone(&self.standard),
             exchange: Arc::clone(&self.exchange),
             metrics: self.metrics.clone(),
             subscriptions: self.subscriptions.subscribe(),

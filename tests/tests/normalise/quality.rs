@@ -151,3 +151,27 @@ async fn too_many_rejections_pause_and_lose_nothing() {
     assert_eq!(now.days.iter().map(|day| (day.good, day.rejected)).collect::<Vec<_>>(), [(28, 22)]);
     stage.stop().await;
 }
+
+/// What comes late is counted as late on the day on which it was committed, and not on that of its arrival.
+#[tokio::test]
+async fn a_late_change_is_late_on_the_day_of_its_commit() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let mut world = World::new().await;
+    world.resource.quality.timely = std::time::Duration::from_secs(3 * 24 * 3_600);
+    let now_us = jiff::Timestamp::now().as_microsecond();
+    let ages = [(1, 100), (2, 74), (3, 70), (4, 0)];
+    let mut wanted = std::collections::BTreeMap::<i64, (u64, u64)>::new();
+    for (id, hours) in ages {
+        world.source_us = now_us - hours * HOUR_US;
+        world.create(id, &uscc(id), &[]).await;
+        // Days of the exchange's zone.
+        let day = wanted.entry((world.source_us + 8 * HOUR_US).div_euclid(24 * HOUR_US)).or_default();
+        *day = (day.0 + 1, day.1 + u64::from(hours < 72));
+    }
+    let stage = world.start();
+    world.settled(&stage).await;
+    let days = figures(&stage).await.days;
+    let found: Vec<_> = days.iter().map(|day| (i64::from(day.day), (day.timed, day.in_time))).collect();
+    assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());
+    stage.stop().await;
+}

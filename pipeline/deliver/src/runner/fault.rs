@@ -112,7 +112,7 @@ impl Deliverer {
             }
             Fault::Log(error) => {
                 self.metrics.log_error();
-                self.gap |= matches!(error, LogError::Gap { .. });
+                self.gap |= matches!(error, LogError::Gap { .. } | LogError::Stale { .. });
                 of_log(error)
             }
         };
@@ -160,8 +160,8 @@ impl Deliverer {
 
 fn of_log(error: &LogError) -> Reaction {
     match error {
-        // After a gap everything is delivered again.
-        LogError::Fenced { .. } | LogError::Gap { .. } => Reaction::Reopen,
+        // After a gap, or where deletes may be gone unread, everything is delivered again.
+        LogError::Fenced { .. } | LogError::Gap { .. } | LogError::Stale { .. } => Reaction::Reopen,
         error if error.is_transient() => Reaction::Retry,
         _ => Reaction::Stop,
     }

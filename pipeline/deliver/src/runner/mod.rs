@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use guitong_govern::{Entitlement, Standing, Stop};
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
+use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition, holds_deletes};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
@@ -43,7 +43,7 @@ use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
-use crate::sink::{PartitionStand, Sink, SinkError, SinkPlan};
+use crate::sink::{PartitionStand, Sink, SinkError, SinkPlan, Stand};
 use crate::sql::Pools;
 use crate::sql::mysql::MysqlSink;
 use crate::sql::postgres::PostgresSink;
@@ -58,6 +58,8 @@ const TOPIC_WAIT: Duration = Duration::from_millis(250);
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// Between two times that versions of deleted keys are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// Deletes that the log keeps for less than this are not relied on: they may go before they are read.
+const DELETES_LEFT: Duration = Duration::from_secs(2 * 3600);
 
 /// What a deliverer is made of.
 #[derive(Debug, Clone)]
@@ -277,6 +279,7 @@ impl Deliverer {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Fault> {
         let partitions = self.wait_for_topic().await?;
         let mut session = self.open_session(partitions).await?;
+        self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
         let mut reader = self.log.reader(from).await?;
         self.schemas.forget_missing();
@@ -310,7 +313,7 @@ impl Deliverer {
         let mut stand = self.sink.open().await?;
         journal.complete(&stand.entries).await?;
         let ordered = journal.orders.resync.take().is_some();
-        if self.gap || ordered || stand.partitions.len() != partitions as usize {
+        if self.gap || ordered || self.is_stalled(&stand) || stand.partitions.len() != partitions as usize {
             stand.partitions = self.whole_topic(partitions).await?;
             journal.clear_parked().await?;
             self.sink.begin_refill(&stand.partitions).await?;
@@ -333,6 +336,29 @@ impl Deliverer {
             journal,
         };
         Ok(session)
+    }
+
+    /// How long the log surely keeps deletes.
+    fn tombstones(&self) -> Duration {
+        self.exchange.trace.saturating_sub(DELETES_LEFT)
+    }
+
+    /// Whether a refill stood still for so long that deletes of what it met already may be gone.
+    fn is_stalled(&self, stand: &Stand) -> bool {
+        let oldest_us = Timestamp::now().as_microsecond().saturating_sub(micros(self.tombstones()));
+        stand.refilling && stand.entries.last().is_some_and(|last| last.at_us < oldest_us)
+    }
+
+    /// Whether the log still has every delete that is to be read. A refill, which reads what is old, finds by itself what is gone.
+    async fn holds_deletes(&self, session: &Session) -> Result<(), LogError> {
+        if session.refill.is_some() {
+            return Ok(());
+        }
+        let tombstones = self.tombstones();
+        for (&partition, &next) in &session.positions {
+            holds_deletes(&*self.log, &self.at(partition), next, tombstones).await?;
+        }
+        Ok(())
     }
 
     async fn whole_topic(&self, partitions: u32) -> Result<Vec<PartitionStand>, LogError> {
@@ -365,8 +391,8 @@ impl Deliverer {
             self.live_phase(session).await?;
         }
         if session.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
-            let horizon = i64::try_from(self.exchange.trace.as_micros()).unwrap_or(i64::MAX);
-            self.sink.forget_deleted(Timestamp::now().as_microsecond().saturating_sub(horizon)).await?;
+            self.holds_deletes(session).await?;
+            self.sink.forget_deleted(Timestamp::now().as_microsecond().saturating_sub(micros(self.exchange.trace))).await?;
             session.forgotten = Some(Instant::now());
         }
         Ok(())
@@ -456,6 +482,10 @@ fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<d
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
     })
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -61,13 +61,7 @@ impl Check {
             1 => " There is 1 warning.".to_owned(),
             warnings => format!(" There are {warnings} warnings."),
         };
-        println!(
-            "{} systems, {} resources, {} subscriptions and {} departments are well.{warned} Nothing was started.",
-            directory.systems.len(),
-            directory.resources.len(),
-            directory.subscriptions.len(),
-            directory.departments.len()
-        );
+        println!("{} are well.{warned} Nothing was started.", well(&directory, &[]));
         Ok(())
     }
 

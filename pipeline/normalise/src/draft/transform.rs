@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use guitong_schemas::profile::{ColumnProfile, TableProfile};
+use guitong_schemas::profile::{ColumnProfile, TIME_OF_DAY, TableProfile};
 use guitong_schemas::standard::{CodeList, EntityField, FieldKind, Standard};
+use guitong_schemas::table::ColumnType;
 use serde::Serialize;
 
 use super::evidence::Values;
@@ -72,7 +73,13 @@ pub(super) fn of(
         FieldKind::Date | FieldKind::Time => {
             transform.open_end = matches!(field.kind, FieldKind::Date)
                 && (field.name.ends_with("_to") || values.as_ref().is_some_and(|values| values.share("open_end") > 0.0));
-            values.as_ref().and_then(|values| formats(values, &mut transform))
+            if matches!(field.kind, FieldKind::Date) && holds_times_of_day(column) {
+                // Said in so many words, since the time of day is left out.
+                transform.format.push("yyyy-MM-dd HH:mm:ss".to_owned());
+                None
+            } else {
+                values.as_ref().and_then(|values| formats(values, &mut transform))
+            }
         }
         FieldKind::Decimal { .. } => unit(table, column, values.as_ref(), &mut transform),
         FieldKind::Industry => edition(values.as_ref(), &mut transform, field),
@@ -91,6 +98,12 @@ pub(super) fn of(
         transform.unknown.clear();
     }
     (transform, unsure)
+}
+
+/// Whether a column of instants holds more than days, as far as was seen.
+fn holds_times_of_day(column: &ColumnProfile) -> bool {
+    let timed = matches!(column.kind, ColumnType::Timestamp { .. } | ColumnType::ZonedTimestamp { .. });
+    timed && (column.passes(TIME_OF_DAY) > 0 || column.checks.is_empty())
 }
 
 /// Formats where the values are not read without.

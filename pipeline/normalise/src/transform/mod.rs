@@ -550,16 +550,16 @@ fn text_of_reading(reading: Reading<'_>) -> Option<String> {
     }
 }
 
-/// A value as an operator may see it: clear up to G1, the first character at G2, a few outer characters of a long one at G3.
+/// A value as an operator may see it: clear up to G1, the first of several characters at G2, a few outer characters of a long one at G3.
 #[must_use]
 pub fn conceal(text: &str, grade: Grade) -> String {
     let characters = text.chars().count();
     let (head, tail) = match grade {
         Grade::G0 | Grade::G1 if characters <= SHOWN => return text.to_owned(),
         Grade::G0 | Grade::G1 => return text.chars().take(SHOWN).chain(['…']).collect(),
-        Grade::G2 => (1, 0),
+        Grade::G2 if characters > 1 => (1, 0),
         Grade::G3 if characters >= 15 => (3, 2),
-        Grade::G3 => (0, 0),
+        Grade::G2 | Grade::G3 => (0, 0),
     };
     let hidden = characters.saturating_sub(head + tail).min(SHOWN);
     let mut shown: String = text.chars().take(head).collect();

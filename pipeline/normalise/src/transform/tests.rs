@@ -453,6 +453,7 @@ fn values_are_masked_by_grade() {
     for (text, grade, shown) in [
         ("91450100PDY00001X1", Grade::G0, "91450100PDY00001X1"),
         ("张三丰", Grade::G2, "张**"),
+        ("张", Grade::G2, "*"),
         ("450102199001019997", Grade::G3, "450*************97"),
         ("短", Grade::G3, "*"),
     ] {
