@@ -184,15 +184,21 @@ fn neutral(kind: &ColumnType) -> Option<&'static str> {
     })
 }
 
-/// The Relation message that the server would send for a table now: what a snapshot reads by. `published` are the columns of
-/// the publication; `None` where the server has no column lists.
-pub(crate) fn message_of(facts: &TableFacts, published: Option<&[String]>) -> RelationMessage {
+/// What a publication lists of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listed<'p> {
+    pub(crate) columns: &'p [String],
+    /// Generated columns among them are sent (18); older servers list them all the same.
+    pub(crate) generated: bool,
+}
+
+/// The Relation message that the server would send for a table now: what a snapshot reads by. `published` is what the publication
+/// lists; `None` where the server has no column lists.
+pub(crate) fn message_of(facts: &TableFacts, published: Option<Listed<'_>>) -> RelationMessage {
     let is_published = |column: &&ColumnFacts| match published {
-        Some(names) => names.contains(&column.name),
-        None => true,
+        Some(Listed { columns, generated }) => (generated || !column.generated) && columns.contains(&column.name),
+        None => !column.generated,
     };
-    // A list of the publication can name a generated column too; it is not sent.
-    let is_published = |column: &&ColumnFacts| !column.generated && is_published(column);
     let columns = facts.columns.iter().filter(is_published).map(|column| RelationColumn {
         name: column.name.clone(),
         type_oid: column.type_oid,

@@ -13,12 +13,15 @@ use super::catalogue::TableFacts;
 use super::config::{quote_literal, quote_name};
 use super::fault::Faults;
 use super::prepare;
+use super::relation::Listed;
 use crate::source::SourceError;
 
 /// The first major with what the connector relies on (`messages` of pgoutput, `pg_snapshot` functions under their present names).
 const OLDEST: i32 = 140_000;
 /// Column lists of publications.
 pub(crate) const COLUMN_LISTS: i32 = 150_000;
+/// The version from which on a publication may send generated columns, and lists those that it sends.
+const GENERATED_COLUMNS: i32 = 180_000;
 /// The option `origin` of pgoutput.
 const ORIGINS: i32 = 160_000;
 /// Slots of which standbys keep a copy.
@@ -272,11 +275,14 @@ fn check_declared_key(system: &System, table: &TableFacts, faults: &Faults) -> R
 pub(crate) struct Publication {
     /// `None` for servers without column lists.
     pub(crate) columns: Option<BTreeMap<TableName, Vec<String>>>,
+    /// Generated columns among them are sent.
+    generated: bool,
 }
 
 impl Publication {
-    pub(crate) fn columns_of(&self, table: &TableName) -> Option<&[String]> {
-        self.columns.as_ref().map(|all| all.get(table).map(Vec::as_slice).unwrap_or_default())
+    pub(crate) fn columns_of(&self, table: &TableName) -> Option<Listed<'_>> {
+        let columns = self.columns.as_ref()?.get(table).map(Vec::as_slice).unwrap_or_default();
+        Some(Listed { columns, generated: self.generated })
     }
 }
 
@@ -339,7 +345,7 @@ pub(crate) async fn publication(
     }
     let columns =
         (server.version >= COLUMN_LISTS).then(|| listed.into_iter().map(|(table, entry)| (table, entry.columns)).collect());
-    Ok(Publication { columns })
+    Ok(Publication { columns, generated: server.version >= GENERATED_COLUMNS })
 }
 
 struct Published {

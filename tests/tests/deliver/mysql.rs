@@ -116,8 +116,9 @@ async fn a_table_where_rows_would_overwrite_each_other_is_refused() {
     ] {
         target.execute(&format!("CREATE TABLE shared.{table} ({columns})")).await;
         bench.append(vec![bench.named("A", "甲", 1)]).await;
-        let refused = bench.start(&bench.subscription(table, target.config(table), &["uscc", "name"]));
-        let error = refused.task.await.unwrap().unwrap_err();
+        let mut refused = bench.start(&bench.subscription(table, target.config(table), &["uscc", "name"]));
+        refused.reaches(|status| matches!(status.phase, Phase::Stopped { .. })).await;
+        let error = refused.stop().await.unwrap_err();
         assert!(matches!(error, DeliverError::Sink { .. }) && error.to_string().contains(words), "{words} in {error}");
         assert_eq!(target.count(table).await, 0);
     }

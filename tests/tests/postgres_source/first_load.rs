@@ -435,3 +435,41 @@ async fn a_row_that_moves_to_where_the_load_has_been_is_made_whole() {
     mirror.apply(&rest);
     assert!(!mirror.table("t").iter().flatten().any(|value| value.as_deref() == Some("<absent>")));
 }
+
+/// A generated column is in the rows of the first load and in those of the stream where the server publishes it, and else in neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generated_columns_come_where_the_server_publishes_them() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, qty int, total int GENERATED ALWAYS AS (qty * 2) STORED, note text);
+             INSERT INTO t VALUES (1, 5, DEFAULT, 'a')",
+        )
+        .await
+        .unwrap();
+    let system = prepared(&server).await;
+    let update = "UPDATE t SET qty = 7 WHERE id = 1; INSERT INTO t VALUES (2, 4, DEFAULT, 'b')";
+    let never = ["r t [1,5,a]", "u t [1,7,a]", "c t [2,4,b]"];
+    let mut session = Exchange::new().await.connect(&system).await.unwrap();
+    let mut changes = session.load().await;
+    server.execute(update).await.unwrap();
+    changes.extend(session.take(2).await);
+    assert_eq!(lines(&changes), never);
+    drop(session);
+
+    if server.major() < 18 {
+        println!("PostgreSQL {} publishes no generated columns", server.major());
+        return;
+    }
+    server.execute("UPDATE t SET qty = 5 WHERE id = 1; DELETE FROM t WHERE id = 2").await.unwrap();
+    server.execute(&format!("ALTER PUBLICATION {SLOT} SET (publish_generated_columns = stored)")).await.unwrap();
+    let mut system = system;
+    config(&mut system).slot = "generated".into();
+    let mut session = Exchange::new().await.connect(&system).await.unwrap();
+    let mut changes = session.load().await;
+    server.execute(update).await.unwrap();
+    changes.extend(session.take(2).await);
+    assert_eq!(lines(&changes), ["r t [1,5,10,a]", "u t [1,7,14,a]", "c t [2,4,8,b]"]);
+    let names: Vec<&str> = changes[0].table.columns.iter().map(|column| &*column.name).collect();
+    assert_eq!(names, ["id", "qty", "total", "note"]);
+}
