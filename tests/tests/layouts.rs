@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use guitong_schemas::standard::Standard;
+use guitong_schemas::standard::{KeyPart, KeySource, Standard};
 use guitong_tests::exchange::binary;
 use guitong_tests::layouts::{self, Layout, Layouts};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
@@ -228,11 +228,15 @@ fn tried(dir: &Path, layout: &Layout, file: &Path) -> Standing {
     standing
 }
 
-/// The parts of the entity's key that are fields of the record.
+/// The entity's key; all records of a layout come from one system.
 fn key(layout: &Layout, fields: &BTreeMap<String, String>) -> Vec<String> {
     let entity = Standard::builtin().entity(&layout.entity).unwrap();
-    let is_key = |name: &str| entity.field(name).is_some_and(|field| field.in_key);
-    fields.iter().filter(|(name, _)| is_key(name)).map(|(_, value)| value.clone()).collect()
+    let first = |from: &[usize]| from.iter().find_map(|&at| fields.get(&entity.fields[at].name)).cloned();
+    let part = |part: &KeyPart| match &part.source {
+        KeySource::Fields(from) => first(from).unwrap_or_default(),
+        KeySource::System => String::new(),
+    };
+    entity.key.iter().map(part).collect()
 }
 
 fn rules(reasons: &Value) -> BTreeSet<String> {

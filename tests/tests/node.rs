@@ -304,11 +304,11 @@ async fn bytes_of_another_character_set_and_a_name_of_ten_megabytes_harm_nobody_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_rejects_too_much_halts_and_says_so() {
     let (exchange, _department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
     let unknown = exchange.command(&["resource", "rebuild", "enterprises"]).unwrap();
     assert_eq!(unknown.code, Some(2), "{}", unknown.err);
     assert!(unknown.err.contains("enterprises") && unknown.err.contains("enterprise"), "{}", unknown.err);
-    let _node = exchange.start().unwrap();
-    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
     let path = exchange.path().join("resources/enterprise.toml");
     let file = std::fs::read_to_string(&path).unwrap();
     let declare = async |text: String| {
