@@ -307,7 +307,7 @@ async fn a_rebuild_that_rejects_too_much_halts_and_says_so() {
     let _node = exchange.start().unwrap();
     holds(&exchange, &["公司1", "公司2", "公司3"]).await;
     let unknown = exchange.command(&["resource", "rebuild", "enterprises"]).unwrap();
-    assert_eq!(unknown.code, Some(2), "{}", unknown.err);
+    assert_eq!(unknown.code, Some(1), "{}", unknown.err);
     assert!(unknown.err.contains("enterprises") && unknown.err.contains("enterprise"), "{}", unknown.err);
     let path = exchange.path().join("resources/enterprise.toml");
     let file = std::fs::read_to_string(&path).unwrap();
@@ -328,7 +328,7 @@ async fn a_rebuild_that_rejects_too_much_halts_and_says_so() {
         assert!(halted.err.contains(words), "{words}: {}", halted.err);
     }
     let status = exchange.command(&["status"]).unwrap();
-    assert!(status.out.contains("it halts: 1 of the last 1 row changes were rejected"), "{}", status.out);
+    assert!(status.out.contains("its rebuild halts: 1 of the last 1 row changes were rejected"), "{}", status.out);
     holds(&exchange, &["公司1", "公司2", "公司3"]).await;
     // It begins anew with the corrected mapping.
     declare(file.replace("name = \"qymc\"", "name = { from = [\"qymc\", \"fddbr\"], join = \"·\" }")).await;
