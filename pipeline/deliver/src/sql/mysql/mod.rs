@@ -1,4 +1,5 @@
-//! MariaDB (10.6 or newer) and MySQL (8.0 or newer) sink: multi-row upserts, one transaction for each batch.
+//! MariaDB (10.6 or newer) and MySQL (8.0 or newer, by its documentation: the tests run on MariaDB) sink: multi-row upserts, one
+//! transaction for each batch.
 //!
 //! These servers commit before and after each statement that makes or alters a table, so a takeover is no single transaction: it first
 //! raises the epoch, which fences whoever held the subscription, then alters the table in steps that may be done again, and stores what
