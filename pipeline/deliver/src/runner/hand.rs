@@ -40,12 +40,13 @@ impl Hand<'_> {
         });
         let unreadable: Vec<_> = unreadable.collect();
         self.park(unreadable).await?;
-        self.end_entries(items, false).await?;
         let mut spans: Vec<_> = std::iter::once(0..items.len()).collect();
         while let Some(span) = spans.pop() {
             let last = span.end == items.len();
             let part = items.get(span.clone()).unwrap_or_default();
             let ranges = self.ranges(part, last.then_some(next));
+            // An earlier part may have set a record aside of which this one has a later change.
+            self.end_entries(part, false).await?;
             let refused = match self.write(part, ranges, true).await {
                 Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => error,
                 done => {
