@@ -9,9 +9,12 @@ mod errors;
 mod table;
 mod write;
 
+use std::ops::{Deref, DerefMut};
+
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
-use sqlx::{Connection as _, MySql, MySqlConnection, MySqlPool, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, MySql, MySqlConnection, MySqlPool};
 
 use self::errors::sink_error;
 use self::write::{Statements, Writer};
@@ -53,7 +56,34 @@ pub struct MysqlSink {
     taken: Taken,
 }
 
-type Tx = Transaction<'static, MySql>;
+/// A connection for one call. A call that is dropped half-way may leave it within an answer of the server, from which the driver does
+/// not find back: such a connection is closed and does not go back to the pool.
+struct Lease {
+    connection: PoolConnection<MySql>,
+    ended: bool,
+}
+
+impl Deref for Lease {
+    type Target = MySqlConnection;
+
+    fn deref(&self) -> &MySqlConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.connection.close_on_drop();
+        }
+    }
+}
 
 /// What the sink keeps of a takeover.
 #[derive(Debug, Default)]
@@ -75,8 +105,8 @@ impl MysqlSink {
         Ok(Self { pool: pools.mysql(url)?, name: table.to_owned(), plan, layout, statements, taken: Taken::default() })
     }
 
-    async fn begin(&self) -> Result<Tx, SinkError> {
-        self.pool.begin().await.map_err(sink_error)
+    async fn lease(&self) -> Result<Lease, SinkError> {
+        Ok(Lease { connection: self.pool.acquire().await.map_err(sink_error)?, ended: false })
     }
 
     /// Takes the subscription from whoever holds it.
@@ -160,17 +190,17 @@ impl MysqlSink {
     }
 
     /// Sets the epoch of the refill under way if this holder still has the subscription.
-    async fn set_sweep(&self, transaction: &mut Tx, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+    async fn set_sweep(&self, connection: &mut MySqlConnection, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let set = sqlx::query("UPDATE guitong_subscriptions SET sweep_epoch = ? WHERE subscription = ? AND epoch = ?");
         let set = set.bind(sweep_epoch).bind(&*self.plan.subscription).bind(self.taken.epoch);
-        match set.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() {
+        match set.execute(connection).await.map_err(sink_error)?.rows_affected() {
             0 => Err(fenced(&self.plan.subscription)),
             _ => Ok(()),
         }
     }
 
     /// Moves each offset on from where the batch starts, and keeps the audit entries; fenced where one is not there.
-    async fn move_offsets(&self, transaction: &mut Tx, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
+    async fn move_offsets(&self, connection: &mut MySqlConnection, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
         for range in batch.ranges {
             let moved = sqlx::query(MOVE_OFFSET)
                 .bind(signed(range.to))
@@ -181,13 +211,13 @@ impl MysqlSink {
                 .bind(i64::from(range.partition))
                 .bind(signed(range.from))
                 .bind(self.taken.epoch);
-            if moved.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() != 1 {
+            if moved.execute(&mut *connection).await.map_err(sink_error)?.rows_affected() != 1 {
                 return Err(fenced(&self.plan.subscription));
             }
         }
         let noted = sqlx::query("UPDATE guitong_subscriptions SET entries = ? WHERE subscription = ? AND epoch = ?");
         let noted = noted.bind(batch.entries()).bind(&*self.plan.subscription).bind(self.taken.epoch);
-        match noted.execute(&mut **transaction).await.map_err(sink_error)?.rows_affected() {
+        match noted.execute(connection).await.map_err(sink_error)?.rows_affected() {
             0 => Err(fenced(&self.plan.subscription)),
             _ => Ok(()),
         }
@@ -206,24 +236,21 @@ fn left_to_do(reshape: &Reshape, found: &[table::Found]) -> Reshape {
     }
 }
 
-#[async_trait]
-impl Sink for MysqlSink {
-    async fn open(&mut self) -> Result<Stand, SinkError> {
-        let mut connection = self.pool.acquire().await.map_err(sink_error)?;
-        table::make_own_tables(&mut connection).await?;
-        let stored = self.claim(&mut connection).await?;
-        let sweep_epoch = self.prepare(&mut connection, &stored).await?;
+impl MysqlSink {
+    async fn take_over(&self, connection: &mut MySqlConnection) -> Result<(Taken, Stand), SinkError> {
+        table::make_own_tables(connection).await?;
+        let stored = self.claim(connection).await?;
+        let sweep_epoch = self.prepare(connection, &stored).await?;
         let asks = "SELECT EXISTS (SELECT 1 FROM guitong_deleted WHERE subscription = ?), CAST(@@max_allowed_packet AS SIGNED)";
         let (remembers, packet): (bool, i64) =
             sqlx::query_as(asks).bind(&*self.plan.subscription).fetch_one(&mut *connection).await.map_err(sink_error)?;
         let packet = usize::try_from(packet).unwrap_or_default().saturating_sub(PACKET_REST);
-        let stand = self.stand(&mut connection, &stored, sweep_epoch.is_some()).await?;
-        self.taken = Taken { epoch: stored.epoch, sweep_epoch, remembers, packet };
-        Ok(stand)
+        let stand = self.stand(connection, &stored, sweep_epoch.is_some()).await?;
+        Ok((Taken { epoch: stored.epoch, sweep_epoch, remembers, packet }, stand))
     }
 
-    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        let mut transaction = self.begin().await?;
+    async fn start_refill(&self, connection: &mut MySqlConnection, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
         self.set_sweep(&mut transaction, Some(self.taken.epoch)).await?;
         let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?").bind(&*self.plan.subscription);
         delete.execute(&mut *transaction).await.map_err(sink_error)?;
@@ -238,13 +265,12 @@ impl Sink for MysqlSink {
                 .bind(self.taken.epoch);
             insert.execute(&mut *transaction).await.map_err(sink_error)?;
         }
-        transaction.commit().await.map_err(sink_error)?;
-        self.taken.sweep_epoch = Some(self.taken.epoch);
-        Ok(())
+        transaction.commit().await.map_err(sink_error)
     }
 
-    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let mut transaction = self.begin().await?;
+    /// Says whether a key was deleted, and so is remembered.
+    async fn apply(&self, connection: &mut MySqlConnection, batch: &SinkBatch<'_, '_>) -> Result<bool, SinkError> {
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
         let writer = Writer {
             statements: &self.statements,
@@ -256,17 +282,53 @@ impl Sink for MysqlSink {
         };
         let remembered = writer.apply(&mut transaction, batch.changes).await?;
         transaction.commit().await.map_err(sink_error)?;
-        self.taken.remembers |= remembered;
+        Ok(remembered)
+    }
+
+    async fn remove_unmet(&self, connection: &mut MySqlConnection, sweep_epoch: i64) -> Result<u64, SinkError> {
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        self.set_sweep(&mut transaction, None).await?;
+        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
+        let swept = table::run(&mut transaction, sql).await?;
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(swept)
+    }
+}
+
+#[async_trait]
+impl Sink for MysqlSink {
+    async fn open(&mut self) -> Result<Stand, SinkError> {
+        let mut lease = self.lease().await?;
+        let taken = self.take_over(&mut lease).await;
+        lease.ended = true;
+        let (taken, stand) = taken?;
+        self.taken = taken;
+        Ok(stand)
+    }
+
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut lease = self.lease().await?;
+        let begun = self.start_refill(&mut lease, partitions).await;
+        lease.ended = true;
+        begun?;
+        self.taken.sweep_epoch = Some(self.taken.epoch);
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
+        let mut lease = self.lease().await?;
+        let remembered = self.apply(&mut lease, batch).await;
+        lease.ended = true;
+        self.taken.remembers |= remembered?;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {
         let Some(sweep_epoch) = self.taken.sweep_epoch else { return Ok(0) };
-        let mut transaction = self.begin().await?;
-        self.set_sweep(&mut transaction, None).await?;
-        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
-        let swept = table::run(&mut transaction, sql).await?;
-        transaction.commit().await.map_err(sink_error)?;
+        let mut lease = self.lease().await?;
+        let swept = self.remove_unmet(&mut lease, sweep_epoch).await;
+        lease.ended = true;
+        let swept = swept?;
         self.taken.sweep_epoch = None;
         Ok(swept)
     }
@@ -275,8 +337,10 @@ impl Sink for MysqlSink {
         if !self.taken.remembers {
             return Ok(());
         }
+        let mut lease = self.lease().await?;
         let forget = sqlx::query("DELETE FROM guitong_deleted WHERE subscription = ? AND deleted_us < ?");
-        forget.bind(&*self.plan.subscription).bind(before_us).execute(&self.pool).await.map_err(sink_error)?;
-        Ok(())
+        let forgotten = forget.bind(&*self.plan.subscription).bind(before_us).execute(&mut *lease).await;
+        lease.ended = true;
+        forgotten.map(|_| ()).map_err(sink_error)
     }
 }
