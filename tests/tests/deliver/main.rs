@@ -54,6 +54,7 @@ on_every_sink! {
     a_delete_leaves_no_trace_with_those_who_never_held_the_row
     crashes_anywhere_neither_lose_nor_double
     an_older_holder_writes_nothing
+    calls_that_are_dropped_leave_connections_for_others
     a_batch_is_taken_only_where_the_sink_stands_and_from_its_holder
     an_audit_entry_that_did_not_reach_the_log_is_completed
     a_table_of_the_wrong_shape_stops_only_its_subscription

@@ -441,6 +441,41 @@ pub(crate) async fn a_refill_that_stood_still_for_as_long_begins_anew(mut bench:
     assert_eq!(target.count("t").await, 6);
 }
 
+/// Calls that are dropped wherever they stand cost the subscription no connection: later ones are done.
+pub(crate) async fn calls_that_are_dropped_leave_connections_for_others(bench: Bench, target: &Target) {
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let mut sink = target.sink(&bench, &subscription);
+    let epoch = sink.open().await.unwrap().epoch;
+    let deletes: Vec<Change<'_>> = (0..60_u8)
+        .map(|n| {
+            let key = RowKey { id: vec![n], clear: vec![StandardValue::Text(format!("K{n}").into())] };
+            Change { version: version(1), what: What::Delete(key) }
+        })
+        .collect();
+    let entry = AuditEntry {
+        subscription: "credit".into(),
+        resource: "enterprise".into(),
+        epoch,
+        ranges: Vec::new(),
+        count: 1,
+        content: Digest::start(),
+        grant: String::new(),
+        revision: String::new(),
+        at_us: now_us(),
+        previous: Digest::start(),
+    };
+    let all: Vec<&Change<'_>> = deletes.iter().collect();
+    // As many deletes as never before are a statement that the server has not seen: its preparation is dropped too.
+    for count in 1..=all.len() {
+        let batch = SinkBatch { changes: &all[..count], ranges: &[], entry: &entry, unlogged: &[] };
+        let within = std::time::Duration::from_micros(random.random_range(0..3_000));
+        drop(tokio::time::timeout(within, sink.write(&batch)).await);
+    }
+    let batch = SinkBatch { changes: &all, ranges: &[], entry: &entry, unlogged: &[] };
+    sink.write(&batch).await.unwrap();
+}
+
 /// `K1` as it was, at a later commit.
 fn unchanged(bench: &Bench, commit: u64) -> NewRecord {
     let mut record = bench.named("K1", "甲", commit);

@@ -1,6 +1,7 @@
 //! What a subscriber's database says of a subscription, and what follows from it when a deliverer takes it over.
 
 use guitong_govern::audit::AuditEntry;
+use guitong_schemas::position::Version;
 
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
@@ -115,6 +116,15 @@ pub(crate) fn unsigned(value: i64) -> u64 {
 
 pub(crate) fn fenced(subscription: &str) -> SinkError {
     SinkError::new(SinkErrorKind::Fenced, format!("subscription {subscription} was taken over by another deliverer"))
+}
+
+/// A row of `guitong_deleted`: the row's key, the version and the epoch of its deletion.
+pub(crate) type Deleted = (Vec<u8>, Vec<u8>, i64);
+
+/// Whether a row that was deleted as `deleted` says comes back with this version, written by the holder of this epoch.
+pub(crate) fn comes_back(deleted: &Deleted, version: Version, epoch: i64) -> bool {
+    let (_, at, by) = deleted;
+    (at.as_slice(), *by) < (version.to_bytes().as_slice(), epoch)
 }
 
 impl From<StoredOffset> for crate::sink::PartitionStand {

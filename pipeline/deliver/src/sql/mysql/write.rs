@@ -9,6 +9,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySqlConnection};
 use super::errors::sink_error;
 use crate::sink::{Change, SinkError, SinkErrorKind, What};
 use crate::sql::layout::{Layout, join, quote, steps_json};
+use crate::sql::stored::{Deleted, comes_back};
 use crate::sql::{EPOCH, VERSION};
 
 /// Rows of one statement; the rest of a batch goes in smaller ones, so that few statements are prepared.
@@ -170,12 +171,12 @@ impl Writer<'_> {
             let marks = vec!["?"; chunk.len()].join(", ");
             let sql =
                 format!("SELECT row_key, version, epoch FROM guitong_deleted WHERE subscription = ? AND row_key IN ({marks})");
-            let query = sqlx::query_as::<_, (Vec<u8>, Vec<u8>, i64)>(AssertSqlSafe(sql)).bind(self.subscription);
+            let query = sqlx::query_as::<_, Deleted>(AssertSqlSafe(sql)).bind(self.subscription);
             let query = chunk.iter().fold(query, |query, (row, _)| query.bind(row.key.id.as_slice()));
             let deleted = query.fetch_all(&mut *connection).await.map_err(sink_error)?;
             for &(row, version) in chunk {
                 match deleted.iter().find(|(key, ..)| *key == row.key.id) {
-                    Some((_, at, epoch)) if (at.as_slice(), *epoch) >= (version.to_bytes().as_slice(), self.epoch) => {}
+                    Some(deleted) if !comes_back(deleted, version, self.epoch) => {}
                     Some(_) => {
                         self.forget(connection, &row.key).await?;
                         kept.push((row, version));
