@@ -1,5 +1,7 @@
 //! One hold on the resource's owner: from opening it to whatever ends the hold.
 
+mod commands;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use super::output::Names;
 use super::worker::{Ends, Progress, Worker};
 use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
-use crate::handle::{Command, HandleError, Phase};
+use crate::handle::{HandleError, Phase};
 use crate::join;
 use crate::join::begin::{Load, Standing};
 use crate::join::merge::Merge;
@@ -27,10 +29,9 @@ use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
 use crate::keyed::totals::Totals;
 use crate::metrics::{Metrics, ResourceMetrics};
-use crate::quality::QualityReport;
 use crate::quality::standing;
 use crate::quality::window::{Pause, Window};
-use crate::quality::{self, PAUSED, QUALITY, WINDOW};
+use crate::quality::{PAUSED, QUALITY, WINDOW};
 use crate::quarantine::replay::Replay;
 use crate::quarantine::{DROPPED_TOPIC, QuarantineStore};
 use crate::rebuild::{self, Rebuild, RebuildReport, Stepped};
@@ -440,95 +441,6 @@ impl Normaliser {
         Ok(())
     }
 
-    /// Answers one request. An answer that nobody waits for any more is dropped.
-    async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
-        if let Err(error) = session.owner.settle().await {
-            command.refuse(&error.to_string());
-            return Err(error.into());
-        }
-        match command {
-            Command::List { filter, after, limit, reply } => {
-                let answer = QuarantineStore::new(&session.owner).list(&filter, after.as_deref(), limit).await;
-                let _ = reply.send(answer.map_err(unavailable));
-            }
-            Command::Show { id, reply } => {
-                let answer = QuarantineStore::new(&session.owner).show(&id).await;
-                let _ = reply.send(answer.map_err(unavailable));
-            }
-            Command::Replay { reply, .. } if session.replay.is_some() => {
-                let _ = reply.send(Err(HandleError::Busy));
-            }
-            Command::Replay { reply, .. } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("it runs every entry again by itself")));
-            }
-            Command::Replay { filter, reply } => {
-                let topic = Arc::clone(&session.worker.quarantine_topic);
-                session.replay = Replay::begin(&*self.context.log, &session.owner, &topic, &filter, reply).await?;
-            }
-            Command::Drop { reply, .. } if session.replay.is_some() => {
-                let _ = reply.send(Err(HandleError::Busy));
-            }
-            Command::Drop { reply, .. } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("give up what it leaves in quarantine")));
-            }
-            Command::Drop { filter, surrender, reply } => {
-                let name = self.resource.name.as_str();
-                let report = session.worker.surrender(&mut session.owner, name, &filter, &surrender).await?;
-                self.report(session).await?;
-                let _ = reply.send(Ok(report));
-            }
-            Command::Rebuild { reply } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("a second one begins when it is done")));
-            }
-            Command::Rebuild { reply } if session.replay.is_some() => {
-                let _ = reply.send(Err(HandleError::Busy));
-            }
-            Command::Rebuild { reply } if self.mapping.is_grouped() => {
-                let _ = reply.send(Err(HandleError::Grouped));
-            }
-            Command::Rebuild { reply } => {
-                let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
-                let totals = &session.worker.counters.totals;
-                let revision = rebuild::ask(&mut session.owner, totals, declared, mapping).await?;
-                let _ = reply.send(Ok(revision));
-                return Ok(Some(End::Reopen));
-            }
-            Command::Resume { reply } => {
-                let mut was_paused = session.worker.pause.take().is_some();
-                if was_paused {
-                    session.forget_window().await?;
-                }
-                if let Some(rebuild) = session.rebuild.as_mut().filter(|rebuild| rebuild.is_halted()) {
-                    rebuild.resume(&mut session.owner).await?;
-                    was_paused = true;
-                }
-                let _ = reply.send(Ok(was_paused));
-                return Ok(was_paused.then_some(End::Reopen));
-            }
-            Command::Quality { days, reply } => {
-                let answer = quality::read(&session.owner, days).await;
-                let totals = &session.worker.counters.totals;
-                let seconds = self.resource.quality.timely.as_secs();
-                let fields = self.mapping.fields_by_obligation();
-                let answer = answer.map(|report| QualityReport {
-                    held_back: totals.held_back,
-                    open: totals.open,
-                    timely_seconds: seconds,
-                    fields,
-                    ..report
-                });
-                let _ = reply.send(answer.map_err(unavailable));
-            }
-            Command::Reload { resource, reply } => {
-                let taken = self.take(&resource);
-                let is_taken = taken.is_ok();
-                let _ = reply.send(taken.map_err(Into::into));
-                return Ok(is_taken.then_some(End::Reopen));
-            }
-        }
-        Ok(None)
-    }
-
     /// Brings status and gauges up to date.
     async fn report(&self, session: &mut Session) -> Result<(), SessionError> {
         let worker = &session.worker;
@@ -629,8 +541,4 @@ fn arrival(own: &TopicPartition, is_grouped: bool, record: Record, revision: u32
         true => arrival,
         false => arrival.beside(),
     }
-}
-
-fn unavailable(error: StateError) -> HandleError {
-    HandleError::Unavailable(error.to_string())
 }
