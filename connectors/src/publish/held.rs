@@ -6,11 +6,10 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, LogError, ReadBudget, Record, TopicPartition};
+use guitong_log::{ExchangeLog, Record, Span, TopicPartition};
 use guitong_schemas::avro::form::DELETED;
 use guitong_schemas::avro::{DecodePlan, Value, frame};
 use guitong_schemas::change::Operation;
@@ -23,9 +22,8 @@ use super::PublishError;
 const HELD: usize = 16 << 20;
 /// What a key in the set costs beside its bytes.
 const OVERHEAD: usize = 64;
-/// A log that gives nothing for so long is away.
-const PATIENCE: Duration = Duration::from_secs(30);
-const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(1) };
+/// Bytes of one read.
+const READ: usize = 1 << 20;
 
 pub(super) struct HeldKeys {
     log: Arc<dyn ExchangeLog>,
@@ -49,25 +47,15 @@ impl HeldKeys {
         let Some(from) = self.from else { return Ok(None) };
         let mut range = Range { from, last: u64::MAX, keys: HashSet::new(), bytes: 0, limit: self.limit };
         let end = self.log.written(&self.at).await?;
-        let mut next = self.log.bounds(&self.at).await?.earliest;
-        let mut reader = self.log.reader(vec![(self.at.clone(), next)]).await?;
-        let mut moved = Instant::now();
-        while next < end {
-            let batch = reader.read(BUDGET).await?;
-            for record in &batch.records {
+        let earliest = self.log.bounds(&self.at).await?.earliest;
+        let mut span = Span::open(&*self.log, self.at.clone(), earliest, end).await?;
+        while let Some(records) = span.read(READ).await? {
+            for record in &records {
                 let Some(key) = &record.key else { continue };
                 if record.value.is_none() || self.is_delete(record).await? {
                     range.remove(key);
                 } else {
                     range.insert(key);
-                }
-            }
-            match batch.next.iter().find(|(at, _)| *at == self.at) {
-                Some((_, further)) => (next, moved) = (*further, Instant::now()),
-                None if moved.elapsed() < PATIENCE => {}
-                None => {
-                    let detail = format!("{} gives nothing from {next} on, and was written up to {end}", self.at);
-                    return Err(LogError::Unavailable { detail }.into());
                 }
             }
         }

@@ -291,6 +291,15 @@ impl StoredOffset {
     }
 }
 
+/// Deletes that a log keeps for less than this are not relied on: they may go before they are read.
+const DELETES_LEFT: Duration = Duration::from_secs(2 * 3600);
+
+/// How long a log surely has the deletes whose tombstones stay for `tombstones`.
+#[must_use]
+pub fn deletes_kept(tombstones: Duration) -> Duration {
+    tombstones.saturating_sub(DELETES_LEFT)
+}
+
 /// Whether a compacted partition still holds every delete from `next` on, where its tombstones stay for `tombstones`.
 ///
 /// # Errors
@@ -300,7 +309,7 @@ pub async fn holds_deletes(log: &dyn ExchangeLog, at: &TopicPartition, next: u64
         return Ok(());
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let oldest_ms = now_ms.saturating_sub(tombstones.as_millis());
+    let oldest_ms = now_ms.saturating_sub(deletes_kept(tombstones).as_millis());
     let held = log.offset_at(at, i64::try_from(oldest_ms).unwrap_or(i64::MAX)).await?;
     if next < held { Err(LogError::Stale { at: at.clone(), next }) } else { Ok(()) }
 }
@@ -367,7 +376,8 @@ pub trait ExchangeLog: fmt::Debug + Send + Sync {
 
 #[async_trait]
 pub trait LogReader: fmt::Debug + Send {
-    /// The next records. Waits up to `budget.wait` for one; an empty batch means that none came. Cancelling loses nothing.
+    /// The next records. Waits up to `budget.wait` for one; an empty batch means that none came in time, and not that none is there:
+    /// [`crate::Span`] reads up to an end. Cancelling loses nothing.
     async fn read(&mut self, budget: ReadBudget) -> Result<ReadBatch, LogError>;
 }
 

@@ -8,6 +8,8 @@ pub mod loaded;
 pub mod metrics;
 pub mod partition;
 pub mod registry;
+mod span;
 pub mod tls;
 
 pub use contract::*;
+pub use span::{Span, record_at};

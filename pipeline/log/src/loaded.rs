@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::contract::{ExchangeLog, LogError, NewRecord, ReadBudget, Retention, TopicPartition, TopicSpec};
+use crate::contract::{ExchangeLog, LogError, NewRecord, Retention, TopicPartition, TopicSpec};
+use crate::span::Span;
 
 /// What the names of these topics begin with; no system's own topics do.
 pub const PREFIX: &str = "loaded";
 
 /// Bytes that one read gives.
 const READ: usize = 64 << 10;
-const WAIT: Duration = Duration::from_secs(1);
 /// Tables told more than once are kept once after this long.
 const COMPACT: Duration = Duration::from_secs(86_400);
 
@@ -52,17 +52,10 @@ pub async fn tables(log: &dyn ExchangeLog, system: &str) -> Result<BTreeSet<Stri
         return Ok(tables);
     }
     let bounds = log.bounds(&at).await?;
-    let mut reader = log.reader(vec![(at.clone(), bounds.earliest)]).await?;
-    let mut next = bounds.earliest;
-    while next < bounds.end {
-        let batch = reader.read(ReadBudget { bytes: READ, wait: WAIT }).await?;
-        let keys = batch.records.iter().filter_map(|record| record.key.as_deref());
+    let mut span = Span::open(log, at, bounds.earliest, bounds.end).await?;
+    while let Some(records) = span.read(READ).await? {
+        let keys = records.iter().filter_map(|record| record.key.as_deref());
         tables.extend(keys.filter_map(|key| std::str::from_utf8(key).ok()).map(str::to_owned));
-        // A committed record below the end is there at once; a read without any has passed holes only.
-        next = match batch.next.iter().find(|(of, _)| *of == at) {
-            Some((_, to)) if *to > next => *to,
-            _ => bounds.end,
-        };
     }
     Ok(tables)
 }

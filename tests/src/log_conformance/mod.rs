@@ -107,6 +107,7 @@ macro_rules! log_conformance {
             records_leave_by_age,
             records_leave_by_bytes,
             compaction_keeps_the_last_value_of_each_key,
+            deletes_that_may_be_gone_are_told_of,
         );
     };
     (@tests $fixture:expr; $($check:ident,)*) => {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use guitong_log::{ExchangeLog, LogError, LogReader, NewRecord, Record, Retention, TopicPartition, TopicSpec};
+use guitong_log::{ExchangeLog, LogError, LogReader, NewRecord, Record, Retention, TopicPartition, TopicSpec, holds_deletes};
 
 use super::LogUnderTest;
-use super::build::{BRIEF, everything, noise, owner, record, records, text};
+use super::build::{BRIEF, everything, keep, noise, owner, record, records, text};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROWS: usize = 40;
@@ -168,5 +168,26 @@ pub async fn compaction_keeps_the_last_value_of_each_key(fixture: &impl LogUnder
     let log = fixture.open().await;
     assert_eq!(log.bounds(&at).await.unwrap().end, end);
     assert_eq!(fold(&everything(&*log, &at).await), expected);
+    fixture.close().await;
+}
+
+/// Whoever stands before something that is older than deletes are kept may have missed some; who stands behind all of it has not.
+pub async fn deletes_that_may_be_gone_are_told_of(fixture: &impl LogUnderTest) {
+    let log = fixture.open().await;
+    let topic = fixture.topic("raw.stale.public.t");
+    let at = TopicPartition::new(topic.clone(), 0);
+    log.ensure_topic(&keep(&topic, 1)).await.unwrap();
+    let mut hold = log.open(&owner("stale")).await.unwrap();
+    for (n, days_ago) in [(0, 40), (1, 31), (2, 10)] {
+        hold.append(records(vec![row(&topic, "k", n, days_ago)])).await.unwrap();
+    }
+    let offsets: Vec<u64> = everything(&*log, &at).await.iter().map(|record| record.offset).collect();
+    let end = log.bounds(&at).await.unwrap().end;
+    for (days, next, missed) in [(30, 0, true), (30, 1, true), (30, 2, false), (35, 0, true), (35, 1, false), (45, 0, false)] {
+        let answer = holds_deletes(&*log, &at, offsets[next], days * DAY).await;
+        let is_stale = matches!(&answer, Err(LogError::Stale { next: stale, .. }) if *stale == offsets[next]);
+        assert_eq!((is_stale, answer.is_ok()), (missed, !missed), "kept for {days} days, read from {next} on: {answer:?}");
+    }
+    holds_deletes(&*log, &at, end, DAY).await.unwrap();
     fixture.close().await;
 }

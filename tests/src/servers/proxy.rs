@@ -31,6 +31,9 @@ pub enum Mode {
 /// Kafka's Produce.
 pub const PRODUCE: i16 = 0;
 
+/// Kafka's Fetch.
+pub const FETCH: i16 = 1;
+
 /// Kafka's EndTxn, which commits or aborts a transaction.
 pub const END_TXN: i16 = 26;
 

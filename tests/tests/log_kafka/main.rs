@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
+mod late;
 mod takeover;
 
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use async_trait::async_trait;
 use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
 use guitong_log::{
-    AppendError, Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Placement, ReadBudget, Record, Retention,
-    Role, StateChange, TopicPartition, TopicSpec,
+    AppendError, Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Placement, Record, Retention, Role, Span,
+    StateChange, TopicPartition, TopicSpec,
 };
 use guitong_schemas::contract::{KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
@@ -263,14 +264,15 @@ fn stands(hold: &dyn OwnedLog) -> Option<u64> {
 /// The numbers that the topic holds.
 async fn read_numbers(log: &KafkaLog) -> Vec<u64> {
     let at = TopicPartition::new(TOPIC, 0);
-    let Bounds { earliest: mut next, end } = log.bounds(&at).await.unwrap();
-    let mut reader = log.reader(vec![(at, next)]).await.unwrap();
+    let Bounds { earliest, end } = log.bounds(&at).await.unwrap();
+    read_span(Span::open(log, at, earliest, end).await.unwrap()).await
+}
+
+async fn read_span(mut span: Span) -> Vec<u64> {
     let mut numbers = Vec::new();
-    while next < end {
-        let batch = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(10) }).await.unwrap();
-        next = batch.next.last().unwrap().1;
+    while let Some(records) = span.read(1 << 20).await.unwrap() {
         let read = |record: &Record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse::<u64>().unwrap();
-        numbers.extend(batch.records.iter().map(read));
+        numbers.extend(records.iter().map(read));
     }
     numbers
 }

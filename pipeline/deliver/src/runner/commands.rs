@@ -1,10 +1,8 @@
 //! What a person asks a subscription for, done between two batches: the session before was dropped, and the next one begins where
 //! the sink and the log stand.
 
-use std::time::Duration;
-
 use guitong_govern::{Decision, Record as Whole, Standing};
-use guitong_log::{LogError, ReadBudget, Record};
+use guitong_log::{Record, record_at};
 use jiff::Timestamp;
 
 use super::batch::{Outcome, decide};
@@ -15,9 +13,6 @@ use super::orders::{self, Order};
 use super::parked::{End, Parked, Place, Word};
 use super::{Deliverer, Session};
 use crate::status::Phase;
-
-/// How long the log may take to give a record that it has.
-const READ: Duration = Duration::from_secs(5);
 
 impl From<Fault> for CommandError {
     fn from(fault: Fault) -> Self {
@@ -89,16 +84,7 @@ impl Deliverer {
 
     /// A record of the topic; `None` where the log holds it no longer.
     async fn read(&self, place: Place) -> Result<Option<Record>, Fault> {
-        let reader = self.log.reader(vec![(self.at(place.partition), place.offset)]).await;
-        let read = match reader {
-            Ok(mut reader) => reader.read(ReadBudget { bytes: 1, wait: READ }).await,
-            Err(error) => Err(error),
-        };
-        match read {
-            Ok(batch) => Ok(batch.records.into_iter().next().filter(|record| record.offset == place.offset)),
-            Err(LogError::Gap { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(record_at(&*self.log, self.at(place.partition), place.offset).await?)
     }
 
     async fn replay(&mut self, places: Vec<Place>) -> Result<ReplayReport, CommandError> {

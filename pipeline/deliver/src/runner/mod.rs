@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use guitong_govern::{Entitlement, Standing, Stop};
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition, holds_deletes};
+use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition, deletes_kept, holds_deletes};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
@@ -58,8 +58,6 @@ const TOPIC_WAIT: Duration = Duration::from_millis(250);
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// Between two times that versions of deleted keys are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
-/// Deletes that the log keeps for less than this are not relied on: they may go before they are read.
-const DELETES_LEFT: Duration = Duration::from_secs(2 * 3600);
 
 /// What a deliverer is made of.
 #[derive(Debug, Clone)]
@@ -338,14 +336,9 @@ impl Deliverer {
         Ok(session)
     }
 
-    /// How long the log surely keeps deletes.
-    fn tombstones(&self) -> Duration {
-        self.exchange.trace.saturating_sub(DELETES_LEFT)
-    }
-
     /// Whether a refill stood still for so long that deletes of what it met already may be gone.
     fn is_stalled(&self, stand: &Stand) -> bool {
-        let oldest_us = Timestamp::now().as_microsecond().saturating_sub(micros(self.tombstones()));
+        let oldest_us = Timestamp::now().as_microsecond().saturating_sub(micros(deletes_kept(self.exchange.trace)));
         stand.refilling && stand.entries.last().is_some_and(|last| last.at_us < oldest_us)
     }
 
@@ -354,9 +347,8 @@ impl Deliverer {
         if session.refill.is_some() {
             return Ok(());
         }
-        let tombstones = self.tombstones();
         for (&partition, &next) in &session.positions {
-            holds_deletes(&*self.log, &self.at(partition), next, tombstones).await?;
+            holds_deletes(&*self.log, &self.at(partition), next, self.exchange.trace).await?;
         }
         Ok(())
     }

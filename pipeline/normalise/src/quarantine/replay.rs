@@ -4,10 +4,9 @@
 //! Every step is one commit; a stop in between leaves the rest open.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use bytes::Bytes;
-use guitong_log::{ExchangeLog, LogReader, OwnedLog, ReadBudget, Record, TopicPartition};
+use guitong_log::{ExchangeLog, OwnedLog, Record, Span, TopicPartition, record_at};
 use tokio::sync::oneshot;
 
 use super::Filter;
@@ -20,17 +19,12 @@ use crate::keyed::QUARANTINE;
 
 /// Entries that one scan of the map gives.
 const PAGE: usize = 1_000;
-/// How long a step waits for records that are there.
-const WAIT: Duration = Duration::from_secs(1);
 
 /// A replay under way.
 #[derive(Debug)]
 pub(crate) struct Replay {
     left: BTreeSet<u64>,
-    reader: Box<dyn LogReader>,
-    at: TopicPartition,
-    next: u64,
-    end: u64,
+    topic: Span,
     report: ReplayReport,
     reply: oneshot::Sender<Result<ReplayReport, HandleError>>,
 }
@@ -67,17 +61,16 @@ impl Replay {
         let at = TopicPartition::new(topic, 0);
         let bounds = log.bounds(&at).await?;
         let next = from.clamp(bounds.earliest, bounds.end);
-        let reader = log.reader(vec![(at.clone(), next)]).await?;
-        Ok(Some(Self { left, reader, at, next, end: bounds.end, report: ReplayReport::default(), reply }))
+        let topic = Span::open(log, at, next, bounds.end).await?;
+        Ok(Some(Self { left, topic, report: ReplayReport::default(), reply }))
     }
 
     /// The next events to run again, with their entries' numbers; empty at the end.
     pub(crate) async fn next(&mut self, log: &dyn ExchangeLog, bytes: usize) -> Result<Vec<(u64, Record)>, SessionError> {
         let mut events = Vec::new();
-        while events.is_empty() && !self.left.is_empty() && self.next < self.end {
-            let batch = self.reader.read(ReadBudget { bytes, wait: WAIT }).await?;
-            let next = batch.next.iter().find(|(at, _)| *at == self.at).map(|(_, next)| *next);
-            for kept in batch.records.into_iter().filter_map(record::read) {
+        while events.is_empty() && !self.left.is_empty() {
+            let Some(records) = self.topic.read(bytes).await? else { break };
+            for kept in records.into_iter().filter_map(record::read) {
                 match kept {
                     Kept::Whole { seq, raw } => {
                         if self.left.remove(&seq) {
@@ -86,13 +79,11 @@ impl Replay {
                     }
                     Kept::LeftOut { seq, at, offset } => {
                         if self.left.remove(&seq) {
-                            events.extend(read_raw(log, at, offset).await?.map(|raw| (seq, raw)));
+                            events.extend(record_at(log, at, offset).await?.map(|raw| (seq, raw)));
                         }
                     }
                 }
             }
-            // A committed record below `end` is there at once; a read without any has passed holes only.
-            self.next = next.unwrap_or(self.end);
         }
         Ok(events)
     }
@@ -115,15 +106,4 @@ impl Replay {
     pub(crate) fn interrupt(self, why: &str) {
         let _ = self.reply.send(Err(HandleError::Unavailable(why.to_owned())));
     }
-}
-
-/// One event of a raw topic, if it is still there.
-async fn read_raw(log: &dyn ExchangeLog, at: TopicPartition, offset: u64) -> Result<Option<Record>, SessionError> {
-    let bounds = log.bounds(&at).await?;
-    if offset < bounds.earliest || offset >= bounds.end {
-        return Ok(None);
-    }
-    let mut reader = log.reader(vec![(at, offset)]).await?;
-    let batch = reader.read(ReadBudget { bytes: 1, wait: WAIT }).await?;
-    Ok(batch.records.into_iter().find(|record| record.offset == offset))
 }

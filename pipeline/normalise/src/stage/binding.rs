@@ -1,10 +1,9 @@
 //! Binding the mapping to the writers' schemas of a batch, and what comes of a table that has changed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use guitong_log::registry::RegistryError;
-use guitong_log::{Batch, ExchangeLog, OwnedLog, ReadBudget, TopicPartition};
+use guitong_log::{Batch, ExchangeLog, OwnedLog, Span, TopicPartition};
 use guitong_schemas::avro::{DecodePlan, frame};
 
 use super::arrival::{Arrival, Body};
@@ -15,8 +14,6 @@ use crate::mapping::Bound;
 
 /// Records at a topic's end that are looked at first for its newest event.
 const TAIL: u64 = 16;
-/// How long a read waits for records that are there.
-const WAIT: Duration = Duration::from_secs(1);
 /// Bytes of one read.
 const READ: usize = 1 << 20;
 /// The resource's own table among those that the mapping reads; those of its joins come after it.
@@ -230,18 +227,10 @@ async fn newest_schema(log: &dyn ExchangeLog, at: &TopicPartition) -> Result<Opt
     let (mut until, mut window) = (bounds.end, TAIL);
     while until > bounds.earliest {
         let from = bounds.end.saturating_sub(window).max(bounds.earliest);
-        let mut reader = log.reader(vec![(at.clone(), from)]).await?;
-        let (mut next, mut found) = (from, None);
-        while next < until {
-            let batch = reader.read(ReadBudget { bytes: READ, wait: WAIT }).await?;
-            // A committed record below the end is there at once; a read without any has passed holes only.
-            if batch.records.is_empty() {
-                break;
-            }
-            let before = batch.records.iter().filter(|record| record.offset < until);
-            let framed = before.filter_map(|record| frame::read(record.value.as_ref()?).ok());
+        let (mut span, mut found) = (Span::open(log, at.clone(), from, until).await?, None);
+        while let Some(records) = span.read(READ).await? {
+            let framed = records.iter().filter_map(|record| frame::read(record.value.as_ref()?).ok());
             found = framed.map(|(schema, _)| schema).last().or(found);
-            next = batch.next.iter().find(|(place, _)| place == at).map_or(until, |(_, next)| *next);
         }
         if found.is_some() {
             return Ok(found);
