@@ -5,6 +5,7 @@
 
 mod normalise {
     mod ahead;
+    mod away;
     mod bad_input;
     mod claims;
     mod columns;

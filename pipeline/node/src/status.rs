@@ -135,6 +135,9 @@ pub struct ResourceStatus {
     /// What its last rebuild came to.
     #[serde(default)]
     pub rebuilt: Option<RebuildReport>,
+    /// Records of several rows that stayed as they were when those were read last, since the log held none of them any more.
+    #[serde(default)]
+    pub kept: u64,
     /// Rules of the standard that weigh otherwise here, each with the reason.
     #[serde(default)]
     pub rules: Vec<String>,
@@ -224,6 +227,13 @@ impl Status {
             table.row(&resource.part, [resource.part.state.clone(), received, published, held_back, quarantined]);
             if let Some(rebuild) = resource.rebuild.as_ref().filter(|rebuild| rebuild.halted.is_none()) {
                 table.note(&format!("rebuild: {}", rebuild));
+            }
+            if resource.kept > 0 {
+                table.note(&format!(
+                    "{} records are as rows made them that the log let go of before they were read again; \
+                     `guitong system snapshot` brings what is there",
+                    text::count(resource.kept)
+                ));
             }
             if !resource.rules.is_empty() {
                 table.note(&format!("switched rules: {}", resource.rules.join("; ")));

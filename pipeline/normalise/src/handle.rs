@@ -49,6 +49,8 @@ pub struct NormaliserStatus {
     pub rebuild: Option<RebuildStatus>,
     /// What its last rebuild came to.
     pub rebuilt: Option<RebuildReport>,
+    /// Records of several rows that stayed as they were when those rows were read last: the log held none of them any more.
+    pub kept: u64,
     /// Version under which the newest records were published.
     pub version: String,
     /// Columns that the mapping reads and that the table no longer has so.

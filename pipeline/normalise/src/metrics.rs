@@ -16,6 +16,7 @@ pub struct Metrics {
     held_back: IntGaugeVec,
     quarantined: IntGaugeVec,
     changed_columns: IntGaugeVec,
+    kept: IntGaugeVec,
     oldest_seconds: GaugeVec,
     dropped: IntCounterVec,
     paused: IntGaugeVec,
@@ -73,6 +74,13 @@ impl Metrics {
                 ),
                 &resource,
             )?,
+            kept: IntGaugeVec::new(
+                Opts::new(
+                    "guitong_normalise_kept_records",
+                    "Records of several rows that stayed as they were when those were read last, since the log held none of them",
+                ),
+                &resource,
+            )?,
             oldest_seconds: GaugeVec::new(
                 Opts::new(
                     "guitong_normalise_quarantine_oldest_seconds",
@@ -124,6 +132,7 @@ impl Metrics {
         registry.register(Box::new(metrics.held_back.clone()))?;
         registry.register(Box::new(metrics.quarantined.clone()))?;
         registry.register(Box::new(metrics.changed_columns.clone()))?;
+        registry.register(Box::new(metrics.kept.clone()))?;
         registry.register(Box::new(metrics.oldest_seconds.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
         registry.register(Box::new(metrics.paused.clone()))?;
@@ -158,6 +167,7 @@ impl Metrics {
             held_back: self.held_back.with_label_values(&labels),
             open: self.quarantined.with_label_values(&labels),
             changed_columns: self.changed_columns.with_label_values(&labels),
+            kept: self.kept.with_label_values(&labels),
             oldest_seconds: self.oldest_seconds.with_label_values(&labels),
             dropped: self.dropped.with_label_values(&labels),
             paused: self.paused.with_label_values(&labels),
@@ -189,6 +199,7 @@ pub(crate) struct ResourceMetrics {
     held_back: IntGauge,
     open: IntGauge,
     pub(crate) changed_columns: IntGauge,
+    pub(crate) kept: IntGauge,
     pub(crate) oldest_seconds: Gauge,
     pub(crate) dropped: IntCounter,
     pub(crate) paused: IntGauge,

@@ -28,6 +28,8 @@ async fn poison_is_kept_and_stops_nothing() {
     let version = Some("1/5/1/0/0");
     let good = world.records(RAW).await.remove(0);
     let keyless = |key| NewRecord { value: good.value.clone(), ..vandal(key, b"", version) };
+    let unkeyed = ("guitong-unkeyed".into(), Bytes::from_static(b"id"));
+    let unkeyed = NewRecord { headers: [keyless(None).headers, vec![unkeyed]].concat(), ..keyless(Some(b"\0\0\0\0\0\x69")) };
     let poison = vec![
         vandal(Some(b"\0\0\0\0\0\x63"), b"\0\0\0\0\x01\xff\xff", version),
         vandal(Some(b"\0\0\0\0\0\x64"), b"\0\0\0\x03\xe7\x00", version),
@@ -37,6 +39,7 @@ async fn poison_is_kept_and_stops_nothing() {
         keyless(None),
         vandal(Some(b"\0\0\0\0\0\x67"), b"\0\0\0\0\x01\x00", Some("not/a/version")),
         vandal(Some(b"\0\0\0\0\0\x68"), b"\0\0\0\0\0\x02", version),
+        unkeyed,
     ];
     world.append_raw(poison.clone()).await;
     world.create(2, &uscc(2), &[]).await;
@@ -45,12 +48,13 @@ async fn poison_is_kept_and_stops_nothing() {
     assert_eq!((status.quarantined, status.entities), (poison.len() as u64, 2));
     let list = stage.handle.list(Filter::default(), None, 100).await.unwrap();
     let rules: Vec<_> = list.items.iter().map(|item| item.rejections[0].rule.as_str()).collect();
-    let wanted = ["decode", "schema", "frame", "frame", "key", "key", "version", "schema"].map(|rule| format!("event.{rule}"));
+    let wanted =
+        ["decode", "schema", "frame", "frame", "key", "key", "version", "schema", "key"].map(|rule| format!("event.{rule}"));
     assert_eq!(rules, wanted);
     let kept: Vec<_> = world.records(QUARANTINE).await.into_iter().map(|record| record.value).collect();
     assert_eq!(kept, poison.iter().map(|record| record.value.clone()).collect::<Vec<_>>());
     let report = stage.handle.replay(Filter::default()).await.unwrap();
-    assert_eq!((report.tried, report.kept), (8, 8));
+    assert_eq!((report.tried, report.kept), (9, 9));
     assert_eq!(world.metric("guitong_normalise_findings_total", ("rule", "event.frame")), 4.0, "two, and two run again");
     stage.stop().await;
 }

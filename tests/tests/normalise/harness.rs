@@ -214,7 +214,7 @@ impl World {
             key: vec![0],
         };
         let registry = Arc::<Registry>::default();
-        let publisher = publisher(&log, &registry).await;
+        let publisher = publisher(&log, &registry, false).await;
         let prometheus = prometheus::Registry::new();
         let metrics = Metrics::register(&prometheus).unwrap();
         let subscriptions = watch::Sender::new(Arc::new(directory.subscriptions));
@@ -238,6 +238,14 @@ impl World {
             source_us: NOW_US,
             _home: home,
         }
+    }
+
+    /// One whose raw topic keeps the last event of each row, and deletes surely for `kept`.
+    pub(crate) async fn keeping_deletes_for(kept: Duration) -> Self {
+        let mut world = Self::new().await;
+        world.publisher = publisher(&world.log, &world.registry, true).await;
+        Arc::make_mut(&mut world.exchange).trace = keeps(kept);
+        world
     }
 
     /// One transaction of the department, published.
@@ -451,7 +459,12 @@ impl World {
     }
 }
 
-async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>) -> Publisher {
+/// The trace of an exchange that relies on deletes for `kept`.
+pub(crate) fn keeps(kept: Duration) -> Duration {
+    Duration::from_secs(2 * 3600) + kept
+}
+
+async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>, complete: bool) -> Publisher {
     let owned = log.open(&OwnerId::new(Role::Connect, "registration")).await.unwrap();
     let settings = PublishSettings {
         system: "registration".into(),
@@ -459,7 +472,7 @@ async fn publisher(log: &EmbeddedLog, registry: &Arc<Registry>) -> Publisher {
         kind: SourceKind::Postgres,
         trace: Duration::from_secs(86_400),
         max_record: 16 << 20,
-        complete: false,
+        complete,
         form: EventForm::DEFAULT,
     };
     let registry: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(registry);

@@ -376,6 +376,7 @@ fn of_resource(resource: &Resource, view: &NormaliserStatus, problem: Option<Str
         quarantined: view.quarantined,
         rebuild: view.rebuild.clone(),
         rebuilt: view.rebuilt,
+        kept: view.kept,
         oldest_quarantined_seconds: view.oldest_quarantine_us.map(age),
         column_changes: serde_json::to_value(&view.changes).unwrap_or_default(),
         rules: resource.rules.iter().map(ToString::to_string).collect(),

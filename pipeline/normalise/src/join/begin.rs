@@ -1,6 +1,7 @@
 //! Where the reading of joined tables begins: nothing of the resource is made before they are loaded.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use guitong_log::{Batch, Bounds, ExchangeLog, LogError, OwnedLog, StateChange, TopicPartition, loaded};
@@ -12,6 +13,8 @@ use crate::error::SessionError;
 use crate::keyed::ROWS;
 use crate::keyed::overlay::{StateError, Stored};
 use crate::stage::arrival::UNREAD;
+use crate::stage::away::Away;
+use crate::stage::worker::Ends;
 
 /// Entries of a map that one commit removes.
 const PAGE: usize = 1_000;
@@ -55,28 +58,32 @@ impl Load {
         self.upto.iter().all(|(at, end)| next.iter().any(|(of, next)| of == at && next >= end))
     }
 
-    /// Says so, once all of it is committed.
-    pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
+    /// Says so, once all of it is committed; `next` is where the topics stand, also where they hold nothing any more.
+    pub(crate) async fn finish(&self, owner: &mut dyn OwnedLog, next: Ends) -> Result<(), SessionError> {
+        let offsets = next.into_iter().filter(|(at, _)| self.upto.iter().any(|(of, _)| of == at)).collect();
+        owner.append(Batch { offsets, ..Batch::default() }).await?;
         if let Some(group) = &self.group {
-            sweep(owner, group).await?;
-            let is_grouped = StateChange { map: GROUPED.into(), key: Bytes::new(), value: Some(Bytes::new()) };
+            let kept = sweep(owner, group).await?;
+            let value = Some(Bytes::copy_from_slice(&kept.to_be_bytes()));
+            let is_grouped = StateChange { map: GROUPED.into(), key: Bytes::new(), value };
             owner.append(Batch { state: vec![is_grouped], ..Batch::default() }).await?;
         }
         note(owner, &self.ids, LOADED).await
     }
 }
 
-/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer. `settled` takes the entries of their
-/// events: one that cannot be read this time either makes another.
+/// Finds how the tables stand, and lets go of what is kept of tables that are joined no longer, or of which deletes were missed.
+/// `settled` takes the entries of their events: one that cannot be read this time either makes another.
 pub(crate) async fn standing(
     log: &dyn ExchangeLog,
     owner: &mut dyn OwnedLog,
     plan: &JoinPlan,
-    system: &str,
+    (system, away): (&str, Away),
     settled: &mut Vec<u64>,
 ) -> Result<Standing, SessionError> {
     let id = |table: &JoinedTable| Bytes::copy_from_slice(&table.id);
-    let wanted: BTreeSet<Bytes> = plan.tables.iter().map(id).collect();
+    let missed = missed(log, owner, plan, away).await?;
+    let wanted: BTreeSet<Bytes> = plan.tables.iter().filter(|table| !missed.contains(&table.topic)).map(id).collect();
     let (known, rest): (Vec<_>, Vec<_>) =
         owner.scan(JOINED, &[], None, PAGE).await?.into_iter().partition(|(id, value)| *value == LOADED && wanted.contains(id));
     // What was read of a table in part is read from the beginning.
@@ -101,7 +108,7 @@ pub(crate) async fn standing(
     for topic in unread.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
         // A table without rows has no topic yet.
         if log.partitions(topic).await?.is_some() {
-            let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
+            let at = TopicPartition::new(Arc::clone(topic), 0);
             let Bounds { earliest, end } = log.bounds(&at).await?;
             let mut grouped = unread.iter().filter(|table| earliest > 0 && table.is_group() && table.topic == *topic);
             if let (Some(table), Some(group)) = (grouped.next(), &mut load.group) {
@@ -125,6 +132,13 @@ pub(crate) async fn was_grouped(owner: &dyn OwnedLog) -> Result<bool, SessionErr
     Ok(owner.get(GROUPED, &[Bytes::new()]).await?.iter().any(Option::is_some))
 }
 
+/// Records of several rows each that stayed as they were when those rows were read last, since the log held none of them any more.
+pub(crate) async fn kept_records(owner: &dyn OwnedLog) -> Result<u64, SessionError> {
+    let stored = owner.get(GROUPED, &[Bytes::new()]).await?.pop().flatten();
+    // An earlier version did not count them.
+    Ok(stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
 /// Lets go of everything that is kept for joins, where the resource has none any more.
 pub(crate) async fn forget_all(owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
     if owner.scan(JOINED, &[], None, 1).await?.is_empty() {
@@ -135,6 +149,26 @@ pub(crate) async fn forget_all(owner: &mut dyn OwnedLog) -> Result<(), SessionEr
         clear(owner, map, &[]).await?;
     }
     Ok(())
+}
+
+/// Joined topics of which deletes may be gone that were not read.
+async fn missed(
+    log: &dyn ExchangeLog,
+    owner: &dyn OwnedLog,
+    plan: &JoinPlan,
+    away: Away,
+) -> Result<BTreeSet<Arc<str>>, SessionError> {
+    let mut missed = BTreeSet::new();
+    for topic in plan.tables.iter().map(|table| &table.topic).collect::<BTreeSet<_>>() {
+        let at = TopicPartition::new(Arc::clone(topic), 0);
+        if let Some(offset) = owner.offset(&at)
+            && log.partitions(topic).await?.is_some()
+            && away.has_missed(log, &at, offset.next).await?
+        {
+            missed.insert(at.topic);
+        }
+    }
+    Ok(missed)
 }
 
 /// Says how far tables are read.
@@ -166,7 +200,7 @@ async fn topics(
     let joined = plan.tables.iter().filter(|table| !table.is_group());
     for topic in joined.map(|table| &table.topic).collect::<BTreeSet<_>>() {
         if log.partitions(topic).await?.is_some() {
-            let at = TopicPartition::new(std::sync::Arc::clone(topic), 0);
+            let at = TopicPartition::new(Arc::clone(topic), 0);
             let next = next(log, owner, &at).await?;
             from.push((at, next));
         }
@@ -191,22 +225,24 @@ pub(crate) async fn next(log: &dyn ExchangeLog, owner: &dyn OwnedLog, at: &Topic
 }
 
 /// Has every row looked at again that stands in state and is no record of the group: it goes. Where the log let go of rows, their records
-/// stay.
-async fn sweep(owner: &mut dyn OwnedLog, Grouped { id, is_whole }: &Grouped) -> Result<(), SessionError> {
-    let mut after: Option<Bytes> = None;
+/// stay; how many those are.
+async fn sweep(owner: &mut dyn OwnedLog, Grouped { id, is_whole }: &Grouped) -> Result<u64, SessionError> {
+    let (mut after, mut kept): (Option<Bytes>, u64) = (None, 0);
     loop {
         let page = owner.scan(ROWS, &[], after.as_deref(), PAGE).await?;
         let is_last = page.len() < PAGE;
         after = page.last().map(|(key, _)| key.clone());
-        let is_left = |key: &Bytes| key.first() == Some(&UNREAD) || !is_whole && is_record(key);
-        let records = page.iter().filter(|(key, _)| !is_left(key));
+        let records = page.iter().filter(|(key, _)| key.first() != Some(&UNREAD));
         let groups: Vec<Bytes> = records.map(|(key, _)| Bytes::from([&id[..], key].concat())).collect();
         let known = owner.get(GROUPS, &groups).await?;
-        let gone = groups.into_iter().zip(known).filter(|(_, known)| known.is_none());
-        let refresh = |(key, _)| StateChange { map: REFRESH.into(), key, value: Some(Refresh::default().encode()) };
-        owner.append(Batch { state: gone.map(refresh).collect(), ..Batch::default() }).await?;
+        let gone = groups.into_iter().zip(known).filter(|(_, known)| known.is_none()).map(|(key, _)| key);
+        let is_kept = |group: &Bytes| !is_whole && group.len() > ID && is_record(&group.slice(ID..));
+        let (left, gone): (Vec<Bytes>, Vec<Bytes>) = gone.partition(is_kept);
+        kept += left.len() as u64;
+        let refresh = |key| StateChange { map: REFRESH.into(), key, value: Some(Refresh::default().encode()) };
+        owner.append(Batch { state: gone.into_iter().map(refresh).collect(), ..Batch::default() }).await?;
         if is_last {
-            return Ok(());
+            return Ok(kept);
         }
     }
 }

@@ -78,6 +78,13 @@ impl Reader {
         }
     }
 
+    /// Reads a value of any format up to `known`, and tells which.
+    pub(crate) fn upto(bytes: &Bytes, known: u8) -> Result<(u8, Self), CodecError> {
+        let found = bytes.first().copied().filter(|found| (1..=known).contains(found));
+        let format = found.unwrap_or(known);
+        Ok((format, Self::new(bytes, format)?))
+    }
+
     fn take(&mut self, length: usize) -> Result<Bytes, CodecError> {
         if length > self.bytes.len() {
             return Err(CodecError::Damaged);

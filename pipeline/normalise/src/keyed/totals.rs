@@ -5,7 +5,8 @@ use guitong_schemas::position::Version;
 
 use super::codec::{CodecError, Reader, Writer};
 
-const FORMAT: u8 = 1;
+/// The first had no time of reading.
+const FORMAT: u8 = 2;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -23,6 +24,9 @@ pub(crate) struct Totals {
     pub(crate) open: u64,
     /// Rows held back.
     pub(crate) held_back: u64,
+    /// When raw events were read last, or a rebuild began that read them all; microseconds since 1970-01-01T00:00:00Z, 0 where that is
+    /// not known.
+    pub(crate) read_us: i64,
 }
 
 impl Totals {
@@ -43,11 +47,12 @@ impl Totals {
         for number in [self.next_seq, self.received, self.entities, self.open, self.held_back] {
             out.number(number);
         }
+        out.i64(self.read_us);
         out.finish()
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let mut from = Reader::new(bytes, FORMAT)?;
+        let (format, mut from) = Reader::upto(bytes, FORMAT)?;
         let totals = Self {
             revision: u32::try_from(from.number()?).map_err(|_| CodecError::Damaged)?,
             stamp: from.version()?,
@@ -56,8 +61,25 @@ impl Totals {
             entities: from.number()?,
             open: from.number()?,
             held_back: from.number()?,
+            read_us: if format < FORMAT { 0 } else { from.i64()? },
         };
         from.end()?;
         Ok(totals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_come_back_from_both_formats() {
+        let totals = Totals { revision: 3, next_seq: 300, received: 4, open: 5, held_back: 6, read_us: 7, ..Totals::default() };
+        let bytes = totals.encode();
+        assert_eq!(Totals::decode(&bytes), Ok(totals.clone()));
+        let older = Bytes::from([&[1], &bytes[1..bytes.len() - 8]].concat());
+        assert_eq!(Totals::decode(&older), Ok(Totals { read_us: 0, ..totals }));
+        let newer = Bytes::from([&[3], &bytes[1..]].concat());
+        assert_eq!(Totals::decode(&newer), Err(CodecError::Format { found: 3, known: 2 }));
     }
 }

@@ -8,7 +8,9 @@
 //! anywhere goes on from there; a mapping that changes before the end begins again, and one that rejects too much halts the
 //! rebuild before anything of it counts.
 //!
-//! Rows that the raw log no longer holds, or only in a form that the mapping cannot read, stay as they are and are counted.
+//! Rows that the raw log holds only in a form that the mapping cannot read stay as they are and are counted; so do those that it no
+//! longer holds, where its topic lost its beginning. A topic that has it has every row that is there: others were deleted, and what
+//! said so may be gone by now, so they are deleted here. A resource that was away for so long ([`Away`]) is made again for that.
 //!
 //! | map | key | value |
 //! |---|---|---|
@@ -23,7 +25,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use guitong_log::{Batch, ExchangeLog, LogError, LogReader, OwnedLog, ReadBudget, TopicPartition};
+use bytes::Bytes;
+use guitong_log::{Batch, ExchangeLog, LogError, LogReader, OwnedLog, ReadBudget, StateChange, TopicPartition};
+use guitong_schemas::position::Version;
 use serde::{Deserialize, Serialize};
 
 pub use state::RebuildReport;
@@ -32,12 +36,14 @@ pub(crate) use aside::follow;
 
 use crate::drift::Drift;
 use crate::error::SessionError;
-use crate::keyed::TOTALS;
 use crate::keyed::overlay::StateError;
+use crate::keyed::row::RowState;
 use crate::keyed::totals::Totals;
+use crate::keyed::{ROWS, TOTALS};
 use crate::quality::window::{Pause, Window};
 use crate::quality::{PAUSED, QUALITY, WINDOW, standing};
 use crate::stage::arrival::{Arrival, Body};
+use crate::stage::away::Away;
 use crate::stage::worker::{Progress, Worker};
 use aside::Aside;
 use state::{Step, Stored};
@@ -99,15 +105,17 @@ pub(crate) struct Rebuild {
     reader: Option<Box<dyn LogReader>>,
     /// Where the raw topic began when it was last looked at.
     earliest: u64,
+    /// How long the raw topic keeps deletes.
+    trace: Duration,
 }
 
-/// How the resource stands to rebuilds. One that its file's revision asks for is begun, and one whose mapping changed begins anew; what
-/// is taking its place already is left to finish.
+/// How the resource stands to rebuilds. One that its file's revision asks for is begun, or that deletes `missed` ask for, and one whose
+/// mapping changed begins anew; what is taking its place already is left to finish.
 pub(crate) async fn standing(
     owner: &mut dyn OwnedLog,
     totals: &mut Totals,
-    declared: u32,
-    mapping: u64,
+    (declared, mapping): (u32, u64),
+    missed: bool,
 ) -> Result<Stored, SessionError> {
     let stored = Stored::load(owner).await?;
     let mut stored = stored.unwrap_or_else(|| Stored { declared: totals.revision, ..Stored::default() });
@@ -116,6 +124,7 @@ pub(crate) async fn standing(
         let revision = match run {
             _ if stored.declared != declared => Some(totals.revision.saturating_add(1).max(declared)),
             Some(run) if run.mapping != mapping => Some(run.revision),
+            None if missed => Some(totals.revision.saturating_add(1)),
             _ => None,
         };
         if let Some(revision) = revision {
@@ -148,11 +157,11 @@ impl Rebuild {
         live: &mut Worker,
         mut stored: Stored,
         mut worker: Worker,
-        raw: TopicPartition,
+        (raw, trace): (TopicPartition, Duration),
     ) -> Result<Self, SessionError> {
         let aside = Aside { owner, stored: &mut stored, quarantine: &live.quarantine_topic };
         let read = |map| move |error| StateError::Codec { map, error };
-        let totals = aside.get(TOTALS, &[bytes::Bytes::new()]).await?.pop().flatten();
+        let totals = aside.get(TOTALS, &[Bytes::new()]).await?.pop().flatten();
         let totals = totals.map(|bytes| Totals::decode(&bytes).map_err(read(TOTALS))).transpose()?;
         worker.counters.totals = Totals { revision: live.counters.totals.revision, ..totals.unwrap_or_default() };
         worker.counters.standing = standing::Standing::load(&aside).await?;
@@ -167,7 +176,7 @@ impl Rebuild {
         }
         worker.keeps_gone = true;
         live.is_rebuilt = true;
-        let mut rebuild = Self { stored, worker, raw, reader: None, earliest: 0 };
+        let mut rebuild = Self { stored, worker, raw, reader: None, earliest: 0, trace };
         rebuild.share_numbers(live);
         Ok(rebuild)
     }
@@ -217,7 +226,7 @@ impl Rebuild {
 
     /// Lets a halted rebuild go on.
     pub(crate) async fn resume(&mut self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
-        let forget = |key| guitong_log::StateChange { map: QUALITY.into(), key, value: None };
+        let forget = |key| StateChange { map: QUALITY.into(), key, value: None };
         let quarantine = std::sync::Arc::clone(&self.worker.quarantine_topic);
         let mut aside = Aside { owner, stored: &mut self.stored, quarantine: &quarantine };
         aside.append(Batch { state: vec![forget(WINDOW), forget(PAUSED)], ..Batch::default() }).await?;
@@ -245,12 +254,19 @@ impl Rebuild {
                     self.go_to(Step::Reading { next: None });
                 }
             }
+            Some(Step::Reading { .. }) if Away { read_us: self.worker.counters.totals.read_us, trace: self.trace }.is_long() => {
+                tracing::warn!("the rebuild stood still for so long that deletes of what it read may be gone; it begins anew");
+                self.reader = None;
+                self.go_to(Step::Clearing);
+            }
             Some(Step::Reading { next }) => {
                 let (end, is_settled) = upto;
                 self.share_numbers(live);
                 let is_read = self.read(log, owner, next, end, bytes).await?;
                 self.share_numbers(live);
                 if is_read && is_settled {
+                    let is_whole = self.earliest == 0;
+                    self.stored.run.iter_mut().for_each(|run| run.is_whole = is_whole);
                     self.go_to(Step::Entities { after: None });
                 }
             }
@@ -276,7 +292,7 @@ impl Rebuild {
         end: u64,
         bytes: usize,
     ) -> Result<bool, SessionError> {
-        let Self { stored, worker, raw, reader, earliest } = self;
+        let Self { stored, worker, raw, reader, earliest, .. } = self;
         let quarantine = std::sync::Arc::clone(&worker.quarantine_topic);
         if worker.mapping.joins.is_some() {
             let mut aside = Aside { owner: &mut *owner, stored: &mut *stored, quarantine: &quarantine };
@@ -308,7 +324,7 @@ impl Rebuild {
             (read, *reader) = (end, None);
         }
         let revision = worker.counters.totals.revision;
-        let mut arrivals = Vec::with_capacity(batch.records.len());
+        let (mut arrivals, mut unread) = (Vec::with_capacity(batch.records.len()), Vec::new());
         let mut whole: HashMap<u32, bool> = HashMap::new();
         for record in batch.records.into_iter().filter(|record| record.offset < end) {
             let arrival = Arrival::new(record, revision, None);
@@ -321,8 +337,12 @@ impl Rebuild {
             };
             if is_whole {
                 arrivals.push(arrival);
+            } else {
+                unread.extend(arrival.source);
             }
         }
+        let mut aside = Aside { owner: &mut *owner, stored: &mut *stored, quarantine: &quarantine };
+        note_unread(&mut aside, unread).await?;
         if let Some(run) = stored.run.as_mut().filter(|_| arrivals.is_empty()) {
             run.step = Step::Reading { next: Some(read) };
             return Ok(false);
@@ -334,4 +354,19 @@ impl Rebuild {
         }
         Ok(false)
     }
+}
+
+/// Notes of rows that the topic holds them, in a form that the mapping cannot read: at a version below all others where none was read.
+async fn note_unread(aside: &mut Aside<'_>, mut sources: Vec<Bytes>) -> Result<(), SessionError> {
+    sources.sort_unstable();
+    sources.dedup();
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let known = aside.get(ROWS, &sources).await?;
+    let new = sources.into_iter().zip(known).filter(|(_, known)| known.is_none()).map(|(source, _)| source);
+    let there = RowState::gone(Version::default()).encode();
+    let note = |key| StateChange { map: ROWS.into(), key, value: Some(there.clone()) };
+    aside.append(Batch { state: new.map(note).collect(), ..Batch::default() }).await?;
+    Ok(())
 }

@@ -99,9 +99,13 @@ async fn both<T: Stored>(owner: &dyn OwnedLog, keys: BTreeSet<Bytes>) -> Result<
 type RowPair = (Bytes, Option<RowState>, Option<RowState>);
 
 /// Whether a row stays as it is: the raw log does not hold its newest version, or not so that the mapping can read it. Rows that the
-/// mapping leaves out, and those that were deleted, are there aside with their versions.
-fn is_left(stood: Option<&RowState>, made: Option<&RowState>) -> bool {
-    stood.is_some_and(|stood| made.is_none_or(|made| made.seen.with_revision(0) < stood.seen.with_revision(0)))
+/// mapping leaves out, and those that were deleted, are there aside with their versions; one that a whole topic does not hold was
+/// deleted as well.
+fn is_left((stood, made): (Option<&RowState>, Option<&RowState>), is_whole: bool) -> bool {
+    stood.is_some_and(|stood| match made {
+        Some(made) => made.seen.with_revision(0) < stood.seen.with_revision(0),
+        None => !is_whole,
+    })
 }
 
 impl Rebuild {
@@ -123,9 +127,10 @@ impl Rebuild {
         let claims = states.iter().flat_map(|(_, stood, made)| [stood, made]).flatten();
         let sources = claims.flat_map(|state| state.claims().map(|claim| claim.source.clone())).collect();
         let rows = both::<RowState>(owner, sources).await?;
+        let is_whole = self.is_whole();
         let is_left = |claim: &Claim| {
             let row = rows.get(&claim.source);
-            row.is_some_and(|(stood, made)| is_left(stood.as_ref(), made.as_ref()))
+            row.is_some_and(|(stood, made)| is_left((stood.as_ref(), made.as_ref()), is_whole))
         };
         let mut overlay = Overlay::new(live.counters.clone());
         let (mut output, mut records) = (Output::new(Arc::clone(&live.names)), Vec::new());
@@ -172,7 +177,7 @@ impl Rebuild {
         let inputs = inputs(owner, &rows, &links).await?;
         let (mut changes, mut tally, mut released) = (Changes::default(), self.tally(), Vec::new());
         for (source, stood, made) in rows {
-            let left = is_left(stood.as_ref(), made.as_ref());
+            let left = is_left((stood.as_ref(), made.as_ref()), self.is_whole());
             let stood_open = stood.as_ref().map(|row| row.open.clone()).unwrap_or_default();
             let (stood_links, made_links) =
                 links.get(&source).map_or((None, None), |(stood, made)| (stood.as_ref(), made.as_ref()));
@@ -223,6 +228,8 @@ impl Rebuild {
         let Some(run) = self.stored.run.take() else { return Ok(()) };
         let tally = run.tally;
         let mut overlay = Overlay::new(live.counters.clone());
+        // What was deleted before it began stands no longer, however old the events are that come next.
+        overlay.totals.read_us = overlay.totals.read_us.max(run.began_us);
         overlay.totals.entities = tally.keys;
         overlay.totals.held_back = tally.held_back;
         overlay.totals.open = count(owner, QUARANTINE).await?;
@@ -241,6 +248,10 @@ impl Rebuild {
         let RebuildReport { revision, published, deleted, unchanged, left, .. } = report;
         tracing::info!(revision, published, deleted, unchanged, left, "the resource was made again");
         Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.stored.run.as_ref().is_some_and(|run| run.is_whole)
     }
 
     fn tally(&self) -> Tally {

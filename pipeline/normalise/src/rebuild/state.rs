@@ -9,7 +9,8 @@ use crate::keyed::codec::{CodecError, Reader, Writer};
 use crate::keyed::overlay::StateError;
 use crate::keyed::row::RowState;
 
-const FORMAT: u8 = 1;
+/// The first did not say whether what was read is whole.
+const FORMAT: u8 = 2;
 
 /// What a rebuild came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct RebuildReport {
     pub deleted: u64,
     /// Records that are as they were; they are not published again.
     pub unchanged: u64,
-    /// Rows that stay as they were: the raw log holds them no longer, or in a form that the mapping cannot read.
+    /// Rows that stay as they were: the raw log lost its beginning and with it them, or has them in a form that the mapping cannot read.
     pub left: u64,
 }
 
@@ -48,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) began_us: i64,
     pub(crate) step: Step,
     pub(crate) tally: Tally,
+    /// What was read has the raw topic's beginning, and with it every row that is there.
+    pub(crate) is_whole: bool,
 }
 
 /// How far it is; a cursor is the last key that is done.
@@ -113,7 +116,7 @@ impl Stored {
     /// Begins a rebuild under the next revision.
     pub(super) fn begin(&mut self, revision: u32, mapping: u64) {
         let began_us = jiff::Timestamp::now().as_microsecond();
-        self.run = Some(Run { revision, mapping, began_us, step: Step::Clearing, tally: Tally::default() });
+        self.run = Some(Run { revision, mapping, began_us, step: Step::Clearing, tally: Tally::default(), is_whole: false });
     }
 
     pub(super) fn change(&self) -> StateChange {
@@ -144,9 +147,9 @@ impl Stored {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let mut from = Reader::new(bytes, FORMAT)?;
+        let (format, mut from) = Reader::upto(bytes, FORMAT)?;
         let declared = small(&mut from)?;
-        let run = if is_there(&mut from)? { Some(Run::decode(&mut from)?) } else { None };
+        let run = if is_there(&mut from)? { Some(Run::decode(&mut from, format)?) } else { None };
         let last = if is_there(&mut from)? { Some(report(&mut from)?) } else { None };
         from.end()?;
         Ok(Self { declared, run, last })
@@ -171,9 +174,10 @@ impl Run {
         out.optional(after);
         let mut tally = self.tally;
         tally.numbers().into_iter().for_each(|number| out.number(*number));
+        out.u8(self.is_whole.into());
     }
 
-    fn decode(from: &mut Reader) -> Result<Self, CodecError> {
+    fn decode(from: &mut Reader, format: u8) -> Result<Self, CodecError> {
         let (revision, mapping, began_us) = (small(from)?, from.number()?, from.i64()?);
         let (kind, next, after) = (from.u8()?, from.number()?.checked_sub(1), from.optional()?);
         let step = match kind {
@@ -188,7 +192,8 @@ impl Run {
         for number in tally.numbers() {
             *number = from.number()?;
         }
-        Ok(Self { revision, mapping, began_us, step, tally })
+        let is_whole = if format < FORMAT { false } else { is_there(from)? };
+        Ok(Self { revision, mapping, began_us, step, tally, is_whole })
     }
 }
 
@@ -234,7 +239,7 @@ mod tests {
         ];
         let last = RebuildReport { revision: 3, began_us: -1, ended_us: 2, published: 4, deleted: 5, unchanged: 6, left: 7 };
         for (step, last) in steps.into_iter().zip([None, Some(last)].into_iter().cycle()) {
-            let run = Run { revision: 4, mapping: u64::MAX, began_us: 5, step, tally };
+            let run = Run { revision: 4, mapping: u64::MAX, began_us: 5, step, tally, is_whole: last.is_some() };
             let stored = Stored { declared: 2, run: Some(run), last };
             assert_eq!(Stored::decode(&stored.encode()), Ok(stored.clone()));
             assert!(Stored::decode(&stored.encode().slice(..9)).is_err());

@@ -18,6 +18,8 @@ pub(crate) const LOSSY: &str = "guitong-lossy";
 pub(crate) const UNREADABLE: &str = "guitong-unreadable";
 /// Columns left out because their value is over the limit: what was known of them before no longer holds.
 pub(crate) const TOO_LARGE: &str = "guitong-too-large";
+/// Columns of the key whose values no key can have: it is in words, and so is the row.
+pub(crate) const UNKEYED: &str = "guitong-unkeyed";
 
 /// What cannot be read of an event, whatever its mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,7 @@ impl Arrival {
             None => Body::Tombstone,
             _ if version.is_none() => Body::Faulty(Fault::Version),
             _ if record.header(TOO_LARGE).is_some() => Body::Faulty(Fault::TooLarge),
+            _ if record.header(UNKEYED).is_some() => Body::Faulty(Fault::Key),
             Some(value) => match frame::read(value) {
                 Ok((schema, _)) => Body::Framed { schema },
                 Err(_) => Body::Faulty(Fault::Frame),

@@ -8,6 +8,7 @@
 
 mod ahead;
 pub(crate) mod arrival;
+pub(crate) mod away;
 pub(crate) mod binding;
 pub(crate) mod figures;
 mod known;

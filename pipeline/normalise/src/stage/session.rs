@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Normaliser;
 use super::ahead::Ahead;
 use super::arrival::Arrival;
+use super::away::Away;
 use super::binding::Unfit;
 use super::output::Names;
 use super::worker::{Ends, Progress, Worker};
@@ -163,11 +164,14 @@ impl Normaliser {
         worker.repeats = self.resource.publish_unchanged;
         worker.quarantine_end = log.bounds(&TopicPartition::new(quarantine, 0)).await?.end;
         let next = begin(&*log, &*owner, &mut worker, &raw, self.resource.revision).await?;
-        let (rebuild, rebuilt) = self.take_rebuild(&mut *owner, &mut worker, &raw).await?;
+        let away = Away { read_us: worker.counters.totals.read_us, trace: self.context.exchange.trace };
+        let missed = away.has_missed(&*log, &raw, next).await?;
+        let (rebuild, rebuilt) = self.take_rebuild(&mut *owner, &mut worker, &raw, missed).await?;
         let (mut load, mut beside) = (None, Vec::new());
         if let Some(plan) = &self.mapping.joins {
             let mut settled = Vec::new();
-            let standing = join::begin::standing(&*log, &mut *owner, plan, self.resource.system.as_str(), &mut settled).await?;
+            let standing =
+                join::begin::standing(&*log, &mut *owner, plan, (self.resource.system.as_str(), away), &mut settled).await?;
             worker.let_go(&mut *owner, settled).await?;
             match standing {
                 Standing::Waiting(tables) => return Ok(End::NotLoaded(tables)),
@@ -187,6 +191,9 @@ impl Normaliser {
         let owner = Ahead::new(owner);
         let mut session = Session { owner, worker, raw, next, load, beside, refreshing, replay, rebuild, rebuilt, halt, asked };
         session.take_pause().await?;
+        let kept = join::begin::kept_records(&session.owner).await?;
+        self.status.send_modify(|status| status.kept = kept);
+        session.worker.metrics.kept.set(kept.try_into().unwrap_or(i64::MAX));
         session.worker.metrics.show(&session.worker.counters);
         // Whoever waits for the phase finds the figures with it.
         self.report(&mut session).await?;
@@ -220,6 +227,7 @@ impl Normaliser {
         owner: &mut dyn OwnedLog,
         live: &mut Worker,
         raw: &TopicPartition,
+        missed: bool,
     ) -> Result<(Option<Rebuild>, Option<RebuildReport>), SessionError> {
         if self.mapping.is_grouped() {
             // The rows that make its records are kept, and read again with its revision.
@@ -227,7 +235,7 @@ impl Normaliser {
         }
         let (declared, mapping) = (self.resource.revision, self.mapping.fingerprint);
         let before = live.counters.totals.revision;
-        let stored = rebuild::standing(owner, &mut live.counters.totals, declared, mapping).await?;
+        let stored = rebuild::standing(owner, &mut live.counters.totals, (declared, mapping), missed).await?;
         if live.counters.totals.revision != before {
             // In the log before the rebuild, which can end before an event is read that would write it.
             live.drift = Drift::forgotten();
@@ -240,7 +248,7 @@ impl Normaliser {
         }
         let metrics = Metrics::uncollected().map_err(|error| SessionError::Transient(error.to_string()))?;
         let worker = self.worker(&live.names, &live.quarantine_topic, metrics.of(&self.resource));
-        Ok((Some(Rebuild::open(owner, live, stored, worker, raw.clone()).await?), last))
+        Ok((Some(Rebuild::open(owner, live, stored, worker, (raw.clone(), self.context.exchange.trace)).await?), last))
     }
 
     /// Registers the entity's schemas.
@@ -276,11 +284,10 @@ impl Normaliser {
         let log = Arc::clone(&self.context.log);
         let mut intake = self.intake(session).await?;
         loop {
-            let read = || session.beside.iter().chain([&(session.raw.clone(), session.next)]).cloned().collect::<Vec<_>>();
-            if session.load.as_ref().is_some_and(|load| load.is_done(&read())) {
-                if let Some(load) = session.load.take() {
-                    load.finish(&mut session.owner).await?;
-                }
+            let own = (session.raw.clone(), session.next);
+            let stands: Ends = session.beside.iter().cloned().chain([own]).collect();
+            if let Some(load) = session.load.take_if(|load| load.is_done(&stands)) {
+                load.finish(&mut session.owner, stands).await?;
                 return Ok(End::Reopen);
             }
             let mut is_followed = false;

@@ -1,8 +1,10 @@
-//! One batch of raw events: read state once, run the mapping, settle claims, commit records, offsets and state together.
+//! One batch of raw events: read state once, run the mapping, settle claims, commit records, offsets and state together (`settle`).
 //!
 //! Order of work: rows of the batch are loaded; each event is decoded and mapped in order (the row's absent columns come from
 //! the overlay, so from events of the same batch too); then the entity keys are loaded that rows held or events gave; then each
 //! event's effects are settled in order. State is read twice per batch, whatever the number of events.
+
+mod settle;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,8 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, TopicPartition};
-use guitong_schemas::avro::{DecodePlan, frame};
+use guitong_log::{ExchangeLog, OwnedLog, TopicPartition};
+use guitong_schemas::avro::DecodePlan;
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Quality;
 use guitong_schemas::contract::quality::PauseAbove;
@@ -19,10 +21,9 @@ use guitong_schemas::standard::Written;
 
 use super::arrival::{Arrival, Body, Fault};
 use super::binding::{Binding, Fit, Unfit};
-use super::figures::Came;
-use super::known::{Known, note_seen};
-use super::output::{Cause, Names, Output};
-use crate::claims::{self, Effect, EntityRecord, Published};
+use super::known::Known;
+use super::output::Names;
+use crate::claims::{self, EntityRecord};
 use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
 use crate::join;
@@ -30,14 +31,12 @@ use crate::join::beside::Uses;
 use crate::join::stage::{BesideEvents, Joining};
 use crate::join::state::Group;
 use crate::keyed::overlay::{Cached, Counters, Overlay};
-use crate::keyed::row::RowState;
 use crate::mapping::{Columns, Mapping};
 use crate::metrics::ResourceMetrics;
 use crate::quality::flow::Flows;
 use crate::quality::window::Pause;
-use crate::quarantine::{Entry, Rejection, record};
-use crate::rebuild;
-use crate::transform::{Change, Event, Runner, describe_key};
+use crate::quarantine::Rejection;
+use crate::transform::{Change, Event, Runner};
 
 /// Most rows of a resource with joins that one commit works on.
 const JOINED_ROWS: usize = 4_096;
@@ -375,209 +374,6 @@ impl Worker {
         }?;
         let needs_key = !matches!(event.change, Change::Truncate) && arrival.body != Body::Tombstone;
         if needs_key && arrival.source.is_none() { Err(Fault::Key) } else { Ok(event) }
-    }
-
-    /// Settles the events and commits what they came to.
-    async fn settle(
-        &mut self,
-        owner: &mut dyn OwnedLog,
-        mut overlay: Overlay,
-        events: Vec<Read<'_>>,
-        offsets: Ends,
-    ) -> Result<(), SessionError> {
-        let mut keys = Vec::with_capacity(events.len());
-        for event in &events {
-            if matches!(event.verdict, Verdict::Stale | Verdict::Bad(_)) {
-                continue;
-            }
-            let row = event.arrival.source.as_ref().and_then(|source| overlay.rows.get(source));
-            keys.extend(row.into_iter().flat_map(|row| row.keys.iter().cloned()));
-            if let Verdict::Good(records) = &event.verdict {
-                keys.extend(records.iter().map(|record| record.key.clone()));
-            }
-        }
-        self.load_entities(owner, &mut overlay, keys).await?;
-        let mut output = Output::new(Arc::clone(&self.names));
-        let now_us = jiff::Timestamp::now().as_microsecond();
-        let mut records = Vec::with_capacity(events.len() + 8);
-        for event in events {
-            let key = match &event.verdict {
-                Verdict::Bad(_) => self.describe_key(event.arrival).await,
-                _ => String::new(),
-            };
-            self.settle_one(&mut overlay, event, key, now_us, &mut output, &mut records);
-        }
-        self.commit(owner, overlay, records, offsets).await
-    }
-
-    fn settle_one(
-        &self,
-        overlay: &mut Overlay,
-        event: Read<'_>,
-        key: String,
-        now_us: i64,
-        output: &mut Output,
-        records: &mut Vec<NewRecord>,
-    ) {
-        let Read { arrival, source_ts_us, verdict, operation, is_again, columns, uses } = event;
-        let source = arrival.source.as_ref();
-        let newest = uses.newest;
-        let made = self.made(arrival, &verdict, uses, columns.as_ref());
-        let entry = matches!(verdict, Verdict::Bad(_)).then(|| self.entry(arrival, columns.clone().unwrap_or_default(), key));
-        if let (Some(source), Verdict::Good(_) | Verdict::Bad(_)) = (source, &verdict) {
-            note_seen(overlay, source, arrival, columns);
-        }
-        let mut came = None;
-        let effect = match (verdict, source) {
-            (Verdict::Stale, _) => {
-                self.metrics.stale.inc();
-                match arrival.entry {
-                    // A newer version of the row overtook the entry.
-                    Some(seq) => claims::let_go(overlay, source, seq),
-                    None => return,
-                }
-            }
-            (Verdict::Removed, Some(source)) => {
-                // A delete and the tombstone after it are one.
-                let was_there = overlay.rows.get(source).is_some();
-                let effect = claims::remove(overlay, source);
-                if self.keeps_gone {
-                    overlay.rows.put(source.clone(), RowState::gone(arrival.version));
-                }
-                if was_there && !arrival.is_beside {
-                    self.metrics.deleted.inc();
-                    came = Some(Came::Deleted);
-                }
-                effect
-            }
-            (Verdict::Good(made), Some(source)) => {
-                let repeat = self.repeats && operation == Operation::Update && arrival.entry.is_none();
-                let effect = claims::settle(overlay, source, arrival.version, made, source_ts_us, repeat);
-                let (count, how) = if effect.changes_nothing() {
-                    (&self.metrics.unchanged, Came::Unchanged)
-                } else {
-                    (&self.metrics.published, Came::Published)
-                };
-                count.inc();
-                came = Some(how);
-                effect
-            }
-            // An event that reads as a change has a key; a tombstone without one says nothing.
-            (Verdict::Removed | Verdict::Good(_), None) => return,
-            (Verdict::Bad(rejections), source) => {
-                self.metrics.quarantined.inc();
-                came = Some(Came::Rejected);
-                let Some(mut entry) = entry else { return };
-                entry.rejections.clone_from(&rejections);
-                match arrival.entry {
-                    // Run again and still bad: the event stays where it is, its reasons are the new ones.
-                    Some(seq) => claims::retell(overlay, seq, entry),
-                    None => {
-                        let (seq, effect) = claims::quarantine(overlay, source, arrival.version, entry);
-                        if let (Some(plan), None) = (&self.mapping.joins, source) {
-                            overlay.joins.note_unread(plan, arrival, seq);
-                        }
-                        records.push(record::of(&self.quarantine_topic, seq, &arrival.record, &rejections));
-                        effect
-                    }
-                }
-            }
-        };
-        if let (Some(_), Some(source)) = (&self.mapping.joins, source) {
-            join::overlay::note(overlay, source, made);
-        }
-        if let Some(came) = came.filter(|_| !is_again) {
-            self.count(overlay, (source_ts_us, operation), came, now_us);
-        }
-        let cause = Cause { version: arrival.version.max(newest), source_ts_us, timestamp_ms: arrival.record.timestamp_ms };
-        self.emit(overlay, cause, effect, output, records);
-    }
-
-    pub(crate) fn entry(&self, arrival: &Arrival, columns: Columns, key: String) -> Entry {
-        Entry {
-            source: arrival.source.clone(),
-            key,
-            version: arrival.version,
-            topic: Arc::clone(&arrival.record.at.topic),
-            offset: arrival.record.offset,
-            stored_from: self.quarantine_end,
-            at_us: jiff::Timestamp::now().as_microsecond(),
-            rejections: Vec::new(),
-            columns,
-        }
-    }
-
-    /// The event's key for people; empty where it cannot be read now.
-    pub(crate) async fn describe_key(&mut self, arrival: &Arrival) -> String {
-        let Some((schema, avro)) = arrival.record.key.as_deref().and_then(|key| frame::read(key).ok()) else {
-            return String::new();
-        };
-        if !self.key_plans.contains_key(&schema) {
-            let Ok(json) = self.registry.schema(schema).await else { return String::new() };
-            self.key_plans.insert(schema, DecodePlan::compile(&json).ok());
-        }
-        let plan = self.key_plans.get(&schema).and_then(Option::as_ref);
-        plan.map_or_else(String::new, |plan| describe_key(&self.mapping, plan, avro))
-    }
-
-    /// Writes what an effect emits and releases.
-    pub(crate) fn emit(
-        &self,
-        overlay: &mut Overlay,
-        mut cause: Cause,
-        effect: Effect,
-        output: &mut Output,
-        records: &mut Vec<NewRecord>,
-    ) {
-        let timestamp_ms = cause.timestamp_ms;
-        if !effect.emissions.is_empty() {
-            cause.version = overlay.totals.stamp(cause.version);
-            for (n, emission) in effect.emissions.into_iter().enumerate() {
-                match &emission.change {
-                    Published::Upsert { unchanged: false, .. } => &self.metrics.upserts,
-                    Published::Upsert { unchanged: true, .. } => &self.metrics.repeats,
-                    Published::Delete => &self.metrics.deletes,
-                }
-                .inc();
-                let record = output.record(cause, n, emission);
-                records.push(record);
-            }
-        }
-        records.extend(effect.released.iter().map(|seq| record::released(&self.quarantine_topic, *seq, timestamp_ms)));
-    }
-
-    pub(crate) async fn commit(
-        &mut self,
-        owner: &mut dyn OwnedLog,
-        mut overlay: Overlay,
-        mut records: Vec<NewRecord>,
-        offsets: Ends,
-    ) -> Result<(), SessionError> {
-        let settled = overlay.joins.take_settled();
-        overlay.entries.load(owner, settled.iter().copied().map(claims::entry_key)).await?;
-        for seq in settled {
-            // One that a person gave up is there no longer.
-            if overlay.entries.get(&claims::entry_key(seq)).is_none() {
-                continue;
-            }
-            claims::let_go(&mut overlay, None, seq);
-            let timestamp_ms = jiff::Timestamp::now().as_millisecond();
-            records.push(record::released(&self.quarantine_topic, seq, timestamp_ms));
-        }
-        let pause = overlay.pause.clone();
-        let (mut state, counters) = overlay.into_changes();
-        state.extend(self.drift.take_change());
-        if self.is_rebuilt {
-            rebuild::follow(&mut state);
-        }
-        let quarantined = records.iter().filter(|record| record.topic == self.quarantine_topic).count();
-        let batch = Batch { records, offsets, position: None, state };
-        owner.begin(batch).await?;
-        self.counters = counters;
-        self.pause = pause.or(self.pause.take());
-        self.quarantine_end += quarantined as u64;
-        self.metrics.show(&self.counters);
-        Ok(())
     }
 }
 

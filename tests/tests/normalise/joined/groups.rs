@@ -13,7 +13,7 @@ use super::super::harness::Stage;
 use super::details::step_names;
 use super::world::{Rows, STEPS, Step, World, gone, put};
 
-const GROUPED: &str = r#"
+pub(super) const GROUPED: &str = r#"
 [group]
 by = "bjh"
 order_by = "xh"
@@ -36,9 +36,9 @@ steps = { details = "group", item = { name = "hj", handler = "jbr", started = "s
 const DAY: &str = "2017-09-22 08:";
 
 /// A record's item, status, agent, when it was accepted and finished, and its steps with their handlers.
-type Case = (String, String, String, String, String, Vec<String>);
+pub(super) type Case = (String, String, String, String, String, Vec<String>);
 
-async fn cases(world: &World) -> BTreeMap<String, Case> {
+pub(super) async fn cases(world: &World) -> BTreeMap<String, Case> {
     let case = |(key, fields): (String, BTreeMap<String, String>)| {
         let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
         let [item, status, agent, accepted, finished] =
@@ -51,7 +51,7 @@ async fn cases(world: &World) -> BTreeMap<String, Case> {
     world.standing().await.into_iter().map(case).collect()
 }
 
-fn step<'a>(id: u32, case: &'a str, number: &'a str, name: &'a str, staff: &'a str, at: &'a str) -> Step<'a> {
+pub(super) fn step<'a>(id: u32, case: &'a str, number: &'a str, name: &'a str, staff: &'a str, at: &'a str) -> Step<'a> {
     put("hj", id, &[case, number, name, staff, at])
 }
 
@@ -222,12 +222,16 @@ async fn records_stay_whose_rows_the_log_let_go() {
     world.resource.revision += 1;
     let stage = world.start();
     let status = world.settled(&stage).await;
-    assert_eq!((status.entities, cases(&world).await), (2, standing));
+    assert_eq!((status.entities, status.kept, cases(&world).await), (2, 2, standing));
     // Read again, the table's rows make them as ever.
     world.transaction(&[step(1, "甲", "1", "审核", "", ""), step(3, "甲", "2", "办结", "", "")]).await;
     world.settled(&stage).await;
     let steps: Vec<usize> = cases(&world).await.values().map(|case| case.5.len()).collect();
     assert_eq!(steps, [1, 2]);
+    stage.stop().await;
+    world.resource.revision += 1;
+    let stage = world.start();
+    assert_eq!(world.settled(&stage).await.kept, 1, "of 乙 the log holds no row still");
     stage.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! Resources that draw on several tables of their system.
 
+mod away;
 mod columns;
 mod details;
 mod groups;

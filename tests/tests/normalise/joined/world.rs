@@ -24,7 +24,7 @@ use guitong_tests::servers::kafka::Kafka;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::super::harness::{NOW_US, Registry, Stage};
+use super::super::harness::{NOW_US, Registry, Stage, keeps};
 
 const STD: &str = "std.record";
 const PLACE: Place = Place::Postgres { xid: Some(1), lsn: 1, last_commit_lsn: None, order: None };
@@ -48,6 +48,9 @@ pub(crate) const CASES: &str = "code = \"3450010102/000002\"\ntitle = \"办件\"
 /// Cases of which every step is a row of its own.
 pub(crate) const STEPS: &str = "code = \"3450010102/000003\"\ntitle = \"办件\"\nsystem = \"registration\"\ntable = \"main.hj\"\n\
                 entity = \"ServiceCase\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
+/// Penalties of which every kind is a row of its own.
+pub(crate) const PENALTIES: &str = "code = \"3450010102/000004\"\ntitle = \"行政处罚\"\nsystem = \"registration\"\ntable = \"main.bj\"\n\
+                entity = \"CreditRecord\"\nsharing = { type = 2, condition = \"履职所需\" }\n";
 /// What a case's record has, whatever its rows.
 pub(crate) const CASE: &str = r#"
 item_basic_code = { const = "4501210010001" }
@@ -115,7 +118,7 @@ pub(super) fn directory(head: &str, resource: &str) -> Result<Directory, guitong
             "systems/registration.toml",
             "title = \"登记\"\ndepartment = \"registry\"\nkind = \"sqlite\"\npath = \"a.db\"\ntables = [\"main.*\"]\n".to_owned(),
         ),
-        ("resources/record.toml", format!("{head}{resource}{}", if head == COMPANIES { "" } else { CASE })),
+        ("resources/record.toml", format!("{head}{resource}{}", if [CASES, STEPS].contains(&head) { CASE } else { "" })),
         ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
     ];
     files.extend((head == COMPANIES).then(|| ("subscriptions/credit.toml", SUBSCRIPTION.to_owned())));
@@ -176,7 +179,16 @@ impl World {
     pub(crate) async fn new(head: &'static str, resource: &'static str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
-        Self::over(Arc::new(log), (home, None), (head, resource)).await
+        Self::over(Arc::new(log), (home, None), (head, resource), false).await
+    }
+
+    /// One whose raw topics keep the last event of each row, and deletes surely for `kept`.
+    pub(crate) async fn keeping_deletes_for(kept: Duration, head: &'static str, resource: &'static str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
+        let mut world = Self::over(Arc::new(log), (home, None), (head, resource), true).await;
+        Arc::make_mut(&mut world.exchange).trace = keeps(kept);
+        world
     }
 
     /// The same with its records on Kafka.
@@ -192,13 +204,14 @@ impl World {
         let metrics = guitong_log::metrics::Metrics::new().unwrap();
         let options = KafkaOptions { exchange: "test".to_owned(), config, roles, patience, metrics };
         let log = KafkaLog::open(options).await.unwrap();
-        Self::over(Arc::new(log), (home, Some(broker)), (head, resource)).await
+        Self::over(Arc::new(log), (home, Some(broker)), (head, resource), false).await
     }
 
     async fn over(
         log: Arc<dyn ExchangeLog>,
         (home, broker): (TempDir, Option<Kafka>),
         declared: (&'static str, &'static str),
+        complete: bool,
     ) -> Self {
         let (head, resource) = declared;
         let directory = directory(head, resource).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
@@ -211,7 +224,7 @@ impl World {
             kind: SourceKind::Postgres,
             trace: Duration::from_secs(86_400),
             max_record: 16 << 20,
-            complete: false,
+            complete,
             form: EventForm::DEFAULT,
         };
         let known: Arc<dyn SchemaRegistry> = Arc::<Registry>::clone(&registry);
