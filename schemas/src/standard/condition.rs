@@ -53,6 +53,16 @@ impl Condition {
         }
     }
 
+    /// The condition as a schema has it; `name` gives a field's name.
+    pub(crate) fn text<'n>(&self, name: impl Fn(usize) -> &'n str) -> String {
+        match self {
+            Self::Equals { field, value } => format!("{} = {value}", name(*field)),
+            Self::Has { field, value } => format!("{} has {value}", name(*field)),
+            Self::Present { field } => format!("{} present", name(*field)),
+            Self::AgeUnder { years, .. } => format!("age < {years}"),
+        }
+    }
+
     /// Whether it holds; `None` where the field it asks for is null.
     #[must_use]
     pub fn holds(&self, values: &[StandardValue<'_>], clock: &Clock<'_>) -> Option<bool> {

@@ -1,6 +1,6 @@
 //! Names of provinces, cities and counties, to tell where an address stops naming divisions.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -22,7 +22,16 @@ impl DivisionNames {
 
     /// Whether `name` is that of a division down to the county, current or retired (GB/T 2260).
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.names.get_or_init(|| names(&self.tables)).contains(name)
+        self.gathered().contains(name)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn sorted(&self) -> BTreeSet<&str> {
+        self.gathered().iter().map(|name| &**name).collect()
+    }
+
+    fn gathered(&self) -> &HashSet<Box<str>> {
+        self.names.get_or_init(|| names(&self.tables))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::clock::Clock;
 use super::condition::{Condition, age};
 use super::facts::Facts;
-use super::field::{EntityField, FieldKind, Grade, Obligation};
+use super::field::{EntityField, Grade, Obligation};
 use super::finding::{Finding, Level, Rule};
 use super::identifier::citizen;
 use super::rules::RecordRule;
@@ -79,8 +79,7 @@ impl Entity {
         }
         let value = values.get(field).and_then(StandardValue::as_text);
         let Some(field) = self.fields.get(field) else { return Grade::G3 };
-        let unchecked = matches!(field.kind, FieldKind::Identifier { .. }) && !field.in_key;
-        if unchecked && value.is_some_and(|text| citizen::holds_citizen_number(text, &self.facts, clock)) {
+        if field.may_hold_citizen_number() && value.is_some_and(|text| citizen::holds_citizen_number(text, &self.facts, clock)) {
             return Grade::G3;
         }
         match (field.grade_person, &self.person) {
@@ -89,10 +88,23 @@ impl Entity {
         }
     }
 
+    /// When the record is about a natural person, as the schema says it.
+    #[must_use]
+    pub fn person_text(&self) -> Option<String> {
+        let name = |at: usize| self.fields.get(at).map_or("", |field| field.name.as_str());
+        self.person.as_ref().map(|condition| condition.text(name))
+    }
+
     /// Whether a text is the name of a division down to the county, current or retired, in the tables of this entity's standard.
     #[must_use]
     pub fn is_division_name(&self, name: &str) -> bool {
         self.facts.division_names.has(name)
+    }
+
+    /// Changes with the tables that [`Self::is_division_name`] and the grade of a citizen number ask.
+    #[must_use]
+    pub fn divisions_digest(&self) -> [u8; 32] {
+        self.facts.divisions_digest()
     }
 
     /// Whether the record is that of a child under 14 at the event's time.

@@ -1,7 +1,9 @@
 //! The tables that identifier checks ask, in the form in which they are asked.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest as _, Sha256};
 
 use super::codes::{CodeList, ListError, PackedMap, pack};
 use super::division_names::DivisionNames;
@@ -18,6 +20,7 @@ pub(crate) struct Facts {
     pub(crate) education_1984_names: CodeList,
     pub(crate) categories: Categories,
     pub(crate) step_action: Arc<CodeList>,
+    divisions_digest: OnceLock<[u8; 32]>,
 }
 
 impl Facts {
@@ -31,7 +34,24 @@ impl Facts {
             education_1984_names: CodeList::build("gbt4658_1984_education_major", tables)?,
             categories: Categories::build(tables)?,
             step_action: Arc::new(CodeList::build("field_lists:step_action", tables)?),
+            divisions_digest: OnceLock::new(),
         })
+    }
+
+    /// Tells division tables by which an address or a citizen number is recognised from others.
+    pub(crate) fn divisions_digest(&self) -> [u8; 32] {
+        let take = || {
+            let mut digest = Sha256::new();
+            for name in self.division_names.sorted() {
+                digest.update(name);
+                digest.update([0]);
+            }
+            for code in self.divisions.citizen_codes() {
+                digest.update(code.to_be_bytes());
+            }
+            digest.finalize().into()
+        };
+        *self.divisions_digest.get_or_init(take)
     }
 }
 
@@ -154,6 +174,11 @@ impl Divisions {
         }
         let row = self.national.get(&code).filter(|row| row.in_citizen_numbers)?;
         Some(Years { from: row.from, to: row.to })
+    }
+
+    /// The codes of the national list that a citizen number may begin with.
+    fn citizen_codes(&self) -> BTreeSet<u32> {
+        self.national.iter().filter(|(_, row)| row.in_citizen_numbers).map(|(code, _)| *code).collect()
     }
 
     /// Whether the national list has the code, retired or not.

@@ -156,6 +156,12 @@ impl EntityField {
         usize::from(self.index)
     }
 
+    /// Whether a value that is a citizen number is graded as one: a field for other numbers may hold one.
+    #[must_use]
+    pub fn may_hold_citizen_number(&self) -> bool {
+        matches!(self.kind, FieldKind::Identifier { .. }) && !self.in_key
+    }
+
     /// The mask of a value of this grade where a subscription declares none. Clear up to G1; above, the kind's own mask, and
     /// values that no mask makes less telling are dropped.
     #[must_use]

@@ -25,7 +25,7 @@ use guitong_schemas::avro::{RecordEncoder, Value};
 use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
-    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription,
+    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription, load,
 };
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
@@ -72,6 +72,21 @@ impl SchemaRegistry for TwoSchemas {
 /// A version by its commit position.
 pub(crate) fn version(commit: u64) -> Version {
     Version { epoch: 1, commit, change: 1, index: 0, revision: 1 }
+}
+
+/// The legal entity of a standard whose table of divisions has one county more.
+pub(crate) fn with_county(name: &str) -> Arc<Entity> {
+    let root = tempfile::tempdir().unwrap();
+    let builtin = include_str!("../../../schemas/codes/gbt2260_guangxi.csv");
+    let rows = builtin.lines().map(|line| line.splitn(3, ',').take(2).collect::<Vec<_>>().join(","));
+    let table = rows.chain([format!("450199,{name}")]).collect::<Vec<_>>().join("\n");
+    std::fs::create_dir(root.path().join("standard")).unwrap();
+    std::fs::write(root.path().join("standard/gbt2260_guangxi.csv"), table).unwrap();
+    std::fs::write(root.path().join("exchange.toml"), "name = \"guitong\"\ntitle = \"测试\"\n").unwrap();
+    let now = jiff::Timestamp::now();
+    let directory = load::load(root.path(), &|_| None, now, load::Purpose::Check { unset_secrets: true });
+    let directory = directory.unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    Arc::clone(directory.standard.entity("LegalEntity").unwrap())
 }
 
 /// A log with `std.enterprise` of legal entities.

@@ -62,6 +62,7 @@ on_every_sink! {
     a_row_follows_the_condition
     nothing_is_delivered_after_the_approval_ends
     a_changed_grant_takes_away_before_anything_new
+    a_new_table_of_divisions_masks_addresses_anew
     a_record_the_sink_refuses_is_set_aside
     another_log_is_a_gap_that_a_refill_closes
     who_was_away_for_longer_than_deletes_are_kept_is_filled_anew

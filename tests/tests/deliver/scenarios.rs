@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::faults::{Lose, LosingLog};
-use crate::fixture::{Bench, PARTITIONS, Target, names, now_us, version};
+use crate::fixture::{Bench, PARTITIONS, Target, names, now_us, version, with_county};
 
 pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {
     let whole = [
@@ -339,6 +339,28 @@ pub(crate) async fn a_changed_grant_takes_away_before_anything_new(mut bench: Be
 
     bench.deliver(&wide).await;
     assert_eq!(target.rows("uscc, contact", "t").await.len(), 39, "a wider grant backfills from the log");
+}
+
+pub(crate) async fn a_new_table_of_divisions_masks_addresses_anew(mut bench: Bench, target: &Target) {
+    let mut masked = bench.subscription("credit", target.config("t"), &["uscc", "reg_address"]);
+    masked.masks.insert("reg_address".into(), Mask::Address);
+    let clear = bench.subscription("other", target.config("o"), &["uscc", "reg_address"]);
+    let county = with_county("示例新区");
+    let address = Value::Text("广西壮族自治区南宁市示例新区民族大道1号");
+    bench.append(vec![bench.upsert("A", &[("reg_address", address)], 1)]).await;
+    bench.deliver(&masked).await;
+    bench.deliver(&clear).await;
+    let (known, builtin) = ("广西壮族自治区南宁市", Arc::clone(&bench.entity));
+    assert_eq!(target.rows("uscc, reg_address", "t").await["A"], [Some(known.to_owned())]);
+    for (entity, shown) in [(county, "广西壮族自治区南宁市示例新区"), (builtin, known)] {
+        bench.entity = entity;
+        bench.deliver(&masked).await;
+        assert_eq!(target.rows("uscc, reg_address", "t").await["A"], [Some(shown.to_owned())]);
+        let mut running = bench.start(&clear);
+        bench.caught_up(&mut running).await;
+        assert_eq!(running.status.borrow().upserts, 0, "what asks no table is as it was");
+        running.stop().await.unwrap();
+    }
 }
 
 pub(crate) async fn a_record_the_sink_refuses_is_set_aside(mut bench: Bench, target: &Target) {

@@ -1,5 +1,7 @@
 //! What a subscription grants of an entity, compiled once: columns, masks per grade, and how rows are keyed.
 
+use std::fmt::Write as _;
+
 use guitong_schemas::contract::Subscription;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
@@ -14,7 +16,7 @@ pub struct Column {
     /// Chinese title.
     pub title: String,
     pub kind: ColumnKind,
-    /// The field's masks at each grade, in words; a change of them changes what the column holds.
+    /// What decides how values are masked, in words; a change of it changes what the column holds.
     pub masks: String,
     pub(super) source: Source,
 }
@@ -60,16 +62,33 @@ pub(super) fn masks_of(field: &EntityField, declared: Option<Mask>) -> MasksByGr
     Grade::ALL.map(|grade| declared.unwrap_or_else(|| field.default_mask(grade)))
 }
 
-/// The grades that a field's values can have: its own, that of a record about a person, and that of a child's record.
+/// The grades that a field's values can have: its own, that of a record about a person, and that of a child's record or of a citizen
+/// number among others.
 pub(super) fn reachable(entity: &Entity, field: &EntityField) -> impl Iterator<Item = Grade> + use<> {
-    let child = entity.birth.map(|_| Grade::G3);
-    [Some(field.grade), field.grade_person, child].into_iter().flatten()
+    let highest = (entity.birth.is_some() || field.may_hold_citizen_number()).then_some(Grade::G3);
+    [Some(field.grade), field.grade_person, highest].into_iter().flatten()
 }
 
 /// Every mask that a value of the field can get.
 pub(super) fn possible(entity: &Entity, field: &EntityField, masks: &MasksByGrade) -> impl Iterator<Item = Mask> + use<> {
     let masks = *masks;
     reachable(entity, field).filter_map(move |grade| masks.get(grade as usize).copied())
+}
+
+/// What decides how the field's values are masked: the mask at each grade, how they are graded, and the division tables where those are
+/// asked, for the names in an address or for what is a citizen number.
+fn described(entity: &Entity, field: &EntityField, masks: &MasksByGrade) -> String {
+    let is_graded = masks.iter().any(|mask| Some(mask) != masks.first());
+    let mut text = format!("{masks:?}");
+    if is_graded {
+        let person = field.grade_person.map(|grade| (grade.as_str(), entity.person_text().unwrap_or_default()));
+        let _ = write!(text, " {} {person:?}", field.grade.as_str());
+    }
+    let names = possible(entity, field, masks).any(|mask| mask == Mask::Address);
+    if names || is_graded && field.may_hold_citizen_number() {
+        let _ = write!(text, " {}", hex::encode(entity.divisions_digest()));
+    }
+    text
 }
 
 pub(super) struct Grant {
@@ -89,7 +108,7 @@ impl Grant {
                     name: field.name.clone(),
                     title: field.title_zh.clone(),
                     kind: column_kind(entity, field, masks),
-                    masks: format!("{masks:?}"),
+                    masks: described(entity, field, masks),
                     source: Source::Field(at),
                 });
             }

@@ -176,7 +176,7 @@ impl Entitlement {
         &self.entity
     }
 
-    /// Changes whenever something else would be delivered of the same record: fields, masks, condition, key or secret.
+    /// Changes whenever something else would be delivered of the same record: fields, masks and what they ask, condition, key or secret.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
@@ -243,9 +243,7 @@ impl Entitlement {
         for column in &self.columns {
             put(&column.name);
             put(&format!("{:?}", column.kind));
-        }
-        for masks in &self.masks {
-            put(&format!("{masks:?}"));
+            put(&column.masks);
         }
         put(&format!("{:?}", self.key));
         put(self.condition.as_ref().map_or("", Condition::source));

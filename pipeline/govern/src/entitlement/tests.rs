@@ -5,7 +5,7 @@ use guitong_schemas::avro::form::Names;
 use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Approval;
 use guitong_schemas::contract::{Secret, Sharing, SinkConfig};
-use guitong_schemas::standard::{FieldKind, KeySource, Standard, Step};
+use guitong_schemas::standard::{FieldKind, Grade, KeySource, Standard, Step};
 use guitong_schemas::table::TableName;
 use jiff::civil::date;
 use proptest::prelude::*;
@@ -229,6 +229,30 @@ fn the_fingerprint_changes_with_what_would_be_delivered() {
         let mut changed = base.clone();
         change(&mut changed);
         assert_ne!(print(&changed), same);
+    }
+}
+
+/// An entity whose schema grades a field otherwise takes back what was clear before.
+#[test]
+fn the_fingerprint_changes_with_how_values_are_graded() {
+    let print = |entity: &Entity, masks: &[(&str, Mask)]| {
+        let mut granted = subscription(&["uscc", "name", "phone"]);
+        granted.masks = masks.iter().map(|(field, mask)| ((*field).to_owned(), *mask)).collect();
+        let resource = resource("LegalEntity", Sharing::Unconditional);
+        Entitlement::compile(&granted, &resource, &Arc::new(entity.clone()), &zone()).unwrap().fingerprint()
+    };
+    let plain = &*entity("LegalEntity");
+    type Alter = fn(&mut guitong_schemas::standard::EntityField);
+    let changes: [Alter; 2] = [|field| field.grade = Grade::G3, |field| field.grade_person = Some(Grade::G2)];
+    for change in changes {
+        let mut graded = plain.clone();
+        change(graded.fields.iter_mut().find(|field| field.name == "name").unwrap());
+        assert_ne!(print(&graded, &[]), print(plain, &[]));
+        let masked = [("name", Mask::Name)];
+        assert_eq!(print(&graded, &masked), print(plain, &masked), "a declared mask holds at every grade");
+        let mut other = plain.clone();
+        change(other.fields.iter_mut().find(|field| field.name == "scope").unwrap());
+        assert_eq!(print(&other, &[]), print(plain, &[]), "it is not granted");
     }
 }
 
