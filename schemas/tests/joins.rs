@@ -189,6 +189,13 @@ fn every_mistake_about_details_is_reported_at_its_place() {
             26,
             "did you mean `last`",
         ),
+        (
+            STEPS.to_owned(),
+            "accepted_at = { details = \"steps\", of = \"every\", from = \"sj\" }\n",
+            "bad-option",
+            26,
+            "`accepted_at` (受理时间) holds one",
+        ),
         (STEPS.to_owned(), "accepted_at = \"steps.sj\"\n", "several-rows", 26, "`steps` has several rows"),
         (
             STEPS.replace("[details", "[joins").replace("order_by = [\"xh\", \"sj\"]\n", ""),

@@ -105,6 +105,7 @@ impl ColumnSet {
             Which::First => Pick::First,
             Which::Last => Pick::Last,
             Which::When(condition) => Pick::When(condition.clone(), self.condition_of(&row.details, condition)?),
+            Which::Every => Pick::All,
         };
         self.rows(&row.details, pick)
     }

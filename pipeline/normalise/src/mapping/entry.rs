@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use guitong_schemas::contract::mapping::{Cleaning, FieldMapping, Other, Pad, Pattern, Unit, UnitSource, ValueSource};
+use guitong_schemas::contract::mapping::{Cleaning, FieldMapping, Other, Pad, Pattern, Unit, UnitSource, ValueSource, Which};
 use guitong_schemas::standard::{Clock, EntityField, FieldKind, FieldOptions, Finding, Input, Level, StandardValue};
 use smallvec::SmallVec;
 
@@ -11,6 +11,10 @@ use super::cel::{Expression, Failure, Outcome};
 use super::clean::clean;
 use super::column::{Cell, Row, text_of};
 use super::{Fault, Slots};
+use crate::join::cell::Kept;
+
+/// Stands between the values of several rows; no code holds it.
+const BETWEEN_ROWS: &str = "\n";
 
 /// Texts that stand for no value.
 const EMPTY: [&str; 6] = ["", "无", "/", "-", "NULL", "暂无"];
@@ -37,6 +41,8 @@ pub(crate) struct Formula {
 pub(crate) struct EntryPlan {
     /// Separates the texts of several records in one row.
     pub(crate) parallel: Option<String>,
+    /// The list of rows of which each gives a value, and what stands between those in the text of all.
+    every: Option<(usize, String)>,
     source: Source,
     clean: Vec<Cleaning>,
     extract: Option<Pattern>,
@@ -132,6 +138,12 @@ impl EntryPlan {
     pub(crate) fn compile(field: &EntityField, mapping: &FieldMapping, slots: &mut Slots<'_>) -> Result<Self, Fault> {
         match &mapping.row {
             None => Self::compile_steps(field, mapping, slots),
+            Some(row) if row.which == Which::Every => {
+                let split = mapping.split.clone().unwrap_or_else(|| BETWEEN_ROWS.to_owned());
+                let mapping = FieldMapping { split: Some(split.clone()), ..mapping.clone() };
+                let (list, plan) = slots.of_each(&row.details, |slots| Self::compile_steps(field, &mapping, slots))?;
+                Ok(Self { every: Some((list, split)), ..plan })
+            }
             Some(row) => slots.of_row(row, |slots| Self::compile_steps(field, mapping, slots)),
         }
     }
@@ -169,6 +181,7 @@ impl EntryPlan {
         Ok(Self {
             parallel: split.clone().filter(|_| !is_list),
             listed: split.filter(|_| is_list && !codes.is_empty()),
+            every: None,
             source,
             clean: mapping.clean.clone(),
             extract: mapping.extract.clone(),
@@ -185,7 +198,8 @@ impl EntryPlan {
     /// The column that is read as it stands: nothing but the standard's reading is done to it, for one record.
     pub(crate) fn plain(&self) -> Option<usize> {
         let Source::Column(slot) = self.source else { return None };
-        let steps = !self.clean.is_empty()
+        let steps = self.every.is_some()
+            || !self.clean.is_empty()
             || self.extract.is_some()
             || self.part.is_some()
             || self.parallel.is_some()
@@ -199,6 +213,14 @@ impl EntryPlan {
     /// The value as its source has it.
     #[inline]
     pub(crate) fn source<'a>(&'a self, row: &Row<'_, 'a>) -> Reading<'a> {
+        match &self.every {
+            None => self.source_of(row),
+            Some((list, between)) => each_of(row, *list, between, |row| text(self.source_of(row))),
+        }
+    }
+
+    #[inline]
+    fn source_of<'a>(&'a self, row: &Row<'_, 'a>) -> Reading<'a> {
         match &self.source {
             Source::Column(slot) => Reading::of(row.cell(*slot)),
             Source::Constant(text) => Reading::Value(Input::Text(text)),
@@ -223,7 +245,15 @@ impl EntryPlan {
     /// The value, cleaned, extracted and cut to its part.
     #[inline]
     pub(crate) fn value<'a>(&'a self, row: &Row<'_, 'a>) -> Reading<'a> {
-        let reading = self.source(row);
+        match &self.every {
+            None => self.value_of(row),
+            Some((list, between)) => each_of(row, *list, between, |row| text(self.value_of(row))),
+        }
+    }
+
+    #[inline]
+    fn value_of<'a>(&'a self, row: &Row<'_, 'a>) -> Reading<'a> {
+        let reading = self.source_of(row);
         if self.clean.is_empty() && self.extract.is_none() && self.part.is_none() {
             return reading;
         }
@@ -376,6 +406,41 @@ impl<'a> Reading<'a> {
             Self::Value(other) => step(&text_of(other)).map_or(Self::Empty, |made| Self::Made(made.into_owned())),
             Self::Made(text) => step(&text).map_or(Self::Empty, |made| Self::Made(made.into_owned())),
         }
+    }
+}
+
+/// The texts that the rows of a list give, with `between` between them.
+fn each_of<'a>(
+    row: &Row<'_, '_>,
+    list: usize,
+    between: &str,
+    mut text: impl FnMut(&Row<'_, '_>) -> Result<String, Refusal>,
+) -> Reading<'a> {
+    let rows = match row.lists.get(list) {
+        Some(Ok(rows)) => rows.as_slice(),
+        Some(Err(refusal)) => return Reading::Refused(*refusal),
+        None => &[],
+    };
+    let mut texts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let cells: Vec<_> = row.cells.iter().map(Kept::cell).collect();
+        match text(&Row::joined(&cells)) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => texts.push(text),
+            Err(refusal) => return Reading::Refused(refusal),
+        }
+    }
+    if texts.is_empty() { Reading::Empty } else { Reading::Made(texts.join(between)) }
+}
+
+/// A reading as text, trimmed; empty where it is.
+fn text(reading: Reading<'_>) -> Result<String, Refusal> {
+    match reading {
+        Reading::Empty => Ok(String::new()),
+        Reading::Value(Input::Text(text)) => Ok(text.trim().to_owned()),
+        Reading::Value(input) => Ok(text_of(input)),
+        Reading::Made(text) => Ok(text.trim().to_owned()),
+        Reading::Refused(refusal) => Err(refusal),
     }
 }
 

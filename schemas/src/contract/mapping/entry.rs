@@ -43,14 +43,19 @@ impl Reader<'_> {
         }
         let name = details.as_ref().map_or_else(|| GROUP.to_owned(), |found| found.value.clone());
         self.of_rows(details, at_rows, |rows| {
-            let which = rows.which(&section)?;
+            let which = rows.which(&section, field)?;
+            if which == Which::Every && section.has("lookup") {
+                let message = "every row is read by itself: `lookup` cannot stand beside `of = \"every\"`";
+                section.problem(&section.key_at("lookup"), "conflict", message, None);
+                return None;
+            }
             let mapping = rows.steps(section, field, at, Extent::Some)?;
             Some(FieldMapping { row: Some(RowOf { details: name, which }), ..mapping })
         })
     }
 
-    /// `of = "first"`, `of = "last"`, or a condition.
-    fn which(&self, section: &Section<'_>) -> Option<Which> {
+    /// `of = "first"`, `of = "last"`, a condition, or `of = "every"`.
+    fn which(&self, section: &Section<'_>, field: Option<&EntityField>) -> Option<Which> {
         section.know("of");
         if !section.has("of") {
             let message = "the entry does not say which of the rows it is made of";
@@ -63,9 +68,21 @@ impl Reader<'_> {
         match found.value.as_str() {
             "first" => Some(Which::First),
             "last" => Some(Which::Last),
+            "every" => {
+                let Some(field) = field.filter(|field| !matches!(field.kind, FieldKind::Codes(_))) else {
+                    return Some(Which::Every);
+                };
+                let message = format!("every row gives a value, and `{}` ({}) holds one", field.name, field.title_zh);
+                let help = "say which: of = \"first\", of = \"last\" or of = \"row.zt == '1'\"; a nested field takes all of them \
+                            with `item`";
+                section.problem(&found.at, "bad-option", message, Some(help.to_owned()));
+                None
+            }
             word if word.chars().all(char::is_alphanumeric) => {
-                let message = format!("`of` is `first`, `last` or a condition on the row, not `{}`", scalar::short(word));
-                let help = scalar::suggestion(word, ["first", "last"]).or_else(|| Some("as \"row.zt == '1'\"".to_owned()));
+                let message =
+                    format!("`of` is `first`, `last`, `every` or a condition on the row, not `{}`", scalar::short(word));
+                let help =
+                    scalar::suggestion(word, ["first", "last", "every"]).or_else(|| Some("as \"row.zt == '1'\"".to_owned()));
                 section.problem(&found.at, "bad-value", message, help);
                 None
             }

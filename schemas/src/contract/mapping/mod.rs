@@ -39,7 +39,7 @@ pub const MAX_BRACKETS: u16 = super::reading::expression::MAX_BRACKETS;
 #[derive(Debug, Clone, PartialEq)]
 pub struct FieldMapping {
     pub value: ValueSource,
-    /// The row that `value` reads, where it is one of several.
+    /// The row that `value` reads, where there are several; each of them for a list.
     pub row: Option<RowOf>,
     /// Done in the order declared.
     pub clean: Vec<Cleaning>,
@@ -116,7 +116,7 @@ pub enum ValueSource {
     Items(Items),
 }
 
-/// One row of details, or of the resource's group.
+/// A row of details, or of the resource's group, or all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowOf {
     pub details: String,
@@ -130,6 +130,8 @@ pub enum Which {
     Last,
     /// The last for which a CEL expression over `row.<column>` holds.
     When(String),
+    /// Each makes a value of a list field.
+    Every,
 }
 
 /// One of several ways to make a field.

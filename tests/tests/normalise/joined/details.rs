@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::harness::{ABSENT, Stage};
-use super::world::{CASES, Rows, Step, World, gone, put};
+use super::world::{CASES, PENALTIES, Rows, Step, World, gone, put};
 
 /// Steps by a number of the department; one whose number is 0 is a draft.
 const STEPS: &str = r#"
@@ -305,4 +305,61 @@ async fn random_histories_over_details_end_as_the_tables_say() {
 async fn a_history_over_details_ends_as_the_tables_say_on_kafka() {
     let seed = guitong_tests::seed();
     history(seed, World::on_kafka(CASES, STEPS).await).await;
+}
+
+/// A penalty whose kinds are rows of another table.
+const KINDS: &str = r#"
+[details.kinds]
+table = "main.hj"
+key = "bjh"
+order_by = "xh"
+where = "row.xh != '0'"
+
+[map]
+record_kind = { const = "2" }
+subject_name = { const = "示例公司" }
+subject_kind = { const = "1" }
+doc_no = "bjh"
+content = "sx"
+decided = { const = "2017-09-22" }
+authority = { const = "示例局" }
+authority_uscc = { const = "11450000PDY00001X0" }
+source_unit = { const = "示例局" }
+source_unit_uscc = { const = "11450000PDY00001X0" }
+penalty_kind = { details = "kinds", of = "every", from = "hj", clean = "brackets", codes = { "警告" = "1", "罚款" = "2", "没收" = "3" } }
+"#;
+
+#[tokio::test]
+async fn a_list_holds_what_each_row_gives() {
+    let mut world = World::new(PENALTIES, KINDS).await;
+    let kind = |id, number, name| put("hj", id, &["甲", number, name]);
+    world.transaction(&[put("bj", 1, &["甲", "占道经营"]), kind(1, "2", "警告"), kind(2, "1", "罚款（当场）")]).await;
+    world.transaction(&[kind(3, "3", "罚款"), kind(4, "4", ""), kind(5, "0", "没收")]).await;
+    world.loaded().await;
+    let stage = world.start();
+    world.settled(&stage).await;
+    let kinds = async |world: &World| {
+        let record = world.standing().await.into_values().next().unwrap();
+        let list = record.get("penalty_kind").cloned().unwrap_or_default();
+        let marks = record.get("quality").cloned().unwrap_or_default();
+        (list, marks.split(',').filter(|mark| mark.starts_with("penalty_kind")).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let list = |codes: &[&str]| {
+        format!("List([{}])", codes.iter().map(|code| format!("Text(\"{code}\")")).collect::<Vec<_>>().join(", "))
+    };
+    assert_eq!(kinds(&world).await, (list(&["2", "1"]), vec![]), "in their order, each once, without the draft");
+
+    world.transaction(&[gone("hj", 2), gone("hj", 3), kind(5, "5", "没收")]).await;
+    world.settled(&stage).await;
+    assert_eq!(kinds(&world).await, (list(&["1", "3"]), vec![]));
+
+    // One that the list does not have: the field is conditional, so it is null with a mark.
+    world.transaction(&[kind(4, "4", "通报")]).await;
+    world.settled(&stage).await;
+    assert_eq!(kinds(&world).await, (String::new(), vec!["penalty_kind:code.unknown".to_owned()]));
+
+    world.transaction(&[gone("hj", 1), gone("hj", 4), gone("hj", 5)]).await;
+    world.settled(&stage).await;
+    assert_eq!(kinds(&world).await.0, "");
+    stage.stop().await;
 }
