@@ -99,6 +99,39 @@ async fn a_table_becomes_a_resource_that_check_accepts() {
     assert!(offline.err.contains("drafting from the profile of"), "{}", offline.err);
 }
 
+/// A department's tables are drafted one after the other, and finished later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_that_is_not_finished_hinders_no_other() {
+    let (_server, department, exchange) = department().await;
+    sqlx::raw_sql("CREATE TABLE half (bh bigint PRIMARY KEY, mc text); GRANT SELECT ON half TO reader")
+        .execute(&department)
+        .await
+        .unwrap();
+    let path = |name: &str| exchange.path().join(format!("resources/{name}.toml"));
+    let asked = ["resource", "draft", "half", "--table", "public.half", "--entity", "LegalEntity", "--output"];
+    let half = exchange.command(&[&asked[..], &[path("half").to_str().unwrap()]].concat()).unwrap();
+    assert_eq!(half.code, Some(0), "{}", half.err);
+    let checked = exchange.command(&["check"]).unwrap();
+    assert!(checked.code == Some(1) && checked.err.contains("resources/half.toml"), "it lacks most of it: {}", checked.err);
+
+    let next = draft(&exchange, "qy", &["--output", path("qy").to_str().unwrap()]);
+    assert_eq!(next.code, Some(0), "{}", next.err);
+    let named = "warning: resources/half.toml has problems and is left out; `guitong check` tells them";
+    assert_eq!(next.err.matches(named).count(), 1, "{}", next.err);
+    let code = |name: &str| {
+        let text = std::fs::read_to_string(path(name)).unwrap();
+        text.lines().find(|line| line.starts_with("code = ")).unwrap().to_owned()
+    };
+    assert_ne!(code("half"), code("qy"));
+    let inspected = exchange.command(&["system", "inspect", "licensing"]).unwrap();
+    assert!(inspected.code == Some(0) && inspected.err.contains(named), "{}", inspected.err);
+    // What the draft itself needs has to be right.
+    std::fs::write(exchange.path().join("systems/other.toml"), "title = 1\n").unwrap();
+    let refused = draft(&exchange, "qy", &["--json"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(refused.err.contains("systems/other.toml") && refused.out.is_empty(), "{}", refused.err);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_named_with_what_is() {
     let (_server, _department, exchange) = department().await;

@@ -1,5 +1,6 @@
 //! From files to what stages stand on: the validated directory, the log and the registry.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,21 @@ pub(crate) fn load_or_report(dir: &Path, color: bool) -> Result<Directory, Failu
 /// As [`load_or_report`], for what reaches no server: secrets that are not set in this place pass as empty.
 pub(crate) fn look_or_report(dir: &Path, color: bool) -> Result<Directory, Failure> {
     read(dir, Purpose::Look).map_err(|problems| reported(&problems, color))
+}
+
+/// As [`load_or_report`], for what looks at systems and drafts resources: others that are not finished are left out, and named.
+pub(crate) fn draft_or_report(dir: &Path, color: bool) -> Result<Directory, Failure> {
+    let directory = read(dir, Purpose::Draft).map_err(|problems| reported(&problems, color))?;
+    let is_left_out = |file: &&str| match file.strip_suffix(".toml").and_then(|file| file.split_once('/')) {
+        Some(("resources", name)) => !directory.resources.contains_key(name),
+        Some(("subscriptions", name)) => !directory.subscriptions.contains_key(name),
+        _ => false,
+    };
+    let named = directory.warnings.iter().map(|problem| problem.file.as_str()).filter(is_left_out);
+    for file in named.collect::<BTreeSet<_>>() {
+        eprintln!("warning: {file} has problems and is left out; `guitong check` tells them");
+    }
+    Ok(directory)
 }
 
 fn reported(problems: &Problems, color: bool) -> Failure {

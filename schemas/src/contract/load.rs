@@ -43,6 +43,9 @@ pub enum Purpose {
     /// To look at what is declared without reaching a server: a secret that is not set passes as empty, and ended approvals are as in
     /// [`Purpose::Run`].
     Look,
+    /// To look at systems and to draft resources for them, as [`Purpose::Run`]; only that a resource or a subscription with problems, such
+    /// as a draft that is not finished, is left out, and its problems are warnings.
+    Draft,
 }
 
 impl Purpose {
@@ -155,8 +158,12 @@ pub fn load(
         // A file that is neither understood nor reported would be left out in silence.
         tree_problem(&report, "exchange.toml", "not-understood", format!("only {read} of {declared} files are understood"), None);
     }
-    let refused = report.refuses_any();
-    match (exchange, in_order(report.into_list(), &order)) {
+    let mut list = in_order(report.into_list(), &order);
+    if purpose == Purpose::Draft {
+        list.iter_mut().filter(|problem| world.is_of_resources(&problem.file)).for_each(|it| it.severity = Severity::Warning);
+    }
+    let refused = list.iter().any(|problem| problem.severity == Severity::Error);
+    match (exchange, list) {
         (Some(exchange), warnings) if !refused => Ok(Directory {
             root: root.to_path_buf(),
             revision: fingerprint.finish(),
@@ -373,6 +380,11 @@ impl<'a> World<'a> {
             subscriptions.extend(subscription.map(|it| (it.name.clone(), Arc::new(it))));
         }
         subscriptions
+    }
+
+    /// Whether a file is a resource's or a subscription's, or a code list of theirs.
+    fn is_of_resources(&self, file: &str) -> bool {
+        ["resources/", "subscriptions/"].iter().any(|folder| file.starts_with(folder)) || self.code_files.has(file)
     }
 
     /// A department by its name or its credit code.

@@ -167,7 +167,7 @@ fn read_approval(root: &Section<'_>, world: &World<'_>) -> Option<Approval> {
         let help = "nothing flows any more: renew it, or remove the subscription".to_owned();
         let problem = section.document.problem(&until.at, "approval-expired", message, Some(help));
         match world.surroundings.purpose {
-            Purpose::Run | Purpose::Look => world.lapsed.push(problem),
+            Purpose::Run | Purpose::Look | Purpose::Draft => world.lapsed.push(problem),
             Purpose::Check { .. } => section.report.push(problem),
         }
     }

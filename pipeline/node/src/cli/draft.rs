@@ -40,7 +40,7 @@ pub(super) struct DraftCommand {
 
 impl DraftCommand {
     pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
-        let directory = open::load_or_report(&self.at.dir, color)?;
+        let directory = open::draft_or_report(&self.at.dir, color)?;
         let system = self.find_system(&directory)?;
         let entity = directory.standard.entity(&self.entity).ok_or_else(|| unknown_entity(&directory, &self.entity))?;
         let table = look_at(&directory, system, &self.table).await?;
@@ -115,9 +115,12 @@ async fn look_at(directory: &Directory, system: &System, table: &str) -> Result<
     }
 }
 
-/// A code that no resource has: of the form of the catalogue's codes, and none of them.
+/// A code that no resource has: of the form of the catalogue's codes, and none of them. Files of resources are looked at as they are,
+/// since one that is not finished has its code as well.
 fn free_code(directory: &Directory) -> String {
-    let taken = |code: &String| directory.resources.values().any(|resource| resource.code == *code);
+    let files = std::fs::read_dir(directory.root.join("resources")).into_iter().flatten().flatten();
+    let texts: Vec<String> = files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect();
+    let taken = |code: &String| texts.iter().any(|text| text.contains(code));
     (1..).map(|serial: u32| format!("300000/{serial:06}")).find(|code| !taken(code)).unwrap_or_default()
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Inspect {
 
 impl Inspect {
     pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
-        let directory = open::load_or_report(&self.at.dir, color)?;
+        let directory = open::draft_or_report(&self.at.dir, color)?;
         let system = prepare::system(&directory, &self.name)?;
         let selection = match self.tables.as_slice() {
             [] if self.all => Selection::All,

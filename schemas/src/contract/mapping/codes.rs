@@ -49,6 +49,11 @@ impl CodeFiles {
         file
     }
 
+    /// Whether an entry names this file.
+    pub(in crate::contract) fn has(&self, name: &str) -> bool {
+        self.0.borrow().contains_key(name)
+    }
+
     /// Name and text of every file that was read.
     pub(in crate::contract) fn each(&self, mut see: impl FnMut(&str, &str)) {
         for (name, file) in self.0.borrow().iter() {
