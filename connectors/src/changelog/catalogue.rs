@@ -13,21 +13,22 @@ use crate::source::SourceError;
 pub(super) const SCHEMA: &str = "main";
 
 /// Bytes of a blob, characters of a text, that a row image holds at most: 16 MiB in whatever script.
-const LARGEST: usize = 4 << 20;
+pub(super) const LARGEST: usize = 4 << 20;
 
 /// A table that is tailed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Captured {
     pub(super) table: Table,
-    /// Orders the rows: the declared key, or the row id.
     pub(super) order: Order,
 }
 
+/// What orders a table's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Indexes of columns.
-    Columns(Vec<usize>),
-    RowId,
+pub(super) struct Order {
+    /// Indexes of the primary key's columns.
+    pub(super) columns: Vec<usize>,
+    /// The row id, where those do not tell all rows apart.
+    pub(super) by_row_id: bool,
 }
 
 impl Captured {
@@ -92,7 +93,7 @@ pub(super) async fn describe(system: &System, name: TableName, conn: &mut Sqlite
     let query = format!("PRAGMA table_info({})", quote_name(&name.name));
     let mut columns = vec![];
     let mut keyed: Vec<(i64, usize)> = vec![];
-    let mut excluded_key = false;
+    let (mut excluded_key, mut takes_null, mut is_row_id) = (false, false, false);
     for row in sqlx::query(sql(query)).fetch_all(&mut *conn).await.map_err(failed)? {
         let column: String = row.try_get("name").map_err(failed)?;
         if system.exclude_columns.iter().any(|(table, excluded)| *table == name && *excluded == column) {
@@ -106,6 +107,9 @@ pub(super) async fn describe(system: &System, name: TableName, conn: &mut Sqlite
         let default: Option<String> = row.try_get("dflt_value").map_err(failed)?;
         if place > 0 {
             keyed.push((place, columns.len()));
+            // SQLite takes nulls into a primary key, but for the one that is the row id.
+            takes_null |= not_null == 0;
+            is_row_id = declared.eq_ignore_ascii_case("INTEGER");
         }
         let kind = types::of_declared(&declared);
         let default = default.and_then(|default| constant(&default, &kind));
@@ -134,7 +138,9 @@ pub(super) async fn describe(system: &System, name: TableName, conn: &mut Sqlite
         }
     }
     // Row ids may be renumbered by VACUUM, so a declared key goes first; it orders the rows only where all of it is read.
-    let order = if primary.is_empty() || excluded_key { Order::RowId } else { Order::Columns(primary) };
+    let by_key = !primary.is_empty() && !excluded_key;
+    let is_apart = !takes_null || primary.len() == 1 && is_row_id;
+    let order = Order { by_row_id: !by_key || !is_apart, columns: if by_key { primary } else { Vec::new() } };
     Ok(Captured { table: Table { name, columns, key }, order })
 }
 

@@ -10,7 +10,7 @@ use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::catalogue::{Captured, Order};
+use super::catalogue::{Captured, LARGEST, Order};
 use super::literal::{self, Literal};
 use super::position::IdSet;
 use super::{fault, quote_name, quote_text, sql, types};
@@ -234,18 +234,11 @@ impl Codec {
 
     /// A value does not go with its column's type: from here on the column is text.
     fn widen(&mut self, table: &str, shape: &Table, column: usize, id: i64) -> Result<(), SourceError> {
-        let name = shape.columns.get(column).map(|column| column.name.clone()).unwrap_or_default();
-        let is_text = shape.columns.get(column).is_none_or(|column| column.kind == ColumnType::Text);
-        if is_text || shape.key.contains(&column) {
-            return Err(SourceError::Setup {
-                system: self.system.clone(),
-                detail: format!(
-                    "table {table}, key column {name}: change {id} holds a key that is null, over the limit or not of the column's type"
-                ),
-                help: "correct the row in the department's database, or declare another key for the table under `keys`"
-                    .to_owned(),
-            });
-        }
+        // A text holds every value.
+        let Some(column) = shape.columns.get(column).filter(|column| column.kind != ColumnType::Text) else {
+            return Err(self.broken(id));
+        };
+        let name = column.name.clone();
         tracing::warn!(system = %self.system, table, column = name, "a value is not of the declared type; the column is text from here on");
         self.widened.push((table.to_owned(), name));
         self.shapes.retain(|(of, _), _| of != table);
@@ -321,17 +314,20 @@ impl Codec {
         let mut last = None;
         let mut rows = query.fetch(conn);
         while let Some(row) = rows.try_next().await.map_err(|error| fault(&self.system, &error))? {
-            let read = || Ok::<(Vec<u8>, String), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+            let read = || Ok::<(Vec<u8>, Option<String>), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
             let (image, place) = read().map_err(|error| fault(&self.system, &error))?;
             size += image.len();
             images.push(image);
-            last = Some(place);
-            if size >= budget.bytes || images.len() >= budget.rows {
+            // A chunk ends at a row whose place can be kept.
+            if let Some(place) = place
+                && (size >= budget.bytes || images.len() >= budget.rows)
+            {
+                last = Some(place);
                 break;
             }
         }
         drop(rows);
-        let ended = size < budget.bytes && images.len() < budget.rows;
+        let ended = last.is_none();
         let now_us = jiff::Timestamp::now().as_microsecond();
         let mut changes = Vec::with_capacity(images.len());
         let count = images.len();
@@ -353,7 +349,7 @@ impl Codec {
                 origin: Origin { ts_us: now_us, snapshot: mark, place: Place::Changelog { change_id: high } },
             });
         }
-        Ok(Chunk { changes, rows: count as u64, after: if ended { None } else { last } })
+        Ok(Chunk { changes, rows: count as u64, after: last })
     }
 }
 
@@ -361,28 +357,22 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Image and place of each row, in order, from behind a place on. Texts in a place are in hexadecimal digits, for they may not be UTF-8.
+/// Image and place of each row, in order, from behind a place on. Texts in a place are in hexadecimal digits, for they may not be UTF-8; a
+/// place with a value over the limit is null.
 fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>, wanted: &[Wanted]) -> String {
     let table = quote_name(captured.name());
-    let names: Vec<String> = match &captured.order {
-        Order::RowId => vec!["_rowid_".to_owned()],
-        Order::Columns(columns) => {
-            columns.iter().filter_map(|&index| captured.table.columns.get(index)).map(|column| quote_name(&column.name)).collect()
-        }
+    let Order { columns, by_row_id } = &captured.order;
+    let columns = columns.iter().filter_map(|&index| captured.table.columns.get(index)).map(|column| quote_name(&column.name));
+    let names: Vec<String> = columns.chain(by_row_id.then(|| "_rowid_".to_owned())).collect();
+    let place = |name: &String| {
+        format!(
+            "CASE WHEN length({name}) > {LARGEST} THEN NULL WHEN typeof({name}) = 'text' THEN 'T''' || hex({name}) || '''' \
+             ELSE quote({name}) END"
+        )
     };
-    let place =
-        |name: &String| format!("CASE typeof({name}) WHEN 'text' THEN 'T''' || hex({name}) || '''' ELSE quote({name}) END");
     let place = names.iter().map(place).collect::<Vec<_>>().join(" || ',' || ");
     let order = names.join(", ");
-    let parameter = |(at, value): (usize, &Literal<'_>)| match value {
-        // Bound as a blob; the sign takes the cast's affinity away, so that it compares as any other value.
-        Literal::Text(text) if std::str::from_utf8(text).is_err() => format!("+CAST(${at} AS TEXT)"),
-        _ => format!("${at}"),
-    };
-    let bound = after.map(|after| {
-        let parameters: Vec<String> = (1..).zip(after).map(parameter).collect();
-        format!("({order}) > ({})", parameters.join(", "))
-    });
+    let bound = after.map(|after| behind(&names, after));
     let wanted = wanted.iter().map(|Wanted { column, values }| {
         let values: Vec<String> = values.iter().filter(|value| !value.contains('\0')).map(|value| quote_text(value)).collect();
         format!("trim(CAST({} AS TEXT)) IN ({})", quote_name(column), values.join(", "))
@@ -392,31 +382,70 @@ fn chunk_sql(captured: &Captured, after: Option<&[Literal<'_>]>, wanted: &[Wante
     format!("SELECT {}, {place} FROM {table} {conditions} ORDER BY {order}", captured.image_sql(captured.name()))
 }
 
+/// The rows that sort after a place. Nulls sort first, and compare with nothing.
+fn behind(names: &[String], after: &[Literal<'_>]) -> String {
+    let parameter = |(at, value): (usize, &Literal<'_>)| match value {
+        // Bound as a blob; the sign takes the cast's affinity away, so that it compares as any other value.
+        Literal::Text(text) if std::str::from_utf8(text).is_err() => format!("+CAST(${at} AS TEXT)"),
+        _ => format!("${at}"),
+    };
+    let parameters: Vec<String> = (1..).zip(after).map(parameter).collect();
+    if !after.contains(&Literal::Null) {
+        // A load that began when the place had no row id goes on by what it has.
+        let names: Vec<&str> = names.iter().take(after.len()).map(String::as_str).collect();
+        return format!("({}) > ({})", names.join(", "), parameters.join(", "));
+    }
+    let places: Vec<_> = names.iter().zip(&parameters).zip(after).collect();
+    let ways = (0..places.len()).filter_map(|at| {
+        let ((name, parameter), value) = places.get(at)?;
+        let same = places.iter().take(at).map(|((name, parameter), _)| format!("{name} IS {parameter}"));
+        let next = if *value == &Literal::Null { format!("{name} IS NOT NULL") } else { format!("{name} > {parameter}") };
+        Some(same.chain([next]).collect::<Vec<_>>().join(" AND "))
+    });
+    format!("({})", ways.collect::<Vec<_>>().join(" OR "))
+}
+
 struct DecodedRow {
     table: Arc<Table>,
     image: RowImage,
-    /// The key's cells.
-    key: Vec<Option<Vec<u8>>>,
+    key: Vec<KeyCell>,
 }
 
-/// The image, or the index of the column whose type does not hold its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum KeyCell {
+    Null,
+    TooLarge,
+    Value(Vec<u8>),
+}
+
+/// The image, or the index of the column whose type does not hold its value. A key's value that its type does not hold stays as it is: the
+/// column's type is that of other rows' keys.
 fn build(values: &[Literal<'_>], table: &Arc<Table>) -> Result<DecodedRow, usize> {
     let mut builder = RowBuilder::default();
-    let mut key = vec![None; table.key.len()];
+    let mut key = vec![KeyCell::Null; table.key.len()];
     for (index, (value, column)) in values.iter().zip(&table.columns).enumerate() {
         let place = table.key.iter().position(|&at| at == index);
-        if matches!(value, Literal::Null | Literal::TooLarge) {
-            match (place, value) {
-                (Some(_), _) => return Err(index),
-                (None, Literal::Null) => builder.null(),
-                (None, _) => builder.absent(),
+        let cell = match value {
+            Literal::Null => {
+                builder.null();
+                KeyCell::Null
             }
-            continue;
-        }
-        let text = types::text_of(value, &column.kind).ok_or(index)?;
-        builder.text(&text).map_err(|_| index)?;
+            Literal::TooLarge => {
+                builder.absent();
+                KeyCell::TooLarge
+            }
+            value => {
+                let as_it_is = || place.and_then(|_| types::text_of(value, &ColumnType::Text));
+                let text = types::text_of(value, &column.kind).or_else(as_it_is).ok_or(index)?;
+                builder.text(&text).map_err(|_| index)?;
+                match place {
+                    Some(_) => KeyCell::Value(text.into_owned()),
+                    None => continue,
+                }
+            }
+        };
         if let Some(slot) = place.and_then(|place| key.get_mut(place)) {
-            *slot = Some(text.into_owned());
+            *slot = cell;
         }
     }
     Ok(DecodedRow { table: Arc::clone(table), image: builder.finish(), key })

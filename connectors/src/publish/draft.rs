@@ -15,6 +15,7 @@ use guitong_schemas::position::Version;
 
 use super::state::KeptRow;
 use super::tables::Published;
+use super::unkeyed::Worded;
 use super::{PublishError, PublishSettings, Totals, image, rows};
 
 /// Names of the headers, shared by all records.
@@ -25,6 +26,7 @@ struct Names {
     lossy: Arc<str>,
     unreadable: Arc<str>,
     too_large: Arc<str>,
+    unkeyed: Arc<str>,
     /// Debezium's, on both halves of a key change.
     new_key: Arc<str>,
     old_key: Arc<str>,
@@ -37,6 +39,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
     lossy: "guitong-lossy".into(),
     unreadable: "guitong-unreadable".into(),
     too_large: "guitong-too-large".into(),
+    unkeyed: "guitong-unkeyed".into(),
     new_key: "__debezium.newkey".into(),
     old_key: "__debezium.oldkey".into(),
 });
@@ -58,6 +61,8 @@ struct DraftRecord {
     lossy: Option<Range<usize>>,
     unreadable: Option<Range<usize>>,
     too_large: Option<Range<usize>>,
+    /// Columns of the key whose values no key can have, so that it is in words.
+    unkeyed: Option<Range<usize>>,
     /// Key of the other half of a key change, as JSON.
     other_key: Option<Range<usize>>,
     deletes: bool,
@@ -186,6 +191,7 @@ impl Draft {
             lossy: self.names(&lossy, table),
             unreadable: self.bytes_of(&unreadable, table),
             too_large: self.names(&too_large, table),
+            unkeyed: None,
             other_key: other_half.and_then(|row| self.key_json(row, table)),
             deletes: change.operation == Operation::Delete,
             tombstone: table.is_keyed() && leaves == DeleteLeaves::EventAndTombstone,
@@ -193,6 +199,27 @@ impl Draft {
         };
         (self.marks.absent, self.marks.lossy) = (absent, lossy);
         self.records.push(record);
+        Ok(())
+    }
+
+    /// Adds the record of a row that has no key of its own, marked so that whoever reads it sets it aside. Its delete is its tombstone alone.
+    pub(super) fn add_unkeyed(
+        &mut self,
+        Worded { change, unkeyed, too_large }: Worded,
+        table: &Arc<Published>,
+        settings: &PublishSettings,
+    ) -> Result<(), PublishError> {
+        tracing::warn!(table = %change.table.name, version = %change.version, "a row whose key is none is set aside");
+        self.add(Cow::Owned(change), table, None, settings)?;
+        self.totals.too_large += u64::from(!too_large.is_empty());
+        let (unkeyed, too_large) = (self.names(&unkeyed, table), self.names(&too_large, table));
+        if let Some(record) = self.records.last_mut() {
+            if record.deletes {
+                (record.value, record.tombstone) = (None, false);
+            } else {
+                (record.unkeyed, record.too_large) = (unkeyed, record.too_large.take().or(too_large));
+            }
+        }
         Ok(())
     }
 
@@ -294,6 +321,7 @@ impl Draft {
             lossy: None,
             unreadable: None,
             too_large: None,
+            unkeyed: None,
             other_key: None,
             deletes: true,
             table: place,
@@ -453,7 +481,10 @@ fn leave_out(change: &mut Cow<'_, Change>, column: usize) -> Result<(), PublishE
 }
 
 /// Makes another row of each of a change's rows.
-fn map_rows(change: &mut Cow<'_, Change>, map: impl Fn(&RowImage) -> Result<RowImage, BadImage>) -> Result<(), PublishError> {
+pub(super) fn map_rows(
+    change: &mut Cow<'_, Change>,
+    map: impl Fn(&RowImage) -> Result<RowImage, BadImage>,
+) -> Result<(), PublishError> {
     let map = |row: &RowImage| map(row).map_err(|error| image(change, error));
     let after = change.after.as_ref().map(map).transpose()?;
     let before = match &change.before {
@@ -476,6 +507,7 @@ fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
         (&NAMES.lossy, &draft.lossy),
         (&NAMES.unreadable, &draft.unreadable),
         (&NAMES.too_large, &draft.too_large),
+        (&NAMES.unkeyed, &draft.unkeyed),
     ] {
         if let Some(range) = range {
             headers.push((Arc::clone(name), buffer.slice(range.clone())));

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a [`Durable`] exists only for a position that a commit holds; a batch that is tried again after its log was
 //! opened anew is published once, also where a truncate made it several commits ([`state::Progress`]); a value that cannot be
-//! published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`) and stops nothing. Several commits are
+//! published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`, `guitong-unkeyed`) and stops nothing. Several commits are
 //! made for one batch only by a truncate, and only the last of them holds the position.
 
 mod ahead;
@@ -13,6 +13,7 @@ mod outbox;
 mod rows;
 mod state;
 mod tables;
+mod unkeyed;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use self::draft::Draft;
 use self::notices::Notices;
 use self::state::{KeptRow, Progress};
 use self::tables::{Published, Tables};
+use self::unkeyed::Worded;
 use crate::source::{Durable, SourceBatch};
 
 /// Keys that a truncate deletes in one commit.
@@ -229,8 +231,10 @@ impl Publisher {
                 draft = self.truncate(change, table, done, draft).await?;
             } else if is_truncate && self.settings.form.unwrap.is_some() {
                 unsaid(change)?;
-            } else {
-                add(&mut draft, index, &changes, table, &self.settings)?;
+            } else if let Err(error) = add(&mut draft, index, &changes, table, &self.settings) {
+                let worded = Worded::of(change, error)?;
+                let table = self.tables.resolve(&worded.change.table, &self.settings, &*self.owned).await?;
+                draft.add_unkeyed(worded, &table, &self.settings)?;
             }
             done = Some(change.version);
         }

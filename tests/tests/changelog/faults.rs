@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use guitong_connectors::changelog;
 use guitong_connectors::source::{SourceBudget, SourceError};
+use guitong_log::Record;
+use guitong_schemas::avro::frame;
 use guitong_schemas::contract::system::GapPolicy;
 use guitong_schemas::position::Version;
 
@@ -175,13 +177,68 @@ async fn a_change_log_that_was_made_anew_is_a_gap() {
     assert!(matches!(&error, SourceError::Gap { detail, .. } if detail.contains("anew")), "{error}");
 }
 
+/// What is set aside of a topic: marks of rows under keys in words, by the key's last word; checks that each has its key in its row.
+async fn set_aside(exchange: &Exchange, topic: &str) -> Vec<(String, String)> {
+    let mark = |record: &Record, name| record.header(name).map(|mark| String::from_utf8(mark.to_vec()).unwrap());
+    let marked = exchange.records(topic).await.into_iter().filter_map(|record| {
+        let unkeyed = mark(&record, "guitong-unkeyed")?;
+        let key = record.key.clone().unwrap();
+        let word = String::from_utf8(key[frame::LEN + 1..].to_vec()).unwrap();
+        let large = mark(&record, "guitong-too-large").map(|large| format!(" {large} too large")).unwrap_or_default();
+        Some((word, format!("{unkeyed}{large}")))
+    });
+    marked.collect()
+}
+
+/// A key that is none costs its row alone its place among the others: it is set aside as it loads, changes and goes, and the rest flows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_null_is_named() {
-    let mut department = Department::new("CREATE TABLE t (code TEXT PRIMARY KEY, name TEXT)").await;
+async fn a_key_that_is_none_stops_nothing() {
+    let mut department =
+        Department::new("CREATE TABLE t (code TEXT PRIMARY KEY, name TEXT); CREATE TABLE n (id INT PRIMARY KEY)").await;
+    let long = "长".repeat(500);
+    // Rows without a key before all others, more of them than a chunk holds; and one that is too long to be a place in the table.
+    department.run(&format!("INSERT INTO t VALUES (NULL, '{long}'), (NULL, '{long}'), (NULL, '{long}'), (NULL, 'n')")).await;
+    department
+        .run(&format!("INSERT INTO t VALUES ('A', '{long}'), (replace(hex(zeroblob(2500000)), '0', 'b'), 'b'), ('c', '{long}')"))
+        .await;
+    department.run("INSERT INTO n VALUES (1), ('一'), (2), (NULL)").await;
     department.prepare().await;
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&department).await.unwrap();
-    department.run("INSERT INTO t VALUES (NULL, 'n')").await;
-    let error = session.drain().await.unwrap_err();
-    assert!(matches!(&error, SourceError::Setup { detail, .. } if detail.contains("column code")), "{error}");
+    assert_eq!(session.drain().await.unwrap(), 7 + 4, "each row is read once");
+    let topic = "raw.licensing.main.t";
+    let said = |word: &str, mark: &str| (word.to_owned(), mark.to_owned());
+    let null = || said("null", "code");
+    assert_eq!(set_aside(&exchange, topic).await, [null(), null(), null(), null(), said("too large", "code code too large")]);
+    let good = |records: Vec<Record>| records.iter().filter(|record| record.header("guitong-unkeyed").is_none()).count();
+    assert_eq!(good(exchange.records(topic).await), 2);
+    assert_eq!(set_aside(&exchange, "raw.licensing.main.n").await, [said("null", "id"), said("一", "id")]);
+
+    // Streamed rows likewise. What is mended ends what was set aside, by its tombstone, and is there under its key.
+    let before = exchange.records(topic).await.len();
+    department.run("INSERT INTO t VALUES (NULL, 'x'), ('d', 'd')").await;
+    department.run("UPDATE t SET code = 'e' WHERE name = 'x'").await;
+    department.run("DELETE FROM t WHERE code = 'd'").await;
+    session.drain().await.unwrap();
+    let records = exchange.records(topic).await.split_off(before);
+    let form = |record: &Record| (record.value.is_some(), record.header("guitong-unkeyed").is_some());
+    let event = (true, false);
+    let wanted = [(true, true), event, (false, false), event, event, (false, false)];
+    assert_eq!(records.iter().map(form).collect::<Vec<_>>(), wanted);
+    assert_eq!(records[2].key, records[0].key);
+}
+
+/// A key that is over what a record may hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_no_record_holds_stops_nothing() {
+    let mut department = Department::new("CREATE TABLE t (code TEXT PRIMARY KEY, name TEXT)").await;
+    department.prepare().await;
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect_with(&department, Exchange::settings(64 << 10)).await.unwrap();
+    session.drain().await.unwrap();
+    department.run("INSERT INTO t VALUES ('a', 'a'), (hex(zeroblob(50000)), 'b'), ('c', 'c')").await;
+    session.drain().await.unwrap();
+    let topic = "raw.licensing.main.t";
+    assert_eq!(set_aside(&exchange, topic).await, [("too large".to_owned(), "code code too large".to_owned())]);
+    assert_eq!(exchange.records(topic).await.len(), 3);
 }
