@@ -1,4 +1,4 @@
-//! A resource is made again by the command while clerks go on typing and the node is killed: the subscriber's table ends as that of
+//! A resource is made again by the command while clerks go on typing and the node is killed: the subscribers' tables end as that of
 //! another exchange that had the mapping from the beginning over the same rows. The seed that replays a run is printed.
 
 use std::collections::BTreeMap;
@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
 use guitong_tests::seed;
 use guitong_tests::servers::kafka::Kafka;
+use guitong_tests::servers::postgres::{PASSWORD, Postgres};
 use guitong_tests::servers::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
+use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Row};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const KILLS: usize = 2;
@@ -49,7 +51,31 @@ async fn exchange(log: &str, companies: &Companies) -> (Exchange, SqliteConnecti
     (exchange, department)
 }
 
-/// The subscriber's rows.
+/// A second subscriber, on PostgreSQL, whose role may write into one schema and no more.
+async fn with_hall(exchange: &Exchange) -> (Postgres, PgPool) {
+    let server = Postgres::start().await.unwrap();
+    server.create_database("hall").await.unwrap();
+    server.create_role("writer", "").await.unwrap();
+    let hall = server.admin_of("hall").await.unwrap();
+    hall.execute("CREATE SCHEMA shared AUTHORIZATION writer").await.unwrap();
+    let url = server.url_of("writer", PASSWORD, "hall");
+    let subscription = format!(
+        "subscriber = \"hall\"\nresource = \"3450010102/000001\"\npurpose = \"办事免填\"\nfields = [\"uscc\", \"name\"]\n\n\
+         [sink]\nkind = \"postgres\"\nurl = \"{url}\"\ntable = \"shared.enterprise\"\n"
+    );
+    let department = "title = \"政务服务大厅\"\ncode = \"11450000PDY000052G\"\n";
+    std::fs::write(exchange.path().join("departments/hall.toml"), department).unwrap();
+    std::fs::write(exchange.path().join("subscriptions/hall-enterprise.toml"), subscription).unwrap();
+    (server, hall)
+}
+
+/// The rows of the subscriber on PostgreSQL.
+async fn held_by_hall(hall: &PgPool) -> Vec<(String, String)> {
+    let rows = sqlx::query("SELECT uscc, name FROM shared.enterprise ORDER BY uscc COLLATE \"C\"").fetch_all(hall).await;
+    rows.unwrap_or_default().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// The rows of the subscriber on SQLite.
 async fn held(exchange: &Exchange) -> Vec<(String, String)> {
     let options = SqliteConnectOptions::new().filename(exchange.path().join("sink.db")).read_only(true);
     let Ok(mut sink) = options.connect().await else { return Vec::new() };
@@ -144,9 +170,10 @@ async fn made_again_under_load(log: &str, seed: u64) {
         .collect();
     let mut next = 600;
     let (exchange, mut department) = exchange(log, &companies).await;
+    let (_server, hall) = with_hall(&exchange).await;
     let mut node = exchange.start().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while held(&exchange).await.len() < companies.len() {
+    while held(&exchange).await.len().min(held_by_hall(&hall).await.len()) < companies.len() {
         assert!(Instant::now() < deadline, "{:#}", exchange.status(PATIENCE).await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -181,6 +208,13 @@ async fn made_again_under_load(log: &str, seed: u64) {
     wanted.sort();
     holds(&fresh, &wanted).await;
     holds(&exchange, &wanted).await;
+    let deadline = Instant::now() + PATIENCE;
+    while held_by_hall(&hall).await != wanted {
+        if Instant::now() > deadline {
+            assert_eq!(held_by_hall(&hall).await, wanted, "{:#}", exchange.status(PATIENCE).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     // Nothing is otherwise any more, and the command waits for that.
     let again = exchange.command(&["resource", "rebuild", "enterprise", "--wait"]).unwrap();
