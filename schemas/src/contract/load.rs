@@ -134,7 +134,7 @@ pub fn load(
     let departments = world.read_departments(department_files, &report, &mut fingerprint);
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
     let mut resources = world.read_resources(resource_files, &report, &mut fingerprint);
-    let subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
+    let mut subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
     world.code_files.each(|name, text| fingerprint.add_text(name, text));
     for subscription in subscriptions.values().filter(|subscription| subscription.unchanged) {
         if let Some(resource) = resources.get_mut(&subscription.resource) {
@@ -157,6 +157,10 @@ pub fn load(
     if read < declared && !report.refuses_any() {
         // A file that is neither understood nor reported would be left out in silence.
         tree_problem(&report, "exchange.toml", "not-understood", format!("only {read} of {declared} files are understood"), None);
+    }
+    if purpose == Purpose::Draft {
+        resources.retain(|name, _| !report.refuses(&format!("resources/{name}.toml")));
+        subscriptions.retain(|name, _| !report.refuses(&format!("subscriptions/{name}.toml")));
     }
     let mut list = in_order(report.into_list(), &order);
     if purpose == Purpose::Draft {
