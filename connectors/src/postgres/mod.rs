@@ -304,6 +304,9 @@ impl PostgresSource {
         let oid = message.oid;
         let relation = Relation::new(message, facts.as_ref(), &self.relations.types, &self.system);
         let relation = self.relations.put(oid, relation);
+        if let Some(transaction) = &self.assembly.transaction {
+            self.load.shown(&relation, transaction.xid);
+        }
         if self.config.binary && relation.printed().is_none() {
             return self.go_on_in_text(&relation).await;
         }
@@ -313,7 +316,7 @@ impl PostgresSource {
     async fn commit(&mut self, end: u64) -> Result<(), SourceError> {
         let Some(transaction) = self.assembly.commit(end) else { return Ok(()) };
         let mut index = 0;
-        for chunk in self.load.take_chunks(&mut self.assembly.position)? {
+        for chunk in self.load.take_chunks(&mut self.assembly.position, &self.faults)? {
             self.metrics.yielded.inc_by(chunk.yielded() as u64);
             index = self.assembly.chunk(chunk, &transaction, index);
             self.dirty = true;
