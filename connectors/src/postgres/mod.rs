@@ -83,6 +83,7 @@ use guitong_schemas::table::TableName;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
+pub use self::copy::{CopyRows, Form, RowPlace};
 pub use self::decode::{DecodeError, Message, Old, RelationColumn, RelationMessage, Tuple, decode};
 use self::fault::Faults;
 use self::in_progress::{InProgress, KeepError, Replay};
@@ -91,6 +92,7 @@ pub use self::metrics::Metrics;
 use self::metrics::SystemMetrics;
 use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
+pub use self::printed::Printed;
 use self::relation::{Relation, Relations};
 pub use self::sample::sample;
 use self::session::Session;
