@@ -39,6 +39,7 @@ mod config;
 mod copy;
 mod decode;
 mod fault;
+mod identity;
 mod image;
 mod in_progress;
 mod in_text;

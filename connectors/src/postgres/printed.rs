@@ -332,25 +332,6 @@ mod tests {
 
     use super::*;
 
-    impl Printed {
-        pub(crate) const ALL: [Self; 14] = [
-            Self::Same,
-            Self::Jsonb,
-            Self::Bool,
-            Self::Int,
-            Self::UInt,
-            Self::Float32,
-            Self::Float64,
-            Self::Numeric,
-            Self::Bytes,
-            Self::Date,
-            Self::Time,
-            Self::Timestamp,
-            Self::ZonedTimestamp,
-            Self::Uuid,
-        ];
-    }
-
     fn printed(printed: Printed, value: &[u8]) -> Option<String> {
         let mut out = BytesMut::new();
         printed.print(value, &mut out)?;

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::catalogue::TableFacts;
 use super::config::{quote_literal, quote_name};
 use super::fault::Faults;
+use super::identity;
 use super::prepare;
 use super::relation::Listed;
 use crate::source::SourceError;
@@ -181,13 +182,7 @@ pub(crate) fn check_tables(
     }
     check_topics(system, tables, faults)?;
     for table in tables {
-        match check_identity(table, faults) {
-            Err(_) if published.contains(&table.name) => tracing::warn!(
-                system = %system.name, table = %table.name,
-                "the table has no replica identity: its inserts arrive, its updates and deletes are refused by the server"
-            ),
-            checked => checked?,
-        }
+        identity::check(table, published.contains(&table.name), faults)?;
         check_declared_key(system, table, faults)?;
         let cut = system.exclude_columns.iter().filter(|(of, _)| *of == table.name);
         for (_, column) in cut {
@@ -225,28 +220,6 @@ fn check_topics(system: &System, tables: &[TableFacts], faults: &Faults) -> Resu
         }
     }
     Ok(())
-}
-
-fn check_identity(table: &TableFacts, faults: &Faults) -> Result<(), SourceError> {
-    let quoted = prepare::quoted(&table.name);
-    match table.identity {
-        b'f' => Ok(()),
-        b'i' | b'd' if !table.key.is_empty() => Ok(()),
-        b'n' => Err(faults.setup(
-            format!("table {} has REPLICA IDENTITY NOTHING: updates and deletes would not say which row", table.name),
-            format!("run `ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT` (with a primary key) or `... REPLICA IDENTITY FULL`"),
-        )),
-        _ => Err(faults.setup(
-            format!(
-                "table {} has no primary key: once published, PostgreSQL would refuse its updates and deletes",
-                table.name
-            ),
-            format!(
-                "run `ALTER TABLE {quoted} REPLICA IDENTITY FULL` (and declare its key under [keys] if it has one), add a primary \
-                 key, or take the table out of `tables`"
-            ),
-        )),
-    }
 }
 
 /// A declared key has to be in every before image, or a delete would not say which row it ends.

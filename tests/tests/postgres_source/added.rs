@@ -315,7 +315,7 @@ async fn partitions_without_their_root_are_tables_of_their_own() {
     let mut session = exchange.connect(&system).await.unwrap();
     assert_eq!(lines(&session.load().await), ["r parts_2025 [1,2025-05-05]", "r parts_2026 [2,2026-05-05]"]);
     server.execute("UPDATE parts SET day = '2026-06-06' WHERE id = 1").await.unwrap();
-    assert_eq!(lines(&session.take(2).await), ["d parts_2025 <-k [1,2025-05-05]", "c parts_2026 [1,2026-06-06]"]);
+    assert_eq!(lines(&session.take(2).await), ["d parts_2025 <-key [1,2025-05-05]", "c parts_2026 [1,2026-06-06]"]);
     // A partition that comes later is read when it shows, also what it held before it was one.
     server
         .execute(
@@ -337,7 +337,10 @@ async fn partitions_without_their_root_are_tables_of_their_own() {
     // With the root named too they go with it.
     system.tables = vec![TablePattern { schema: "public".into(), name: "*".into() }];
     server
-        .execute("ALTER PUBLICATION exchange_register ADD TABLE parts; INSERT INTO parts VALUES (5, '2025-01-01')")
+        .execute(
+            "GRANT SELECT ON parts TO reader; ALTER PUBLICATION exchange_register ADD TABLE parts;
+             INSERT INTO parts VALUES (5, '2025-01-01')",
+        )
         .await
         .unwrap();
     let mut session = exchange.reconnect(&system).await;

@@ -153,8 +153,11 @@ async fn a_table_altered_while_it_is_first_read_never_changes_back() {
     system.snapshot.workers = 2;
     let mut session = exchange.connect(&system).await.unwrap();
     let pool = server.admin().await.unwrap();
+    // As many times as rows were handed out: while the next ones are read.
+    let (handed, mut due) = tokio::sync::watch::channel(());
     let altering = tokio::spawn(async move {
         for number in 1..=TIMES {
+            due.changed().await.unwrap();
             let sql = format!("ALTER TABLE t ADD c{number} int DEFAULT {number}; INSERT INTO t (id) VALUES (-{number})");
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
         }
@@ -163,7 +166,10 @@ async fn a_table_altered_while_it_is_first_read_never_changes_back() {
     let last = format!("c t [-{TIMES},");
     while session.source.status().phase != Phase::Streaming || !all.iter().any(|change| line(change).starts_with(&last)) {
         match session.step().await {
-            Ok(changes) => all.extend(changes),
+            Ok(changes) => {
+                all.extend(changes);
+                handed.send(()).ok();
+            }
             Err(error) => {
                 assert!(error.is_transient(), "{error}");
                 again += 1;
