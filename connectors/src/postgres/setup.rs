@@ -163,6 +163,19 @@ fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {
     ))
 }
 
+/// The system's patterns name a table.
+pub(crate) fn check_any(system: &System, tables: &[TableFacts], faults: &Faults) -> Result<(), SourceError> {
+    if !tables.is_empty() {
+        return Ok(());
+    }
+    let patterns: Vec<String> = system.tables.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
+    Err(faults.setup(
+        format!("no table matches {}", patterns.join(", ")),
+        "check `tables` of the system and the database in url; names are compared as PostgreSQL stores them, so unquoted \
+         ones are in lower case",
+    ))
+}
+
 /// Every selected table can be identified row by row, read, and keeps what is excluded out of its key. `published` are the tables that
 /// the publication holds already: what it would break is broken, so a table without identity is only named.
 pub(crate) fn check_tables(
@@ -172,14 +185,7 @@ pub(crate) fn check_tables(
     tables: &[TableFacts],
     faults: &Faults,
 ) -> Result<(), SourceError> {
-    if tables.is_empty() {
-        let patterns: Vec<String> = system.tables.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
-        return Err(faults.setup(
-            format!("no table matches {}", patterns.join(", ")),
-            "check `tables` of the system and the database in url; names are compared as PostgreSQL stores them, so unquoted \
-             ones are in lower case",
-        ));
-    }
+    check_any(system, tables, faults)?;
     check_topics(system, tables, faults)?;
     for table in tables {
         identity::check(table, published.contains(&table.name), faults)?;

@@ -40,6 +40,14 @@ pub struct Survey {
     pub tables: Vec<TableFacts>,
 }
 
+impl Survey {
+    /// # Errors
+    /// When the system's patterns name no table.
+    pub fn check(&self, system: &System) -> Result<(), SourceError> {
+        setup::check_any(system, &self.tables, &Faults::of(system))
+    }
+}
+
 /// Looks at the tables that the system names; needs no rights beyond connecting.
 ///
 /// # Errors
