@@ -9,7 +9,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret, system};
+use super::{Name, Secret, Webhook, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -77,6 +77,7 @@ pub enum SinkConfig {
         path: PathBuf,
         table: String,
     },
+    Webhook(Box<Webhook>),
 }
 
 const MASKS: [(&str, Mask); 9] = [
@@ -303,10 +304,16 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Webhook,
 }
 
-const KINDS: [(&str, Kind); 4] =
-    [("postgres", Kind::Postgres), ("mysql", Kind::Mysql), ("mariadb", Kind::Mysql), ("sqlite", Kind::Sqlite)];
+const KINDS: [(&str, Kind); 5] = [
+    ("postgres", Kind::Postgres),
+    ("mysql", Kind::Mysql),
+    ("mariadb", Kind::Mysql),
+    ("sqlite", Kind::Sqlite),
+    ("webhook", Kind::Webhook),
+];
 
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
@@ -340,9 +347,10 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             let table = section.required("table", |section, key| section.parsed(key, named));
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
+        Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().for_each(|key| section.know(key));
+            ["url", "path", "table"].iter().chain(&webhook::KEYS).for_each(|key| section.know(key));
             None
         }
     };
@@ -362,6 +370,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        // Events tell of which subscription they are.
+        SinkConfig::Webhook(_) => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };
