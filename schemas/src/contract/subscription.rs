@@ -9,7 +9,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret, system};
+use super::{Files, Name, Secret, files, system};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -77,6 +77,7 @@ pub enum SinkConfig {
         path: PathBuf,
         table: String,
     },
+    Files(Box<Files>),
 }
 
 const MASKS: [(&str, Mask); 9] = [
@@ -303,10 +304,16 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Files,
 }
 
-const KINDS: [(&str, Kind); 4] =
-    [("postgres", Kind::Postgres), ("mysql", Kind::Mysql), ("mariadb", Kind::Mysql), ("sqlite", Kind::Sqlite)];
+const KINDS: [(&str, Kind); 5] = [
+    ("postgres", Kind::Postgres),
+    ("mysql", Kind::Mysql),
+    ("mariadb", Kind::Mysql),
+    ("sqlite", Kind::Sqlite),
+    ("files", Kind::Files),
+];
 
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
@@ -340,9 +347,10 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             let table = section.required("table", |section, key| section.parsed(key, named));
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
+        Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().for_each(|key| section.know(key));
+            ["url", "path", "table"].iter().chain(&files::KEYS).for_each(|key| section.know(key));
             None
         }
     };
@@ -362,6 +370,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        // Files are named after their subscription.
+        SinkConfig::Files(_) => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };

@@ -14,6 +14,7 @@ mod stored;
 
 pub(crate) use layout::steps_json;
 pub use pools::Pools;
+pub(crate) use stored::{fenced, signed, unsigned};
 
 /// Names of the columns that the exchange adds to a subscriber's table.
 pub(crate) const KEY: &str = "guitong_key";

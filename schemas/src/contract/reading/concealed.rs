@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 65] = [
+const OPEN: [&str; 72] = [
+    "after",
     "allow_remote",
     "basis",
     "batch",
@@ -22,17 +23,21 @@ const OPEN: [&str; 65] = [
     "condition",
     "const",
     "contacts",
+    "daily",
     "default",
     "department",
     "edition",
     "enabled",
+    "encoding",
     "entity",
     "exclude_columns",
     "failover",
     "field",
     "fields",
     "format",
+    "formulas",
     "from",
+    "header",
     "heartbeat",
     "join",
     "kind",
@@ -55,8 +60,10 @@ const OPEN: [&str; 65] = [
     "retained_log",
     "revision",
     "rows_per_second",
+    "size",
     "slot",
     "split",
+    "state",
     "state_path",
     "std_partitions",
     "streaming",
