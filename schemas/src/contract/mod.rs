@@ -19,6 +19,7 @@ pub mod seen;
 mod standard;
 pub mod subscription;
 pub mod system;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +39,7 @@ pub use rules::RuleSwitch;
 pub use standard::load_standard;
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
+pub use webhook::Webhook;
 
 use crate::standard::Standard;
 

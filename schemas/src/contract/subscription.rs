@@ -9,7 +9,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Files, Name, Secret, files, system};
+use super::{Files, Name, Secret, Webhook, files, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -78,6 +78,7 @@ pub enum SinkConfig {
         table: String,
     },
     Files(Box<Files>),
+    Webhook(Box<Webhook>),
 }
 
 const MASKS: [(&str, Mask); 9] = [
@@ -305,14 +306,16 @@ enum Kind {
     Mysql,
     Sqlite,
     Files,
+    Webhook,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
     ("files", Kind::Files),
+    ("webhook", Kind::Webhook),
 ];
 
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
@@ -348,9 +351,10 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
         Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
+        Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().chain(&files::KEYS).for_each(|key| section.know(key));
+            ["url", "path", "table"].iter().chain(&webhook::KEYS).chain(&files::KEYS).for_each(|key| section.know(key));
             None
         }
     };
@@ -372,6 +376,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         }
         // Files are named after their subscription.
         SinkConfig::Files(_) => return,
+        // Events tell of which subscription they are.
+        SinkConfig::Webhook(_) => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };

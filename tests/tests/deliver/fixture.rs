@@ -9,12 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::files::FileSink;
 use guitong_deliver::sink::{Sink, SinkPlan};
-use guitong_deliver::sql::Pools;
 use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
 use guitong_deliver::sql::sqlite::SqliteSink;
 use guitong_deliver::{
-    AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Ended, Metrics, PARKED_TOPIC, Phase,
+    AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Ended, Metrics, PARKED_TOPIC, Phase, Pools,
 };
 use guitong_govern::Entitlement;
 use guitong_govern::audit::AuditEntry;
@@ -411,6 +410,7 @@ impl Target {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
             SinkConfig::Files(files) => Box::new(FileSink::new(&bench.pools, files, plan)),
+            SinkConfig::Webhook(_) => panic!("no table"),
         }
     }
 

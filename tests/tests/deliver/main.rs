@@ -13,6 +13,8 @@ mod fixture;
 mod mysql;
 mod scenarios;
 mod tls;
+mod webhook;
+mod webhook_trust;
 
 use guitong_deliver::Phase;
 use guitong_tests::servers::postgres::Stop;

@@ -31,8 +31,8 @@ use self::folder::Folder;
 use self::form::Form;
 use self::manifest::{FileEntry, Manifest};
 use self::outbox::{Closing, Outbox};
+use crate::pools::Pools;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, What};
-use crate::sql::Pools;
 use crate::sql::sqlite::SqliteSink;
 
 /// The table of the outbox that holds what was delivered.

@@ -9,17 +9,21 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 72] = [
+const OPEN: [&str; 78] = [
     "after",
+    "allow",
     "allow_remote",
     "basis",
     "batch",
     "binary",
     "brokers",
+    "ca",
     "cel",
     "chunk",
+    "client_certificate",
     "code",
     "complete",
+    "concurrency",
     "condition",
     "const",
     "contacts",
@@ -44,6 +48,7 @@ const OPEN: [&str; 72] = [
     "linger",
     "listen",
     "max_record",
+    "mode",
     "name",
     "number",
     "on_gap",
@@ -73,6 +78,7 @@ const OPEN: [&str; 72] = [
     "tables",
     "time_zone",
     "timely",
+    "timeout",
     "title",
     "trace_days",
     "type",

@@ -63,7 +63,7 @@ impl CsvForm {
             let bad = match cell {
                 StandardValue::Text(text) => self.bad(text),
                 StandardValue::TextList(items) => items.iter().find_map(|item| self.bad(item)),
-                StandardValue::Steps(steps) => self.bad(&crate::sql::steps_json(steps)),
+                StandardValue::Steps(steps) => self.bad(&crate::json::steps(steps).to_string()),
                 _ => None,
             };
             if let Some(why) = bad {

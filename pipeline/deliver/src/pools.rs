@@ -12,8 +12,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Executor as _, MySqlPool, PgPool};
 
-use super::sqlite::SqliteFile;
 use crate::sink::{SinkError, SinkErrorKind};
+use crate::sql::sqlite::SqliteFile;
+use crate::webhook::Endpoints;
 
 /// Connections to one database of a server.
 const PER_SERVER: u32 = 4;
@@ -48,6 +49,7 @@ struct Inner {
     postgres: Mutex<HashMap<String, PgPool>>,
     mysql: Mutex<HashMap<String, MySqlPool>>,
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
+    endpoints: Endpoints,
 }
 
 impl std::fmt::Debug for Inner {
@@ -95,6 +97,10 @@ impl Pools {
             .connect_lazy_with(options);
         pools.insert(url.reveal().to_owned(), pool.clone());
         Ok(pool)
+    }
+
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.inner.endpoints
     }
 
     /// One connection: SQLite has one writer, and subscriptions that share a file take turns here instead of meeting its lock.
