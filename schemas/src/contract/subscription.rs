@@ -9,7 +9,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret, Webhook, system, webhook};
+use super::{Files, Name, Secret, Webhook, files, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -77,6 +77,7 @@ pub enum SinkConfig {
         path: PathBuf,
         table: String,
     },
+    Files(Box<Files>),
     Webhook(Box<Webhook>),
 }
 
@@ -304,14 +305,16 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Files,
     Webhook,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
+    ("files", Kind::Files),
     ("webhook", Kind::Webhook),
 ];
 
@@ -347,10 +350,11 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             let table = section.required("table", |section, key| section.parsed(key, named));
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
+        Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
         Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().chain(&webhook::KEYS).for_each(|key| section.know(key));
+            ["url", "path", "table"].iter().chain(&webhook::KEYS).chain(&files::KEYS).for_each(|key| section.know(key));
             None
         }
     };
@@ -370,6 +374,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        // Files are named after their subscription.
+        SinkConfig::Files(_) => return,
         // Events tell of which subscription they are.
         SinkConfig::Webhook(_) => return,
     };

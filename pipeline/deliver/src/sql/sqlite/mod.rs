@@ -11,7 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction};
 
-use self::errors::sink_error;
+pub(crate) use self::errors::sink_error;
 pub(crate) use self::opening::SqliteFile;
 use self::opening::{Opening, Taken};
 use self::write::{Statements, Writer};
