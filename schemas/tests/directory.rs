@@ -337,6 +337,21 @@ fn a_sink_is_nobody_elses_table() {
 }
 
 #[test]
+fn a_subscription_is_pulled_only_with_the_embedded_log() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let pull = "sink = { kind = \"pull\", keep_days = 30 }";
+    let change = [("subscriptions/local.toml", sqlite, pull)];
+    assert_eq!(codes(&change), ["pull-log"]);
+    let directory = changed(&change);
+    let embedded = [URL, ("GUITONG_LOG__KIND", "embedded")];
+    let loaded = load_with(directory.path(), &embedded, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let keep = std::time::Duration::from_secs(30 * 86_400);
+    assert_eq!(loaded.subscriptions["local"].sink, SinkConfig::Pull { keep });
+    let table = changed(&[("subscriptions/local.toml", sqlite, "sink = { kind = \"pull\", table = \"t\" }")]);
+    assert!(load_with(table.path(), &embedded, CHECK).is_err(), "it has no table");
+}
+
+#[test]
 fn a_mysql_sink_is_a_table_of_the_database_in_its_address() {
     let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
     let of = |kind: &str, rest: &str| format!("sink = {{ kind = \"{kind}\", {rest} }}");

@@ -1,9 +1,9 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | memory | start`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | memory | start | pull`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
-//! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
+//! `memory`, `start` and `pull` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod allocations;
 mod checks;
@@ -17,6 +17,7 @@ mod log;
 mod machine;
 mod memory;
 mod normalise;
+mod pull;
 mod register;
 mod rounds;
 mod snapshot;
@@ -69,6 +70,8 @@ enum What {
     Memory,
     /// To ready with 100 systems, 500 resources and 1,000 subscriptions declared
     Start,
+    /// What a subscriber pulls over HTTP: changes in pages, single records
+    Pull,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -91,6 +94,7 @@ fn main() -> Result<ExitCode, Failure> {
         What::Connector => runtime.block_on(connector::run(runs, !without_kafka)),
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
         What::Start => runtime.block_on(start::run(runs)),
+        What::Pull => runtime.block_on(pull::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),
     }?;
     println!("load at the end {}", machine::load());

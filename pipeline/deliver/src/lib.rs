@@ -1,6 +1,7 @@
 //! Delivery: each subscription's records into its sink, cut to what it grants, once each.
 
 mod metrics;
+pub mod pull;
 mod runner;
 pub mod sink;
 pub mod sql;

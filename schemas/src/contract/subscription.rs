@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::load::{Purpose, World};
 use super::reading::document::Found;
@@ -76,6 +77,10 @@ pub enum SinkConfig {
     Sqlite {
         path: PathBuf,
         table: String,
+    },
+    /// The subscriber asks the node for its changes, which are kept for this long.
+    Pull {
+        keep: Duration,
     },
 }
 
@@ -303,10 +308,19 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Pull,
 }
 
-const KINDS: [(&str, Kind); 4] =
-    [("postgres", Kind::Postgres), ("mysql", Kind::Mysql), ("mariadb", Kind::Mysql), ("sqlite", Kind::Sqlite)];
+const KINDS: [(&str, Kind); 5] = [
+    ("postgres", Kind::Postgres),
+    ("mysql", Kind::Mysql),
+    ("mariadb", Kind::Mysql),
+    ("sqlite", Kind::Sqlite),
+    ("pull", Kind::Pull),
+];
+
+/// Days for which changes that a subscriber pulls are kept, unless it says otherwise.
+const KEEP_DAYS: u32 = 7;
 
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
@@ -340,14 +354,32 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             let table = section.required("table", |section, key| section.parsed(key, named));
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
+        Some(Kind::Pull) => read_pull(&section, world),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().for_each(|key| section.know(key));
+            ["url", "path", "table", "keep_days"].iter().for_each(|key| section.know(key));
             None
         }
     };
     section.finish();
     sink
+}
+
+/// What is pulled lies in a file of the node that runs the exchange. With Kafka the subscription may move to another node, which has
+/// another file and knows neither its cursors nor its token.
+fn read_pull(section: &Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
+    let days = section.number("keep_days", 1..367).map_or(KEEP_DAYS, |found| found.value);
+    if world.on_kafka {
+        let help = "let the subscriber have a table, or use the embedded log".to_owned();
+        section.problem(
+            &section.key_at("kind"),
+            "pull-log",
+            "a subscription can be pulled only with the embedded log",
+            Some(help),
+        );
+        return None;
+    }
+    Some(SinkConfig::Pull { keep: Duration::from_secs(u64::from(days) * 86_400) })
 }
 
 /// Two subscriptions in one table would delete each other's rows, and one in the table of a resource would be read again.
@@ -362,6 +394,7 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        SinkConfig::Pull { .. } => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };

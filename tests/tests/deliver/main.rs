@@ -9,6 +9,7 @@ mod faults;
 mod faulty;
 mod fixture;
 mod mysql;
+mod pull;
 mod scenarios;
 mod tls;
 
