@@ -15,8 +15,9 @@ use guitong_schemas::contract::mapping::{Other, Unit, UnitSource, ValueSource};
 use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
+use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::contract::{
-    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load, load_standard,
+    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, Webhook, load, load_standard,
 };
 use guitong_schemas::table::TableName;
 use jiff::Timestamp;
@@ -379,6 +380,63 @@ fn a_mysql_sink_is_a_table_of_the_database_in_its_address() {
         ("subscriptions/credit-enterprise.toml", "shared.enterprise", "统计"),
     ];
     assert_eq!(codes(&other), ["sink-taken"]);
+}
+
+#[test]
+fn a_webhook_is_called_encrypted_or_within_networks_that_are_named() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of = |rest: &str| format!("sink = {{ kind = \"webhook\", {rest} }}");
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let right = of(&format!(
+        "url = \"https://hall.example/in?t=geheim\", mode = \"batch\", signing_keys = [\"{key}\"], batch = 20, timeout = \"3 s\", \
+         allow = [\"10.1.0.0/16\"], ca = \"ca.pem\""
+    ));
+    let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
+    let directory = load_with(directory.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let sink = Webhook {
+        url: Secret::new("https://hall.example/in?t=geheim".to_owned()),
+        mode: Mode::Batch,
+        signing_keys: vec![Secret::new(key.to_owned())],
+        batch: 20,
+        concurrency: 8,
+        timeout: Duration::from_secs(3),
+        allow: vec!["10.1.0.0/16".parse().unwrap()],
+        ca: Some(directory.root.join("ca.pem")),
+        client_certificate: None,
+    };
+    assert_eq!(directory.subscriptions["local"].sink, SinkConfig::Webhook(Box::new(sink)));
+    let keys = format!("signing_keys = [\"{key}\"]");
+    for (rest, code) in [
+        (format!("url = \"http://hall.example/in\", {keys}"), "in-the-clear"),
+        (format!("url = \"https://u:geheim@hall.example/in\", {keys}"), "bad-url"),
+        (format!("url = \"ftp://hall.example/in\", {keys}"), "bad-url"),
+        ("url = \"https://hall.example/in\"".to_owned(), "missing-key"),
+        ("url = \"https://hall.example/in\", signing_keys = []".to_owned(), "empty"),
+        ("url = \"https://hall.example/in\", signing_keys = [\"geheim\"]".to_owned(), "bad-value"),
+        (format!("url = \"https://hall.example/in\", {keys}, allow = [\"10.1.2.3/16\"]"), "bad-value"),
+        (format!("url = \"https://hall.example/in\", {keys}, timeout = \"1 h\""), "bad-value"),
+        (format!("url = \"https://hall.example/in\", {keys}, concurrency = 65"), "bad-value"),
+        (format!("url = \"https://hall.example/in\", {keys}, batch = 5"), "no-batches"),
+        (format!("url = \"https://hall.example/in\", {keys}, table = \"t\""), "unknown-key"),
+    ] {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(&rest))]);
+        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+        assert_eq!(problems.list.first().map(|problem| problem.code), Some(code), "{rest}: {}", problems.render(false));
+        assert!(!problems.render(false).contains("geheim"), "{}", problems.render(false));
+    }
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/webhook.md")).unwrap();
+    let sample = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let environment = [URL, ("HALL_URL", "https://hall.example/events"), ("HALL_KEY", key)];
+    let bare: String = sample.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
+    for sample in [sample.to_owned(), bare.replace("\"binary\"", "\"batch\"")] {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, "")]);
+        let path = directory.path().join("subscriptions/local.toml");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + &sample).unwrap();
+        load_with(directory.path(), &environment, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    }
+    // In the clear where the network is named, and two subscriptions may share an endpoint.
+    let clear = of(&format!("url = \"http://10.1.2.3/in\", {keys}, allow = \"10.1.0.0/16\""));
+    assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &clear)]), [""; 0]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod fuzz;
 pub mod layouts;
 pub mod log_conformance;
+pub mod receiver;
 mod seed;
 pub mod servers;
 

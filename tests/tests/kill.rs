@@ -1,10 +1,11 @@
 //! The node is killed again and again under load; in the end every subscriber's table equals its source: each key's last value,
 //! no row missing, none twice. The seed that replays a run is printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
+use guitong_tests::receiver::{Answer, KEY, Receiver, whsec};
 use guitong_tests::seed;
 use guitong_tests::servers::kafka::Kafka;
 use guitong_tests::servers::postgres::{PASSWORD, Postgres};
@@ -163,6 +164,70 @@ async fn survives_kills(log: String, random_seed: u64) {
     let (code, time) = node.terminate().unwrap();
     assert_eq!(code, Some(0), "a drained stop");
     assert!(time < Duration::from_secs(10), "stopped in {time:?}");
+}
+
+/// The endpoint takes an event, and the node is killed before it hears of it: the event comes again under its id, or a later one of
+/// its row does; in the end the endpoint holds what the source has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_sends_an_endpoint_the_same_events_again() {
+    let random_seed = seed();
+    let server = Postgres::start().await.unwrap();
+    server.create_database("department").await.unwrap();
+    server.create_role("guitong", "REPLICATION").await.unwrap();
+    let source = server.admin_of("department").await.unwrap();
+    source.execute(COMPANIES).await.unwrap();
+    source.execute("GRANT SELECT ON qy TO guitong; CREATE PUBLICATION test_licensing FOR TABLE qy").await.unwrap();
+    let mut clerks = Clerks { pool: source.clone(), random: StdRng::seed_from_u64(random_seed), next: 1, rows: BTreeMap::new() };
+    for _ in 0..200 {
+        clerks.insert().await;
+    }
+    let receiver = Receiver::start().await;
+    let exchange = Exchange::write(&Layout {
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", PASSWORD, "department")),
+        schema: "public",
+        log: String::new(),
+        sink: format!(
+            "kind = \"webhook\"\nurl = \"http://127.0.0.1:{}/events\"\nsigning_keys = [\"{}\"]\nallow = [\"127.0.0.1\"]\n",
+            receiver.port(),
+            whsec(KEY)
+        ),
+    })
+    .unwrap();
+    for _ in 0..kills() {
+        let skipped = clerks.random.random_range(0..40);
+        (0..skipped).for_each(|_| receiver.then(Answer::Status(204)));
+        receiver.then(Answer::Silence);
+        let node = exchange.start().unwrap();
+        tokio::select! {
+            () = receiver.is_silent() => {}
+            () = async { loop { clerks.act().await } } => {}
+        }
+        node.kill().unwrap();
+    }
+
+    let node = exchange.start().unwrap();
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT tyshxydm, qymc FROM qy").fetch_all(&source).await.unwrap();
+    let truth: HashMap<String, String> = rows.into_iter().collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while receiver.holds("name") != truth && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let status = exchange.status(Duration::from_secs(5)).await.unwrap();
+    assert!(receiver.holds("name") == truth, "seed {random_seed}: the endpoint does not hold what the source has\n{status:#}");
+    assert_eq!(node.terminate().unwrap().0, Some(0), "a drained stop");
+
+    let taken = receiver.taken();
+    let mut by_id = HashMap::new();
+    for came in &taken {
+        let same = by_id.entry(&came.id).or_insert((&came.subject, &came.sequence, &came.data));
+        assert_eq!(*same, (&came.subject, &came.sequence, &came.data), "seed {random_seed}: one id, one event");
+    }
+    assert!(by_id.len() < taken.len(), "seed {random_seed}: something came again");
+    let mut newest: HashMap<&str, &str> = HashMap::new();
+    for came in &taken {
+        let before = newest.insert(&came.subject, &came.sequence).unwrap_or_default();
+        assert!(before <= &*came.sequence, "seed {random_seed}: {} goes back", came.subject);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

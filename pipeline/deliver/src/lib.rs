@@ -1,13 +1,19 @@
 //! Delivery: each subscription's records into its sink, cut to what it grants, once each.
 
+mod hold;
+mod json;
 mod metrics;
+mod pools;
 pub mod pull;
 mod runner;
 pub mod sink;
 pub mod sql;
 mod status;
+pub mod webhook;
 
+pub use hold::Hold;
 pub use metrics::Metrics;
+pub use pools::Pools;
 pub use runner::{
     AUDIT_TOPIC, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, End, Ended, MOST_PARKED, Made,
     PARKED_TOPIC, Parked, Place, ReplayReport, Shown, Word, parked,

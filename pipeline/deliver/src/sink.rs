@@ -8,6 +8,9 @@
 //!
 //! Changes are guarded by version: neither an older upsert nor an older delete undoes a newer change, and a deleted key keeps
 //! its version for a while so that an older record does not bring it back.
+//!
+//! Where the subscriber's end can hold no offsets, the sink keeps its stand in the subscription's hold on the log
+//! ([`Sink::keep_in`]), and says in its own module what that leaves to the subscriber.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +22,11 @@ use guitong_govern::{Column, KeyForm, Row, RowKey};
 use guitong_log::LogId;
 use guitong_schemas::position::Version;
 use thiserror::Error;
+
+use crate::hold::Hold;
+
+/// What a subscriber's rows are known by where their own key is not granted in clear ([`KeyForm::Hashed`]).
+pub(crate) const KEY: &str = "guitong_key";
 
 /// What a sink is to hold for one subscription.
 #[derive(Debug, Clone)]
@@ -59,6 +67,8 @@ pub struct PartitionStand {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change<'a> {
     pub version: Version,
+    /// Commit at the source, microseconds since 1970-01-01T00:00Z.
+    pub source_us: i64,
     pub what: What<'a>,
 }
 
@@ -108,6 +118,9 @@ pub struct Ack {
 /// The subscriber's end of one subscription.
 #[async_trait]
 pub trait Sink: fmt::Debug + Send + Sync {
+    /// Gives a sink that holds no offsets itself the subscription's hold on the log, before [`Sink::open`].
+    fn keep_in(&mut self, _hold: &Hold) {}
+
     /// Makes the table where there is none, checks it where there is one, takes the subscription over and says where it stands.
     /// Where the grant, the log or the table is another than before, what is no longer granted is removed and `partitions` is
     /// empty.

@@ -56,7 +56,9 @@ impl Refusal {
                 | Alert::CertificateUnknown
                 | Alert::CertificateRequired
                 | Alert::UnknownCA
-                | Alert::AccessDenied,
+                | Alert::AccessDenied
+                // What it says of a certificate whose authority has the name of one it trusts, and another key.
+                | Alert::DecryptError,
             ) => Self::Client,
             TlsError::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure) | TlsError::PeerIncompatible(_) => {
                 Self::Protocol
@@ -71,7 +73,7 @@ impl Refusal {
         match self {
             Self::Authority => {
                 "name the PEM file of the authority that signed the server's certificate (sslrootcert=… in a database's URL, \
-                 SSL_CERT_FILE in the environment for a registry), or find out who answers in the server's place"
+                 `ca` of a webhook, SSL_CERT_FILE in the environment for a registry), or find out who answers in the server's place"
             }
             Self::Name => "write the host as the server's certificate names it, or have the certificate issued for this host",
             Self::Date => "have the server's certificate renewed, and compare the clocks of both machines",
@@ -80,7 +82,8 @@ impl Refusal {
                  authority's own"
             }
             Self::Client => {
-                "name a certificate that the server's authority signed, with its key (sslcert=… and sslkey=… in a database's URL)"
+                "name a certificate that the server's authority signed, with its key (sslcert=… and sslkey=… in a database's URL, \
+                 `client_certificate` of a webhook)"
             }
             Self::Protocol => "let the server speak TLS 1.2 or newer",
         }

@@ -18,6 +18,7 @@ pub mod seen;
 mod standard;
 pub mod subscription;
 pub mod system;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +37,7 @@ pub use rules::RuleSwitch;
 pub use standard::load_standard;
 pub use subscription::{SinkConfig, Subscription};
 pub use system::{SourceConfig, System};
+pub use webhook::Webhook;
 
 use crate::standard::Standard;
 

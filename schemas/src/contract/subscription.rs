@@ -10,7 +10,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret, system};
+use super::{Name, Secret, Webhook, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -78,6 +78,7 @@ pub enum SinkConfig {
         path: PathBuf,
         table: String,
     },
+    Webhook(Box<Webhook>),
     /// The subscriber asks the node for its changes, which are kept for this long.
     Pull {
         keep: Duration,
@@ -308,14 +309,16 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Webhook,
     Pull,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
+    ("webhook", Kind::Webhook),
     ("pull", Kind::Pull),
 ];
 
@@ -355,9 +358,10 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
         Some(Kind::Pull) => read_pull(&section, world),
+        Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table", "keep_days"].iter().for_each(|key| section.know(key));
+            ["url", "path", "table", "keep_days"].iter().chain(&webhook::KEYS).for_each(|key| section.know(key));
             None
         }
     };
@@ -394,7 +398,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
-        SinkConfig::Pull { .. } => return,
+        // Events tell of which subscription they are.
+        SinkConfig::Webhook(_) | SinkConfig::Pull { .. } => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };

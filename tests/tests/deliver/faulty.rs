@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use guitong_deliver::Hold;
 use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Stand, What};
 use tokio::sync::Semaphore;
 
@@ -96,6 +97,10 @@ fn seen(change: &Change<'_>) -> Seen {
 
 #[async_trait]
 impl Sink for FaultySink {
+    fn keep_in(&mut self, hold: &Hold) {
+        self.inner.keep_in(hold);
+    }
+
     async fn open(&mut self) -> Result<Stand, SinkError> {
         self.script.opened.fetch_add(1, Ordering::SeqCst);
         self.inner.open().await

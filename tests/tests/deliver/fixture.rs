@@ -8,12 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::sink::{Sink, SinkPlan};
-use guitong_deliver::sql::Pools;
 use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
 use guitong_deliver::sql::sqlite::SqliteSink;
 use guitong_deliver::{
-    AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Ended, Metrics, PARKED_TOPIC, Phase,
+    AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Ended, Metrics, PARKED_TOPIC, Phase, Pools,
 };
 use guitong_govern::Entitlement;
 use guitong_govern::audit::AuditEntry;
@@ -400,6 +399,7 @@ impl Target {
             SinkConfig::Postgres { url, schema, table } => {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
+            SinkConfig::Webhook(_) => panic!("no table"),
         }
     }
 

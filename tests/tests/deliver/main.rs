@@ -12,6 +12,8 @@ mod mysql;
 mod pull;
 mod scenarios;
 mod tls;
+mod webhook;
+mod webhook_trust;
 
 use guitong_deliver::Phase;
 use guitong_tests::servers::postgres::Stop;

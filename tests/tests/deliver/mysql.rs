@@ -1,8 +1,7 @@
 //! What is particular to MariaDB and MySQL.
 
 use guitong_deliver::sink::SinkErrorKind;
-use guitong_deliver::sql::Pools;
-use guitong_deliver::{DeliverError, Phase};
+use guitong_deliver::{DeliverError, Phase, Pools};
 use guitong_schemas::avro::Value;
 use guitong_schemas::contract::{Secret, SinkConfig};
 use guitong_tests::servers::mariadb::Mariadb;

@@ -95,7 +95,7 @@ async fn a_copy_that_was_put_back_is_a_gap() {
     running.stop().await.unwrap();
 
     // The last connection takes the journal with it.
-    bench.pools = guitong_deliver::sql::Pools::default();
+    bench.pools = guitong_deliver::Pools::default();
     let deadline = now_us() + 30_000_000;
     while file.with_extension("db-wal").exists() {
         assert!(now_us() < deadline, "the outbox is still open");

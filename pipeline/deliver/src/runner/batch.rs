@@ -79,7 +79,7 @@ pub(crate) fn decide<'r>(
                     }
                     Decision::Stopped(stop) => return Err(stop),
                 };
-                item.outcome = Outcome::Change(Change { version: decoded.version, what });
+                item.outcome = Outcome::Change(Change { version: decoded.version, source_us: decoded.source_us, what });
             }
         }
         items.push(item);
@@ -133,7 +133,7 @@ fn put(hash: &mut Sha256, cell: &StandardValue<'_>) {
     match cell {
         StandardValue::Null => hash.update(b"n"),
         StandardValue::Text(value) => text(b"t", value),
-        StandardValue::Steps(steps) => text(b"s", &crate::sql::steps_json(steps)),
+        StandardValue::Steps(steps) => text(b"s", &crate::json::steps(steps).to_string()),
         value => text(b"v", &value.to_string()),
     }
 }
@@ -147,7 +147,7 @@ mod tests {
 
     fn delete(key: u8, commit: u64) -> Item<'static> {
         let version = Version { commit, ..Version::default() };
-        let change = Change { version, what: What::Delete(RowKey { id: vec![key], clear: vec![] }) };
+        let change = Change { version, source_us: 0, what: What::Delete(RowKey { id: vec![key], clear: vec![] }) };
         Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
     }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::orders::Orders;
 use super::parked::{Aside, End, PARKED, PARKED_TOPIC, Parked, Word, ended};
+use crate::hold::Hold;
 
 /// Topic of the audit entries; keyed by subscription, JSON, kept for good.
 pub const AUDIT_TOPIC: &str = "audit";
@@ -36,7 +37,7 @@ const GATHER: Duration = Duration::from_millis(200);
 /// A subscription's hold on the exchange log, before anything is delivered under it.
 #[derive(Debug)]
 pub(crate) struct OpenJournal {
-    log: Box<dyn OwnedLog>,
+    hold: Hold,
     subscription: Arc<str>,
     last: Digest,
     aside: Aside,
@@ -52,13 +53,17 @@ impl OpenJournal {
         let last = last.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).map_or_else(Digest::start, Digest);
         aside.load(parked(&*owned).await?.into_iter());
         let orders = Orders::read(&*owned).await?;
-        Ok(Self { log: owned, subscription, last, aside: aside.clone(), orders })
+        Ok(Self { hold: Hold::new(owned), subscription, last, aside: aside.clone(), orders })
+    }
+
+    /// For a sink that keeps its stand in it.
+    pub(super) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// Gives or takes back a person's order.
     pub(crate) async fn order(&mut self, change: StateChange) -> Result<(), AppendError> {
-        self.log.append(Batch { state: vec![change], ..Batch::default() }).await?;
-        Ok(())
+        self.hold.append(Batch { state: vec![change], ..Batch::default() }).await
     }
 
     /// Ends entries, in one commit with the records that tell of it.
@@ -70,7 +75,7 @@ impl OpenJournal {
         at_us: i64,
     ) -> Result<(), AppendError> {
         ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
-        self.log.append(ended(&self.subscription, entries, word, at_us)).await?;
+        self.hold.append(ended(&self.subscription, entries, word, at_us)).await?;
         entries.iter().for_each(|(parked, _)| self.aside.remove(parked.place()));
         Ok(())
     }
@@ -82,17 +87,17 @@ impl OpenJournal {
         let missing = entries.get(known..).unwrap_or_default();
         if let Some(newest) = missing.last() {
             self.last = newest.digest();
-            self.log.append(noted(&self.subscription, missing)).await?;
+            self.hold.append(noted(&self.subscription, missing)).await?;
         }
         Ok(())
     }
 
     /// Forgets what is set aside: a refill tries all of it again.
     pub(crate) async fn clear_parked(&mut self) -> Result<(), AppendError> {
-        let keys = list_parked(&*self.log).await.map_err(AppendError::Refused)?;
+        let keys = list_parked(&**self.hold.lock().await).await.map_err(AppendError::Refused)?;
         let state: Vec<_> = keys.into_iter().map(|(key, _)| StateChange { map: PARKED.into(), key, value: None }).collect();
         if !state.is_empty() {
-            self.log.append(Batch { state, ..Batch::default() }).await?;
+            self.hold.append(Batch { state, ..Batch::default() }).await?;
         }
         self.aside.load(std::iter::empty());
         Ok(())
@@ -100,13 +105,13 @@ impl OpenJournal {
 
     /// Starts the task that writes. When the journal goes, it ends after what it was given; whoever stops in peace waits for it.
     pub(crate) fn start(self) -> (Journal, JoinHandle<()>) {
-        let Self { log, subscription, last, aside, .. } = self;
+        let Self { hold, subscription, last, aside, .. } = self;
         let (asks, asked) = mpsc::channel(UNLOGGED);
         let (logged, count) = watch::channel(0);
         let (failing, failed) = oneshot::channel();
         let name = Arc::clone(&subscription);
         let task = tokio::spawn(async move {
-            if let Err(error) = write(log, name, asked, logged).await {
+            if let Err(error) = write(hold, name, asked, logged).await {
                 // Where nobody waits any more, the next hold completes what is missing.
                 let _ = failing.send(error);
             }
@@ -215,7 +220,7 @@ impl Journal {
 /// Writes what is asked for, in order; entries that have gathered go together. What somebody waits for waits for nothing, nor does
 /// the end.
 async fn write(
-    mut log: Box<dyn OwnedLog>,
+    hold: Hold,
     subscription: Arc<str>,
     mut asked: mpsc::Receiver<Ask>,
     logged: watch::Sender<u64>,
@@ -234,12 +239,12 @@ async fn write(
             }
         };
         if !entries.is_empty() {
-            log.append(noted(&subscription, &entries)).await?;
+            hold.append(noted(&subscription, &entries)).await?;
             logged.send_modify(|count| *count += entries.len() as u64);
             due = Instant::now() + GATHER;
         }
         if let Some((batch, done)) = asked_for {
-            log.append(batch).await?;
+            hold.append(batch).await?;
             // Whoever asked may have given up.
             let _ = done.send(());
         }

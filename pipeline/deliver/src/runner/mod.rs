@@ -43,14 +43,15 @@ use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
 use crate::metrics::{Metrics, SubscriptionMetrics};
+use crate::pools::Pools;
 use crate::pull::{Outbox, OutboxFile, Puller};
 use crate::sink::{PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
-use crate::sql::Pools;
 use crate::sql::layout::{Layout, quote};
 use crate::sql::mysql::MysqlSink;
 use crate::sql::postgres::PostgresSink;
 use crate::sql::sqlite::SqliteSink;
 use crate::status::{DeliverStatus, Phase};
+use crate::webhook::WebhookSink;
 
 /// Longest wait for records; an append ends it at once.
 const READ_WAIT: Duration = Duration::from_secs(1);
@@ -330,6 +331,7 @@ impl Deliverer {
         if let Some(order) = journal.orders.pause.take() {
             return Err(Fault::Held(order.word));
         }
+        self.sink.keep_in(journal.hold());
         let mut stand = self.sink.open().await?;
         journal.complete(&stand.entries).await?;
         let ordered = journal.orders.resync.take().is_some();
@@ -498,6 +500,7 @@ impl Deliverer {
 
 fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match config {
+        SinkConfig::Webhook(webhook) => Box::new(WebhookSink::new(pools, webhook, plan)?),
         SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(pools, url, table, plan)?),
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),

@@ -175,18 +175,6 @@ pub(crate) fn misfit(table: &str, subscription: &str, problems: &[String], help:
     SinkError::new(SinkErrorKind::Shape, detail)
 }
 
-/// Steps of a case as JSON; instants RFC 3339.
-pub(crate) fn steps_json(steps: &[guitong_schemas::standard::Step]) -> String {
-    let time = |at: Option<i64>| at.map(|micros| guitong_schemas::standard::StandardValue::Time(micros).to_string());
-    let steps = steps.iter().map(|step| {
-        serde_json::json!({
-            "name": step.name, "handler": step.handler, "started": time(step.started), "ended": time(step.ended),
-            "action": step.action, "opinion": step.opinion,
-        })
-    });
-    serde_json::Value::Array(steps.collect()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,16 +7,13 @@
 
 pub(crate) mod layout;
 pub mod mysql;
-mod pools;
 pub mod postgres;
 pub mod sqlite;
 mod stored;
 
-pub(crate) use layout::steps_json;
-pub use pools::Pools;
+pub(crate) use crate::sink::KEY;
 
-/// Names of the columns that the exchange adds to a subscriber's table.
-pub(crate) const KEY: &str = "guitong_key";
+/// Names of the columns that the exchange adds to a subscriber's table, beside [`KEY`].
 pub(crate) const VERSION: &str = "guitong_version";
 /// Epoch of the deliverer that wrote the row: what a refill did not meet has an older one.
 pub(crate) const EPOCH: &str = "guitong_epoch";

@@ -7,8 +7,7 @@ use std::time::Duration;
 use guitong_connectors::registration;
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus, Request};
 use guitong_connectors::source::Phase as SourcePhase;
-use guitong_deliver::sql::Pools;
-use guitong_deliver::{DeliverStatus, Deliverer, DelivererHandle, Delivery, Phase as DeliverPhase};
+use guitong_deliver::{DeliverStatus, Deliverer, DelivererHandle, Delivery, Phase as DeliverPhase, Pools};
 use guitong_log::{OwnerId, Placement, Role};
 use guitong_normalise::{
     ColumnChange, NormaliseContext, Normaliser, NormaliserHandle, NormaliserStatus, Phase as NormalisePhase,
@@ -431,5 +430,6 @@ fn sink(subscription: &Subscription) -> String {
         SinkConfig::Mysql { .. } => "mysql".to_owned(),
         SinkConfig::Sqlite { .. } => "sqlite".to_owned(),
         SinkConfig::Pull { .. } => "pull".to_owned(),
+        SinkConfig::Webhook(_) => "webhook".to_owned(),
     }
 }

@@ -9,16 +9,20 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 65] = [
+const OPEN: [&str; 71] = [
+    "allow",
     "allow_remote",
     "basis",
     "batch",
     "binary",
     "brokers",
+    "ca",
     "cel",
     "chunk",
+    "client_certificate",
     "code",
     "complete",
+    "concurrency",
     "condition",
     "const",
     "contacts",
@@ -39,6 +43,7 @@ const OPEN: [&str; 65] = [
     "linger",
     "listen",
     "max_record",
+    "mode",
     "name",
     "number",
     "on_gap",
@@ -66,6 +71,7 @@ const OPEN: [&str; 65] = [
     "tables",
     "time_zone",
     "timely",
+    "timeout",
     "title",
     "trace_days",
     "type",

@@ -18,9 +18,10 @@ use sqlx::{Connection as _, MySql, MySqlConnection, MySqlPool};
 
 use self::errors::sink_error;
 use self::write::{Statements, Writer};
+use super::EPOCH;
 use super::layout::{Layout, Reshape, Shape, quote};
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
-use super::{EPOCH, Pools};
+use crate::pools::Pools;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 /// A new subscription's row says of no table, log or grant, so that everything is delivered.

@@ -8,7 +8,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySqlConnection};
 
 use super::errors::sink_error;
 use crate::sink::{Change, SinkError, SinkErrorKind, What};
-use crate::sql::layout::{Layout, join, quote, steps_json};
+use crate::sql::layout::{Layout, join, quote};
 use crate::sql::stored::{Deleted, comes_back};
 use crate::sql::{EPOCH, VERSION};
 
@@ -252,7 +252,7 @@ impl Bound {
             StandardValue::TextList(items) => {
                 self.text(&serde_json::Value::from_iter(items.iter().map(|item| &**item)).to_string())
             }
-            StandardValue::Steps(steps) => self.text(&steps_json(steps)),
+            StandardValue::Steps(steps) => self.text(&crate::json::steps(steps).to_string()),
             value @ (StandardValue::Date(_) | StandardValue::Decimal { .. }) => self.text(&value.to_string()),
             // At +08:00 as it is shown everywhere; the session's clock is that one too.
             value @ StandardValue::Time(_) => self.text(value.to_string().replace('T', " ").trim_end_matches("+08:00")),

@@ -3,8 +3,8 @@
 use guitong_schemas::standard::StandardValue;
 
 use super::table::Kind;
+use crate::json;
 use crate::sink::{SinkError, SinkErrorKind};
-use crate::sql::layout::steps_json;
 use guitong_govern::ColumnKind;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -75,7 +75,7 @@ impl Copy {
             (Kind::Granted(ColumnKind::TextList), StandardValue::TextList(items)) => self.texts(items.iter().map(|item| &**item)),
             (Kind::Granted(ColumnKind::Steps), StandardValue::Steps(steps)) => {
                 // jsonb: a version, then text.
-                let json = steps_json(steps);
+                let json = json::steps(steps).to_string();
                 self.bytes.extend_from_slice(&(json.len() as i32 + 1).to_be_bytes());
                 self.bytes.push(1);
                 self.bytes.extend_from_slice(json.as_bytes());

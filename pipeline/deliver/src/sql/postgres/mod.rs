@@ -14,9 +14,10 @@ use self::copy::Copy;
 use self::errors::sink_error;
 use self::table::Place;
 use self::write::{MERGE_VERSION, Statements, Writer};
+use super::EPOCH;
 use super::layout::{Layout, Shape};
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
-use super::{EPOCH, Pools};
+use crate::pools::Pools;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 /// Statements on the exchange's own tables.

@@ -15,9 +15,10 @@ pub(crate) use self::errors::sink_error;
 pub(crate) use self::opening::SqliteFile;
 use self::opening::{Opening, Taken};
 use self::write::{Statements, Writer};
+use super::EPOCH;
 use super::layout::{Layout, quote};
 use super::stored::{fenced, signed};
-use super::{EPOCH, Pools};
+use crate::pools::Pools;
 use crate::pull::Outbox;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 

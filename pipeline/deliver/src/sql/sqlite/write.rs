@@ -8,7 +8,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, SqliteConnection};
 
 use super::errors::sink_error;
 use crate::sink::{Change, SinkError, SinkErrorKind, What};
-use crate::sql::layout::{Layout, join, older, quote, steps_json};
+use crate::sql::layout::{Layout, join, older, quote};
 use crate::sql::stored::{Deleted, comes_back};
 use crate::sql::{EPOCH, VERSION};
 
@@ -183,7 +183,7 @@ fn add_cell(arguments: &mut SqliteArguments, cell: &StandardValue<'_>) -> Result
         StandardValue::TextList(items) => {
             add(arguments, serde_json::Value::from_iter(items.iter().map(|item| &**item)).to_string())
         }
-        StandardValue::Steps(steps) => add(arguments, steps_json(steps)),
+        StandardValue::Steps(steps) => add(arguments, crate::json::steps(steps).to_string()),
         value @ (StandardValue::Date(_) | StandardValue::Time(_) | StandardValue::Decimal { .. }) => {
             add(arguments, value.to_string())
         }

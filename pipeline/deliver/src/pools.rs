@@ -12,9 +12,10 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 
-use super::sqlite::SqliteFile;
 use crate::pull::OutboxFile;
 use crate::sink::{SinkError, SinkErrorKind};
+use crate::sql::sqlite::SqliteFile;
+use crate::webhook::Endpoints;
 
 /// Connections to one database of a server.
 const PER_SERVER: u32 = 4;
@@ -53,6 +54,7 @@ struct Inner {
     mysql: Mutex<HashMap<String, MySqlPool>>,
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
     outboxes: Mutex<HashMap<PathBuf, Arc<OutboxFile>>>,
+    endpoints: Endpoints,
 }
 
 impl std::fmt::Debug for Inner {
@@ -100,6 +102,10 @@ impl Pools {
             .connect_lazy_with(options);
         pools.insert(url.reveal().to_owned(), pool.clone());
         Ok(pool)
+    }
+
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.inner.endpoints
     }
 
     /// One connection: SQLite has one writer, and subscriptions that share a file take turns here instead of meeting its lock.
