@@ -106,31 +106,39 @@ async fn readers_that_take_nothing_hold_up_nobody_and_little() {
     assert!(bytes > 6 << 20, "{bytes}");
     let before = resident(node.pid());
     let mut stalled = Vec::new();
-    for _ in 0..8 {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4_096).unwrap();
-        let address = exchange.url("").trim_start_matches("http://").parse().unwrap();
-        let mut stream = socket.connect(address).await.unwrap();
-        let request = format!(
-            "GET /v1/subscriptions/{NAME}/events HTTP/1.1\r\nHost: node\r\nAccept: text/event-stream\r\nAuthorization: Bearer {}\r\n\r\n",
-            subscriber.token
-        );
-        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
-        stalled.push(stream);
-    }
-    while subscriber.send("snapshot?limit=1").await.status() != 429 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        stalled.push(stall(&subscriber).await);
+        if subscriber.send("snapshot?limit=1").await.status() == 429 {
+            break;
+        }
         assert!(Instant::now() < deadline, "eight answers are under way");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // Others are served meanwhile.
     exchange.get("/readyz", Duration::from_secs(1)).await.unwrap();
     let grown = resident(node.pid()).saturating_sub(before);
     assert!(grown < 64 << 10, "eight readers cost {grown} KiB");
+    let deadline = Instant::now() + Duration::from_secs(60);
     while subscriber.send("snapshot?limit=1").await.status() != 200 {
         assert!(Instant::now() < deadline, "connections that take nothing end");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     drop(stalled);
+}
+
+/// A connection on which everything is asked for and nothing is read.
+async fn stall(subscriber: &Subscriber<'_>) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let address = subscriber.exchange.url("").trim_start_matches("http://").parse().unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let request = format!(
+        "GET /v1/subscriptions/{NAME}/events HTTP/1.1\r\nHost: node\r\nAccept: text/event-stream\r\nAuthorization: Bearer {}\r\n\r\n",
+        subscriber.token
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+    stream
 }
 
 /// KiB of a process in memory.
