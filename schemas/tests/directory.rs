@@ -11,6 +11,7 @@ use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::form::{
     AddedField, Converter, Decimals, DeleteLeaves, Metadata, Names, SourceField, Truncates, Unwrap, UnwrappedDeletes,
 };
+use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Formulas, Header};
 use guitong_schemas::contract::mapping::{Other, Unit, UnitSource, ValueSource};
 use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
@@ -338,18 +339,33 @@ fn a_sink_is_nobody_elses_table() {
 }
 
 #[test]
-fn a_subscription_is_pulled_only_with_the_embedded_log() {
+fn files_are_csv_or_json_lines_and_are_closed_in_time() {
     let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    let pull = "sink = { kind = \"pull\", keep_days = 30 }";
-    let change = [("subscriptions/local.toml", sqlite, pull)];
-    assert_eq!(codes(&change), ["pull-log"]);
-    let directory = changed(&change);
-    let embedded = [URL, ("GUITONG_LOG__KIND", "embedded")];
-    let loaded = load_with(directory.path(), &embedded, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-    let keep = std::time::Duration::from_secs(30 * 86_400);
-    assert_eq!(loaded.subscriptions["local"].sink, SinkConfig::Pull { keep });
-    let table = changed(&[("subscriptions/local.toml", sqlite, "sink = { kind = \"pull\", table = \"t\" }")]);
-    assert!(load_with(table.path(), &embedded, CHECK).is_err(), "it has no table");
+    let of = |rest: &str| format!("sink = {{ kind = \"files\", path = \"drop\"{rest} }}");
+    let read = |rest: &str| {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(rest))]);
+        let root = directory.path().to_owned();
+        let loaded = load_with(&root, &[URL], CHECK).unwrap();
+        let SinkConfig::Files(files) = loaded.subscriptions["local"].sink.clone() else { panic!("files") };
+        assert_eq!(files.path, root.join("drop"));
+        (*files, root)
+    };
+    let (files, root) = read(", format = \"csv\"");
+    let csv = Csv { encoding: Encoding::Utf8Marked, header: Header::Titles, formulas: Formulas::Escaped };
+    assert_eq!((files.format, files.state), (FileFormat::Csv(csv), root.join("drop/.guitong")));
+    assert_eq!(files.close, Close { size: 64 << 20, after: Duration::from_secs(300), daily: false });
+    let (files, _) = read(", format = \"jsonl\", close = { size = \"1 MiB\", daily = true }");
+    assert_eq!(files.format, FileFormat::JsonLines);
+    assert_eq!(files.close, Close { size: 1 << 20, after: Duration::from_secs(86_400), daily: true });
+    for (rest, code) in [
+        ("", "missing-key"),
+        (", format = \"jsonl\", encoding = \"gb18030\"", "csv-only"),
+        (", format = \"csv\", encoding = \"gbk\"", "bad-value"),
+        (", format = \"csv\", close = { size = \"1 KiB\" }", "bad-value"),
+    ] {
+        let problems = codes(&[("subscriptions/local.toml", sqlite, &of(rest))]);
+        assert_eq!(problems.first(), Some(&code), "{rest}: {problems:?}");
+    }
 }
 
 #[test]

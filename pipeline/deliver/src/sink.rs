@@ -21,6 +21,7 @@ use guitong_govern::audit::{AuditEntry, Range};
 use guitong_govern::{Column, KeyForm, Row, RowKey};
 use guitong_log::LogId;
 use guitong_schemas::position::Version;
+use jiff::tz::TimeZone;
 use thiserror::Error;
 
 use crate::hold::Hold;
@@ -38,6 +39,8 @@ pub struct SinkPlan {
     pub topic: Arc<str>,
     pub columns: Vec<Column>,
     pub key: KeyForm,
+    /// In which days begin and end.
+    pub time_zone: TimeZone,
     /// Fingerprint of the grant: where it differs from the stored one, everything is delivered again.
     pub grant: [u8; 32],
 }
@@ -131,6 +134,11 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError>;
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
+
+    /// Does what became due by time alone. Comes before each read of the log, and at least once a second or so.
+    async fn settle(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Ends a refill: removes the rows that it did not meet and says how many.
     async fn sweep(&mut self) -> Result<u64, SinkError>;

@@ -4,6 +4,7 @@
 //! is built from it does not check again.
 
 mod exchange;
+pub mod files;
 mod form;
 pub mod join;
 pub mod load;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use exchange::MAX_RECORD;
+pub use files::Files;
 pub use join::{GROUP, Join, JoinKind};
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems, Severity};

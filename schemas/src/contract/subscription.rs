@@ -10,7 +10,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Name, Secret, Webhook, system, webhook};
+use super::{Files, Name, Secret, Webhook, files, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -78,6 +78,7 @@ pub enum SinkConfig {
         path: PathBuf,
         table: String,
     },
+    Files(Box<Files>),
     Webhook(Box<Webhook>),
     /// The subscriber asks the node for its changes, which are kept for this long.
     Pull {
@@ -309,15 +310,17 @@ enum Kind {
     Postgres,
     Mysql,
     Sqlite,
+    Files,
     Webhook,
     Pull,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
+    ("files", Kind::Files),
     ("webhook", Kind::Webhook),
     ("pull", Kind::Pull),
 ];
@@ -358,10 +361,15 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
         Some(Kind::Pull) => read_pull(&section, world),
+        Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
         Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table", "keep_days"].iter().chain(&webhook::KEYS).for_each(|key| section.know(key));
+            ["url", "path", "table", "keep_days"]
+                .iter()
+                .chain(&webhook::KEYS)
+                .chain(&files::KEYS)
+                .for_each(|key| section.know(key));
             None
         }
     };
@@ -398,6 +406,8 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        // Files are named after their subscription.
+        SinkConfig::Files(_) => return,
         // Events tell of which subscription they are.
         SinkConfig::Webhook(_) | SinkConfig::Pull { .. } => return,
     };

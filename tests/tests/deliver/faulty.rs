@@ -144,6 +144,10 @@ impl Sink for FaultySink {
         }
     }
 
+    async fn settle(&mut self) -> Result<(), SinkError> {
+        self.inner.settle().await
+    }
+
     async fn sweep(&mut self) -> Result<u64, SinkError> {
         self.inner.sweep().await
     }

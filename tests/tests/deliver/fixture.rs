@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use guitong_deliver::files::FileSink;
 use guitong_deliver::sink::{Sink, SinkPlan};
 use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
@@ -21,6 +22,7 @@ use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, Value};
+use guitong_schemas::contract::files::FileFormat;
 use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
@@ -38,6 +40,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::dropped::Dropped;
 use crate::faulty::{FaultySink, Script};
 
 pub(crate) const PARTITIONS: u32 = 2;
@@ -325,6 +328,7 @@ pub(crate) enum Target {
     Sqlite(PathBuf, SqlitePool),
     Postgres(Arc<Mutex<Postgres>>, String, PgPool),
     Mariadb(Arc<Mutex<Mariadb>>, String, MySqlPool),
+    Files(Dropped),
 }
 
 /// Rows by their first column, all values as text.
@@ -335,6 +339,10 @@ impl Target {
         let path = bench.dir.path().join("subscriber.db");
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
         Self::Sqlite(path, SqlitePool::connect_with(options).await.unwrap())
+    }
+
+    pub(crate) async fn files(bench: &Bench, format: FileFormat) -> Self {
+        Self::Files(Dropped::new(bench.dir.path(), format))
     }
 
     pub(crate) async fn postgres() -> Self {
@@ -356,7 +364,7 @@ impl Target {
     /// The PostgreSQL server behind it.
     pub(crate) fn server(&self) -> OwnedMutexGuard<Postgres> {
         match self {
-            Self::Sqlite(..) | Self::Mariadb(..) => panic!("no PostgreSQL server"),
+            Self::Sqlite(..) | Self::Mariadb(..) | Self::Files(_) => panic!("no PostgreSQL server"),
             Self::Postgres(server, ..) => Arc::clone(server).try_lock_owned().unwrap(),
         }
     }
@@ -367,6 +375,7 @@ impl Target {
             Self::Sqlite(_, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
             Self::Postgres(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
             Self::Mariadb(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
+            Self::Files(files) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&files.outbox().await).await.unwrap(),
         }
     }
 
@@ -377,6 +386,7 @@ impl Target {
                 SinkConfig::Postgres { url: Secret::new(url.clone()), schema: "shared".into(), table: table.into() }
             }
             Self::Mariadb(_, url, _) => SinkConfig::Mysql { url: Secret::new(url.clone()), table: table.into() },
+            Self::Files(files) => files.config(table),
         }
     }
 
@@ -390,6 +400,7 @@ impl Target {
             topic: "std.enterprise".into(),
             columns: entitlement.columns().to_vec(),
             key: entitlement.key().clone(),
+            time_zone: bench.time_zone.clone(),
             grant: entitlement.fingerprint(),
         };
         match &subscription.sink {
@@ -399,6 +410,7 @@ impl Target {
             SinkConfig::Postgres { url, schema, table } => {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
+            SinkConfig::Files(files) => Box::new(FileSink::new(&bench.pools, files, plan)),
             SinkConfig::Webhook(_) => panic!("no table"),
         }
     }
@@ -406,7 +418,7 @@ impl Target {
     /// The table's name in statements of the subscriber.
     pub(crate) fn named(&self, table: &str) -> String {
         match self {
-            Self::Sqlite(..) => format!("\"{table}\""),
+            Self::Sqlite(..) | Self::Files(_) => format!("\"{table}\""),
             Self::Postgres(..) => format!("shared.\"{table}\""),
             Self::Mariadb(..) => format!("shared.`{table}`"),
         }
@@ -417,10 +429,14 @@ impl Target {
             Self::Sqlite(_, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
             Self::Postgres(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
             Self::Mariadb(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
+            Self::Files(files) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&files.outbox().await).await.unwrap()),
         }
     }
 
     pub(crate) async fn rows(&self, columns: &str, table: &str) -> Rows {
+        if let Self::Files(files) = self {
+            return files.rows(columns, table);
+        }
         let table = self.named(table);
         let text = if matches!(self, Self::Mariadb(..)) { "CHAR" } else { "TEXT" };
         let columns = columns.split(", ").map(|column| format!("CAST({column} AS {text})")).collect::<Vec<_>>().join(", ");
@@ -434,6 +450,7 @@ impl Target {
                 let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
             }
+            Self::Files(_) => panic!("read above"),
             Self::Mariadb(_, _, pool) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
@@ -457,6 +474,8 @@ impl Target {
             Self::Sqlite(_, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Self::Postgres(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Self::Mariadb(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Self::Files(files) if files.is_folder(table) => i64::try_from(files.held(table).len()).unwrap(),
+            Self::Files(files) => sqlx::query_scalar(sql).fetch_one(&files.outbox().await).await.unwrap(),
         }
     }
 }

@@ -5,8 +5,10 @@
 
 mod commands;
 mod contract;
+mod dropped;
 mod faults;
 mod faulty;
+mod files;
 mod fixture;
 mod mysql;
 mod pull;
@@ -21,6 +23,27 @@ use guitong_tests::servers::postgres::Stop;
 use crate::fixture::{Bench, Target, names};
 
 macro_rules! on_every_sink {
+    (tables: $($of_tables:ident)+; all: $($name:ident)+) => {
+        on_every_sink! { $($of_tables)+ $($name)+ }
+
+        mod jsonl {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::files(&bench, crate::dropped::JSON).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod gb18030 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::files(&bench, crate::dropped::GB18030).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+    };
     ($($name:ident)+) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,6 +75,11 @@ macro_rules! on_every_sink {
 }
 
 on_every_sink! {
+tables:
+    a_table_of_the_wrong_shape_stops_only_its_subscription
+    of_many_that_open_one_database_each_is_taken_over_for_itself
+    a_record_the_sink_refuses_is_set_aside;
+all:
     a_new_subscription_gets_the_whole_state_and_what_follows
     older_records_undo_nothing
     a_delete_leaves_no_trace_with_those_who_never_held_the_row
@@ -60,12 +88,9 @@ on_every_sink! {
     calls_that_are_dropped_leave_connections_for_others
     a_batch_is_taken_only_where_the_sink_stands_and_from_its_holder
     an_audit_entry_that_did_not_reach_the_log_is_completed
-    a_table_of_the_wrong_shape_stops_only_its_subscription
-    of_many_that_open_one_database_each_is_taken_over_for_itself
     a_row_follows_the_condition
     nothing_is_delivered_after_the_approval_ends
     a_changed_grant_takes_away_before_anything_new
-    a_record_the_sink_refuses_is_set_aside
     another_log_is_a_gap_that_a_refill_closes
     who_was_away_for_longer_than_deletes_are_kept_is_filled_anew
     a_refill_that_stood_still_for_as_long_begins_anew

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guitong_tests::exchange::credit_code;
+use guitong_tests::exchange::{Exchange, Layout, credit_code};
 use reqwest::header::ACCEPT;
 
 use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, exchange, named, open, problem, run, token};
@@ -205,4 +205,22 @@ async fn a_narrower_grant_and_an_end_hold_at_once() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     node.terminate().unwrap();
+}
+
+#[test]
+fn a_subscription_is_pulled_only_with_the_embedded_log() {
+    let layout = |log: &str, sink: &str| Layout {
+        source: "kind = \"sqlite\"\npath = \"department.db\"\n".to_owned(),
+        schema: "main",
+        log: log.to_owned(),
+        sink: sink.to_owned(),
+    };
+    let check = |log: &str, sink: &str| Exchange::write(&layout(log, sink)).unwrap().command(&["check", "--json"]).unwrap();
+    let kafka = "[log]\nkind = \"kafka\"\nbrokers = [\"kafka-1:9092\"]\n\n[registry]\nurl = \"http://registry:8080\"\n";
+    let refused = check(kafka, "kind = \"pull\"\n");
+    assert!(refused.code == Some(1) && refused.out.contains("pull-log"), "{:?} {}", refused.code, refused.out);
+    assert_eq!(check("", "kind = \"pull\"\nkeep_days = 30\n").code, Some(0));
+    for wrong in ["keep_days = 0\n", "keep_days = 367\n", "table = \"t\"\n"] {
+        assert_eq!(check("", &format!("kind = \"pull\"\n{wrong}")).code, Some(1), "{wrong}");
+    }
 }

@@ -42,6 +42,7 @@ use self::journal::{Journal, OpenJournal};
 use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
+use crate::files::FileSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{Outbox, OutboxFile, Puller};
@@ -168,6 +169,7 @@ impl Deliverer {
             topic: Arc::clone(&topic),
             columns: entitlement.columns().to_vec(),
             key: entitlement.key().clone(),
+            time_zone: exchange.time_zone.clone(),
             grant: entitlement.fingerprint(),
         };
         let sink = sink(plan).map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?;
@@ -394,6 +396,7 @@ impl Deliverer {
 
     /// One read, and what comes of it.
     async fn turn(&mut self, session: &mut Session, reader: &mut dyn LogReader) -> Result<(), Fault> {
+        self.sink.settle().await?;
         let read = reader.read(ReadBudget { bytes: self.exchange.budgets.batch, wait: READ_WAIT }).await?;
         let next: Vec<_> = read.next.iter().map(|(at, next)| (at.partition, *next)).collect();
         if next.iter().any(|(partition, next)| session.positions.get(partition) != Some(next)) {
@@ -504,6 +507,7 @@ fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<d
         SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(pools, url, table, plan)?),
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
+        SinkConfig::Files(files) => Box::new(FileSink::new(pools, files, plan)),
         SinkConfig::Pull { .. } => {
             let why = "a subscription can be pulled only with the embedded log";
             return Err(SinkError::new(SinkErrorKind::Shape, why));

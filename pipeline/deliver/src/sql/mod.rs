@@ -11,6 +11,8 @@ pub mod postgres;
 pub mod sqlite;
 mod stored;
 
+pub(crate) use stored::{fenced, signed, unsigned};
+
 pub(crate) use crate::sink::KEY;
 
 /// Names of the columns that the exchange adds to a subscriber's table, beside [`KEY`].

@@ -429,6 +429,7 @@ fn sink(subscription: &Subscription) -> String {
         SinkConfig::Postgres { .. } => "postgres".to_owned(),
         SinkConfig::Mysql { .. } => "mysql".to_owned(),
         SinkConfig::Sqlite { .. } => "sqlite".to_owned(),
+        SinkConfig::Files(_) => "files".to_owned(),
         SinkConfig::Pull { .. } => "pull".to_owned(),
         SinkConfig::Webhook(_) => "webhook".to_owned(),
     }

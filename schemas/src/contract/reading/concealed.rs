@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 71] = [
+const OPEN: [&str; 78] = [
+    "after",
     "allow",
     "allow_remote",
     "basis",
@@ -26,17 +27,21 @@ const OPEN: [&str; 71] = [
     "condition",
     "const",
     "contacts",
+    "daily",
     "default",
     "department",
     "edition",
     "enabled",
+    "encoding",
     "entity",
     "exclude_columns",
     "failover",
     "field",
     "fields",
     "format",
+    "formulas",
     "from",
+    "header",
     "heartbeat",
     "join",
     "kind",
@@ -60,8 +65,10 @@ const OPEN: [&str; 71] = [
     "retained_log",
     "revision",
     "rows_per_second",
+    "size",
     "slot",
     "split",
+    "state",
     "state_path",
     "std_partitions",
     "streaming",

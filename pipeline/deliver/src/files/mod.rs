@@ -1,0 +1,212 @@
+//! Files: changes gather in an outbox and are closed into files by size, time or day. Each file appears whole or not at all, and
+//! counts only once its manifest is there, which appears last.
+//!
+//! **Where the offset lies.** The folder holds none, for whoever takes files away would take it along. The outbox is a SQLite file
+//! in the sink's `state` folder, one for each subscription, and it is written by the SQLite sink as any table is: entitled rows,
+//! offsets and audit entries in one transaction that only the holder of the newest epoch commits, older changes refused, deletes
+//! only of rows that were delivered, refills met and swept. Triggers of the table note each change of a row in the same
+//! transaction. So a batch is durable once it is in the outbox, and is applied once.
+//!
+//! **How a file is made.** First the outbox notes, against the epoch, the number of the file and the changes that go into it. Then
+//! the file is written under another name, synced and renamed, and its manifest after it. Only then the outbox forgets the changes.
+//! A process that is killed anywhere between makes the same file again, byte by byte and under the same name: whoever has it
+//! already has it once. An older holder can make no file but one that the outbox noted.
+//!
+//! **When the grant changes** a new generation begins: what was not yet closed is dropped, files of earlier generations that still
+//! lie in the folder are removed, and everything that is granted now is delivered again.
+
+mod folder;
+mod form;
+mod manifest;
+mod outbox;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use guitong_schemas::contract::files::{Close, Files};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use self::folder::Folder;
+use self::form::Form;
+use self::manifest::{FileEntry, Manifest};
+use self::outbox::{Closing, Outbox};
+use crate::pools::Pools;
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, What};
+use crate::sql::sqlite::SqliteSink;
+
+/// The table of the outbox that holds what was delivered.
+const ROWS: &str = "guitong_rows";
+/// Changes read at once.
+const PAGE: u32 = 1_000;
+
+/// One subscription's files.
+#[derive(Debug)]
+pub struct FileSink {
+    rows: SqliteSink,
+    outbox: Outbox,
+    folder: Folder,
+    form: Form,
+    close: Close,
+    time_zone: TimeZone,
+    plan: Arc<SinkPlan>,
+    epoch: u64,
+    refilling: bool,
+    /// The outbox may hold changes that were not counted yet.
+    stirred: bool,
+}
+
+impl FileSink {
+    #[must_use]
+    pub fn new(pools: &Pools, files: &Files, plan: SinkPlan) -> Self {
+        let path = files.state.join(format!("{}.db", plan.subscription));
+        Self {
+            rows: SqliteSink::new(pools, &path, ROWS, plan.clone()),
+            outbox: Outbox::new(pools.sqlite(&path), files.state.clone(), &plan),
+            folder: Folder::new(files.path.clone(), Arc::clone(&plan.subscription)),
+            form: Form::new(files.format, &plan),
+            close: files.close,
+            time_zone: plan.time_zone.clone(),
+            plan: Arc::new(plan),
+            epoch: 0,
+            refilling: false,
+            stirred: true,
+        }
+    }
+
+    /// Closes every file that is due.
+    async fn close_due(&mut self) -> Result<(), SinkError> {
+        while let Some(closing) = self.outbox.unfinished().await? {
+            if self.form.extension() == closing.extension() {
+                self.make(&closing).await?;
+            } else {
+                // The format changed meanwhile; nobody was told of what may lie there in the old one.
+                self.folder.remove(&closing.name).await?;
+                self.outbox.rename(self.epoch, &closing, self.form.extension()).await?;
+            }
+            self.outbox.count_anew();
+            self.stirred = true;
+        }
+        if std::mem::take(&mut self.stirred) {
+            self.outbox.count().await?;
+        }
+        while let Some(last) = self.due().await? {
+            let closing = self.outbox.close(self.epoch, last, !self.refilling, self.form.extension()).await?;
+            self.make(&closing).await?;
+            self.outbox.count_anew();
+            self.outbox.count().await?;
+        }
+        Ok(())
+    }
+
+    /// Up to which change a file is to be closed now; `None` where there is none.
+    async fn due(&self) -> Result<Option<u64>, SinkError> {
+        let pending = self.outbox.pending();
+        if pending.bytes >= self.close.size as u64 {
+            return self.outbox.prefix(self.close.size as u64).await.map(Some);
+        }
+        let Some(oldest) = pending.oldest else {
+            // Nothing is left to say but that everything is there.
+            return Ok((!self.refilling && !pending.told_whole).then_some(pending.last));
+        };
+        let now = Timestamp::now();
+        let day = |at: Timestamp| at.to_zoned(self.time_zone.clone()).date();
+        let aged =
+            now.duration_since(oldest) >= jiff::SignedDuration::try_from(self.close.after).unwrap_or(jiff::SignedDuration::MAX);
+        Ok((aged || (self.close.daily && day(oldest) < day(now))).then_some(pending.last))
+    }
+
+    /// Writes the file that the outbox noted, and its manifest; then the outbox forgets what is in it.
+    async fn make(&self, closing: &Closing) -> Result<(), SinkError> {
+        let mut files = Vec::new();
+        if closing.first <= closing.last {
+            files.push(self.write_file(closing).await?);
+        }
+        let manifest = Manifest::new(&self.plan, &self.form, closing, files);
+        let mut upload = self.folder.begin(&closing.manifest()).await?;
+        upload.write(&manifest.to_bytes()).await?;
+        self.outbox.holds(self.epoch).await?;
+        upload.finish().await?;
+        self.outbox.finish(self.epoch, closing).await
+    }
+
+    async fn write_file(&self, closing: &Closing) -> Result<FileEntry, SinkError> {
+        let mut entry = FileEntry::new(closing);
+        let mut upload = self.folder.begin(&closing.name).await?;
+        let mut bytes = Vec::new();
+        self.form.begin(&mut bytes)?;
+        let mut after = closing.first.saturating_sub(1);
+        while after < closing.last {
+            let page = self.outbox.changes(after, closing.last, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.position;
+            for noted in &page {
+                self.form.write(noted, &mut bytes)?;
+                entry.count(noted.deleted);
+            }
+            upload.write(&bytes).await?;
+            entry.hash(&bytes);
+            bytes.clear();
+        }
+        self.outbox.holds(self.epoch).await?;
+        upload.finish().await?;
+        Ok(entry.done())
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn open(&mut self) -> Result<Stand, SinkError> {
+        self.folder.check().await?;
+        let regranted = self.outbox.prepare().await?;
+        let stand = self.rows.open().await?;
+        (self.epoch, self.refilling, self.stirred) = (stand.epoch, stand.refilling, true);
+        if regranted {
+            for name in self.outbox.files().await? {
+                self.folder.remove(&name).await?;
+            }
+            self.outbox.begin_generation(self.epoch).await?;
+        }
+        self.outbox.count_anew();
+        self.folder.clear().await?;
+        Ok(stand)
+    }
+
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.rows.begin_refill(partitions).await?;
+        self.refilling = true;
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
+        for change in batch.changes {
+            if let What::Upsert(row) = &change.what {
+                self.form.check(&row.cells)?;
+            }
+        }
+        let ack = self.rows.write(batch).await?;
+        self.stirred = true;
+        self.close_due().await?;
+        Ok(ack)
+    }
+
+    async fn settle(&mut self) -> Result<(), SinkError> {
+        self.close_due().await
+    }
+
+    async fn sweep(&mut self) -> Result<u64, SinkError> {
+        let swept = self.rows.sweep().await?;
+        (self.refilling, self.stirred) = (false, true);
+        self.close_due().await?;
+        Ok(swept)
+    }
+
+    async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
+        self.rows.forget_deleted(before_us).await
+    }
+}
+
+/// An error of the outbox's content.
+fn damaged(what: impl std::fmt::Display) -> SinkError {
+    SinkError::new(SinkErrorKind::Shape, format!("the outbox of the subscription is damaged: {what}"))
+}

@@ -1,0 +1,149 @@
+//! The sink `files` of a subscription: a folder that the subscriber, or whoever carries files over a gap, takes files from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::load::World;
+use super::reading::scalar;
+use super::reading::section::Section;
+
+/// Every key of the section.
+pub(super) const KEYS: [&str; 8] = ["path", "state", "format", "encoding", "header", "formulas", "close", "kind"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Where files appear.
+    pub path: PathBuf,
+    /// Folder in which the exchange keeps what it knows of the subscription: offsets, rows that were delivered, changes that are
+    /// in no file yet. On a disk with locks: no network mount.
+    pub state: PathBuf,
+    pub format: FileFormat,
+    pub close: Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    Csv(Csv),
+    /// A JSON object on each line, UTF-8.
+    JsonLines,
+}
+
+/// CSV as RFC 4180 has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Csv {
+    pub encoding: Encoding,
+    pub header: Header,
+    pub formulas: Formulas,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// With the mark in front by which Excel knows it.
+    Utf8Marked,
+    Utf8,
+    Gb18030,
+}
+
+/// What the first line names columns by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// Chinese titles.
+    Titles,
+    Names,
+}
+
+/// What becomes of texts that a spreadsheet would calculate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formulas {
+    /// They get an apostrophe in front, as do texts that begin with one.
+    Escaped,
+    AsTheyAre,
+}
+
+/// When a file is closed: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// Bytes of values.
+    pub size: usize,
+    /// Since the oldest change in it was delivered.
+    pub after: Duration,
+    /// At the end of the day, in the exchange's time zone.
+    pub daily: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Csv,
+    JsonLines,
+}
+
+const FORMATS: [(&str, Format); 2] = [("csv", Format::Csv), ("jsonl", Format::JsonLines)];
+const ENCODINGS: [(&str, Encoding); 3] =
+    [("utf-8", Encoding::Utf8Marked), ("utf-8-plain", Encoding::Utf8), ("gb18030", Encoding::Gb18030)];
+const HEADERS: [(&str, Header); 2] = [("titles", Header::Titles), ("names", Header::Names)];
+const FORMULAS: [(&str, Formulas); 2] = [("escaped", Formulas::Escaped), ("as-they-are", Formulas::AsTheyAre)];
+
+/// Keys that are for CSV alone.
+const OF_CSV: [&str; 3] = ["encoding", "header", "formulas"];
+
+/// Beside the files, where `state` is not given.
+const STATE: &str = ".guitong";
+
+pub(super) fn read(section: &Section<'_>, world: &World<'_>) -> Option<Files> {
+    let path = section.required("path", Section::words).map(|found| world.surroundings.root.join(found.value));
+    let state = section.words("state").map(|found| world.surroundings.root.join(found.value));
+    let format = section.required("format", |section, key| section.choice(key, &FORMATS)).map(|found| found.value);
+    let csv = Csv {
+        encoding: section.choice("encoding", &ENCODINGS).map_or(Encoding::Utf8Marked, |found| found.value),
+        header: section.choice("header", &HEADERS).map_or(Header::Titles, |found| found.value),
+        formulas: section.choice("formulas", &FORMULAS).map_or(Formulas::Escaped, |found| found.value),
+    };
+    if matches!(format, Some(Format::JsonLines)) {
+        for key in OF_CSV.into_iter().filter(|key| section.has(key)) {
+            let help = "leave it out: JSON is UTF-8, and its fields have their names".to_owned();
+            section.problem(
+                &section.key_at(key),
+                "csv-only",
+                format_args!("`{key}` is for the format \"csv\" alone"),
+                Some(help),
+            );
+        }
+    }
+    let close = section.section("close").map_or(Some(USUAL), read_close);
+    let path = path?;
+    let state = state.unwrap_or_else(|| path.join(STATE));
+    let format = match format? {
+        Format::Csv => FileFormat::Csv(csv),
+        Format::JsonLines => FileFormat::JsonLines,
+    };
+    Some(Files { path, state, format, close: close? })
+}
+
+/// A file of 64 MiB can be opened in a spreadsheet; what changed is with the subscriber within five minutes.
+const USUAL: Close = Close { size: 64 << 20, after: Duration::from_secs(300), daily: false };
+
+fn read_close(section: Section<'_>) -> Option<Close> {
+    let size = section.parsed("size", |text| match scalar::size(text)? {
+        bytes if (MIN_SIZE..=MAX_SIZE).contains(&bytes) => Ok(bytes),
+        _ => Err("must be from 64 KiB to 1 GiB".to_owned()),
+    });
+    let after = section.parsed("after", |text| match scalar::duration(text)? {
+        after if after <= MAX_AFTER => Ok(after),
+        _ => Err("must not be longer than 24 h".to_owned()),
+    });
+    let daily = section.flag("daily").is_some_and(|found| found.value);
+    let wrong = (section.has("size") && size.is_none()) || (section.has("after") && after.is_none());
+    section.finish();
+    let close = Close {
+        size: size.map_or(USUAL.size, |found| found.value),
+        // Whoever wants a file a day does not want one every five minutes.
+        after: after.map_or(if daily { MAX_AFTER } else { USUAL.after }, |found| found.value),
+        daily,
+    };
+    (!wrong).then_some(close)
+}
+
+/// Smaller files would be more manifest than data; larger ones cannot be carried, nor written again after a crash in short time.
+const MIN_SIZE: usize = 64 << 10;
+const MAX_SIZE: usize = 1 << 30;
+const MAX_AFTER: Duration = Duration::from_secs(86_400);
