@@ -80,11 +80,12 @@ pub async fn inspect(
 /// What an administrator has to run before the system can be tailed.
 ///
 /// # Errors
-/// When the database cannot be looked at.
+/// When the database cannot be looked at, or has no table of the system.
 pub async fn prepare(system: &System) -> Result<Vec<String>, SourceError> {
     match &system.source {
         SourceConfig::Postgres(config) => {
             let survey = postgres::survey(system).await?;
+            survey.check(system)?;
             Ok(postgres::prepare_sql(system, config, &survey.role, survey.server_version, &survey.tables))
         }
         SourceConfig::Sqlite(config) => changelog::prepare_sql(system, config).await,

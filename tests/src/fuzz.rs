@@ -7,12 +7,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use guitong_connectors::postgres::{Message, Old, Rows, Shortener, decode};
+use guitong_connectors::postgres::{CopyRows, Form, Message, Old, Printed, Rows, Shortener, decode};
 use guitong_normalise::Trial;
 use guitong_schemas::avro::form::{Binary, Decimals, Intervals, Names, Times, UnknownTypes};
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EncodePlan, EventForm, Marks, Stamp, TableContext, frame};
-use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
+use guitong_schemas::change::{Before, Cell, Change, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
 use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
 use guitong_schemas::contract::{Purpose, Resource};
 use guitong_schemas::position::Version;
@@ -28,9 +28,10 @@ pub struct Target {
     pub inputs: usize,
 }
 
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "pgoutput", run: pgoutput, inputs: 10_000 },
     Target { name: "shortener", run: shortener, inputs: 10_000 },
+    Target { name: "binary", run: binary, inputs: 10_000 },
     Target { name: "row_image", run: row_image, inputs: 10_000 },
     Target { name: "cell", run: cell, inputs: 10_000 },
     Target { name: "envelope", run: envelope, inputs: 10_000 },
@@ -84,6 +85,26 @@ pub fn shortener(bytes: &[u8]) {
     };
     if rows == (Rows::Tuples { in_progress: false }) && values(message).is_some() {
         assert_eq!(values(message), values(&whole));
+    }
+}
+
+/// A row of `COPY` in binary: a number, then a value of the type that the first byte chooses, and behind them the row's place where that
+/// byte's first bit is set. What reads has two values, and those that the server prints are UTF-8.
+pub fn binary(bytes: &[u8]) {
+    let [choice, message @ ..] = bytes else { return };
+    let Some(&kind) = Printed::ALL.get(usize::from(choice & 0x7f) % Printed::ALL.len()) else { return };
+    let mut rows = CopyRows::new(Form::Binary([Printed::Int, kind].into()));
+    let read = match choice & 0x80 {
+        0 => rows.row(message),
+        _ => rows.row_and_place(message).map(|read| read.map(|(row, _)| row)),
+    };
+    let Ok(Some(row)) = read else { return };
+    let values: Vec<_> = row.cells().map(|cell| cell.expect("a cell of a row that was read")).collect();
+    assert_eq!(values.len(), 2, "a row that was read has the values of its columns");
+    for (value, kind) in values.iter().zip([Printed::Int, kind]) {
+        if let (Cell::Text(text), false) = (value, matches!(kind, Printed::Same | Printed::Jsonb)) {
+            assert!(std::str::from_utf8(text).is_ok_and(|text| !text.is_empty()), "a value is printed");
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Job {
     ranges: Vec<Part>,
     stored: Option<TableProgress>,
     reads_again: bool,
+    /// The transaction in which the stream showed the table with another shape than it is read in.
+    reshaped: Option<u32>,
     /// Something of it is read, or being read.
     pub(crate) begun: bool,
     /// Something of it was handed out in this session or before.
@@ -67,7 +69,7 @@ impl Job {
         Self {
             id,
             way: if relation.chunkable || by_places { Way::Parts } else { Way::Whole },
-            shape: Shape { oid: facts.oid, partitioned: facts.partitioned, bytes: facts.bytes },
+            shape: Shape { oid: facts.oid, partitioned: facts.partitioned, bytes: facts.bytes, columns: facts.columns.len() },
             asked: stored.as_ref().and_then(|stored| stored.asked.clone()),
             rows: facts.rows.saturating_sub(stored.as_ref().map_or(0, |stored| stored.rows)),
             per_row: facts.bytes.checked_div(facts.rows),
@@ -75,6 +77,7 @@ impl Job {
             ranges: Vec::new(),
             stored,
             reads_again: false,
+            reshaped: None,
             begun,
             handed: begun,
             stop: CancellationToken::new(),
@@ -144,6 +147,22 @@ impl Job {
                 None => part.ended = true,
             }
         }
+    }
+
+    /// The stream shows the table in this shape from a change of this transaction on.
+    pub(crate) fn shown(&mut self, relation: &Relation, xid: u32) {
+        let columns = |relation: &Relation| -> Vec<_> {
+            relation.table.columns.iter().map(|column| (column.name.clone(), column.kind.clone())).collect()
+        };
+        if columns(relation) != columns(&self.relation) {
+            self.reshaped = Some(xid);
+        }
+    }
+
+    /// Whether the chunk was read before the table got the shape in which the stream shows it. (A stream that is behind shows an older
+    /// one, of transactions that the chunk sees.)
+    pub(crate) fn is_of_older_shape(&self, chunk: &Chunk) -> bool {
+        self.reshaped.is_some_and(|xid| !chunk.snapshot.sees(xid))
     }
 
     /// A chunk is handed out.

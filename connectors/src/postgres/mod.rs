@@ -39,6 +39,7 @@ mod config;
 mod copy;
 mod decode;
 mod fault;
+mod identity;
 mod image;
 mod in_progress;
 mod in_text;
@@ -83,6 +84,7 @@ use guitong_schemas::table::TableName;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
+pub use self::copy::{CopyRows, Form, RowPlace};
 pub use self::decode::{DecodeError, Message, Old, RelationColumn, RelationMessage, Tuple, decode};
 use self::fault::Faults;
 use self::in_progress::{InProgress, KeepError, Replay};
@@ -91,6 +93,7 @@ pub use self::metrics::Metrics;
 use self::metrics::SystemMetrics;
 use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
+pub use self::printed::Printed;
 use self::relation::{Relation, Relations};
 pub use self::sample::sample;
 use self::session::Session;
@@ -304,6 +307,9 @@ impl PostgresSource {
         let oid = message.oid;
         let relation = Relation::new(message, facts.as_ref(), &self.relations.types, &self.system);
         let relation = self.relations.put(oid, relation);
+        if let Some(transaction) = &self.assembly.transaction {
+            self.load.shown(&relation, transaction.xid);
+        }
         if self.config.binary && relation.printed().is_none() {
             return self.go_on_in_text(&relation).await;
         }
@@ -313,7 +319,7 @@ impl PostgresSource {
     async fn commit(&mut self, end: u64) -> Result<(), SourceError> {
         let Some(transaction) = self.assembly.commit(end) else { return Ok(()) };
         let mut index = 0;
-        for chunk in self.load.take_chunks(&mut self.assembly.position)? {
+        for chunk in self.load.take_chunks(&mut self.assembly.position, &self.faults)? {
             self.metrics.yielded.inc_by(chunk.yielded() as u64);
             index = self.assembly.chunk(chunk, &transaction, index);
             self.dirty = true;

@@ -18,7 +18,7 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// How a column's value is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Printed {
+pub enum Printed {
     /// Its binary form is its text.
     Same,
     /// After the version.
@@ -38,6 +38,23 @@ pub(crate) enum Printed {
 }
 
 impl Printed {
+    pub const ALL: [Self; 14] = [
+        Self::Same,
+        Self::Jsonb,
+        Self::Bool,
+        Self::Int,
+        Self::UInt,
+        Self::Float32,
+        Self::Float64,
+        Self::Numeric,
+        Self::Bytes,
+        Self::Date,
+        Self::Time,
+        Self::Timestamp,
+        Self::ZonedTimestamp,
+        Self::Uuid,
+    ];
+
     /// `None` for a type whose binary form is not plain.
     pub(crate) fn of(oid: u32, kind: &ColumnType) -> Option<Self> {
         Some(match kind {
@@ -314,25 +331,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    impl Printed {
-        pub(crate) const ALL: [Self; 14] = [
-            Self::Same,
-            Self::Jsonb,
-            Self::Bool,
-            Self::Int,
-            Self::UInt,
-            Self::Float32,
-            Self::Float64,
-            Self::Numeric,
-            Self::Bytes,
-            Self::Date,
-            Self::Time,
-            Self::Timestamp,
-            Self::ZonedTimestamp,
-            Self::Uuid,
-        ];
-    }
 
     fn printed(printed: Printed, value: &[u8]) -> Option<String> {
         let mut out = BytesMut::new();

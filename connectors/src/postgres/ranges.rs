@@ -35,6 +35,8 @@ pub(crate) struct Shape {
     pub(crate) oid: u32,
     pub(crate) partitioned: bool,
     pub(crate) bytes: u64,
+    /// How many columns it had when its relation was made of the catalogue, published or not.
+    pub(crate) columns: usize,
 }
 
 /// How rows of a table are asked for.
@@ -215,9 +217,9 @@ impl Files {
         Some(Self { nodes, seen: seen == "true", types: serde_json::from_str(types).ok()? })
     }
 
-    /// Whether the files hold the columns as the relation has them.
-    pub(crate) fn are_of(&self, relation: &Relation) -> bool {
-        relation.kept().all(|column| self.types.get(&column.name) == Some(&column.type_oid))
+    /// Whether the files hold the columns as the relation has them, and no column more than when it was made.
+    pub(crate) fn are_of(&self, relation: &Relation, shape: &Shape) -> bool {
+        self.types.len() == shape.columns && relation.kept().all(|column| self.types.get(&column.name) == Some(&column.type_oid))
     }
 
     async fn now(connection: &mut PgConnection, shape: &Shape) -> Result<Self, sqlx::Error> {

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::catalogue::TableFacts;
 use super::config::{quote_literal, quote_name};
 use super::fault::Faults;
+use super::identity;
 use super::prepare;
 use super::relation::Listed;
 use crate::source::SourceError;
@@ -162,6 +163,19 @@ fn check_version(version: i32, faults: &Faults) -> Result<(), SourceError> {
     ))
 }
 
+/// The system's patterns name a table.
+pub(crate) fn check_any(system: &System, tables: &[TableFacts], faults: &Faults) -> Result<(), SourceError> {
+    if !tables.is_empty() {
+        return Ok(());
+    }
+    let patterns: Vec<String> = system.tables.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
+    Err(faults.setup(
+        format!("no table matches {}", patterns.join(", ")),
+        "check `tables` of the system and the database in url; names are compared as PostgreSQL stores them, so unquoted \
+         ones are in lower case",
+    ))
+}
+
 /// Every selected table can be identified row by row, read, and keeps what is excluded out of its key. `published` are the tables that
 /// the publication holds already: what it would break is broken, so a table without identity is only named.
 pub(crate) fn check_tables(
@@ -171,23 +185,10 @@ pub(crate) fn check_tables(
     tables: &[TableFacts],
     faults: &Faults,
 ) -> Result<(), SourceError> {
-    if tables.is_empty() {
-        let patterns: Vec<String> = system.tables.iter().map(|pattern| format!("{}.{}", pattern.schema, pattern.name)).collect();
-        return Err(faults.setup(
-            format!("no table matches {}", patterns.join(", ")),
-            "check `tables` of the system and the database in url; names are compared as PostgreSQL stores them, so unquoted \
-             ones are in lower case",
-        ));
-    }
+    check_any(system, tables, faults)?;
     check_topics(system, tables, faults)?;
     for table in tables {
-        match check_identity(table, faults) {
-            Err(_) if published.contains(&table.name) => tracing::warn!(
-                system = %system.name, table = %table.name,
-                "the table has no replica identity: its inserts arrive, its updates and deletes are refused by the server"
-            ),
-            checked => checked?,
-        }
+        identity::check(table, published.contains(&table.name), faults)?;
         check_declared_key(system, table, faults)?;
         let cut = system.exclude_columns.iter().filter(|(of, _)| *of == table.name);
         for (_, column) in cut {
@@ -225,28 +226,6 @@ fn check_topics(system: &System, tables: &[TableFacts], faults: &Faults) -> Resu
         }
     }
     Ok(())
-}
-
-fn check_identity(table: &TableFacts, faults: &Faults) -> Result<(), SourceError> {
-    let quoted = prepare::quoted(&table.name);
-    match table.identity {
-        b'f' => Ok(()),
-        b'i' | b'd' if !table.key.is_empty() => Ok(()),
-        b'n' => Err(faults.setup(
-            format!("table {} has REPLICA IDENTITY NOTHING: updates and deletes would not say which row", table.name),
-            format!("run `ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT` (with a primary key) or `... REPLICA IDENTITY FULL`"),
-        )),
-        _ => Err(faults.setup(
-            format!(
-                "table {} has no primary key: once published, PostgreSQL would refuse its updates and deletes",
-                table.name
-            ),
-            format!(
-                "run `ALTER TABLE {quoted} REPLICA IDENTITY FULL` (and declare its key under [keys] if it has one), add a primary \
-                 key, or take the table out of `tables`"
-            ),
-        )),
-    }
 }
 
 /// A declared key has to be in every before image, or a delete would not say which row it ends.

@@ -27,16 +27,18 @@ use guitong_schemas::table::{Table, TableName};
 use super::changed::{Change, Changed};
 use super::chunk::{Chunk, Marks, Place};
 use super::command;
+use super::fault::Faults;
 use super::job::{Job, Way};
 use super::limits::{self, Hold, Pace};
 use super::position::Position;
 use super::progress::Progress;
 use super::ranges::Plan;
+use super::relation::Relation;
 use super::session::Session;
 use super::team::Team;
 use super::visibility::Visibility;
 use super::whole::WholeTable;
-use super::worker::{Order, Report};
+use super::worker::{Order, Report, retyped};
 use crate::source::{SnapshotStatus, SourceError};
 
 /// How soon a snapshot that came too early is taken again.
@@ -184,6 +186,13 @@ impl FirstLoad {
         self.jobs.iter().any(|job| job.name() == table && job.begun)
     }
 
+    /// The stream shows a table from a change of this transaction on.
+    pub(crate) fn shown(&mut self, relation: &Relation, xid: u32) {
+        for job in self.jobs.iter_mut().filter(|job| *job.name() == relation.table.name) {
+            job.shown(relation, xid);
+        }
+    }
+
     /// A logical message of ours has come, inside its transaction.
     pub(crate) fn message(&mut self, content: &[u8]) {
         let Some(content) =
@@ -198,7 +207,11 @@ impl FirstLoad {
     }
 
     /// The transaction of the last message is committed: the chunks whose watermarks it held.
-    pub(crate) fn take_chunks(&mut self, position: &mut Position) -> Result<Vec<Chunk>, SourceError> {
+    ///
+    /// # Errors
+    /// Where the table has another shape by now: to whoever reads on it would look as if it had changed back. The next session reads the
+    /// chunk again.
+    pub(crate) fn take_chunks(&mut self, position: &mut Position, faults: &Faults) -> Result<Vec<Chunk>, SourceError> {
         if self.reached.is_empty() {
             return Ok(Vec::new());
         }
@@ -208,6 +221,9 @@ impl FirstLoad {
         for id in std::mem::take(&mut self.reached) {
             let Some(at) = self.waiting.iter().position(|chunk| chunk.id == id) else { continue };
             let chunk = self.waiting.swap_remove(at);
+            if self.jobs.iter().any(|job| job.id == chunk.job && job.is_of_older_shape(&chunk)) {
+                return Err(faults.unavailable(retyped(&chunk.relation)));
+            }
             chunks.extend(self.hand_out(chunk, position));
         }
         Ok(chunks)

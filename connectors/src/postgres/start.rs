@@ -13,6 +13,7 @@ use sqlx::postgres::PgConnection;
 use super::catalogue::{self, TableFacts};
 use super::config::Address;
 use super::fault::Faults;
+use super::identity;
 use super::in_progress::InProgress;
 use super::in_text;
 use super::job::Job;
@@ -37,6 +38,14 @@ pub struct Survey {
     /// `server_version_num`, such as 150018.
     pub server_version: i32,
     pub tables: Vec<TableFacts>,
+}
+
+impl Survey {
+    /// # Errors
+    /// When the system's patterns name no table.
+    pub fn check(&self, system: &System) -> Result<(), SourceError> {
+        setup::check_any(system, &self.tables, &Faults::of(system))
+    }
 }
 
 /// Looks at the tables that the system names; needs no rights beyond connecting.
@@ -96,6 +105,7 @@ pub(crate) async fn connect(
     let tables = tables.map_err(|error| faults.query("reading the catalogue", &error))?;
     let published = setup::published_tables(&mut connection, &server, &config, &faults).await?;
     setup::check_tables(&system, (&config, &published), &address.user, &tables, &faults)?;
+    identity::tell(&system, &tables);
     let publication = setup::publication(&mut connection, &server, &system, &config, &tables, &faults).await?;
 
     let mut standby = Standby::connect(&config, (&decoding, &address), &faults).await?;

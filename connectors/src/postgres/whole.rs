@@ -150,7 +150,9 @@ impl FirstLoad {
         // Nobody can write the table anew once it was touched.
         let touch = format!("{query} LIMIT 0; {}", Files::query(&job.shape));
         match Files::read(&reading.reader.run(&touch).await?) {
-            Some(files) if !files.are_of(&job.relation) => return Err(session.faults.unavailable(retyped(&job.relation))),
+            Some(files) if !files.are_of(&job.relation, &job.shape) => {
+                return Err(session.faults.unavailable(retyped(&job.relation)));
+            }
             Some(files) if files.seen => {}
             Some(_) => return Err(session.faults.unavailable(rewritten(&job.relation))),
             None => return Err(session.faults.protocol("the files of a table were not told")),

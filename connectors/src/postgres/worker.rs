@@ -54,7 +54,7 @@ impl Order {
     /// Where the table was written anew, or has other columns, since the snapshot or the plan: the next session goes on with it as it is then.
     fn check(&self, files: &Option<Files>, faults: &Faults) -> Result<(), SourceError> {
         match files {
-            Some(files) if !files.are_of(&self.relation) => Err(faults.unavailable(retyped(&self.relation))),
+            Some(files) if !files.are_of(&self.relation, &self.shape) => Err(faults.unavailable(retyped(&self.relation))),
             Some(files) if self.plan.is_of(files) => Ok(()),
             Some(_) => Err(faults.unavailable(rewritten(&self.relation))),
             None => Err(faults.protocol("the files of a table were not told")),

@@ -295,3 +295,56 @@ async fn a_table_is_waited_for_until_others_see_it() {
         ["c added [3,with it]", "r added [1,before]", "r added [2,before]", "r added [3,with it]"]
     );
 }
+
+/// Partitions that `tables` names, and their root that it does not, are tables like any other: of their own names, read on their own, and
+/// a row that moves leaves one and comes into the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_without_their_root_are_tables_of_their_own() {
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE parts (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+             CREATE TABLE parts_2025 PARTITION OF parts FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+             CREATE TABLE parts_2026 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+             INSERT INTO parts VALUES (1, '2025-05-05'), (2, '2026-05-05')",
+        )
+        .await
+        .unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = prepared_for(&server, &["parts_*"]).await;
+    let mut session = exchange.connect(&system).await.unwrap();
+    assert_eq!(lines(&session.load().await), ["r parts_2025 [1,2025-05-05]", "r parts_2026 [2,2026-05-05]"]);
+    server.execute("UPDATE parts SET day = '2026-06-06' WHERE id = 1").await.unwrap();
+    assert_eq!(lines(&session.take(2).await), ["d parts_2025 <-key [1,2025-05-05]", "c parts_2026 [1,2026-06-06]"]);
+    // A partition that comes later is read when it shows, also what it held before it was one.
+    server
+        .execute(
+            "CREATE TABLE parts_2027 (id int NOT NULL, day date NOT NULL, PRIMARY KEY (id, day));
+             GRANT SELECT ON parts_2027 TO reader; INSERT INTO parts_2027 VALUES (3, '2027-01-01');
+             ALTER TABLE parts ATTACH PARTITION parts_2027 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');
+             ALTER PUBLICATION exchange_register ADD TABLE ONLY parts_2027",
+        )
+        .await
+        .unwrap();
+    server.execute("INSERT INTO parts VALUES (4, '2027-02-02')").await.unwrap();
+    let all = shown_and_loaded(&mut session).await;
+    assert_eq!(lines(&all), ["c parts_2027 [4,2027-02-02]", "r parts_2027 [3,2027-01-01]", "r parts_2027 [4,2027-02-02]"]);
+    server.execute("TRUNCATE parts").await.unwrap();
+    let mut emptied = lines(&session.take(3).await);
+    emptied.sort();
+    assert_eq!(emptied, ["t parts_2025", "t parts_2026", "t parts_2027"]);
+    drop(session);
+    // With the root named too they go with it.
+    system.tables = vec![TablePattern { schema: "public".into(), name: "*".into() }];
+    server
+        .execute(
+            "GRANT SELECT ON parts TO reader; ALTER PUBLICATION exchange_register ADD TABLE parts;
+             INSERT INTO parts VALUES (5, '2025-01-01')",
+        )
+        .await
+        .unwrap();
+    let mut session = exchange.reconnect(&system).await;
+    let mut mirror = Mirror::default();
+    mirror.apply(&session.load().await);
+    assert_eq!(mirror.table("parts").len(), 1, "read from the root");
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
+use guitong_connectors::source::{Phase, Source};
 use guitong_schemas::change::Change;
 use guitong_schemas::table::ColumnType;
 use guitong_tests::servers::postgres::Postgres;
@@ -137,4 +138,55 @@ async fn a_table_altered_under_load_is_decoded_as_it_was_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connector_that_lags_decodes_columns_that_are_gone() {
     altered(false).await;
+}
+
+/// A chunk that was read before the table was altered does not come after rows of its new shape.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_altered_while_it_is_first_read_never_changes_back() {
+    const ROWS: usize = 20_000;
+    const TIMES: usize = 12;
+    let server = Postgres::start().await.unwrap();
+    server.execute("CREATE TABLE t (id int PRIMARY KEY, pad text)").await.unwrap();
+    server.execute(&format!("INSERT INTO t SELECT n, repeat('p', 200) FROM generate_series(1, {ROWS}) n")).await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut system = prepared(&server).await;
+    system.snapshot.workers = 2;
+    let mut session = exchange.connect(&system).await.unwrap();
+    let pool = server.admin().await.unwrap();
+    // As many times as rows were handed out: while the next ones are read.
+    let (handed, mut due) = tokio::sync::watch::channel(());
+    let altering = tokio::spawn(async move {
+        for number in 1..=TIMES {
+            due.changed().await.unwrap();
+            let sql = format!("ALTER TABLE t ADD c{number} int DEFAULT {number}; INSERT INTO t (id) VALUES (-{number})");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+        }
+    });
+    let (mut all, mut again) = (Vec::new(), 0);
+    let last = format!("c t [-{TIMES},");
+    while session.source.status().phase != Phase::Streaming || !all.iter().any(|change| line(change).starts_with(&last)) {
+        match session.step().await {
+            Ok(changes) => {
+                all.extend(changes);
+                handed.send(()).ok();
+            }
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                again += 1;
+                drop(session);
+                session = exchange.reconnect(&system).await;
+            }
+        }
+    }
+    altering.await.unwrap();
+    println!("{again} sessions met an altered table");
+    let shapes: Vec<usize> = all.iter().map(|change| change.table.columns.len()).collect();
+    assert!(
+        shapes.is_sorted(),
+        "the table changed back: {:?}",
+        shapes.chunk_by(|a, b| a == b).map(|run| run[0]).collect::<Vec<_>>()
+    );
+    let mut mirror = Mirror::default();
+    mirror.apply(&all);
+    assert_eq!(mirror.table("t").len(), ROWS + TIMES);
 }

@@ -74,7 +74,13 @@ pub(crate) fn system_at(url: Secret) -> System {
 
 /// A system that reads as a role with nothing but what `guitong system prepare` prints for it.
 pub(crate) async fn prepared(server: &Postgres) -> System {
-    let system = system(server, READER);
+    prepared_for(server, &["*"]).await
+}
+
+/// The same for these tables of `public`.
+pub(crate) async fn prepared_for(server: &Postgres, tables: &[&str]) -> System {
+    let mut system = system(server, READER);
+    system.tables = tables.iter().map(|name| TablePattern { schema: "public".into(), name: (*name).into() }).collect();
     server.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC").await.unwrap();
     server.create_role(READER, "").await.unwrap();
     let statements = registration::prepare(&system).await.unwrap();

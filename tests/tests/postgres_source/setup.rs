@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use guitong_connectors::postgres::{prepare_sql, survey, unprepare_sql};
+use guitong_connectors::registration;
 use guitong_connectors::source::SourceError;
 use guitong_schemas::change::Operation;
 use guitong_schemas::contract::Secret;
@@ -42,6 +43,8 @@ async fn addresses_and_settings() {
     config(&mut system).url = Secret::new(server.url(ADMIN));
     system.tables = vec![TablePattern { schema: "public".into(), name: "nothing_*".into() }];
     refused(&exchange, &system, &["no table matches public.nothing_*"]).await;
+    let none = registration::prepare(&system).await.unwrap_err().to_string();
+    assert!(none.contains("no table matches public.nothing_*"), "{none}");
     server.set("wal_level", "replica");
     server.restart(Stop::Fast).await.unwrap();
     refused(&exchange, &system, &["wal_level = replica", "ALTER SYSTEM SET wal_level = 'logical'", "restart"]).await;

@@ -18,7 +18,7 @@ use super::printed::Printed;
 
 /// The form in which rows of a table are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
     /// Lines of so many columns.
     Text(usize),
     Binary(Arc<[Printed]>),
@@ -41,7 +41,7 @@ impl Form {
 
 /// Where a row lies in its table's files: its `ctid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RowPlace {
+pub struct RowPlace {
     page: u32,
     row: u16,
 }
@@ -54,18 +54,22 @@ impl fmt::Display for RowPlace {
 
 /// Turns what the server sends in one message each into images; keeps one buffer for many rows.
 #[derive(Debug)]
-pub(crate) struct CopyRows {
+pub struct CopyRows {
     form: Form,
     out: BytesMut,
 }
 
 impl CopyRows {
-    pub(crate) fn new(form: Form) -> Self {
+    #[must_use]
+    pub fn new(form: Form) -> Self {
         Self { form, out: BytesMut::new() }
     }
 
     /// The row in a message; `None` where it holds none.
-    pub(crate) fn row(&mut self, message: &[u8]) -> Result<Option<RowImage>, DecodeError> {
+    ///
+    /// # Errors
+    /// When the message is no row of this form.
+    pub fn row(&mut self, message: &[u8]) -> Result<Option<RowImage>, DecodeError> {
         match &self.form {
             Form::Text(columns) => {
                 text::row(text::line(message), *columns, &mut self.out)?;
@@ -79,7 +83,10 @@ impl CopyRows {
     }
 
     /// The row in a message whose last column is the row's place, which is no column of the table.
-    pub(crate) fn row_and_place(&mut self, message: &[u8]) -> Result<Option<(RowImage, RowPlace)>, DecodeError> {
+    ///
+    /// # Errors
+    /// When the message is no such row.
+    pub fn row_and_place(&mut self, message: &[u8]) -> Result<Option<(RowImage, RowPlace)>, DecodeError> {
         let place = match &self.form {
             Form::Text(columns) => {
                 let (row, place) = text::cut_place(text::line(message))?;
