@@ -1,9 +1,9 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | memory | start`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | memory | start | pull`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
-//! `memory` and `start` start the released binary that lies beside this one: `cargo build --release` first.
+//! `memory`, `start` and `pull` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod allocations;
 mod checks;
@@ -17,6 +17,7 @@ mod log;
 mod machine;
 mod memory;
 mod normalise;
+mod pull;
 mod register;
 mod rounds;
 mod sink;
@@ -72,6 +73,8 @@ enum What {
     Memory,
     /// To ready with 100 systems, 500 resources and 1,000 subscriptions declared
     Start,
+    /// What a subscriber pulls over HTTP: changes in pages, single records
+    Pull,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -95,6 +98,7 @@ fn main() -> Result<ExitCode, Failure> {
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
         What::Sink => runtime.block_on(sink::run(runs)),
         What::Start => runtime.block_on(start::run(runs)),
+        What::Pull => runtime.block_on(pull::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),
     }?;
     println!("load at the end {}", machine::load());

@@ -5,6 +5,7 @@ mod hold;
 mod json;
 mod metrics;
 mod pools;
+pub mod pull;
 mod runner;
 pub mod sink;
 pub mod sql;

@@ -10,8 +10,9 @@ use guitong_schemas::contract::Secret;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor as _, MySqlPool, PgPool};
+use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 
+use crate::pull::OutboxFile;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::sqlite::SqliteFile;
 use crate::webhook::Endpoints;
@@ -38,6 +39,9 @@ const MYSQL_SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 /// The clock of columns that hold an instant without saying of which.
 const CLOCK: &str = "+08:00";
 
+/// Connections that read outboxes.
+const READERS: u32 = 4;
+
 /// One for the node; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Pools {
@@ -49,6 +53,7 @@ struct Inner {
     postgres: Mutex<HashMap<String, PgPool>>,
     mysql: Mutex<HashMap<String, MySqlPool>>,
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
+    outboxes: Mutex<HashMap<PathBuf, Arc<OutboxFile>>>,
     endpoints: Endpoints,
 }
 
@@ -107,22 +112,38 @@ impl Pools {
     pub(crate) fn sqlite(&self, path: &Path) -> Arc<SqliteFile> {
         let mut pools = self.inner.sqlite.lock().unwrap_or_else(PoisonError::into_inner);
         let file = pools.entry(path.to_owned()).or_insert_with(|| {
-            let options = SqliteConnectOptions::new()
-                .filename(path)
-                .create_if_missing(true)
-                .busy_timeout(PATIENCE)
-                .synchronous(SqliteSynchronous::Full);
+            let options = sqlite_file(path);
             // A file that exists keeps its journal mode: it is the subscriber's.
             let options = if path.exists() { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-            let pool = SqlitePoolOptions::new()
-                .max_connections(1)
-                .acquire_timeout(4 * PATIENCE)
-                .idle_timeout(IDLE)
-                // A round trip to SQLite's thread for nothing: it has no connection to lose.
-                .test_before_acquire(false)
-                .connect_lazy_with(options);
-            Arc::new(SqliteFile::new(pool))
+            Arc::new(SqliteFile::new(sqlite_pool(1, options)))
         });
         Arc::clone(file)
     }
+
+    /// The outboxes at `path`: one connection that writes as of every SQLite file, and some that read beside it.
+    #[must_use]
+    pub fn outbox(&self, path: &Path) -> Arc<OutboxFile> {
+        let mut files = self.inner.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = files.entry(path.to_owned()).or_insert_with(|| {
+            let options = sqlite_file(path).journal_mode(SqliteJournalMode::Wal);
+            let readers = sqlite_pool(READERS, options.clone().pragma("query_only", "ON"));
+            Arc::new(OutboxFile::new(path, SqliteFile::new(sqlite_pool(1, options)), readers))
+        });
+        Arc::clone(file)
+    }
+}
+
+fn sqlite_file(path: &Path) -> SqliteConnectOptions {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    options.busy_timeout(PATIENCE).synchronous(SqliteSynchronous::Full)
+}
+
+fn sqlite_pool(connections: u32, options: SqliteConnectOptions) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(4 * PATIENCE)
+        .idle_timeout(IDLE)
+        // A round trip to SQLite's thread for nothing: it has no connection to lose.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
 }

@@ -1,4 +1,5 @@
-//! What a node answers over HTTP: metrics, health and status for everybody on its listen address; commands on its socket only.
+//! What a node answers over HTTP: metrics, health and status for everybody on its listen address, what is pulled for who has a
+//! subscription's token; commands on its socket only.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use prometheus::TextEncoder;
 use serde::Deserialize;
@@ -16,16 +18,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
 use crate::node::{Question, Shared, SnapshotRequest};
+use crate::pull;
 
-/// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, and the built-in schema registry under `/registry`.
+/// Milliseconds after which a connection ends whose other side takes nothing.
+#[cfg(target_os = "linux")]
+const STALLED_MS: u32 = 20_000;
+
+/// `/metrics`, `/healthz`, `/readyz`, `/v1/status`, what is pulled under `/v1/subscriptions`, and the built-in schema registry under
+/// `/registry`.
 pub(crate) fn public(shared: Arc<Shared>) -> Router {
-    let registry = shared.registry_api();
+    let (registry, pull) = (shared.registry_api(), pull::router(Arc::clone(&shared)));
     let api = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
-        .with_state(shared);
+        .with_state(shared)
+        .merge(pull);
     match registry {
         Some(registry) => api.nest("/registry", registry),
         None => api,
@@ -58,6 +67,7 @@ pub(crate) async fn serve(
     };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
+    let listener = listener.tap_io(|connection| limit(connection));
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await {
             tracing::error!(%error, "HTTP listener closed");
@@ -65,6 +75,18 @@ pub(crate) async fn serve(
     });
     Ok((bound, server))
 }
+
+/// Ends the connection of a reader that takes nothing (TCP_USER_TIMEOUT). Where that cannot be had, the system's own patience, a
+/// quarter of an hour, has to do.
+#[cfg(target_os = "linux")]
+fn limit(connection: &tokio::net::TcpStream) {
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(connection, STALLED_MS) {
+        tracing::debug!(%error, "a connection has no time limit");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit(_: &tokio::net::TcpStream) {}
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     match TextEncoder::new().encode_to_string(&shared.metrics.gather()) {

@@ -8,6 +8,7 @@ mod http;
 mod node;
 pub mod open;
 mod prepare;
+mod pull;
 pub mod status;
 mod telemetry;
 pub mod template;

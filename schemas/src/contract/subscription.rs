@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::load::{Purpose, World};
 use super::reading::document::Found;
@@ -79,6 +80,10 @@ pub enum SinkConfig {
     },
     Files(Box<Files>),
     Webhook(Box<Webhook>),
+    /// The subscriber asks the node for its changes, which are kept for this long.
+    Pull {
+        keep: Duration,
+    },
 }
 
 const MASKS: [(&str, Mask); 9] = [
@@ -307,16 +312,21 @@ enum Kind {
     Sqlite,
     Files,
     Webhook,
+    Pull,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
     ("files", Kind::Files),
     ("webhook", Kind::Webhook),
+    ("pull", Kind::Pull),
 ];
+
+/// Days for which changes that a subscriber pulls are kept, unless it says otherwise.
+const KEEP_DAYS: u32 = 7;
 
 fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
@@ -350,16 +360,38 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             let table = section.required("table", |section, key| section.parsed(key, named));
             (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
         }
+        Some(Kind::Pull) => read_pull(&section, world),
         Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
         Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
         None => {
             // Without a kind every key of every kind may be right.
-            ["url", "path", "table"].iter().chain(&webhook::KEYS).chain(&files::KEYS).for_each(|key| section.know(key));
+            ["url", "path", "table", "keep_days"]
+                .iter()
+                .chain(&webhook::KEYS)
+                .chain(&files::KEYS)
+                .for_each(|key| section.know(key));
             None
         }
     };
     section.finish();
     sink
+}
+
+/// What is pulled lies in a file of the node that runs the exchange. With Kafka the subscription may move to another node, which has
+/// another file and knows neither its cursors nor its token.
+fn read_pull(section: &Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
+    let days = section.number("keep_days", 1..367).map_or(KEEP_DAYS, |found| found.value);
+    if world.on_kafka {
+        let help = "let the subscriber have a table, or use the embedded log".to_owned();
+        section.problem(
+            &section.key_at("kind"),
+            "pull-log",
+            "a subscription can be pulled only with the embedded log",
+            Some(help),
+        );
+        return None;
+    }
+    Some(SinkConfig::Pull { keep: Duration::from_secs(u64::from(days) * 86_400) })
 }
 
 /// Two subscriptions in one table would delete each other's rows, and one in the table of a resource would be read again.
@@ -377,7 +409,7 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
         // Files are named after their subscription.
         SinkConfig::Files(_) => return,
         // Events tell of which subscription they are.
-        SinkConfig::Webhook(_) => return,
+        SinkConfig::Webhook(_) | SinkConfig::Pull { .. } => return,
     };
     // Without an address, which only an unset secret leaves open, nothing can be told.
     let (Some(database), Some(section)) = (database, root.own_section("sink")) else { return };

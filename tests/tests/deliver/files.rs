@@ -143,6 +143,8 @@ async fn files_of_a_grant_that_ended_are_removed() {
     bench.append((1..=20).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
     bench.deliver(&wide).await;
     let files = files(&target);
+    let state = std::fs::metadata(bench.dir.path().join("state")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&state) & 0o777, 0o700, "the outbox is nobody else's to read");
     let theirs = files.folder("t").join("theirs.txt");
     std::fs::write(&theirs, "欧阳").unwrap();
     let narrow = bench.subscription("credit", target.config("t"), &["uscc", "name"]);

@@ -421,6 +421,7 @@ impl Target {
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),
             SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(&bench.pools, url, table, plan).unwrap()),
+            SinkConfig::Pull { .. } => panic!("an outbox is no database of a subscriber"),
             SinkConfig::Postgres { url, schema, table } => {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }

@@ -11,6 +11,7 @@ mod faulty;
 mod files;
 mod fixture;
 mod mysql;
+mod pull;
 mod scenarios;
 mod tls;
 mod webhook;

@@ -109,7 +109,8 @@ impl Outbox {
     /// Makes the outbox ready for the table of rows to be opened. Under another grant than before nothing is noted until the next
     /// generation begins; says whether that is so.
     pub(super) async fn prepare(&mut self) -> Result<bool, SinkError> {
-        let made = tokio::fs::create_dir(&self.state).await;
+        // Who takes files away may read the folder that this lies in.
+        let made = tokio::fs::DirBuilder::new().mode(0o700).create(&self.state).await;
         if let Err(error) = made
             && error.kind() != std::io::ErrorKind::AlreadyExists
         {

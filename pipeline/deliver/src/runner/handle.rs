@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::parked::{Aside, Parked, Place, Word};
+use crate::pull::Puller;
 use crate::status::DeliverStatus;
 
 /// Requests that may wait for the deliverer.
@@ -124,11 +125,23 @@ pub struct DelivererHandle {
     asks: mpsc::Sender<Request>,
     status: watch::Receiver<DeliverStatus>,
     aside: Aside,
+    puller: Option<Puller>,
 }
 
 impl DelivererHandle {
-    pub(super) fn new(asks: mpsc::Sender<Request>, status: watch::Receiver<DeliverStatus>, aside: Aside) -> Self {
-        Self { asks, status, aside }
+    pub(super) fn new(
+        asks: mpsc::Sender<Request>,
+        status: watch::Receiver<DeliverStatus>,
+        aside: Aside,
+        puller: Option<Puller>,
+    ) -> Self {
+        Self { asks, status, aside, puller }
+    }
+
+    /// Reads what the subscriber pulls, where it does.
+    #[must_use]
+    pub fn puller(&self) -> Option<&Puller> {
+        self.puller.as_ref()
     }
 
     #[must_use]

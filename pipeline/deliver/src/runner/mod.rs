@@ -45,7 +45,9 @@ use self::pause::Backoff;
 use crate::files::FileSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
-use crate::sink::{PartitionStand, Sink, SinkError, SinkPlan, Stand};
+use crate::pull::{Outbox, OutboxFile, Puller};
+use crate::sink::{PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
+use crate::sql::layout::{Layout, quote};
 use crate::sql::mysql::MysqlSink;
 use crate::sql::postgres::PostgresSink;
 use crate::sql::sqlite::SqliteSink;
@@ -85,7 +87,7 @@ pub struct Deliverer {
     revision: String,
     resource: Arc<Resource>,
     log: Arc<dyn ExchangeLog>,
-    entitlement: Entitlement,
+    entitlement: Arc<Entitlement>,
     grant: String,
     /// The subscription asks for records that are as they were.
     unchanged: bool,
@@ -103,6 +105,8 @@ pub struct Deliverer {
     aside: Aside,
     asks: mpsc::Sender<Request>,
     asked: mpsc::Receiver<Request>,
+    /// Reads what the subscriber pulls.
+    puller: Option<Puller>,
 }
 
 /// One hold on sink and log.
@@ -126,7 +130,22 @@ impl Deliverer {
     /// that is none.
     pub fn new(delivery: Delivery) -> Result<Self, DeliverError> {
         let (subscription, pools) = (Arc::clone(&delivery.subscription), delivery.pools.clone());
-        Self::with_sink(delivery, |plan| make_sink(&subscription.sink, &pools, plan))
+        let outbox = OutboxFile::path_of(&delivery.exchange).map(|path| pools.outbox(&path));
+        let mut pulled = None;
+        let made = Self::with_sink(delivery, |plan| match (&subscription.sink, outbox) {
+            (SinkConfig::Pull { keep }, Some(file)) => {
+                let outbox = Outbox::new(Arc::clone(&file), Arc::clone(&plan.subscription), *keep);
+                pulled = Some((Arc::clone(&file), Arc::new(Layout::new(quote(&outbox.rows()), &plan))));
+                Ok(Box::new(SqliteSink::outbox(Arc::clone(&file.writer), outbox, plan)))
+            }
+            _ => make_sink(&subscription.sink, &pools, plan),
+        });
+        let mut deliverer = made?;
+        deliverer.puller = pulled.map(|(file, layout)| {
+            let (name, entitlement) = (Arc::clone(&deliverer.name), Arc::clone(&deliverer.entitlement));
+            Puller::new(file, name, layout, entitlement, deliverer.status.subscribe())
+        });
+        Ok(deliverer)
     }
 
     /// As [`Deliverer::new`], to another sink than the subscription names.
@@ -173,14 +192,15 @@ impl Deliverer {
             exchange,
             resource,
             log,
-            entitlement,
+            entitlement: Arc::new(entitlement),
+            puller: None,
         })
     }
 
     /// Speaks with the deliverer while it runs.
     #[must_use]
     pub fn handle(&self) -> DelivererHandle {
-        DelivererHandle::new(self.asks.clone(), self.status.subscribe(), self.aside.clone())
+        DelivererHandle::new(self.asks.clone(), self.status.subscribe(), self.aside.clone(), self.puller.clone())
     }
 
     #[must_use]
@@ -480,6 +500,10 @@ fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<d
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
         SinkConfig::Files(files) => Box::new(FileSink::new(pools, files, plan)),
+        SinkConfig::Pull { .. } => {
+            let why = "a subscription can be pulled only with the embedded log";
+            return Err(SinkError::new(SinkErrorKind::Shape, why));
+        }
     })
 }
 

@@ -82,7 +82,7 @@ enum Command {
     /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on, make one again
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
-    /// Pause a subscription, let it go on, deliver everything again, and look after the records that its sink refused
+    /// Pause a subscription, let it go on, deliver everything again, issue its token, and look after the records that its sink refused
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
     /// Figures of the exchange for those who answer for its data

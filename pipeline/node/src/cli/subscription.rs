@@ -1,4 +1,4 @@
-//! `guitong subscription`: pausing, going on, delivering everything again; and records that a sink refused.
+//! `guitong subscription`: pausing, going on, delivering everything again, tokens; and records that a sink refused.
 
 use clap::{Args, Subcommand};
 use guitong_deliver::{Made, ReplayReport, Shown, Word};
@@ -6,7 +6,7 @@ use guitong_deliver::{Made, ReplayReport, Shown, Word};
 use super::InDirectory;
 use super::quarantine::user;
 use crate::exit::{self, Failure};
-use crate::node::{About, AsidePage, Desk, Question};
+use crate::node::{About, AsidePage, Desk, Issued, Question};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,8 @@ pub(super) enum SubscriptionCommand {
     Resume(Resume),
     /// Deliver everything again from the log; what is with the subscriber and not granted, or no longer there, is removed
     Resync(Resync),
+    /// Issue a new token with which the subscriber pulls its records; the one before is void at once
+    Token(Token),
     /// Records that the sink does not take, set aside so that the others go on
     #[command(subcommand)]
     Parked(Parked),
@@ -58,6 +60,18 @@ pub(super) struct Resync {
     /// Do it; without this it is only said what would happen
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Token {
+    name: String,
+    /// Days for which it is valid
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=366))]
+    days: u32,
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     at: InDirectory,
 }
@@ -130,6 +144,7 @@ impl SubscriptionCommand {
             Self::Pause(pause) => pause.execute(color).await,
             Self::Resume(resume) => resume.execute(color).await,
             Self::Resync(resync) => resync.execute(color).await,
+            Self::Token(token) => token.execute(color).await,
             Self::Parked(Parked::List(list)) => list.execute(color).await,
             Self::Parked(Parked::Show(show)) => show.execute(color).await,
             Self::Parked(Parked::Replay(replay)) => replay.execute(color).await,
@@ -192,6 +207,24 @@ impl Resync {
         let about = About::Resync { subscription: self.name.clone(), word: Word { by: user(), reason: String::new() } };
         ask::<()>(&self.at, Some(&self.name), about, color).await?;
         println!("{} is delivered again from the log; guitong status shows how far that is", self.name);
+        Ok(())
+    }
+}
+
+impl Token {
+    async fn execute(self, color: bool) -> Result<(), Failure> {
+        let about = About::Token { subscription: self.name.clone(), days: self.days, by: user() };
+        let issued: Issued = ask(&self.at, Some(&self.name), about, color).await?;
+        if self.json {
+            println!("{}", serde_json::json!(issued));
+            return Ok(());
+        }
+        println!("{}", issued.token);
+        eprintln!(
+            "valid until {}; it is shown this once, and the one before is void. The subscriber asks with it:\n  \
+             curl --header 'Authorization: Bearer <token>' http://{}/v1/subscriptions/{}/events",
+            issued.expires, issued.listen, self.name
+        );
         Ok(())
     }
 }

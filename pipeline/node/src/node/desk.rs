@@ -15,6 +15,7 @@ use super::{Question, Shared, Stages, State};
 use crate::control::Client;
 use crate::exit::Failure;
 use crate::open::{self, Opened};
+use crate::pull::Limits;
 
 /// How long parts may take to finish their batches.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,10 +79,12 @@ impl Desk {
         let roles = vec![role];
         let of_log = guitong_log::metrics::Metrics::register(&metrics).map_err(unregistered)?;
         let stages = Stages::register(&metrics, roles.clone()).map_err(unregistered)?.attending();
+        let limits = Limits::register(&metrics).map_err(unregistered)?;
         let opened = Opened::open(&directory, &roles, of_log).await?;
         let listen = directory.exchange.listen.to_string();
         let state = State { directory: Arc::new(directory), refused: None, parts: BTreeMap::new(), listen };
-        let shared = Arc::new(Shared { started: Instant::now(), opened, metrics, stages, state: RwLock::new(state) });
+        let (started, state) = (Instant::now(), RwLock::new(state));
+        let shared = Arc::new(Shared { started, opened, metrics, stages, state, limits });
         shared.apply().await;
         Ok(Self::Here(shared))
     }

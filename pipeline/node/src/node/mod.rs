@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
 use crate::open::{Kind, Opened};
+use crate::pull::Limits;
 use crate::status::{LogStatus, Status};
 use crate::{control, http};
 
@@ -30,7 +31,7 @@ pub(crate) use desk::Desk;
 pub(crate) use part::{Config, Part, Stages};
 pub(crate) use quarantine::{Figures, Page, Question, Rebuilding};
 pub(crate) use snapshot::{Action, SnapshotRequest};
-pub(crate) use subscription::{About, AsidePage};
+pub(crate) use subscription::{About, AsidePage, Issued};
 
 /// How often retention and compaction of the embedded log are looked after.
 const MAINTENANCE: Duration = Duration::from_secs(60);
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: prometheus::Registry,
     stages: Stages,
     state: RwLock<State>,
+    /// What subscribers that pull have under way.
+    pub(crate) limits: Limits,
 }
 
 #[derive(Debug)]
@@ -77,12 +80,13 @@ impl Node {
         let unregistered = |error: prometheus::Error| Failure::unreachable(format!("metrics: {error}"));
         let of_log = guitong_log::metrics::Metrics::register(&metrics).map_err(unregistered)?;
         let stages = Stages::register(&metrics, roles.clone()).map_err(unregistered)?;
+        let limits = Limits::register(&metrics).map_err(unregistered)?;
         let opened = Opened::open(&directory, &roles, of_log).await?;
         let root = directory.root.clone();
         let listen = directory.exchange.listen;
         let directory = Arc::new(directory);
         let state = State { directory, refused: None, parts: BTreeMap::new(), listen: listen.to_string() };
-        let shared = Arc::new(Shared { started: Instant::now(), opened, metrics, stages, state: RwLock::new(state) });
+        let shared = Arc::new(Shared { started: Instant::now(), opened, metrics, stages, state: RwLock::new(state), limits });
 
         let shutdown = CancellationToken::new();
         let (address, public) = http::serve(listen, http::public(Arc::clone(&shared)), shutdown.clone()).await?;

@@ -67,6 +67,11 @@ enum View {
 }
 
 impl Stages {
+    /// Connections to sinks.
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     pub(crate) fn register(registry: &prometheus::Registry, roles: Vec<Role>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             roles,
@@ -239,6 +244,11 @@ impl Part {
 
     pub(crate) fn cancel(&self) {
         self.stop.cancel();
+    }
+
+    /// Cancelled once the part is to stop.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// Waits until the part has done its last batch; one that has not by `deadline` is dropped. Whether it finished.
@@ -421,6 +431,7 @@ fn sink(subscription: &Subscription) -> String {
         SinkConfig::Mysql { .. } => "mysql".to_owned(),
         SinkConfig::Sqlite { .. } => "sqlite".to_owned(),
         SinkConfig::Files(_) => "files".to_owned(),
+        SinkConfig::Pull { .. } => "pull".to_owned(),
         SinkConfig::Webhook(_) => "webhook".to_owned(),
     }
 }

@@ -2,9 +2,13 @@
 //! that run here.
 
 use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
 
+use guitong_deliver::pull::OutboxFile;
 use guitong_deliver::{CommandError, DelivererHandle, Parked, Place, Word};
-use guitong_schemas::contract::Subscription;
+use guitong_log::{OwnerId, Role};
+use guitong_schemas::contract::{SinkConfig, Subscription};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +16,7 @@ use serde_json::Value;
 use super::Shared;
 use super::quarantine::told;
 use crate::exit::Failure;
+use crate::pull::Pulled;
 
 /// What a command asks of the node that runs a subscription. Entries are named by their places in the topic; none means all.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +53,22 @@ pub(crate) enum About {
         subscription: String,
         word: Word,
     },
+    /// A new token for a subscription that is pulled; answered with [`Issued`].
+    Token {
+        subscription: String,
+        days: u32,
+        by: String,
+    },
+}
+
+/// A token, on its way to whoever asked for it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Issued {
+    pub(crate) token: String,
+    /// RFC 3339, on the exchange's clock.
+    pub(crate) expires: String,
+    /// Where the subscriber asks.
+    pub(crate) listen: String,
 }
 
 /// A record that is set aside, as it is listed.
@@ -117,12 +138,49 @@ impl Shared {
                 let handle = self.deliverer(&subscription).await?;
                 told(handle.surrender(places(&ids)?, word).await.map_err(failed)?)
             }
+            About::Token { subscription, days, by } => told(self.issue(&subscription, days, &by).await?),
             About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
             About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
             About::Resync { subscription, word } => {
                 told(self.deliverer(&subscription).await?.resync(word).await.map_err(failed)?)
             }
         }
+    }
+
+    /// The outboxes of the exchange; none with Kafka.
+    pub(crate) async fn outboxes(&self) -> Option<Arc<OutboxFile>> {
+        let path = OutboxFile::path_of(&self.state.read().await.directory.exchange)?;
+        Some(self.stages.pools().outbox(&path))
+    }
+
+    /// A subscription that the directory in force says is pulled.
+    pub(crate) async fn pulled(&self, name: &str) -> Option<Pulled> {
+        let state = self.state.read().await;
+        let declared = state.directory.subscriptions.get(name)?;
+        if !matches!(declared.sink, SinkConfig::Pull { .. }) {
+            return None;
+        }
+        let running = state.parts.get(&OwnerId::new(Role::Deliver, name)).and_then(|part| {
+            // One that was started with what is no longer in force is about to stop.
+            let (_, handle) = part.deliverer().filter(|(subscription, _)| *subscription == &**declared)?;
+            Some((handle.puller()?.clone(), part.stopping().clone()))
+        });
+        Some(Pulled { holder: declared.subscriber.to_string(), running })
+    }
+
+    async fn issue(&self, name: &str, days: u32, by: &str) -> Result<Issued, Failure> {
+        let (Some(pulled), Some(outboxes)) = (self.pulled(name).await, self.outboxes().await) else {
+            return Err(Failure::usage(format!("subscription `{name}` is not pulled"))
+                .help("a subscription is pulled where its file says kind = \"pull\" under [sink]"));
+        };
+        let valid = Duration::from_secs(u64::from(days) * 86_400);
+        let issued = outboxes.issue(name, &pulled.holder, valid).await;
+        let (token, expires_us) = issued.map_err(|error| Failure::unreachable(error.to_string()))?;
+        let state = self.state.read().await;
+        let expires = jiff::Timestamp::from_microsecond(expires_us).unwrap_or_default();
+        let expires = expires.to_zoned(state.directory.exchange.time_zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+        tracing::info!(subscription = name, by, expires, "a token was issued; the one before is void");
+        Ok(Issued { token: token.reveal().to_owned(), expires, listen: state.listen.clone() })
     }
 
     async fn parked(&self, subscription: Option<&str>, after: Option<String>, limit: usize) -> Result<AsidePage, Failure> {

@@ -19,6 +19,7 @@ use super::EPOCH;
 use super::layout::{Layout, quote};
 use super::stored::{fenced, signed};
 use crate::pools::Pools;
+use crate::pull::Outbox;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 const SET_SWEEP: &str = "UPDATE guitong_subscriptions SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2";
@@ -39,10 +40,26 @@ type Tx = Transaction<'static, Sqlite>;
 impl SqliteSink {
     #[must_use]
     pub fn new(pools: &Pools, path: &Path, table: &str, plan: SinkPlan) -> Self {
-        let layout = Layout::new(quote(table), &plan);
+        Self::into(pools.sqlite(path), table.to_owned(), plan, None)
+    }
+
+    /// As [`SqliteSink::new`], into the table of an outbox.
+    pub(crate) fn outbox(file: Arc<SqliteFile>, outbox: Outbox, plan: SinkPlan) -> Self {
+        Self::into(file, outbox.rows(), plan, Some(outbox))
+    }
+
+    fn into(file: Arc<SqliteFile>, name: String, plan: SinkPlan, outbox: Option<Outbox>) -> Self {
+        let layout = Layout::new(quote(&name), &plan);
         let statements = Statements::new(&layout);
-        let opening = Arc::new(Opening { name: table.to_owned(), plan, layout });
-        Self { file: pools.sqlite(path), opening, statements, epoch: 0, sweep_epoch: None, remembers: false }
+        let opening = Arc::new(Opening { name, plan, layout, outbox });
+        Self { file, opening, statements, epoch: 0, sweep_epoch: None, remembers: false }
+    }
+
+    /// Whoever reads the outbox learns of what was committed.
+    fn ring(&self) {
+        if let Some(outbox) = &self.opening.outbox {
+            outbox.ring();
+        }
     }
 
     fn subscription(&self) -> String {
@@ -88,8 +105,12 @@ impl SqliteSink {
 #[async_trait]
 impl Sink for SqliteSink {
     async fn open(&mut self) -> Result<Stand, SinkError> {
+        if let Some(outbox) = &self.opening.outbox {
+            outbox.make().await?;
+        }
         let Taken { epoch, sweep_epoch, remembers, stand } = self.file.open(&self.opening).await?;
         (self.epoch, self.sweep_epoch, self.remembers) = (epoch, sweep_epoch, remembers);
+        self.ring();
         Ok(stand)
     }
 
@@ -128,8 +149,12 @@ impl Sink for SqliteSink {
             now_us: batch.entry.at_us,
         };
         let remembered = writer.apply(&mut transaction, batch.changes).await?;
+        if let Some(outbox) = &self.opening.outbox {
+            outbox.trim(&mut transaction).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         self.remembers |= remembered;
+        self.ring();
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }
 
@@ -139,8 +164,12 @@ impl Sink for SqliteSink {
         self.set_sweep(&mut transaction, None).await?;
         let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.opening.layout.table);
         let swept = table::run(&mut transaction, sql).await?;
+        if let Some(outbox) = &self.opening.outbox {
+            outbox.swept(&mut transaction).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         self.sweep_epoch = None;
+        self.ring();
         Ok(swept)
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::errors::sink_error;
 use super::{Tx, table};
+use crate::pull::Outbox;
 use crate::sink::{PartitionStand, SinkError, SinkPlan, Stand};
 use crate::sql::layout::{Layout, Shape};
 use crate::sql::stored::{Stored, StoredOffset, Takeover, unsigned};
@@ -132,6 +133,8 @@ pub(crate) struct Opening {
     pub(crate) name: String,
     pub(crate) plan: SinkPlan,
     pub(crate) layout: Layout,
+    /// What of the table is pulled.
+    pub(crate) outbox: Option<Outbox>,
 }
 
 /// A subscription that was taken over.
@@ -162,6 +165,10 @@ impl Opening {
         let mut found = table::found(transaction, &self.name).await?;
         let takeover = Takeover::of(stored, &self.plan, &self.layout, !found.is_empty())?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
+        let anew = found.is_empty() || matches!(takeover, Takeover::Regrant(_));
+        if let Some(outbox) = &self.outbox {
+            outbox.detach(transaction).await?;
+        }
         if let Takeover::Regrant(reshape) = &takeover {
             let (statements, stays) = reshape.statements(&self.layout, made);
             for statement in statements {
@@ -174,6 +181,9 @@ impl Opening {
             table::fit(transaction, &self.name, &found, &self.layout, &self.plan, made).await?;
         } else {
             table::create(transaction, &self.layout).await?;
+        }
+        if let Some(outbox) = &self.outbox {
+            outbox.attach(transaction, &self.layout, anew).await?;
         }
         Ok((takeover, made || !exists))
     }
