@@ -304,6 +304,8 @@ impl Deliverer {
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
         let mut reader = self.log.reader(from).await?;
         self.schemas.forget_missing();
+        // What the sink left unfinished before counts as delivered once it is finished.
+        self.sink.settle().await?;
         self.live_phase(&mut session).await?;
         loop {
             self.turn(&mut session, reader.as_mut()).await?;
