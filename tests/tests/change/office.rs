@@ -109,7 +109,8 @@ impl Office {
     /// What the department holds, with the scope from this column.
     pub(crate) async fn companies(&self, scope: &str) -> Companies {
         let sql = format!("SELECT tyshxydm, qymc, {scope} FROM qy");
-        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await.unwrap();
+        // Planned anew each time: its columns change their types.
+        let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&self.pool).await.unwrap();
         rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
     }
 
