@@ -1,6 +1,7 @@
 //! A resource that is away for longer than deletes are kept: what was deleted meanwhile goes all the same.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -99,7 +100,8 @@ async fn a_rebuild_that_stood_still_for_as_long_begins_anew() {
     world.resource.map.remove("contact");
     world.resource.revision += 1;
     let revision = world.resource.revision;
-    let stage = world.start_over(Arc::new(HalfRead(world.log.clone())));
+    let (whole, rest) = (AtomicU64::new(HALF), AtomicU64::new(u64::MAX));
+    let stage = world.start_over(Arc::new(Limited { log: world.log.clone(), whole: whole.into(), rest: rest.into() }));
     stage.until(|status| status.rebuild.as_ref().is_some_and(|rebuild| rebuild.done == HALF)).await;
     // The resource itself goes on meanwhile, and so has missed nothing.
     world.delete(1).await;
@@ -115,79 +117,110 @@ async fn a_rebuild_that_stood_still_for_as_long_begins_anew() {
     stage.stop().await;
 }
 
-/// Events of the raw topic that a reading from its beginning gets.
+/// Events of the raw topic that the rebuild gets.
 const HALF: u64 = 30;
 
-/// A log that stands still when a reading from the beginning has come half-way.
+/// A row whose newest event the resource itself has not read yet is not one that is gone: the older ones may have left the log.
+#[tokio::test]
+async fn a_rebuild_waits_for_what_is_newer_than_what_it_met() {
+    let mut world = World::keeping_deletes_for(KEPT).await;
+    for id in 1..=4 {
+        world.create(id, &uscc(id), &[]).await;
+    }
+    let stage = world.start();
+    let read = world.settled(&stage).await.received;
+    stage.stop().await;
+    world.delete(2).await;
+    world.update(3, &uscc(3), &[("qymc", Some("又"))]).await;
+    grow_old(&world.log).await;
+    let (whole, rest) = (AtomicU64::new(u64::MAX), Arc::new(AtomicU64::new(read)));
+    let stage = world.start_over(Arc::new(Limited { log: world.log.clone(), whole: whole.into(), rest: Arc::clone(&rest) }));
+    stage.until(|status| status.rebuild.as_ref().is_some_and(|rebuild| rebuild.done == rebuild.of)).await;
+    rest.store(u64::MAX, Ordering::SeqCst);
+    let report = made_again(&world, &stage, 0).await;
+    assert_eq!((report.deleted, rows(&world).await.len()), (1, 3));
+    stage.stop().await;
+}
+
+/// A log that gives the raw topic up to a limit: one for readings from its beginning, and one for others. A limit may be raised before
+/// it is reached.
 #[derive(Debug)]
-struct HalfRead(EmbeddedLog);
+struct Limited {
+    log: EmbeddedLog,
+    whole: Arc<AtomicU64>,
+    rest: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
-struct HalfReader {
+struct LimitedReader {
     inner: Box<dyn LogReader>,
-    stands: bool,
+    next: u64,
+    limit: Arc<AtomicU64>,
 }
 
 #[async_trait]
-impl LogReader for HalfReader {
+impl LogReader for LimitedReader {
     async fn read(&mut self, budget: ReadBudget) -> Result<ReadBatch, LogError> {
-        if self.stands {
+        let limit = self.limit.load(Ordering::SeqCst);
+        if self.next >= limit {
             tokio::time::sleep(budget.wait).await;
             return Ok(ReadBatch::default());
         }
         let mut batch = self.inner.read(budget).await?;
-        batch.records.retain(|record| record.offset < HALF);
-        batch.next.iter_mut().for_each(|(_, next)| *next = HALF.min(*next));
-        self.stands = batch.next.iter().any(|(_, next)| *next == HALF);
+        batch.records.retain(|record| record.offset < limit);
+        batch.next.iter_mut().for_each(|(_, next)| *next = limit.min(*next));
+        self.next = batch.next.iter().map(|(_, next)| *next).max().unwrap_or(self.next);
         Ok(batch)
     }
 }
 
 #[async_trait]
-impl ExchangeLog for HalfRead {
+impl ExchangeLog for Limited {
     fn id(&self) -> &LogId {
-        self.0.id()
+        self.log.id()
     }
 
     async fn ensure_topic(&self, topic: &TopicSpec) -> Result<(), LogError> {
-        self.0.ensure_topic(topic).await
+        self.log.ensure_topic(topic).await
     }
 
     async fn partitions(&self, topic: &str) -> Result<Option<u32>, LogError> {
-        self.0.partitions(topic).await
+        self.log.partitions(topic).await
     }
 
     fn placement(&self) -> watch::Receiver<Placement> {
-        self.0.placement()
+        self.log.placement()
     }
 
     async fn open(&self, owner: &OwnerId) -> Result<Box<dyn OwnedLog>, LogError> {
-        self.0.open(owner).await
+        self.log.open(owner).await
     }
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError> {
-        self.0.bounds(at).await
+        self.log.bounds(at).await
     }
 
     async fn written(&self, at: &TopicPartition) -> Result<u64, LogError> {
-        self.0.written(at).await
+        self.log.written(at).await
     }
 
     async fn offset_at(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<u64, LogError> {
-        self.0.offset_at(at, timestamp_ms).await
+        self.log.offset_at(at, timestamp_ms).await
     }
 
     async fn reader(&self, from: Vec<(TopicPartition, u64)>) -> Result<Box<dyn LogReader>, LogError> {
-        let is_whole = from.iter().any(|(at, next)| &*at.topic == RAW && *next == 0);
-        let inner = self.0.reader(from).await?;
-        Ok(if is_whole { Box::new(HalfReader { inner, stands: false }) } else { inner })
+        let next = from.iter().find(|(at, _)| &*at.topic == RAW).map(|(_, next)| *next);
+        let inner = self.log.reader(from).await?;
+        let Some(next) = next else { return Ok(inner) };
+        let limit = Arc::clone(if next == 0 { &self.whole } else { &self.rest });
+        Ok(Box::new(LimitedReader { inner, next, limit }))
     }
 
     async fn maintain(&self, now_ms: i64) -> Result<(), LogError> {
-        self.0.maintain(now_ms).await
+        self.log.maintain(now_ms).await
     }
 
     async fn size(&self) -> Result<Option<u64>, LogError> {
-        self.0.size().await
+        self.log.size().await
     }
 }

@@ -105,6 +105,9 @@ pub(crate) struct Rebuild {
     reader: Option<Box<dyn LogReader>>,
     /// Where the raw topic began when it was last looked at.
     earliest: u64,
+    /// Where it ended once it was read up to the resource's own rows. A row of which nothing was met may have its newest event up to
+    /// there; older ones go from the log.
+    until: Option<u64>,
     /// How long the raw topic keeps deletes.
     trace: Duration,
 }
@@ -176,7 +179,7 @@ impl Rebuild {
         }
         worker.keeps_gone = true;
         live.is_rebuilt = true;
-        let mut rebuild = Self { stored, worker, raw, reader: None, earliest: 0, trace };
+        let mut rebuild = Self { stored, worker, raw, reader: None, earliest: 0, until: None, trace };
         rebuild.share_numbers(live);
         Ok(rebuild)
     }
@@ -224,6 +227,12 @@ impl Rebuild {
         Some(RebuildStatus { revision: run.revision, began_us: run.began_us, phase, done, of, halted })
     }
 
+    /// Whether it has read all that it may, and goes on once the resource itself, whose rows are made up to `end`, is further.
+    pub(crate) fn waits(&self, end: u64) -> bool {
+        let is_read = matches!(self.step(), Some(Step::Reading { next }) if next.unwrap_or(self.earliest) >= end);
+        is_read && self.until.is_some_and(|until| end < until)
+    }
+
     /// Lets a halted rebuild go on.
     pub(crate) async fn resume(&mut self, owner: &mut dyn OwnedLog) -> Result<(), SessionError> {
         let forget = |key| StateChange { map: QUALITY.into(), key, value: None };
@@ -256,7 +265,7 @@ impl Rebuild {
             }
             Some(Step::Reading { .. }) if Away { read_us: self.worker.counters.totals.read_us, trace: self.trace }.is_long() => {
                 tracing::warn!("the rebuild stood still for so long that deletes of what it read may be gone; it begins anew");
-                self.reader = None;
+                (self.reader, self.until) = (None, None);
                 self.go_to(Step::Clearing);
             }
             Some(Step::Reading { next }) => {
@@ -264,7 +273,10 @@ impl Rebuild {
                 self.share_numbers(live);
                 let is_read = self.read(log, owner, next, end, bytes).await?;
                 self.share_numbers(live);
-                if is_read && is_settled {
+                if is_read && self.until.is_none() {
+                    self.until = Some(log.bounds(&self.raw).await?.end);
+                }
+                if is_read && is_settled && !self.waits(end) {
                     let is_whole = self.earliest == 0;
                     self.stored.run.iter_mut().for_each(|run| run.is_whole = is_whole);
                     self.go_to(Step::Entities { after: None });

@@ -98,7 +98,8 @@ impl Session {
 
     /// Whether there is work that waits for nothing.
     fn is_busy(&self) -> bool {
-        self.replay.is_some() || self.rebuilds()
+        let waits = self.rebuild.as_ref().is_some_and(|rebuild| rebuild.waits(self.next));
+        self.replay.is_some() || self.rebuilds() && !waits
     }
 
     /// Whether a rebuild goes on now.
