@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod sinks;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +13,12 @@ use guitong_schemas::avro::EventForm;
 use guitong_schemas::avro::form::{
     AddedField, Converter, Decimals, DeleteLeaves, Metadata, Names, SourceField, Truncates, Unwrap, UnwrappedDeletes,
 };
-use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Formulas, Header};
 use guitong_schemas::contract::mapping::{Other, Unit, UnitSource, ValueSource};
 use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
-use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::contract::{
-    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, Webhook, load, load_standard,
+    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load, load_standard,
 };
 use guitong_schemas::table::TableName;
 use jiff::Timestamp;
@@ -319,140 +319,6 @@ fn the_revision_is_that_of_what_the_files_say() {
     ] {
         assert_ne!(revision(&[change]), first, "{change:?}");
     }
-}
-
-#[test]
-fn a_sink_is_nobody_elses_table() {
-    let own = ("subscriptions/local.toml", "table = \"统计\"", "table = \"办件\"");
-    let source = [
-        own,
-        ("subscriptions/local.toml", "sinks/local.db", "databases/hall.db"),
-        ("resources/enterprise.toml", "system = \"licensing\"", "system = \"hall\""),
-        ("resources/enterprise.toml", "qy_jbxx", "办件"),
-    ];
-    assert_eq!(codes(&source), ["sink-is-source"]);
-    assert_eq!(codes(&[own]), [""; 0]);
-    // The same database under another user, with the default port written out.
-    let taken = "sink = { kind = \"postgres\", url = \"postgresql://other:geheim@DB.example:5432/credit\", table = \"shared.enterprise\" }";
-    let sink = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    assert_eq!(codes(&[("subscriptions/local.toml", sink, taken)]), ["sink-taken"]);
-}
-
-#[test]
-fn files_are_csv_or_json_lines_and_are_closed_in_time() {
-    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    let of = |rest: &str| format!("sink = {{ kind = \"files\", path = \"drop\"{rest} }}");
-    let read = |rest: &str| {
-        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(rest))]);
-        let root = directory.path().to_owned();
-        let loaded = load_with(&root, &[URL], CHECK).unwrap();
-        let SinkConfig::Files(files) = loaded.subscriptions["local"].sink.clone() else { panic!("files") };
-        assert_eq!(files.path, root.join("drop"));
-        (*files, root)
-    };
-    let (files, root) = read(", format = \"csv\"");
-    let csv = Csv { encoding: Encoding::Utf8Marked, header: Header::Titles, formulas: Formulas::Escaped };
-    assert_eq!((files.format, files.state), (FileFormat::Csv(csv), root.join("drop/.guitong")));
-    assert_eq!(files.close, Close { size: 64 << 20, after: Duration::from_secs(300), daily: false });
-    let (files, _) = read(", format = \"jsonl\", close = { size = \"1 MiB\", daily = true }");
-    assert_eq!(files.format, FileFormat::JsonLines);
-    assert_eq!(files.close, Close { size: 1 << 20, after: Duration::from_secs(86_400), daily: true });
-    for (rest, code) in [
-        ("", "missing-key"),
-        (", format = \"jsonl\", encoding = \"gb18030\"", "csv-only"),
-        (", format = \"csv\", encoding = \"gbk\"", "bad-value"),
-        (", format = \"csv\", close = { size = \"1 KiB\" }", "bad-value"),
-    ] {
-        let problems = codes(&[("subscriptions/local.toml", sqlite, &of(rest))]);
-        assert_eq!(problems.first(), Some(&code), "{rest}: {problems:?}");
-    }
-}
-
-#[test]
-fn a_mysql_sink_is_a_table_of_the_database_in_its_address() {
-    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    let of = |kind: &str, rest: &str| format!("sink = {{ kind = \"{kind}\", {rest} }}");
-    let url = "mysql://u:geheim@DB.example/stat";
-    let right = of("mariadb", &format!("url = \"{url}\", table = \"统计\""));
-    let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
-    let directory = load_with(directory.path(), &[URL], CHECK).unwrap();
-    let sink = SinkConfig::Mysql { url: Secret::new(url.to_owned()), table: "统计".to_owned() };
-    assert_eq!(directory.subscriptions["local"].sink, sink);
-    for (rest, code) in [
-        ("url = \"postgres://u:geheim@h/d\", table = \"t\"", "bad-url"),
-        ("url = \"mysql://u:geheim@h/d?ssl-mode=verify-full\", table = \"t\"", "bad-url"),
-        ("url = \"mysql://u:geheim@h/d\", table = \"shared.t\"", "bad-value"),
-        ("url = \"mysql://u:geheim@h/d\"", "missing-key"),
-        ("path = \"a.db\", table = \"t\"", "missing-key"),
-    ] {
-        let problems = codes(&[("subscriptions/local.toml", sqlite, &of("mysql", rest))]);
-        assert_eq!(problems.first(), Some(&code), "{rest}: {problems:?}");
-    }
-    // One table, once with the usual port written out and in other letters.
-    let other = [
-        ("subscriptions/local.toml", sqlite, right.as_str()),
-        ("subscriptions/credit-enterprise.toml", "kind = \"postgres\"", "kind = \"mysql\""),
-        ("subscriptions/credit-enterprise.toml", "${env:CREDIT_URL}", "mysql://v:x@db.example:3306/stat"),
-        ("subscriptions/credit-enterprise.toml", "shared.enterprise", "统计"),
-    ];
-    assert_eq!(codes(&other), ["sink-taken"]);
-}
-
-#[test]
-fn a_webhook_is_called_encrypted_or_within_networks_that_are_named() {
-    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    let of = |rest: &str| format!("sink = {{ kind = \"webhook\", {rest} }}");
-    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let right = of(&format!(
-        "url = \"https://hall.example/in?t=geheim\", mode = \"batch\", signing_keys = [\"{key}\"], batch = 20, timeout = \"3 s\", \
-         allow = [\"10.1.0.0/16\"], ca = \"ca.pem\""
-    ));
-    let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
-    let directory = load_with(directory.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-    let sink = Webhook {
-        url: Secret::new("https://hall.example/in?t=geheim".to_owned()),
-        mode: Mode::Batch,
-        signing_keys: vec![Secret::new(key.to_owned())],
-        batch: 20,
-        concurrency: 8,
-        timeout: Duration::from_secs(3),
-        allow: vec!["10.1.0.0/16".parse().unwrap()],
-        ca: Some(directory.root.join("ca.pem")),
-        client_certificate: None,
-    };
-    assert_eq!(directory.subscriptions["local"].sink, SinkConfig::Webhook(Box::new(sink)));
-    let keys = format!("signing_keys = [\"{key}\"]");
-    for (rest, code) in [
-        (format!("url = \"http://hall.example/in\", {keys}"), "in-the-clear"),
-        (format!("url = \"https://u:geheim@hall.example/in\", {keys}"), "bad-url"),
-        (format!("url = \"ftp://hall.example/in\", {keys}"), "bad-url"),
-        ("url = \"https://hall.example/in\"".to_owned(), "missing-key"),
-        ("url = \"https://hall.example/in\", signing_keys = []".to_owned(), "empty"),
-        ("url = \"https://hall.example/in\", signing_keys = [\"geheim\"]".to_owned(), "bad-value"),
-        (format!("url = \"https://hall.example/in\", {keys}, allow = [\"10.1.2.3/16\"]"), "bad-value"),
-        (format!("url = \"https://hall.example/in\", {keys}, timeout = \"1 h\""), "bad-value"),
-        (format!("url = \"https://hall.example/in\", {keys}, concurrency = 65"), "bad-value"),
-        (format!("url = \"https://hall.example/in\", {keys}, batch = 5"), "no-batches"),
-        (format!("url = \"https://hall.example/in\", {keys}, table = \"t\""), "unknown-key"),
-    ] {
-        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(&rest))]);
-        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
-        assert_eq!(problems.list.first().map(|problem| problem.code), Some(code), "{rest}: {}", problems.render(false));
-        assert!(!problems.render(false).contains("geheim"), "{}", problems.render(false));
-    }
-    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/webhook.md")).unwrap();
-    let sample = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let environment = [URL, ("HALL_URL", "https://hall.example/events"), ("HALL_KEY", key)];
-    let bare: String = sample.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
-    for sample in [sample.to_owned(), bare.replace("\"binary\"", "\"batch\"")] {
-        let directory = changed(&[("subscriptions/local.toml", sqlite, "")]);
-        let path = directory.path().join("subscriptions/local.toml");
-        fs::write(&path, fs::read_to_string(&path).unwrap() + &sample).unwrap();
-        load_with(directory.path(), &environment, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-    }
-    // In the clear where the network is named, and two subscriptions may share an endpoint.
-    let clear = of(&format!("url = \"http://10.1.2.3/in\", {keys}, allow = \"10.1.0.0/16\""));
-    assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &clear)]), [""; 0]);
 }
 
 #[test]
