@@ -87,7 +87,8 @@ async fn a_first_reading_of_old_events_is_whole() {
     stage.stop().await;
 }
 
-/// What a rebuild had read when it stood still may have been deleted since, with nothing left that says so.
+/// What a rebuild had read when it stood still may have been deleted since, with nothing left that says so. A crash after it began anew
+/// finds that it did.
 #[tokio::test]
 async fn a_rebuild_that_stood_still_for_as_long_begins_anew() {
     let mut world = World::keeping_deletes_for(KEPT).await;
@@ -100,15 +101,18 @@ async fn a_rebuild_that_stood_still_for_as_long_begins_anew() {
     world.resource.map.remove("contact");
     world.resource.revision += 1;
     let revision = world.resource.revision;
-    let (whole, rest) = (AtomicU64::new(HALF), AtomicU64::new(u64::MAX));
-    let stage = world.start_over(Arc::new(Limited { log: world.log.clone(), whole: whole.into(), rest: rest.into() }));
-    stage.until(|status| status.rebuild.as_ref().is_some_and(|rebuild| rebuild.done == HALF)).await;
+    let (whole, rest) = (Arc::new(AtomicU64::new(HALF)), AtomicU64::new(u64::MAX));
+    let stage = world.start_over(Arc::new(Limited { log: world.log.clone(), whole: Arc::clone(&whole), rest: rest.into() }));
+    let is_at = |status: &NormaliserStatus, done| status.rebuild.as_ref().is_some_and(|rebuild| rebuild.done == done);
+    stage.until(|status| is_at(status, HALF)).await;
+    whole.store(0, Ordering::SeqCst);
     // The resource itself goes on meanwhile, and so has missed nothing.
     world.delete(1).await;
     world.settled(&stage).await;
     grow_old(&world.log).await;
     world.create(61, &uscc(61), &[]).await;
     world.settled(&stage).await;
+    stage.until(|status| is_at(status, 0)).await;
     stage.kill().await;
     let stage = world.start();
     made_again(&world, &stage, revision - 1).await;
@@ -143,7 +147,7 @@ async fn a_rebuild_waits_for_what_is_newer_than_what_it_met() {
 }
 
 /// A log that gives the raw topic up to a limit: one for readings from its beginning, and one for others. A limit may be raised before
-/// it is reached.
+/// it is reached, and lowered.
 #[derive(Debug)]
 struct Limited {
     log: EmbeddedLog,

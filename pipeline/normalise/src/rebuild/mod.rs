@@ -267,6 +267,8 @@ impl Rebuild {
                 tracing::warn!("the rebuild stood still for so long that deletes of what it read may be gone; it begins anew");
                 (self.reader, self.until) = (None, None);
                 self.go_to(Step::Clearing);
+                // In the log before anything is removed: what is left of it is not what was read up to where it stood.
+                owner.append(Batch { state: vec![self.stored.change()], ..Batch::default() }).await?;
             }
             Some(Step::Reading { next }) => {
                 let (end, is_settled) = upto;
