@@ -315,7 +315,8 @@ impl Normaliser {
                     self.take_batch(session, batch).await?;
                     session.refreshing = self.mapping.joins.is_some() && session.load.is_none();
                 }
-                () = std::future::ready(()), if session.is_busy() => {}
+                // Where something may be read, the read itself ends at once: dropped for this, it would never come to anything.
+                () = std::future::ready(()), if session.is_busy() && !session.is_open() => {}
                 () = tokio::time::sleep(wait), if session.halt.is_some() => {
                     if self.may_go_on(session).await? {
                         return Ok(End::Reopen);
