@@ -87,12 +87,11 @@ impl Known {
 fn named(known: Known, tables: &[TableFacts]) -> Option<String> {
     let names: Vec<String> =
         tables.iter().filter(|table| Known::of(table) == known).map(|table| table.name.to_string()).collect();
-    let more = names.len().saturating_sub(NAMED);
-    let first = names.get(..NAMED.min(names.len()))?.join(", ");
-    match (names.len(), more) {
-        (0, _) => None,
-        (_, 0) => Some(first),
-        (_, more) => Some(format!("{first} and {more} more")),
+    let first = names.get(..NAMED).unwrap_or(&names).join(", ");
+    match names.len() {
+        0 => None,
+        count if count > NAMED => Some(format!("{first} and {} more", count - NAMED)),
+        _ => Some(first),
     }
 }
 

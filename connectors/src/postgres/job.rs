@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use guitong_schemas::table::TableName;
+use guitong_schemas::table::{Column, TableName};
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::TableFacts;
@@ -151,10 +151,9 @@ impl Job {
 
     /// The stream shows the table in this shape from a change of this transaction on.
     pub(crate) fn shown(&mut self, relation: &Relation, xid: u32) {
-        let columns = |relation: &Relation| -> Vec<_> {
-            relation.table.columns.iter().map(|column| (column.name.clone(), column.kind.clone())).collect()
-        };
-        if columns(relation) != columns(&self.relation) {
+        let (shown, read) = (&relation.table.columns, &self.relation.table.columns);
+        let is_same = |(shown, read): (&Column, &Column)| (&shown.name, &shown.kind) == (&read.name, &read.kind);
+        if shown.len() != read.len() || !shown.iter().zip(read).all(is_same) {
             self.reshaped = Some(xid);
         }
     }
