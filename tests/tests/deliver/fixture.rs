@@ -26,7 +26,7 @@ use guitong_schemas::contract::files::FileFormat;
 use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
-    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription, load,
+    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, SinkTable, Subscription, load,
 };
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
@@ -213,6 +213,7 @@ impl Bench {
                 .filter(|(f, _)| fields.contains(&&**f))
                 .collect(),
             sink,
+            table: SinkTable::default(),
             secret: Some(Secret::new("s3cret".into())),
         }
     }
@@ -417,6 +418,8 @@ impl Target {
             key: entitlement.key().clone(),
             time_zone: bench.time_zone.clone(),
             grant: entitlement.fingerprint(),
+            condition: subscription.condition.clone(),
+            table: subscription.table.clone(),
         };
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),

@@ -10,7 +10,7 @@ use guitong_log::ExchangeLog;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::batch::{Item, Outcome, digest, newest};
+use super::batch::{Item, Outcome, digest, earlier, newest};
 use super::parked::{End, MOST_PARKED, Parked, Place, Word, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
@@ -126,12 +126,14 @@ impl Hand<'_> {
     /// over the ranges.
     async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
         let changes = newest(items);
+        let earlier = earlier(items, &changes, self.sink.wants());
+        let all = || earlier.iter().flatten().chain(&changes);
         let entry = AuditEntry {
             subscription: self.name.to_string(),
             resource: self.resource.to_owned(),
             epoch: self.session.epoch,
-            count: changes.len() as u64,
-            content: digest(&changes),
+            count: all().count() as u64,
+            content: digest(all()),
             grant: self.grant.to_owned(),
             revision: self.revision.to_owned(),
             at_us: Timestamp::now().as_microsecond(),
@@ -140,7 +142,7 @@ impl Hand<'_> {
         };
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
-        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges, entry: &entry, unlogged }).await?;
+        let ack = self.sink.write(&SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged }).await?;
         self.session.positions.extend(ack.durable);
         self.count(items);
         self.session.journal.note(entry).await?;
@@ -195,7 +197,7 @@ impl Hand<'_> {
             match &item.outcome {
                 Outcome::Change(change) => match change.what {
                     What::Upsert(_) => upserts += 1,
-                    What::Delete(_) => deletes += 1,
+                    What::Delete(..) => deletes += 1,
                 },
                 Outcome::Unchanged => {
                     unchanged += 1;

@@ -101,7 +101,7 @@ impl WebhookSink {
             return None;
         }
         let row = change.key();
-        let deleted = matches!(change.what, What::Delete(_));
+        let deleted = matches!(change.what, What::Delete(..));
         let identity =
             Identity { origin: &self.origin, generation: self.stand.generation, row: &row.id, version: &version, deleted };
         let key = key_of(row, &self.key);
@@ -110,7 +110,7 @@ impl WebhookSink {
                 let cells = cells_of(&self.plan.columns, &whole.cells, &self.key);
                 Some(Event::upsert(identity, key, cells, Some(change.source_us)))
             }
-            What::Delete(_) => {
+            What::Delete(..) => {
                 held.filter(|held| held.may_be_there()).map(|_| Event::deletion(identity, key, Some(change.source_us)))
             }
         }
