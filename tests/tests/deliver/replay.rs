@@ -5,7 +5,7 @@ use guitong_log::{ExchangeLog as _, TopicPartition};
 use guitong_schemas::contract::SinkConfig;
 use guitong_schemas::contract::webhook::Mode;
 
-use crate::fixture::{Bench, PARTITIONS, Running, Target, names, now_us};
+use crate::fixture::{Bench, PARTITIONS, Running, Target, now_us};
 use crate::webhook::World;
 
 fn word() -> Word {
@@ -127,6 +127,7 @@ async fn a_replay_that_cannot_be_whole_is_refused() {
 async fn an_endpoint_knows_what_it_gets_again() {
     let mut world = World::new(Mode::Binary).await;
     world.change("K2", 2).await;
+    world.caught_up().await;
     world.change("K1", 3).await;
     world.bench.append(vec![world.bench.delete("K2", 4)]).await;
     world.caught_up().await;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use guitong_deliver::sink::holdings::{Holdings as _, Look as _, number};
-use guitong_deliver::sink::{Change, PartitionStand, Sink as _, SinkBatch, SinkPlan, What};
+use guitong_deliver::sink::holdings::number;
+use guitong_deliver::sink::{Change, PartitionStand, SinkBatch, SinkPlan, What};
 use guitong_deliver::{CommandError, Verification, Verify, Word, Wrong};
 use guitong_govern::audit::{AuditEntry, Digest, Range};
 use guitong_govern::{Entitlement, KeyForm, Row, RowKey};
@@ -128,11 +128,14 @@ pub(crate) async fn rows_that_are_known_by_a_hash_are_compared(mut bench: Bench,
 pub(crate) async fn rows_of_the_subscribers_own_are_left_alone(mut bench: Bench, target: &Target) {
     let (key, own) = match target {
         Target::Postgres(..) => ("text", "guitong_version bytea, guitong_epoch bigint"),
-        Target::Mariadb(..) => ("VARCHAR(40) COLLATE utf8mb4_bin", "guitong_version VARBINARY(40), guitong_epoch BIGINT"),
+        Target::Mariadb(..) => {
+            ("VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "guitong_version VARBINARY(40), guitong_epoch BIGINT")
+        }
         Target::Sqlite(..) | Target::Files(_) => ("TEXT", "guitong_version BLOB, guitong_epoch INTEGER"),
     };
+    let text = if let Target::Mariadb(..) = target { "TEXT CHARACTER SET utf8mb4" } else { "TEXT" };
     let table = target.named("t");
-    target.execute(&format!("CREATE TABLE {table} (uscc {key} PRIMARY KEY, name TEXT, remark TEXT DEFAULT 'r', {own})")).await;
+    target.execute(&format!("CREATE TABLE {table} (uscc {key} PRIMARY KEY, name {text}, remark TEXT DEFAULT 'r', {own})")).await;
     if let Target::Postgres(..) = target {
         target.execute(&format!("ALTER TABLE {table} OWNER TO office")).await;
     }
@@ -191,15 +194,14 @@ async fn a_row_whose_record_was_superseded_is_looked_at_again() {
     let mut running = bench.start(&subscription);
     bench.caught_up(&mut running).await;
     assert!(running.handle.pause(Word { by: "韦小明".into(), reason: "盘点".into() }).await.unwrap());
-    bench.append(vec![bench.named("A", "2", 3)]).await;
+    bench.append(vec![aged(bench.named("A", "2", 3))]).await;
     bench.log.maintain(now_us() / 1_000).await.unwrap();
     let paused = verify(&running).await;
-    assert_eq!((found(&paused), paused.unsettled), ((0, 0, 0), 1), "{paused:?}");
-    let handle = running.handle.clone();
-    let looking = tokio::spawn(async move { handle.verify(&look()).await });
+    assert_eq!((found(&paused), paused.unsettled, paused.entitled), ((0, 0, 0), 1, 1), "{paused:?}");
     assert!(running.handle.resume().await.unwrap());
-    let seen = looking.await.unwrap().unwrap();
-    assert_eq!((found(&seen), seen.unsettled), ((0, 0, 0), 0), "{seen:?}");
+    bench.caught_up(&mut running).await;
+    let seen = verify(&running).await;
+    assert_eq!((found(&seen), seen.unsettled, seen.entitled), ((0, 0, 0), 0, 2), "{seen:?}");
     running.stop().await.unwrap();
 }
 
