@@ -41,7 +41,7 @@ fn whole(bench: &Bench, n: u64, commit: u64) -> NewRecord {
     let (number, odd) = (i64::try_from(n).unwrap(), ODD[usize::try_from(n).unwrap() % ODD.len()]);
     let cents = ((number - 40) * 1_234_567).to_be_bytes();
     let mut fields = vec![("name", Value::Text(odd)), ("contact", Value::Text("欧阳测试"))];
-    if n % 3 > 0 {
+    if !n.is_multiple_of(3) {
         fields.push(("reg_capital", Value::Decimal { unscaled: &cents, scale: 6 }));
         fields.push(("established", Value::Int(number * 100)));
         fields.push(("term_to", Value::Int(2_932_896)));
