@@ -30,7 +30,8 @@ async fn replay(running: &Running, since: Since) -> Result<Vec<Redelivered>, Com
 
 pub(crate) async fn a_replay_doubles_nothing_and_obeys_what_is_granted_now(mut bench: Bench, target: &Target) {
     let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    bench.append((1..=40).map(|n| bench.named(&format!("K{n}"), if u64::is_multiple_of(n, 2) { "even" } else { "odd" }, n)).collect()).await;
+    let numbered = |n: u64| bench.named(&format!("K{n}"), if n.is_multiple_of(2) { "even" } else { "odd" }, n);
+    bench.append((1..=40).map(numbered).collect()).await;
     bench.append(vec![bench.delete("K2", 50), bench.named("K3", "newer", 51)]).await;
     let mut running = bench.start(&subscription);
     bench.caught_up(&mut running).await;
