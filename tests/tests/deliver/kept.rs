@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use guitong_deliver::sink::SinkErrorKind;
-use guitong_deliver::{DeliverError, Phase, Word};
+use guitong_deliver::{DeliverError, Phase, Verify, Word};
 use guitong_log::NewRecord;
 use guitong_schemas::avro::Value;
 use guitong_schemas::contract::subscription::Mask;
@@ -363,4 +363,23 @@ pub(crate) async fn a_column_of_another_type_waits_where_it_is_told_to(mut bench
     }
     assert_eq!(held().await.map(|hash| hash.len()), Some(32));
     assert_eq!(target.count("t_history").await, 1);
+}
+
+pub(crate) async fn what_is_kept_is_not_taken_for_what_is_granted(mut bench: Bench, target: &Target) {
+    let subscription = kept(&bench, target, keeping(Deletes::Soft, true));
+    bench.append(vec![named(&bench, "A", "甲", 1), named(&bench, "B", "乙", 2), named(&bench, "C", "丙", 3)]).await;
+    bench.deliver(&subscription).await;
+    bench.append(vec![delete(&bench, "A", 4)]).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let clean = running.handle.verify(&Verify { repair: None, limit: 10 }).await.unwrap();
+    assert_eq!((clean.entitled, clean.held, clean.wrong()), (2, 2, 0), "{clean:?}");
+    let before = history(target).await;
+    let table = target.named("t");
+    target.execute(&format!("DELETE FROM {table} WHERE uscc = 'B'")).await;
+    let repair = Verify { repair: Some(Word::default()), limit: 10 };
+    assert_eq!(running.handle.verify(&repair).await.unwrap().missing, 1);
+    assert_eq!(rows(target).await["B"], whole("乙", None));
+    assert_eq!(history(target).await, before, "put right, it is the version that it was");
+    running.stop().await.unwrap();
 }

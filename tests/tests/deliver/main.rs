@@ -3,6 +3,7 @@
 // Helpers beside the tests may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod audit;
 mod commands;
 mod contract;
 mod dropped;
@@ -14,8 +15,10 @@ mod foreign;
 mod kept;
 mod mysql;
 mod pull;
+mod replay;
 mod scenarios;
 mod tls;
+mod verify;
 mod webhook;
 mod webhook_trust;
 
@@ -92,10 +95,18 @@ tables:
     a_narrower_grant_rewrites_the_history
     a_table_of_the_historys_name_is_left_alone
     a_column_of_another_type_waits_where_it_is_told_to
+    what_is_kept_is_not_taken_for_what_is_granted
     a_departments_own_table_gets_its_columns_and_no_other
     a_narrower_grant_takes_from_a_departments_own_table
     a_column_map_that_does_not_fit_is_told_at_start
-    crashes_double_nothing_in_a_departments_own_table;
+    crashes_double_nothing_in_a_departments_own_table
+    rows_that_somebody_changed_are_found_and_put_right
+    rows_that_are_known_by_a_hash_are_compared
+    rows_of_the_subscribers_own_are_left_alone
+    what_is_being_delivered_is_not_reported
+    random_values_of_every_kind_are_digested_as_they_are_here
+    a_replay_doubles_nothing_and_obeys_what_is_granted_now
+    a_replay_goes_on_after_a_crash;
 all:
     a_new_subscription_gets_the_whole_state_and_what_follows
     older_records_undo_nothing

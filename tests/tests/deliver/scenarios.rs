@@ -27,7 +27,13 @@ pub(crate) use crate::kept::{
     a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant, a_history_holds_every_version_once_and_in_order,
     a_narrower_grant_rewrites_the_history, a_row_that_leaves_the_grant_leaves_its_key_alone,
     a_table_of_the_historys_name_is_left_alone, random_faults_double_no_version, soft_deletes_keep_what_was_granted_to_the_last,
-    soft_deletes_need_columns_that_may_be_null,
+    soft_deletes_need_columns_that_may_be_null, what_is_kept_is_not_taken_for_what_is_granted,
+};
+pub(crate) use crate::replay::{a_replay_doubles_nothing_and_obeys_what_is_granted_now, a_replay_goes_on_after_a_crash};
+pub(crate) use crate::verify::{
+    random_values_of_every_kind_are_digested_as_they_are_here, rows_of_the_subscribers_own_are_left_alone,
+    rows_that_are_known_by_a_hash_are_compared, rows_that_somebody_changed_are_found_and_put_right,
+    what_is_being_delivered_is_not_reported,
 };
 
 pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {

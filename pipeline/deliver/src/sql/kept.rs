@@ -132,6 +132,16 @@ pub(crate) fn sweep(dialect: Dialect, layout: &Layout, sweep_epoch: i64, epoch: 
     statements
 }
 
+/// The statement that removes what a history says of rows that are no longer there, though no change took them.
+pub(crate) fn orphans(layout: &Layout) -> Option<String> {
+    let past = layout.past().table;
+    let same_key = layout.same_key("r", &past);
+    let to = quote(VALID[1]);
+    let sql =
+        format!("DELETE FROM {past} WHERE {to} IS NULL AND NOT EXISTS (SELECT 1 FROM {} AS r WHERE {same_key})", layout.table);
+    layout.history.then_some(sql)
+}
+
 /// The key of `of` is that of the feed.
 pub(crate) fn same_key(layout: &Layout, of: &str) -> String {
     join(layout.key.iter().enumerate().map(|(at, name)| format!("{of}.{} = s.k{at}", quote(name))), " AND ")

@@ -11,6 +11,7 @@ pub(crate) mod kept;
 pub(crate) mod layout;
 pub mod mysql;
 pub mod postgres;
+mod prints;
 pub(crate) mod reshape;
 pub mod sqlite;
 mod stored;

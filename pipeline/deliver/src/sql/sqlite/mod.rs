@@ -1,6 +1,7 @@
 //! SQLite sink: multi-row upserts, one transaction for each batch.
 
 mod errors;
+mod holdings;
 mod opening;
 mod table;
 mod write;
@@ -9,17 +10,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 
 pub(crate) use self::errors::sink_error;
+use self::holdings::SqliteHoldings;
 pub(crate) use self::opening::SqliteFile;
 use self::opening::{Opening, Taken};
 use self::write::{Statements, Writer};
 use super::kept::{self, Dialect};
-use super::layout::{Layout, quote};
+use super::layout::{Layout, join, quote};
 use super::stored::{fenced, signed};
+use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::pull::Outbox;
+use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
 
 const SET_SWEEP: &str = "UPDATE guitong_subscriptions SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2";
@@ -101,6 +105,31 @@ impl SqliteSink {
             _ => Ok(()),
         }
     }
+
+    /// Sets every offset anew; `sweep_epoch`: that of a refill which begins.
+    async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+        let mut transaction = self.file.begin().await?;
+        self.set_sweep(&mut transaction, sweep_epoch).await?;
+        let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = $1").bind(self.subscription());
+        delete.execute(&mut *transaction).await.map_err(sink_error)?;
+        for stand in partitions {
+            let sql = "INSERT INTO guitong_offsets
+                (subscription, log_id, topic, partition, next_offset, refill_to, epoch, batch_count, batch_digest)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '')";
+            let insert = sqlx::query(sql)
+                .bind(self.subscription())
+                .bind(self.opening.plan.log.0.to_string())
+                .bind(self.opening.plan.topic.to_string())
+                .bind(i64::from(stand.partition))
+                .bind(signed(stand.next))
+                .bind(signed(stand.refill_to))
+                .bind(self.epoch);
+            insert.execute(&mut *transaction).await.map_err(sink_error)?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        self.sweep_epoch = sweep_epoch;
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -120,27 +149,16 @@ impl Sink for SqliteSink {
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        let mut transaction = self.file.begin().await?;
-        self.set_sweep(&mut transaction, Some(self.epoch)).await?;
-        let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = $1").bind(self.subscription());
-        delete.execute(&mut *transaction).await.map_err(sink_error)?;
-        for stand in partitions {
-            let sql = "INSERT INTO guitong_offsets
-                (subscription, log_id, topic, partition, next_offset, refill_to, epoch, batch_count, batch_digest)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '')";
-            let insert = sqlx::query(sql)
-                .bind(self.subscription())
-                .bind(self.opening.plan.log.0.to_string())
-                .bind(self.opening.plan.topic.to_string())
-                .bind(i64::from(stand.partition))
-                .bind(signed(stand.next))
-                .bind(signed(stand.refill_to))
-                .bind(self.epoch);
-            insert.execute(&mut *transaction).await.map_err(sink_error)?;
-        }
-        transaction.commit().await.map_err(sink_error)?;
-        self.sweep_epoch = Some(self.epoch);
-        Ok(())
+        self.put_offsets(partitions, Some(self.epoch)).await
+    }
+
+    /// Of an outbox that is pulled, whoever pulls goes back by himself.
+    fn replays(&self) -> bool {
+        self.opening.outbox.is_none()
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.put_offsets(partitions, None).await
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
@@ -165,6 +183,35 @@ impl Sink for SqliteSink {
         self.remembers = remembers;
         self.ring();
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        // Which rows are the subscription's, a table of the department's does not say.
+        let Opening { plan, layout, outbox: None } = &*self.opening else { return None };
+        let layout = Some(layout.clone()).filter(|layout| !layout.foreign)?;
+        Some(Arc::new(SqliteHoldings { file: Arc::clone(&self.file), plan: plan.clone(), layout }))
+    }
+
+    async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        let layout = &self.opening.layout;
+        let key = join(layout.key.iter().enumerate().map(|(at, name)| format!("{} = ${}", quote(name), at + 3)), " AND ");
+        let sql = format!("DELETE FROM {} WHERE {VERSION} IS $1 AND {EPOCH} IS $2 AND {key}", layout.table);
+        let mut transaction = self.file.begin().await?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let mut removed = 0;
+        for row in rows {
+            let delete = sqlx::query(AssertSqlSafe(sql.as_str())).bind(row.version.clone()).bind(row.epoch);
+            let delete = match layout.hashed {
+                true => row.hashed_key().into_iter().fold(delete, |delete, key| delete.bind(key)),
+                false => row.key.iter().fold(delete, |delete, part| delete.bind(part.clone())),
+            };
+            removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
+        }
+        if let Some(orphans) = kept::orphans(layout) {
+            table::run(&mut transaction, orphans).await?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(removed)
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {
