@@ -12,6 +12,7 @@ mod files;
 mod fixture;
 mod mysql;
 mod pull;
+mod regrant;
 mod scenarios;
 mod tls;
 mod webhook;

@@ -164,41 +164,34 @@ impl Place {
         keyed
     }
 
-    /// What whoever looks there can read now.
-    pub(crate) async fn readable(&self, name: &str, outbox: &Path, puller: Option<&Puller>) -> Vec<u8> {
+    /// What whoever looks there can read now; and what the exchange keeps there of its own.
+    pub(crate) async fn readable(&self, name: &str, outbox: &Path, puller: Option<&Puller>) -> [Vec<u8>; 2] {
+        let is_own = |table: &str| table.starts_with("guitong_");
         match self {
-            Self::Postgres(servers) => {
-                let own = ["guitong_subscriptions", "guitong_offsets", "guitong_deleted"];
-                let mut sql = format!("SELECT to_jsonb(t)::text FROM shared.\"{name}\" t");
-                own.iter().for_each(|own| {
-                    sql += &format!(" UNION ALL SELECT to_jsonb(t)::text FROM shared.{own} t WHERE subscription = '{name}'")
-                });
-                if !servers.has_postgres(name).await {
-                    return Vec::new();
-                }
-                sqlx::query_scalar::<_, String>(AssertSqlSafe(sql))
-                    .fetch_all(&servers.postgres)
-                    .await
-                    .unwrap()
-                    .join("\n")
-                    .into_bytes()
+            Self::Postgres(servers) => servers.in_postgres(name).await,
+            Self::Mariadb(servers) => {
+                [servers.in_mariadb(&[name], "true").await, servers.in_mariadb(&OWN, &format!("subscription = '{name}'")).await]
             }
-            Self::Mariadb(servers) => servers.readable_mariadb(name).await,
-            Self::Sqlite(path) if path.exists() => all_of(&opened(path).await, |_| None).await,
-            Self::Sqlite(_) | Self::Webhook(..) => Vec::new(),
-            Self::Files { folder, .. } => bytes_in(folder),
-            Self::Pull => {
-                let of = |table: &str| match table {
-                    "guitong_tokens" => None,
-                    own if own.starts_with("guitong_") => Some(format!("subscription = '{name}'")),
-                    table => Some((table.ends_with(&format!(".{name}"))).to_string()),
-                };
-                let mut all = if outbox.exists() { all_of(&opened(outbox).await, of).await } else { Vec::new() };
+            Self::Sqlite(path) if path.exists() => {
+                let pool = opened(path).await;
+                [
+                    all_of(&pool, |table| (!is_own(table)).to_string()).await,
+                    all_of(&pool, |table| is_own(table).to_string()).await,
+                ]
+            }
+            Self::Sqlite(_) | Self::Webhook(..) => Default::default(),
+            Self::Files { folder, .. } => [bytes_in(folder), Vec::new()],
+            Self::Pull if outbox.exists() => {
+                let pool = opened(outbox).await;
+                let mut shown = all_of(&pool, |table| table.ends_with(&format!(".{name}")).to_string()).await;
                 if let Some(puller) = puller {
-                    all.extend(format!("{:?}", events(puller).await).into_bytes());
+                    shown.extend(format!("{:?}", events(puller).await).into_bytes());
                 }
-                all
+                let own =
+                    |table: &str| if OWN.contains(&table) { format!("subscription = '{name}'") } else { "false".to_owned() };
+                [shown, all_of(&pool, own).await]
             }
+            Self::Pull => Default::default(),
         }
     }
 
@@ -212,18 +205,29 @@ impl Place {
     }
 }
 
+/// Tables of the exchange beside the subscriber's.
+const OWN: [&str; 3] = ["guitong_subscriptions", "guitong_offsets", "guitong_deleted"];
+
 impl Servers {
-    async fn has_postgres(&self, name: &str) -> bool {
-        let sql = "SELECT count(*) FROM pg_tables WHERE schemaname = 'shared' AND tablename = $1";
-        sqlx::query_scalar::<_, i64>(sql).bind(name).fetch_one(&self.postgres).await.unwrap() == 1
+    async fn in_postgres(&self, name: &str) -> [Vec<u8>; 2] {
+        let there = "SELECT count(*) FROM pg_tables WHERE schemaname = 'shared' AND tablename = $1";
+        if sqlx::query_scalar::<_, i64>(there).bind(name).fetch_one(&self.postgres).await.unwrap() == 0 {
+            return Default::default();
+        }
+        let read = async |sql: String| {
+            let rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_all(&self.postgres).await.unwrap();
+            rows.join("\n").into_bytes()
+        };
+        let own = OWN.map(|own| format!("SELECT to_jsonb(t)::text FROM shared.{own} t WHERE subscription = '{name}'"));
+        [read(format!("SELECT to_jsonb(t)::text FROM shared.\"{name}\" t")).await, read(own.join(" UNION ALL ")).await]
     }
 
-    async fn readable_mariadb(&self, name: &str) -> Vec<u8> {
+    async fn in_mariadb(&self, tables: &[&str], only: &str) -> Vec<u8> {
         let mut all = Vec::new();
-        for table in [name, "guitong_subscriptions", "guitong_offsets", "guitong_deleted"] {
+        for table in tables {
             let sql = "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR) FROM information_schema.columns
                 WHERE table_schema = 'shared' AND table_name = ?";
-            let columns: Vec<(String, String)> = sqlx::query_as(sql).bind(table).fetch_all(&self.mariadb).await.unwrap();
+            let columns: Vec<(String, String)> = sqlx::query_as(sql).bind(*table).fetch_all(&self.mariadb).await.unwrap();
             if columns.is_empty() {
                 continue;
             }
@@ -232,8 +236,7 @@ impl Servers {
                 _ => format!("CAST(`{column}` AS CHAR)"),
             });
             let shown = shown.collect::<Vec<_>>().join(", ");
-            let only = if table == name { String::new() } else { format!("WHERE subscription = '{name}'") };
-            let sql = format!("SELECT concat_ws('\\n', {shown}) FROM shared.`{table}` {only}");
+            let sql = format!("SELECT concat_ws('\\n', {shown}) FROM shared.`{table}` WHERE {only}");
             let rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_all(&self.mariadb).await.unwrap();
             all.extend(rows.join("\n").into_bytes());
         }
@@ -251,12 +254,14 @@ async fn opened(path: &Path) -> SqlitePool {
 }
 
 /// Every value of every table; `only`: which rows of a table.
-async fn all_of(pool: &SqlitePool, only: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+async fn all_of(pool: &SqlitePool, only: impl Fn(&str) -> String) -> Vec<u8> {
     let tables = sqlx::query_scalar::<_, String>("SELECT name FROM sqlite_master WHERE type = 'table'");
     let mut all = Vec::new();
     for table in tables.fetch_all(pool).await.unwrap() {
-        let only = only(&table).map_or(String::new(), |only| format!("WHERE {only}"));
-        let rows = sqlx::query(AssertSqlSafe(format!("SELECT * FROM \"{table}\" {only}"))).fetch_all(pool).await.unwrap();
+        let rows = sqlx::query(AssertSqlSafe(format!("SELECT * FROM \"{table}\" WHERE {}", only(&table))))
+            .fetch_all(pool)
+            .await
+            .unwrap();
         let bytes = |row: &SqliteRow, at: usize| row.get_unchecked::<Option<Vec<u8>>, _>(at).unwrap_or_default();
         rows.iter().for_each(|row| (0..row.len()).for_each(|at| all.extend([bytes(row, at), b"\n".to_vec()].concat())));
     }

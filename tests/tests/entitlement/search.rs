@@ -23,8 +23,12 @@ pub(crate) async fn assert_entitled(world: &mut World, when: &str) {
             assert_holds(world, subscriber, &what).await;
         }
         let puller = subscriber.running.as_ref().and_then(|running| running.handle.puller());
-        let readable = subscriber.place.readable(&subscriber.name, &world.outbox(), puller).await;
-        world.canaries.assert_only(&now, &readable, &format!("{what} what can be read"));
+        let [shown, own] = subscriber.place.readable(&subscriber.name, &world.outbox(), puller).await;
+        world.canaries.assert_only(&now, &shown, &format!("{what} what can be read"));
+        // Keys of rows that were taken away are remembered as long as rows are known by them.
+        let keyed = subscriber.policy.is_clear(&world.model);
+        let kept: Ids = if keyed { now.union(&subscriber.knew).copied().collect() } else { now.clone() };
+        world.canaries.assert_only(&kept, &own, &format!("{what} what the exchange keeps there"));
         world.canaries.assert_only(&subscriber.may, &subscriber.place.remains(), &format!("{what} what remains"));
         assert_told(world, subscriber, served, &now, &what).await;
     }
