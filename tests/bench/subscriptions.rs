@@ -29,7 +29,7 @@ const SOURCE: &str = "registry";
 /// A first start on a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
 const MEMORY_BAR_MIB: f64 = 100.0;
-/// By how much a silent sink may change the others' p99.
+/// By how much a silent sink may worsen the others' p99.
 const CHANGE_BAR: f64 = 0.25;
 
 struct Office {
@@ -48,6 +48,8 @@ pub(crate) async fn run(runs: usize) -> Outcome {
     office.change(RESOURCES as u32, Duration::ZERO).await?;
     office.delivered(1, SINKS).await?;
     println!("{SUBSCRIPTIONS} subscriptions on {SINKS} databases have their first row");
+    // The first does not count: statements are prepared, connections opened.
+    office.measure().await?;
     let (mut well, mut ill) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         for (mode, times) in [(Mode::Pass, &mut well), (Mode::Hold, &mut ill)] {
@@ -86,8 +88,8 @@ fn report(well: &mut [Times], ill: &mut [Times]) {
         println!("  {what:<30} p50 {:.1} ms, p99 {:.1} ms", of(times, |times| times.0), of(times, |times| times.1));
     }
     let change = of(ill, |times| times.1) / of(well, |times| times.1) - 1.0;
-    let met = if change.abs() < CHANGE_BAR { "met" } else { "NOT met" };
-    println!("  the others' p99 changes by {:+.0} %; bar {:.0} %: {met}", change * 100.0, CHANGE_BAR * 100.0);
+    let met = if change < CHANGE_BAR { "met" } else { "NOT met" };
+    println!("  the others' p99 changes by {:+.0} %; bar +{:.0} %: {met}", change * 100.0, CHANGE_BAR * 100.0);
 }
 
 impl Office {

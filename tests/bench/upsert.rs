@@ -28,6 +28,8 @@ const BY_HAND: &str =
     "CREATE TABLE by_hand (uscc varchar(40) PRIMARY KEY, name text, legal_rep_name text, version VERSION, epoch bigint)";
 const STAGE: &str =
     "CREATE TEMPORARY TABLE stage (uscc varchar(40), name text, legal_rep_name text, version VERSION, epoch bigint)";
+/// Of a table in MariaDB.
+const CHARACTERS: &str = "CHARACTER SET utf8mb4";
 
 pub(crate) async fn run(runs: usize) -> Outcome {
     let (postgres, mariadb) = (load::database().await?, Mariadb::start().await?);
@@ -40,7 +42,8 @@ pub(crate) async fn run(runs: usize) -> Outcome {
     let to_mariadb = SinkConfig::Mysql { url: Secret::new(mariadb.url("office", "ours")), table: "enterprise".into() };
     let (pg, maria) = (postgres.admin().await?, mariadb.admin().await?);
     pg.execute(AssertSqlSafe(BY_HAND.replace("VERSION", "bytea"))).await?;
-    maria.execute(AssertSqlSafe(format!("USE ours; {}", BY_HAND.replace("VERSION", "varbinary(40)")))).await?;
+    let by_hand = BY_HAND.replace("VERSION", "varbinary(40)").replacen("by_hand", "ours.by_hand", 1);
+    maria.execute(AssertSqlSafe(format!("{by_hand} {CHARACTERS}"))).await?;
 
     let mut backlog = Backlog::new().await?;
     let mut rounds = [Rounds::new("upserts into PostgreSQL", "rows"), Rounds::new("upserts into MariaDB", "rows")];
@@ -121,7 +124,7 @@ async fn load_data(pool: &MySqlPool, given: u64) -> Result<Duration, Failure> {
     std::fs::write(&file, text)?;
     let stage = STAGE.replace("VERSION", "varbinary(40)");
     let sql = format!(
-        "BEGIN; {stage};
+        "BEGIN; {stage} {CHARACTERS};
          LOAD DATA INFILE '{}' INTO TABLE stage CHARACTER SET utf8mb4;
          INSERT INTO by_hand SELECT * FROM stage ON DUPLICATE KEY UPDATE name = VALUES(name),
             legal_rep_name = VALUES(legal_rep_name), epoch = VALUES(epoch), version = VALUES(version);
