@@ -9,6 +9,7 @@ pub(crate) mod layout;
 mod lease;
 pub mod mysql;
 pub mod postgres;
+mod prints;
 pub mod sqlite;
 mod stored;
 

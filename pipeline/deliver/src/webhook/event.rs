@@ -29,6 +29,8 @@ pub(crate) struct Event {
     /// The same whenever the same change is sent again: what a receiver knows it by.
     pub(crate) id: String,
     pub(crate) deleted: bool,
+    /// It was sent before, and is sent again since a person asked for it.
+    pub(crate) replayed: bool,
     /// The row's key as the subscriber knows it.
     subject: String,
     /// When it happened at the source.
@@ -96,6 +98,7 @@ impl Event {
         Self {
             id: identity.id(),
             deleted: identity.deleted,
+            replayed: false,
             subject: parts.join("/"),
             time: time_us.map(|us| StandardValue::Time(us).to_string()),
             sequence: hex::encode(identity.version),
@@ -117,6 +120,7 @@ impl Event {
             attributes.push(("subject", self.subject.clone()));
         }
         attributes.extend(self.time.clone().map(|time| ("time", time)));
+        attributes.extend(self.replayed.then(|| ("replayed", "true".to_owned())));
         attributes
     }
 

@@ -94,10 +94,16 @@ impl WebhookSink {
         version > held.version.as_slice() || (again && version == held.version)
     }
 
+    /// Whether a replay sends the change at `version` again, which is the last one that the endpoint had of the row.
+    fn is_replayed(&self, held: &Held, version: &[u8]) -> bool {
+        self.stand.replay.is_some_and(|replay| held.epoch < replay) && version == held.version
+    }
+
     /// The event that a change is for this endpoint; `None` where it is no news, or a delete of what the endpoint never had.
     fn event(&self, change: &Change<'_>, held: Option<&Held>) -> Option<Event> {
         let version = change.version.to_bytes();
-        if held.is_some_and(|held| !self.is_news(held, &version)) {
+        let replayed = held.is_some_and(|held| self.is_replayed(held, &version));
+        if held.is_some_and(|held| !replayed && !self.is_news(held, &version)) {
             return None;
         }
         let row = change.key();
@@ -105,15 +111,18 @@ impl WebhookSink {
         let identity =
             Identity { origin: &self.origin, generation: self.stand.generation, row: &row.id, version: &version, deleted };
         let key = key_of(row, &self.key);
-        match &change.what {
+        let mut event = match &change.what {
             What::Upsert(whole) => {
                 let cells = cells_of(&self.plan.columns, &whole.cells, &self.key);
-                Some(Event::upsert(identity, key, cells, Some(change.source_us)))
+                Event::upsert(identity, key, cells, Some(change.source_us))
             }
-            What::Delete(_) => {
-                held.filter(|held| held.may_be_there()).map(|_| Event::deletion(identity, key, Some(change.source_us)))
+            What::Delete(_) if replayed || held.is_some_and(Held::may_be_there) => {
+                Event::deletion(identity, key, Some(change.source_us))
             }
-        }
+            What::Delete(_) => return None,
+        };
+        event.replayed = replayed;
+        Some(event)
     }
 
     /// Sends what the endpoint has not answered yet. After an error nothing new is begun, and what is under way is waited for: it
@@ -245,7 +254,20 @@ impl Sink for WebhookSink {
         let mut stand = self.stand.clone();
         stand.key = self.key.clone();
         stand.generation += 1;
-        stand.sweep = Some(stand.epoch);
+        (stand.sweep, stand.replay) = (Some(stand.epoch), None);
+        stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
+        stand::commit(&self.hold()?, &stand, Vec::new()).await?;
+        self.stand = stand;
+        Ok(())
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut stand = self.stand.clone();
+        stand.replay = Some(stand.epoch);
         stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
         stand::commit(&self.hold()?, &stand, Vec::new()).await?;
         self.stand = stand;
@@ -268,7 +290,7 @@ impl Sink for WebhookSink {
             let Some(event) = self.event(change, held.as_ref()) else { continue };
             let (row, version, epoch) = (&change.key().id, change.version.to_bytes(), self.stand.epoch);
             let there = if event.deleted { There::Gone(batch.entry.at_us) } else { There::Yes };
-            if !held.as_ref().is_some_and(Held::may_be_there) {
+            if !event.deleted && !held.as_ref().is_some_and(Held::may_be_there) {
                 offers.push(Held { version, epoch, there: There::Perhaps }.change(row));
             }
             changes.push(Held { version, epoch, there }.change(row));

@@ -30,6 +30,9 @@ pub(super) struct StandState {
     pub(super) generation: u64,
     /// Epoch of the refill under way.
     pub(super) sweep: Option<u64>,
+    /// Epoch of the replay under way.
+    #[serde(default)]
+    pub(super) replay: Option<u64>,
     /// Number, next offset, end of the refill.
     pub(super) partitions: Vec<(u32, u64, u64)>,
     pub(super) entries: Vec<AuditEntry>,
@@ -50,6 +53,9 @@ impl StandState {
                 return None;
             }
             at.1 = range.to;
+        }
+        if moved.partitions.iter().all(|(_, next, refill_to)| next >= refill_to) {
+            moved.replay = None;
         }
         Some(moved)
     }
