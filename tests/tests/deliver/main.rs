@@ -15,6 +15,7 @@ mod foreign;
 mod kept;
 mod mysql;
 mod pull;
+mod regrant;
 mod replay;
 mod scenarios;
 mod tls;

@@ -9,6 +9,7 @@
 pub(crate) mod foreign;
 pub(crate) mod kept;
 pub(crate) mod layout;
+mod lease;
 pub mod mysql;
 pub mod postgres;
 mod prints;

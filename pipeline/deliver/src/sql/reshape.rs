@@ -144,6 +144,11 @@ pub(crate) enum Which {
 }
 
 impl Reshape {
+    /// Rows are keyed in another way.
+    pub(crate) fn rekeys(&self) -> bool {
+        self.columns == Columns::Rekey
+    }
+
     /// The table is gone, and its history goes after it.
     pub(crate) fn orphaned() -> Self {
         let columns = Columns::Kept { clear: Vec::new(), retyped: Vec::new() };

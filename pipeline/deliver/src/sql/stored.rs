@@ -93,6 +93,10 @@ pub(crate) struct There {
 }
 
 impl Takeover {
+    pub(crate) fn rekeys(&self) -> bool {
+        matches!(self, Self::Regrant(reshape) if reshape.rekeys())
+    }
+
     pub(crate) fn of(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout, there: There) -> Result<Self, SinkError> {
         let shape = stored.filter(|stored| stored.table_name == layout.table).map(|stored| Shape::from_json(&stored.shape));
         let shape = shape.transpose()?;
