@@ -79,6 +79,8 @@ impl Mariadb {
             .arg(format!("--datadir={}", path("data")))
             .arg(format!("--socket={}", path("server.sock")))
             .arg(format!("--pid-file={}", path("server.pid")))
+            // A starting server removes what it takes for temporary tables of its own.
+            .arg(format!("--tmpdir={}", self.home.path().display()))
             .arg(format!("--init-file={}", path("init.sql")))
             .arg(format!("--port={}", self.port))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"])

@@ -25,6 +25,9 @@ pub(crate) struct Shape {
     /// SHA-256 of the condition, where there is a history: versions that another one granted cannot be judged again.
     #[serde(default)]
     pub(crate) rows: String,
+    /// Columns of earlier grants, which the table still has, without values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left: Vec<ShapeColumn>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +52,22 @@ impl Shape {
             history: layout.history,
             foreign: layout.foreign,
             rows: condition.map(|condition| hex::encode(Sha256::digest(condition))).unwrap_or_default(),
+            left: Vec::new(),
         }
+    }
+
+    /// With the columns that `old` leaves behind.
+    pub(crate) fn after(mut self, old: &Self) -> Self {
+        if old.columns_to(&self) != Columns::Rekey {
+            let is_new = |column: &&ShapeColumn| self.columns.iter().any(|new| new.name == column.name);
+            self.left = old.columns.iter().chain(&old.left).filter(|column| !is_new(column)).cloned().collect();
+        }
+        self
+    }
+
+    /// Whether a table of this shape is as `new` wants it.
+    pub(crate) fn is_as(&self, new: &Self) -> bool {
+        *self == Self { left: self.left.clone(), ..new.clone() }
     }
 
     pub(crate) fn to_json(&self) -> Result<String, SinkError> {
@@ -95,7 +113,8 @@ impl Shape {
         let retyped = |old: &&ShapeColumn| new.columns.iter().any(|c| c.name == old.name && c.kind != old.kind);
         let name = |column: &ShapeColumn| column.name.clone();
         let clear = self.columns.iter().filter(|old| !same(old, |column| &column.masks) && !self.key.contains(&old.name));
-        Columns::Kept { clear: clear.map(name).collect(), retyped: self.columns.iter().filter(retyped).map(name).collect() }
+        let retyped = self.columns.iter().chain(&self.left).filter(retyped);
+        Columns::Kept { clear: clear.map(name).collect(), retyped: retyped.map(name).collect() }
     }
 }
 
@@ -250,7 +269,15 @@ mod tests {
             masks: (*masks).into(),
         });
         let key = key.iter().map(|&name| name.into()).collect();
-        Shape { key, columns: columns.collect(), soft: false, history: false, foreign: false, rows: String::new() }
+        Shape {
+            key,
+            columns: columns.collect(),
+            soft: false,
+            history: false,
+            foreign: false,
+            rows: String::new(),
+            left: Vec::new(),
+        }
     }
 
     #[test]
@@ -263,6 +290,17 @@ mod tests {
         assert_eq!(columns(&new), Columns::Kept { clear, retyped: vec!["born".to_owned()] });
         assert_eq!(columns(&old), Columns::Kept { clear: vec![], retyped: vec![] });
         assert_eq!(columns(&shape(&[KEY], &[])), Columns::Rekey);
+    }
+
+    #[test]
+    fn a_column_that_was_granted_before_is_known_when_it_comes_back() {
+        let all = shape(&["uscc"], &[("uscc", "text", ""), ("born", "date", ""), ("phone", "text", "")]);
+        let bare = shape(&["uscc"], &[("uscc", "text", "")]).after(&all);
+        assert!(bare.is_as(&shape(&["uscc"], &[("uscc", "text", "")])) && !bare.is_as(&all));
+        let masked = shape(&["uscc"], &[("uscc", "text", ""), ("born", "int", "year")]).after(&bare);
+        assert_eq!(bare.change_to(&masked).columns, Columns::Kept { clear: vec![], retyped: vec!["born".to_owned()] });
+        assert_eq!(masked.left.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["phone"]);
+        assert_eq!(shape(&[KEY], &[]).after(&masked).left, [], "the table is made anew");
     }
 
     #[test]

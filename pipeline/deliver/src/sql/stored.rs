@@ -98,8 +98,7 @@ impl Takeover {
     }
 
     pub(crate) fn of(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout, there: There) -> Result<Self, SinkError> {
-        let shape = stored.filter(|stored| stored.table_name == layout.table).map(|stored| Shape::from_json(&stored.shape));
-        let shape = shape.transpose()?;
+        let shape = stored_shape(stored, layout)?;
         let ours = |which: fn(&Shape) -> bool| shape.as_ref().is_some_and(which);
         for (name, is_taken) in [
             (layout.past().name, layout.history && there.past && !ours(|shape| shape.history)),
@@ -115,12 +114,27 @@ impl Takeover {
             return Ok(if there.past && shape.history { Self::Regrant(Reshape::orphaned()) } else { Self::Refill });
         }
         let new = Shape::of(layout);
-        if stored.grant_fingerprint != plan.grant || shape != new {
+        if stored.grant_fingerprint != plan.grant || !shape.is_as(&new) {
             return Ok(Self::Regrant(shape.change_to(&new)));
         }
         let same_log = stored.log_id == *plan.log.0 && stored.topic == *plan.topic;
         let whole = (there.past || !layout.history) && (there.versions || !layout.foreign);
         Ok(if same_log && whole { Self::Resume } else { Self::Refill })
+    }
+}
+
+/// What was stored of the grant under which the table is.
+fn stored_shape(stored: Option<&Stored>, layout: &Layout) -> Result<Option<Shape>, SinkError> {
+    let stored = stored.filter(|stored| stored.table_name == layout.table);
+    stored.map(|stored| Shape::from_json(&stored.shape)).transpose()
+}
+
+/// What is to be stored of the new grant.
+pub(crate) fn shape_to_store(stored: Option<&Stored>, layout: &Layout) -> Result<String, SinkError> {
+    let new = Shape::of(layout);
+    match stored_shape(stored, layout)? {
+        Some(old) => new.after(&old).to_json(),
+        None => new.to_json(),
     }
 }
 

@@ -22,8 +22,8 @@ use self::write::{Statements, Writer};
 use super::kept::{self, Dialect};
 use super::layout::{Layout, join, quote};
 use super::lease::Lease;
-use super::reshape::{Shape, Which};
-use super::stored::{Stored, StoredOffset, Takeover, There, fenced, signed, unsigned};
+use super::reshape::Which;
+use super::stored::{Stored, StoredOffset, Takeover, There, fenced, shape_to_store, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
@@ -159,7 +159,7 @@ impl MysqlSink {
             .bind(&*self.plan.topic)
             .bind(sweep_epoch)
             .bind(self.plan.grant.as_slice())
-            .bind(Shape::of(&self.layout).to_json()?)
+            .bind(shape_to_store(Some(stored), &self.layout)?)
             .bind(&*self.plan.subscription)
             .bind(stored.epoch);
         if store.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected() == 0 {

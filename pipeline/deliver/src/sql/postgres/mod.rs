@@ -21,8 +21,8 @@ use self::write::{MERGE_VERSION, Statements, Writer};
 use super::kept::{self, Dialect};
 use super::layout::{Layout, join, quote};
 use super::lease::Lease;
-use super::reshape::Shape;
-use super::stored::{Stored, StoredOffset, Takeover, There, fenced, signed, unsigned};
+use super::reshape::Which;
+use super::stored::{Stored, StoredOffset, Takeover, There, fenced, shape_to_store, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
@@ -142,7 +142,15 @@ impl PostgresSink {
         let takeover = Takeover::of(stored, &self.plan, &self.layout, there)?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         if let Takeover::Regrant(reshape) = &takeover {
-            let (statements, stays) = reshape.statements(Dialect::Postgres, &self.layout, made, &|_, _| true);
+            let rows = table::found(connection, place, &self.layout).await?;
+            let past = table::found(connection, place, &self.layout.past()).await?;
+            // Taking over is one transaction, so the table of versions is as it was stored.
+            let there = |which, name: &str| match which {
+                Which::Rows => rows.iter().any(|column| column.name == name),
+                Which::Past => past.iter().any(|column| column.name == name),
+                Which::Versions => true,
+            };
+            let (statements, stays) = reshape.statements(Dialect::Postgres, &self.layout, made, &there);
             for statement in statements {
                 table::run(connection, statement).await?;
             }
@@ -166,8 +174,8 @@ impl PostgresSink {
         &self,
         connection: &mut PgConnection,
         made: bool,
-        epoch: i64,
-        sweep_epoch: Option<i64>,
+        (epoch, sweep_epoch): (i64, Option<i64>),
+        shape: String,
     ) -> Result<(), SinkError> {
         let store = sqlx::query(AssertSqlSafe(self.own.store.as_str()))
             .bind(&*self.plan.subscription)
@@ -178,7 +186,7 @@ impl PostgresSink {
             .bind(epoch)
             .bind(sweep_epoch)
             .bind(self.plan.grant.as_slice())
-            .bind(Shape::of(&self.layout).to_json()?);
+            .bind(shape);
         store.execute(connection).await.map_err(sink_error)?;
         Ok(())
     }
@@ -258,7 +266,8 @@ impl PostgresSink {
                 Some(epoch)
             }
         };
-        self.store(transaction, made, epoch, sweep_epoch).await?;
+        let shape = shape_to_store(stored.as_ref(), &self.layout)?;
+        self.store(transaction, made, (epoch, sweep_epoch), shape).await?;
         let partitions = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(self.own.partitions.as_str()));
         let partitions = partitions.bind(&*self.plan.subscription).bind(&*self.plan.topic);
         let partitions = partitions.fetch_all(&mut **transaction).await.map_err(sink_error)?;

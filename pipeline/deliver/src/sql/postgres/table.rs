@@ -167,14 +167,14 @@ pub(crate) fn written(layout: &Layout) -> Vec<Needed<'_>> {
 }
 
 /// A column of the table as it is.
-struct Found {
-    name: String,
+pub(crate) struct Found {
+    pub(crate) name: String,
     kind: String,
     not_null: bool,
     filled: bool,
 }
 
-async fn found(connection: &mut PgConnection, place: &Place, layout: &Layout) -> Result<Vec<Found>, SinkError> {
+pub(crate) async fn found(connection: &mut PgConnection, place: &Place, layout: &Layout) -> Result<Vec<Found>, SinkError> {
     let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
             a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -12,8 +12,8 @@ use crate::pull::Outbox;
 use crate::sink::{PartitionStand, SinkError, SinkPlan, Stand};
 use crate::sql::kept::Dialect;
 use crate::sql::layout::Layout;
-use crate::sql::reshape::Shape;
-use crate::sql::stored::{Stored, StoredOffset, Takeover, There, unsigned};
+use crate::sql::reshape::Which;
+use crate::sql::stored::{Stored, StoredOffset, Takeover, There, shape_to_store, unsigned};
 
 /// Gives the stored offsets to a new holder, or forgets them.
 const KEEP_OFFSETS: &str = "UPDATE guitong_offsets SET epoch = $6 WHERE subscription = $1";
@@ -181,7 +181,14 @@ impl Opening {
             outbox.detach(transaction).await?;
         }
         if let Takeover::Regrant(reshape) = &takeover {
-            let (statements, stays) = reshape.statements(Dialect::Sqlite, &self.layout, made, &|_, _| true);
+            let past = table::found(transaction, &self.layout.past().name).await?;
+            // Taking over is one transaction, so the table of versions is as it was stored.
+            let there = |which, name: &str| match which {
+                Which::Rows => found.iter().any(|column| column.name == name),
+                Which::Past => past.iter().any(|column| column.name == name),
+                Which::Versions => true,
+            };
+            let (statements, stays) = reshape.statements(Dialect::Sqlite, &self.layout, made, &there);
             for statement in statements {
                 table::run(transaction, statement).await?;
             }
@@ -222,7 +229,7 @@ impl Opening {
             .bind(epoch)
             .bind(sweep_epoch)
             .bind(self.plan.grant.to_vec())
-            .bind(Shape::of(&self.layout).to_json()?);
+            .bind(shape_to_store(stored, &self.layout)?);
         store.execute(&mut **transaction).await.map_err(sink_error)?;
         let (partitions, remembers) = self.partitions(transaction).await?;
         let entries = stored.map(Stored::entries).transpose()?.unwrap_or_default();

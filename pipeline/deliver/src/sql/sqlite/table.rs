@@ -100,7 +100,7 @@ fn affinity_of(declared: &str) -> &'static str {
 
 /// A column of the table as it is.
 pub(crate) struct Found {
-    name: String,
+    pub(crate) name: String,
     declared: String,
     not_null: bool,
     has_default: bool,
