@@ -10,10 +10,12 @@ mod faults;
 mod faulty;
 mod files;
 mod fixture;
+mod kafka;
 mod mysql;
 mod pull;
 mod scenarios;
 mod tls;
+mod topics;
 mod webhook;
 mod webhook_trust;
 
@@ -31,6 +33,15 @@ macro_rules! on_every_sink {
             async fn $name() {
                 let bench = crate::fixture::Bench::new().await;
                 let target = crate::fixture::Target::files(&bench, crate::dropped::JSON).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod topic {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::kafka().await;
                 crate::scenarios::$name(bench, &target).await;
             })+
         }

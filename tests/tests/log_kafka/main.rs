@@ -18,7 +18,7 @@ use guitong_log::{
     AppendError, Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Placement, Record, Retention, Role, Span,
     StateChange, TopicPartition, TopicSpec,
 };
-use guitong_schemas::contract::{KafkaConfig, Secret};
+use guitong_schemas::contract::{KafkaCluster, KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
 use guitong_tests::servers::kafka::{Kafka, Options};
 use guitong_tests::servers::proxy::{END_TXN, Mode, PRODUCE, Proxy};
@@ -56,9 +56,14 @@ fn options(brokers: &str, exchange: &str, state: &Path) -> KafkaOptions {
     KafkaOptions {
         exchange: exchange.to_owned(),
         config: KafkaConfig {
-            brokers: vec![brokers.to_owned()],
-            replication_factor: 1,
-            properties: properties.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned()))).collect(),
+            cluster: KafkaCluster {
+                brokers: vec![brokers.to_owned()],
+                replication_factor: 1,
+                properties: properties
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())))
+                    .collect(),
+            },
             state_path: state.to_owned(),
         },
         roles: vec![Role::Connect],
