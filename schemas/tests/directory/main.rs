@@ -466,7 +466,7 @@ fn messages_are_outbox_events_where_a_system_says_so() {
         ("", "[outbox]: missing-key: `outbox.prefix` is missing".to_owned()),
         ("prefix = \"\"", format!("prefix = \"\": bad-value: `outbox.prefix` {prefix}")),
         ("prefix = \"a*b\"", format!("prefix = \"a*b\": bad-value: `outbox.prefix` {prefix}")),
-        ("prefix = \"a\"\ntopic = \"b\"", "topic = \"***\": unknown-key: unknown key `topic` in `outbox`".to_owned()),
+        ("prefix = \"a\"\nsubject = \"b\"", "subject = \"***\": unknown-key: unknown key `subject` in `outbox`".to_owned()),
     ] {
         assert_eq!(problem(with(outbox)), wanted);
     }

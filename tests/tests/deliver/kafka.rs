@@ -170,7 +170,6 @@ async fn avro_rows_follow_the_grant() {
         let schema = RegistryClient::new(&config).unwrap().schema(id).await.unwrap();
         assert_eq!(schema.contains("guitong_key"), record.value.is_some(), "{schema}");
     }
-    assert_eq!(bench.ended("credit").await.len(), 0);
 }
 
 /// A value that changed its kind cannot be read by who knows the earlier schema: delivery stops and says so.
@@ -254,10 +253,15 @@ async fn a_broker_that_crashes_goes_on_where_it_was() {
     bench.append(vec![bench.named("A", "甲", 1)]).await;
     let mut running = bench.start(&subscription);
     bench.caught_up(&mut running).await;
+    // Read to its end: a broker that dies before it wrote a commit's markers may leave that transaction hanging, for readers too.
+    topics.stand("t").await;
+    topics.records("t").await;
     kafka.kill();
     bench.append(vec![bench.named("B", "乙", 2), bench.delete("A", 3)]).await;
     running.reaches(|status| matches!(status.phase, Phase::Retrying { .. })).await;
     kafka.start_again().await.unwrap();
+    // Not to wait for the pause, which grew meanwhile.
+    running.handle.resume().await.unwrap();
     bench.caught_up(&mut running).await;
     running.stop().await.unwrap();
     assert_eq!(latest_names(&topics, "t").await, names(&[("B", "乙")]));

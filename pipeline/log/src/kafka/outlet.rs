@@ -294,7 +294,11 @@ impl Pages {
                 return Ok(Some(read.records));
             }
             if moved.elapsed() > self.limit {
-                let detail = format!("{} cannot be read up to {}, only to {}", self.at, self.end, self.next);
+                let detail = format!(
+                    "{} cannot be read up to {}, only to {}: a transaction there does not end (`kafka-transactions.sh find-hanging` \
+                     shows it)",
+                    self.at, self.end, self.next
+                );
                 return Err(OutletError::Unreachable(detail));
             }
         }
