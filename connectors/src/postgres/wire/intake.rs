@@ -1,6 +1,8 @@
 //! Messages as they come in: read into blocks, at a pace that does not wake for each of them.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -52,7 +54,16 @@ impl<S: AsyncRead + Unpin> Intake<S> {
     pub(super) async fn fill(&mut self) -> Result<(), WireError> {
         let room = self.frames.room()?;
         let free = room.capacity() - room.len();
-        let count = self.socket.read_buf(room).await.map_err(WireError::Io)?;
+        let (socket, pace) = (&mut self.socket, &mut self.pace);
+        let mut read = pin!(socket.read_buf(room));
+        let count = poll_fn(|context| {
+            let polled = read.as_mut().poll(context);
+            if polled.is_pending() {
+                pace.listen();
+            }
+            polled
+        });
+        let count = count.await.map_err(WireError::Io)?;
         if count == 0 {
             return Err(WireError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the session")));
         }

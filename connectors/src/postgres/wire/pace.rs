@@ -22,24 +22,19 @@ impl Pace {
 
     pub(crate) fn of(transport: &Transport) -> Self {
         // Without the handle the pauses stay, and cost a wake for each message.
-        let doorbell = Doorbell(transport.socket().ok().flatten());
+        let doorbell = Doorbell { socket: transport.socket().ok().flatten(), is_muted: false };
         Self { began: Instant::now(), bytes: 0, until: None, doorbell }
     }
 
     /// Notes what was read, and whether that was all there was.
     pub(crate) fn note(&mut self, count: usize, is_all: bool) {
         self.bytes += count;
-        if !is_all {
-            return;
-        }
         let now = Instant::now();
-        let recent = now.saturating_duration_since(self.began) < 2 * Self::PAUSE;
-        if recent && self.bytes >= Self::MUCH {
-            self.until = Some(now + Self::PAUSE);
-            self.doorbell.mute();
-        }
-        if !recent || self.until.is_some() {
+        if now.saturating_duration_since(self.began) >= 2 * Self::PAUSE {
             (self.began, self.bytes) = (now, 0);
+        } else if self.bytes >= Self::MUCH {
+            self.doorbell.mute();
+            self.until = is_all.then(|| now + Self::PAUSE);
         }
     }
 
@@ -53,34 +48,47 @@ impl Pace {
         None
     }
 
-    pub(crate) fn resume(&mut self) {
+    /// There was nothing to read: whatever comes is to wake the reader.
+    pub(crate) fn listen(&mut self) {
         self.doorbell.unmute();
+    }
+
+    pub(crate) fn resume(&mut self) {
         (self.began, self.bytes, self.until) = (Instant::now(), 0, None);
     }
 }
 
 /// The socket's readiness, which wakes the process for each segment that comes, whether or not anybody reads.
 #[derive(Debug)]
-struct Doorbell(Option<OwnedFd>);
+struct Doorbell {
+    socket: Option<OwnedFd>,
+    is_muted: bool,
+}
 
 impl Doorbell {
-    /// More than gathers in a pause, so that only a flood wakes earlier.
-    const FLOOD: libc::c_int = 64 << 10;
+    /// More than gathers in a pause, so that nothing wakes earlier.
+    const FLOOD: libc::c_int = 1 << 20;
 
-    fn mute(&self) {
-        self.set(Self::FLOOD);
+    fn mute(&mut self) {
+        if !self.is_muted {
+            self.set(Self::FLOOD);
+            self.is_muted = true;
+        }
     }
 
     /// Linux looks again at what is there when the mark is set (`tcp_set_rcvlowat`), so nothing that came in between is left lying.
-    fn unmute(&self) {
-        self.set(1);
+    fn unmute(&mut self) {
+        if self.is_muted {
+            self.set(1);
+            self.is_muted = false;
+        }
     }
 
     /// Readable from `bytes` on (socket(7), `SO_RCVLOWAT`). Where it is refused, wakes are more than they need be.
     #[cfg(target_os = "linux")]
     #[allow(unsafe_code, reason = "none of the libraries in use has this option")]
     fn set(&self, bytes: libc::c_int) {
-        let Some(socket) = &self.0 else { return };
+        let Some(socket) = &self.socket else { return };
         let length = libc::socklen_t::try_from(size_of_val(&bytes)).unwrap_or_default();
         // SAFETY: the handle is open as long as `self`, and the value is read before the call returns.
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), length) };
@@ -115,6 +123,7 @@ mod tests {
         let early = tokio::time::timeout_at((until + 20 * Pace::PAUSE).into(), client.readable()).await;
         assert!(early.is_err(), "a few bytes rang while the bell was muted");
         assert_eq!(pace.pause(), None);
+        pace.listen();
         // No byte more comes that could wake it.
         let few = tokio::time::timeout(Duration::from_secs(10), client.read(&mut buffer)).await;
         assert_eq!(few.unwrap().unwrap(), 3);

@@ -145,3 +145,33 @@ impl OwnedLog for Ahead {
         settled?.scan(map, prefix, after, limit).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
+    use guitong_log::{ExchangeLog, Role};
+
+    use super::*;
+
+    fn change(key: &'static str, value: Option<&'static str>) -> StateChange {
+        StateChange { map: "rows".into(), key: key.into(), value: value.map(Into::into) }
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_read_as_changed_beside_what_is_durable() {
+        let home = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(&EmbeddedConfig { path: home.path().join("log.db"), max_bytes: None }).await.unwrap();
+        let mut owner = log.open(&OwnerId::new(Role::Normalise, "company")).await.unwrap();
+        let durable = vec![change("gone", Some("1")), change("stays", Some("2")), change("other", Some("3"))];
+        owner.append(Batch { state: durable, ..Batch::default() }).await.unwrap();
+        let mut ahead = Ahead::new(owner);
+        ahead.runs_ahead = true;
+        let changes = vec![change("gone", None), change("new", Some("4")), change("other", Some("5"))];
+        ahead.begin(Batch { state: changes, ..Batch::default() }).await.unwrap();
+        assert!(ahead.is_under_way());
+        let keys = ["gone", "never", "new", "stays", "other"].map(Bytes::from);
+        let read = ahead.get("rows", &keys).await.unwrap();
+        assert_eq!(read, [None, None, Some("4".into()), Some("2".into()), Some("5".into())]);
+        log.close().await;
+    }
+}

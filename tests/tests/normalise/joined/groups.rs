@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use guitong_log::TopicPartition;
 use guitong_normalise::{Filter, HandleError, Phase};
+use guitong_schemas::contract::quality::PauseAbove;
 use guitong_schemas::contract::resource::OnChange;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -239,6 +240,10 @@ async fn records_stay_whose_rows_the_log_let_go() {
 async fn renamed(policy: OnChange) -> (World, Stage) {
     let mut world = World::new(STEPS, GROUPED).await;
     world.resource.on_change = policy;
+    if policy == OnChange::Quarantine {
+        // What a changed column keeps out counts for no pause: the policy has decided.
+        world.resource.quality.pause_above = PauseAbove { percent: 50, of: 1 };
+    }
     world.loaded().await;
     world.transaction(&[step(1, "甲", "1", "收件", "", ""), step(2, "乙", "1", "收件", "", "")]).await;
     let stage = world.start();
