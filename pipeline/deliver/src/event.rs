@@ -31,6 +31,8 @@ pub(crate) struct Event {
     /// The same whenever the same change is sent again: what a receiver knows it by.
     pub(crate) id: String,
     pub(crate) deleted: bool,
+    /// It was sent before, and is sent again since a person asked for it.
+    pub(crate) replayed: bool,
     /// The row's key as the subscriber knows it.
     subject: String,
     /// When it happened at the source.
@@ -102,6 +104,7 @@ impl Event {
         Self {
             id: identity.id(),
             deleted: identity.deleted,
+            replayed: false,
             subject: parts.join("/"),
             time: time_us.map(|us| StandardValue::Time(us).to_string()),
             sequence: hex::encode(identity.version),
@@ -123,6 +126,7 @@ impl Event {
             attributes.push(("subject", self.subject.clone()));
         }
         attributes.extend(self.time.clone().map(|time| ("time", time)));
+        attributes.extend(self.replayed.then(|| ("replayed", "true".to_owned())));
         attributes
     }
 }

@@ -1,5 +1,7 @@
 //! Values as JSON, for sinks that speak it and for columns that hold it.
 
+use std::borrow::Cow;
+
 use guitong_schemas::standard::{StandardValue, Step};
 use serde_json::{Value, json};
 
@@ -8,10 +10,15 @@ pub(crate) fn value(cell: &StandardValue<'_>) -> Value {
     match cell {
         StandardValue::Null => Value::Null,
         StandardValue::Int(number) => json!(number),
-        StandardValue::TextList(items) => items.iter().map(|item| json!(item)).collect(),
+        StandardValue::TextList(items) => texts(items),
         StandardValue::Steps(all) => steps(all),
         other => json!(other.to_string()),
     }
+}
+
+/// A list of texts.
+pub(crate) fn texts(items: &[Cow<'_, str>]) -> Value {
+    items.iter().map(|item| &**item).collect()
 }
 
 /// Steps of a case; instants RFC 3339.

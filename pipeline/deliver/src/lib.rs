@@ -19,7 +19,8 @@ pub use hold::Hold;
 pub use metrics::Metrics;
 pub use pools::Pools;
 pub use runner::{
-    AUDIT_TOPIC, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, End, Ended, MOST_PARKED, Made,
-    PARKED_TOPIC, Parked, Place, ReplayReport, Shown, Word, parked,
+    AUDIT_TOPIC, Audited, Broken, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, DifferentCell,
+    DifferentRow, End, Ended, MOST_PARKED, Made, PARKED_TOPIC, Parked, Place, Redelivered, ReplayReport, Shown, Since,
+    Verification, Verify, Word, Wrong, audited, parked,
 };
 pub use status::{DeliverStatus, Phase};

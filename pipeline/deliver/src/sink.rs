@@ -12,6 +12,8 @@
 //! Where the subscriber's end can hold no offsets, the sink keeps its stand in the subscription's hold on the log
 //! ([`Sink::keep_in`]), and says in its own module what that leaves to the subscriber.
 
+pub mod holdings;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,7 @@ use guitong_schemas::position::Version;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 
+use self::holdings::{HeldRow, Holdings};
 use crate::hold::Hold;
 
 /// What a subscriber's rows are known by where their own key is not granted in clear ([`KeyForm::Hashed`]).
@@ -134,6 +137,28 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError>;
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
+
+    /// Whether it can go back ([`Sink::begin_replay`]).
+    fn replays(&self) -> bool {
+        false
+    }
+
+    /// Delivers again what came since: reading starts at each partition's `next`, and up to `refill_to` everything was delivered
+    /// before. Newer changes stay, and nothing is removed that is not met.
+    async fn begin_replay(&mut self, _partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        Err(SinkError::new(SinkErrorKind::Shape, "this kind of sink cannot go back to a position"))
+    }
+
+    /// What it holds, where that can be read.
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        None
+    }
+
+    /// Removes rows of its [`Holdings`] whatever their version, each only if it still is the one that was seen, together with the
+    /// batch's audit entry. Says how many went.
+    async fn remove(&mut self, _rows: &[HeldRow], _batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        Err(SinkError::new(SinkErrorKind::Shape, "this kind of sink holds no rows that can be removed"))
+    }
 
     /// Does what became due by time alone. Comes before each read of the log, and at least once a second or so.
     async fn settle(&mut self) -> Result<(), SinkError> {

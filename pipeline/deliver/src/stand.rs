@@ -31,6 +31,9 @@ pub(crate) struct StandState {
     pub(crate) generation: u64,
     /// Epoch of the refill under way.
     pub(crate) sweep: Option<u64>,
+    /// Epoch of the replay under way.
+    #[serde(default)]
+    pub(crate) replay: Option<u64>,
     /// Number, next offset, end of the refill.
     pub(crate) partitions: Vec<(u32, u64, u64)>,
     pub(crate) entries: Vec<AuditEntry>,
@@ -51,6 +54,9 @@ impl StandState {
                 return None;
             }
             at.1 = range.to;
+        }
+        if moved.partitions.iter().all(|(_, next, refill_to)| next >= refill_to) {
+            moved.replay = None;
         }
         Some(moved)
     }

@@ -31,6 +31,10 @@ pub enum Phase {
     Refilling {
         remaining_records: u64,
     },
+    /// What was delivered before is delivered again, since a person asked for it.
+    Replaying {
+        remaining_records: u64,
+    },
     Live,
     /// Nothing may be delivered now: approval not yet valid, expired, refused; or there is no topic yet.
     Waiting {

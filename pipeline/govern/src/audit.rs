@@ -81,17 +81,35 @@ impl AuditEntry {
     }
 }
 
+/// One subscription's chain, as far as it was read.
+#[derive(Debug, Clone)]
+pub struct Chain(Digest);
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self(Digest::start())
+    }
+}
+
+impl Chain {
+    /// Takes on the next entry; whether it follows from the one before it.
+    pub fn follows(&mut self, entry: &AuditEntry) -> bool {
+        let previous = std::mem::replace(&mut self.0, entry.digest());
+        previous == entry.previous
+    }
+
+    /// Digest of the last entry.
+    #[must_use]
+    pub fn last(&self) -> &Digest {
+        &self.0
+    }
+}
+
 /// Position of the first entry of one subscription's chain that does not follow from the one before it.
 #[must_use]
 pub fn first_break<'a>(entries: impl IntoIterator<Item = &'a AuditEntry>) -> Option<usize> {
-    let mut previous: Option<Digest> = None;
-    for (at, entry) in entries.into_iter().enumerate() {
-        if previous.as_ref().is_some_and(|digest| *digest != entry.previous) {
-            return Some(at);
-        }
-        previous = Some(entry.digest());
-    }
-    None
+    let mut chain = Chain::default();
+    entries.into_iter().position(|entry| !chain.follows(entry))
 }
 
 #[cfg(test)]
@@ -129,5 +147,6 @@ mod tests {
         let mut missing = chain(5);
         missing.remove(2);
         assert_eq!(first_break(&missing), Some(2));
+        assert_eq!(first_break(&chain(5)[1..]), Some(0), "the beginning is cut off");
     }
 }

@@ -111,7 +111,9 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 fn answer<T: serde::Serialize>(outcome: Result<T, Failure>) -> Response {
     match outcome {
         Ok(value) => Json(value).into_response(),
-        Err(failure) => (StatusCode::CONFLICT, Json(json!({ "error": failure.to_string() }))).into_response(),
+        Err(failure) => {
+            (StatusCode::CONFLICT, Json(json!({ "error": failure.to_string(), "code": failure.code }))).into_response()
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use guitong_deliver::Hold;
+use guitong_deliver::sink::holdings::{HeldRow, Holdings};
 use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Stand, What};
 use tokio::sync::Semaphore;
 
@@ -142,6 +143,14 @@ impl Sink for FaultySink {
             Some(Step::LoseReply) => written.and(Err(SinkError::new(SinkErrorKind::Unreachable, "scripted: the reply is lost"))),
             _ => written,
         }
+    }
+
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        self.inner.holdings()
+    }
+
+    async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        self.inner.remove(rows, batch).await
     }
 
     async fn settle(&mut self) -> Result<(), SinkError> {

@@ -417,16 +417,7 @@ impl Target {
     /// The sink of a subscription, without a deliverer.
     pub(crate) fn sink(&self, bench: &Bench, subscription: &Subscription) -> Box<dyn Sink> {
         let entitlement = Entitlement::compile(subscription, &bench.resource, &bench.entity, &bench.time_zone).unwrap();
-        let plan = SinkPlan {
-            subscription: subscription.name.as_str().into(),
-            title: bench.resource.title.clone(),
-            log: bench.log.id().clone(),
-            topic: "std.enterprise".into(),
-            columns: entitlement.columns().to_vec(),
-            key: entitlement.key().clone(),
-            time_zone: bench.time_zone.clone(),
-            grant: entitlement.fingerprint(),
-        };
+        let plan = plan(bench, subscription, &entitlement);
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),
             SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(&bench.pools, url, table, plan).unwrap()),
@@ -531,6 +522,20 @@ impl Target {
             Self::Files(files) if files.is_folder(table) => i64::try_from(files.held(table).len()).unwrap(),
             Self::Files(files) => sqlx::query_scalar(sql).fetch_one(&files.outbox().await).await.unwrap(),
         }
+    }
+}
+
+/// What a sink is to hold for a subscription.
+pub(crate) fn plan(bench: &Bench, subscription: &Subscription, entitlement: &Entitlement) -> SinkPlan {
+    SinkPlan {
+        subscription: subscription.name.as_str().into(),
+        title: bench.resource.title.clone(),
+        log: bench.log.id().clone(),
+        topic: "std.enterprise".into(),
+        columns: entitlement.columns().to_vec(),
+        key: entitlement.key().clone(),
+        time_zone: bench.time_zone.clone(),
+        grant: entitlement.fingerprint(),
     }
 }
 

@@ -3,6 +3,7 @@
 // Helpers beside the tests may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod audit;
 mod commands;
 mod contract;
 mod dropped;
@@ -13,9 +14,11 @@ mod fixture;
 mod kafka;
 mod mysql;
 mod pull;
+mod replay;
 mod scenarios;
 mod tls;
 mod topics;
+mod verify;
 mod webhook;
 mod webhook_trust;
 
@@ -90,7 +93,14 @@ tables:
     a_new_table_of_divisions_masks_addresses_anew
     a_table_of_the_wrong_shape_stops_only_its_subscription
     of_many_that_open_one_database_each_is_taken_over_for_itself
-    a_record_the_sink_refuses_is_set_aside;
+    a_record_the_sink_refuses_is_set_aside
+    rows_that_somebody_changed_are_found_and_put_right
+    rows_that_are_known_by_a_hash_are_compared
+    rows_of_the_subscribers_own_are_left_alone
+    what_is_being_delivered_is_not_reported
+    random_values_of_every_kind_are_digested_as_they_are_here
+    a_replay_doubles_nothing_and_obeys_what_is_granted_now
+    a_replay_goes_on_after_a_crash;
 all:
     a_new_subscription_gets_the_whole_state_and_what_follows
     older_records_undo_nothing

@@ -18,6 +18,12 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::faults::{Lose, LosingLog};
 use crate::fixture::{Bench, PARTITIONS, Target, names, now_us, version, with_county};
+pub(crate) use crate::replay::{a_replay_doubles_nothing_and_obeys_what_is_granted_now, a_replay_goes_on_after_a_crash};
+pub(crate) use crate::verify::{
+    random_values_of_every_kind_are_digested_as_they_are_here, rows_of_the_subscribers_own_are_left_alone,
+    rows_that_are_known_by_a_hash_are_compared, rows_that_somebody_changed_are_found_and_put_right,
+    what_is_being_delivered_is_not_reported,
+};
 
 pub(crate) async fn a_new_subscription_gets_the_whole_state_and_what_follows(mut bench: Bench, target: &Target) {
     let whole = [

@@ -178,6 +178,14 @@ impl Sink for FileSink {
         Ok(())
     }
 
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.rows.begin_replay(partitions).await
+    }
+
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         for change in batch.changes {
             if let What::Upsert(row) = &change.what {

@@ -2,10 +2,10 @@
 //! the sink and the log stand.
 
 use guitong_govern::{Decision, Record as Whole, Standing};
-use guitong_log::{Record, record_at};
+use guitong_log::{LogError, Record, record_at};
 use jiff::Timestamp;
 
-use super::batch::{Outcome, decide};
+use super::batch::decide;
 use super::fault::Fault;
 use super::hand::Hand;
 use super::handle::{Cell, CommandError, Made, ReplayReport, Request, Shown};
@@ -20,6 +20,7 @@ impl From<Fault> for CommandError {
             Fault::Stopped(stop) => Self::NotNow(stop.to_string()),
             Fault::Held(word) => Self::NotNow(format!("it is paused by {}: {}", word.by, word.reason)),
             Fault::Sink(error) => Self::Failed(format!("the sink: {error}")),
+            Fault::Log(error @ (LogError::Gap { .. } | LogError::Stale { .. })) => Self::Gap(error.to_string()),
             Fault::Log(error) => Self::Failed(error.to_string()),
             Fault::Registry(error) => Self::Failed(error.to_string()),
             Fault::Overfull(why) => Self::Failed(why),
@@ -42,6 +43,11 @@ impl Deliverer {
             }
             Request::Pause { word, reply } => drop(reply.send(self.pause(word).await.map_err(Into::into))),
             Request::Resume { reply } => drop(reply.send(self.resume().await.map_err(Into::into))),
+            Request::Repair { repair, reply } => drop(reply.send(self.repair(repair).await)),
+            Request::Redeliver { since, word, reply } => drop(reply.send(self.redeliver(since, word).await)),
+            Request::Chain { reply } => {
+                drop(reply.send(self.open_journal().await.map(|journal| journal.last).map_err(|error| Fault::from(error).into())))
+            }
             Request::Resync { word, reply } => drop(reply.send(self.resync(word).await.map_err(Into::into))),
         }
         self.note_parked();
@@ -83,7 +89,7 @@ impl Deliverer {
     }
 
     /// A record of the topic; `None` where the log holds it no longer.
-    async fn read(&self, place: Place) -> Result<Option<Record>, Fault> {
+    pub(super) async fn read(&self, place: Place) -> Result<Option<Record>, Fault> {
         Ok(record_at(&*self.log, self.at(place.partition), place.offset).await?)
     }
 
@@ -108,7 +114,7 @@ impl Deliverer {
                     session.journal.end(&*self.log, &ended, &Word::default(), now).await.map_err(Fault::from)?;
                     report.superseded += 1;
                 }
-                Some(record) => match self.again(&mut session, &record).await? {
+                Some(record) => match self.again(&mut session, std::slice::from_ref(&record)).await? {
                     None => report.delivered += 1,
                     Some(reason) => {
                         session.journal.park(vec![Parked { reason, ..parked }]).await.map_err(Fault::from)?;
@@ -122,9 +128,8 @@ impl Deliverer {
         Ok(report)
     }
 
-    /// Hands one record to the sink again; why it is refused, where it is.
-    async fn again(&mut self, session: &mut Session, record: &Record) -> Result<Option<String>, Fault> {
-        let records = std::slice::from_ref(record);
+    /// Hands records to the sink again, all or none; why they are refused, where they are.
+    pub(super) async fn again(&mut self, session: &mut Session, records: &[Record]) -> Result<Option<String>, Fault> {
         self.schemas.prepare(records).await.map_err(Fault::Registry)?;
         let items = decide(&self.entitlement, &self.schemas, records, true, Timestamp::now()).map_err(Fault::Stopped)?;
         let mut hand = Hand {
@@ -139,10 +144,7 @@ impl Deliverer {
             status: &self.status,
             session,
         };
-        match items.first() {
-            Some(item) if !matches!(item.outcome, Outcome::Parked) => hand.again(item).await,
-            _ => Ok(None),
-        }
+        hand.again(&items).await
     }
 
     async fn surrender(&mut self, places: Vec<Place>, word: Word) -> Result<u64, CommandError> {

@@ -54,6 +54,10 @@ impl Schemas {
         Self { registry, entity, writers: HashMap::new() }
     }
 
+    pub(crate) fn registry(&self) -> &Arc<dyn SchemaRegistry> {
+        &self.registry
+    }
+
     /// Fetches the schemas of `records` that are not known yet. One that the registry does not have makes its records
     /// unreadable, not the whole.
     pub(crate) async fn prepare(&mut self, records: &[Record]) -> Result<(), RegistryError> {

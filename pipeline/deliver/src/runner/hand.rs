@@ -7,6 +7,7 @@ use std::sync::Arc;
 use guitong_govern::RowKey;
 use guitong_govern::audit::{AuditEntry, Range};
 use guitong_log::ExchangeLog;
+use guitong_schemas::position::Version;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -14,7 +15,8 @@ use super::batch::{Item, Outcome, digest, newest};
 use super::parked::{End, MOST_PARKED, Parked, Place, Word, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
-use crate::sink::{Reaction, Sink, SinkBatch, SinkError, SinkErrorKind, What};
+use crate::sink::holdings::HeldRow;
+use crate::sink::{Change, Reaction, Sink, SinkBatch, SinkError, SinkErrorKind, What};
 use crate::status::DeliverStatus;
 
 /// Hands a batch to the sink.
@@ -75,18 +77,55 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// Hands one record that was set aside to the sink again; no offset moves. Why it is refused, where it is.
-    pub(super) async fn again(&mut self, item: &Item<'_>) -> Result<Option<String>, Fault> {
-        if let Outcome::Unreadable(reason, _) = &item.outcome {
-            return Ok(Some(reason.to_string()));
+    /// Hands records to the sink again, all or none; no offset moves. Why they are refused, where they are.
+    pub(super) async fn again(&mut self, items: &[Item<'_>]) -> Result<Option<String>, Fault> {
+        let unreadable = items.iter().find_map(|item| match &item.outcome {
+            Outcome::Unreadable(reason, _) => Some(reason.to_string()),
+            _ => None,
+        });
+        if unreadable.is_some() {
+            return Ok(unreadable);
         }
-        let range = Range { partition: item.partition, from: item.offset, to: item.offset + 1 };
-        match self.write(std::slice::from_ref(item), vec![range], false).await {
+        let range = |item: &Item<'_>| Range { partition: item.partition, from: item.offset, to: item.offset + 1 };
+        match self.write(items, items.iter().map(range).collect(), false).await {
             Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => {
                 self.metrics.sink_error(error.kind);
                 Ok(Some(error.to_string()))
             }
             done => done.map(|()| None),
+        }
+    }
+
+    /// Removes rows that were seen at the sink and are not granted.
+    pub(super) async fn remove(&mut self, rows: &[HeldRow]) -> Result<(), Fault> {
+        let removal = |row: &HeldRow| {
+            let version = row.version.as_ref().and_then(|bytes| Version::from_bytes(bytes).ok()).unwrap_or_default();
+            let key = RowKey { id: row.key.join("\0").into_bytes(), clear: Vec::new() };
+            Change { version, source_us: 0, what: What::Delete(key) }
+        };
+        let removals: Vec<_> = rows.iter().map(removal).collect();
+        let changes: Vec<_> = removals.iter().collect();
+        let entry = self.entry(&changes, Vec::new());
+        let unlogged = self.session.journal.unlogged().await?;
+        let batch = SinkBatch { changes: &changes, ranges: &[], entry: &entry, unlogged };
+        let removed = self.sink.remove(rows, &batch).await?;
+        self.metrics.deletes.inc_by(removed);
+        self.session.journal.note(entry).await?;
+        Ok(())
+    }
+
+    fn entry(&self, changes: &[&Change<'_>], ranges: Vec<Range>) -> AuditEntry {
+        AuditEntry {
+            subscription: self.name.to_string(),
+            resource: self.resource.to_owned(),
+            epoch: self.session.epoch,
+            count: changes.len() as u64,
+            content: digest(changes),
+            grant: self.grant.to_owned(),
+            revision: self.revision.to_owned(),
+            at_us: Timestamp::now().as_microsecond(),
+            previous: self.session.journal.last(),
+            ranges,
         }
     }
 
@@ -126,18 +165,7 @@ impl Hand<'_> {
     /// over the ranges.
     async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
         let changes = newest(items);
-        let entry = AuditEntry {
-            subscription: self.name.to_string(),
-            resource: self.resource.to_owned(),
-            epoch: self.session.epoch,
-            count: changes.len() as u64,
-            content: digest(&changes),
-            grant: self.grant.to_owned(),
-            revision: self.revision.to_owned(),
-            at_us: Timestamp::now().as_microsecond(),
-            previous: self.session.journal.last(),
-            ranges,
-        };
+        let entry = self.entry(&changes, ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
         let ack = self.sink.write(&SinkBatch { changes: &changes, ranges, entry: &entry, unlogged }).await?;
@@ -204,7 +232,7 @@ impl Hand<'_> {
                 Outcome::Unreadable(..) | Outcome::Parked => continue,
             }
             // The age of what is delivered again says nothing about delivery.
-            if self.session.refill.is_none() {
+            if !self.session.repeats() {
                 self.metrics.latency.observe((now - item.source_us).max(0) as f64 / 1e6);
             }
         }
@@ -225,7 +253,7 @@ impl Hand<'_> {
 }
 
 /// A row's key as the subscriber knows it.
-fn key_text(row: &RowKey<'_>) -> String {
+pub(super) fn key_text(row: &RowKey<'_>) -> String {
     match row.clear.as_slice() {
         [] => hex::encode(&row.id),
         parts => parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

@@ -3,12 +3,18 @@
 //! The owner is fenced, so everything that reads or writes its state runs inside the deliverer, between two batches. What is set
 //! aside is in memory as well, and looking at it disturbs nobody.
 
+use std::sync::Arc;
+
+use guitong_govern::audit::Digest;
 use guitong_schemas::standard::Grade;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::parked::{Aside, Parked, Place, Word};
+use super::redeliver::{Redelivered, Since};
+use super::repair::Repair;
+use super::verify::{Verification, Verifier, Verify};
 use crate::pull::Puller;
 use crate::status::DeliverStatus;
 
@@ -79,6 +85,12 @@ pub enum CommandError {
     NotNow(String),
     #[error("record {0} is not set aside")]
     NoEntry(Place),
+    /// The subscription is not of that kind, or what was named is not there.
+    #[error("{0}")]
+    Unfit(String),
+    /// The log holds no longer what it would take.
+    #[error("{0}")]
+    Gap(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -117,6 +129,19 @@ pub(super) enum Request {
         word: Word,
         reply: Reply<()>,
     },
+    Redeliver {
+        since: Since,
+        word: Word,
+        reply: Reply<Vec<Redelivered>>,
+    },
+    Repair {
+        repair: Repair,
+        reply: Reply<()>,
+    },
+    /// For the digest of the last audit entry.
+    Chain {
+        reply: Reply<Digest>,
+    },
 }
 
 /// Speaks with one running deliverer; cheap to clone.
@@ -126,6 +151,7 @@ pub struct DelivererHandle {
     status: watch::Receiver<DeliverStatus>,
     aside: Aside,
     puller: Option<Puller>,
+    verifier: Option<Arc<Verifier>>,
 }
 
 impl DelivererHandle {
@@ -134,8 +160,9 @@ impl DelivererHandle {
         status: watch::Receiver<DeliverStatus>,
         aside: Aside,
         puller: Option<Puller>,
+        verifier: Option<Arc<Verifier>>,
     ) -> Self {
-        Self { asks, status, aside, puller }
+        Self { asks, status, aside, puller, verifier }
     }
 
     /// Reads what the subscriber pulls, where it does.
@@ -206,6 +233,40 @@ impl DelivererHandle {
     /// As [`DelivererHandle::parked`].
     pub async fn resync(&self, word: Word) -> Result<(), CommandError> {
         self.ask(|reply| Request::Resync { word, reply }).await
+    }
+
+    /// Delivers again what came since, in order, by what the subscription grants now; says what that is.
+    ///
+    /// # Errors
+    /// As [`DelivererHandle::replay`]; [`CommandError::Gap`] where the log holds no longer all of it, [`CommandError::Unfit`] for a
+    /// place that is none and a sink that cannot go back.
+    pub async fn redeliver(&self, since: Since, word: Word) -> Result<Vec<Redelivered>, CommandError> {
+        self.ask(|reply| Request::Redeliver { since, word, reply }).await
+    }
+
+    /// Compares what the sink holds with what the subscription grants, while it goes on being delivered.
+    ///
+    /// # Errors
+    /// As [`DelivererHandle::replay`]; [`CommandError::Unfit`] for a sink whose rows cannot be read.
+    pub async fn verify(&self, ask: &Verify) -> Result<Verification, CommandError> {
+        let unfit = || CommandError::Unfit("only a table in a database can be compared".to_owned());
+        let verifier = self.verifier.as_ref().ok_or_else(unfit)?;
+        if !self.aside.is_loaded() {
+            self.ask(|reply| Request::Load { reply }).await?;
+        }
+        verifier.verify(ask, self).await
+    }
+
+    pub(super) async fn repair(&self, repair: Repair) -> Result<(), CommandError> {
+        self.ask(|reply| Request::Repair { repair, reply }).await
+    }
+
+    /// Digest of the last audit entry, which the log has.
+    ///
+    /// # Errors
+    /// As [`DelivererHandle::parked`].
+    pub async fn last_audited(&self) -> Result<Digest, CommandError> {
+        self.ask(|reply| Request::Chain { reply }).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CommandError> {

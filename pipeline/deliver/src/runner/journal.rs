@@ -39,7 +39,8 @@ const GATHER: Duration = Duration::from_millis(200);
 pub(crate) struct OpenJournal {
     hold: Hold,
     subscription: Arc<str>,
-    last: Digest,
+    /// Digest of the last entry that the log has.
+    pub(super) last: Digest,
     aside: Aside,
     pub(super) orders: Orders,
 }

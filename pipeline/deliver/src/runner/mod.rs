@@ -6,6 +6,7 @@
 //! record that the sink refuses is found by halving, set aside with its reason, and the rest goes on.
 
 mod batch;
+mod chain;
 mod commands;
 mod decode;
 mod fault;
@@ -15,6 +16,9 @@ mod journal;
 mod orders;
 mod parked;
 mod pause;
+mod redeliver;
+mod repair;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::batch::decide;
+pub use self::chain::{Audited, Broken, audited};
 use self::decode::Schemas;
 pub use self::fault::DeliverError;
 use self::fault::{Fault, Rest};
@@ -42,6 +47,9 @@ use self::journal::{Journal, OpenJournal};
 use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
+pub use self::redeliver::{Redelivered, Since};
+use self::verify::Verifier;
+pub use self::verify::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
 use crate::files::FileSink;
 use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
@@ -119,10 +127,25 @@ struct Session {
     positions: BTreeMap<u32, u64>,
     /// Where the refill under way ends, by partition.
     refill: Option<BTreeMap<u32, u64>>,
+    /// Up to where everything was delivered before, by partition.
+    delivered: BTreeMap<u32, u64>,
     /// Everything in the log was read at some moment of this hold: whatever was still there of each key is with the sink.
     caught_up: bool,
     measured: Option<Instant>,
     forgotten: Option<Instant>,
+}
+
+impl Session {
+    /// Records that were delivered before and come again.
+    fn left_to_replay(&self) -> u64 {
+        let left = |(at, end): (&u32, &u64)| end.saturating_sub(self.positions.get(at).copied().unwrap_or(*end));
+        self.delivered.iter().map(left).sum()
+    }
+
+    /// Whether what comes now is no news.
+    fn repeats(&self) -> bool {
+        self.refill.is_some() || self.left_to_replay() > 0
+    }
 }
 
 impl Deliverer {
@@ -202,7 +225,22 @@ impl Deliverer {
     /// Speaks with the deliverer while it runs.
     #[must_use]
     pub fn handle(&self) -> DelivererHandle {
-        DelivererHandle::new(self.asks.clone(), self.status.subscribe(), self.aside.clone(), self.puller.clone())
+        let (status, aside, puller) = (self.status.subscribe(), self.aside.clone(), self.puller.clone());
+        DelivererHandle::new(self.asks.clone(), status, aside, puller, self.verifier().map(Arc::new))
+    }
+
+    /// Compares the sink, where what it holds can be read.
+    fn verifier(&self) -> Option<Verifier> {
+        Some(Verifier {
+            topic: Arc::clone(&self.topic),
+            log: Arc::clone(&self.log),
+            registry: Arc::clone(self.schemas.registry()),
+            entitlement: Arc::clone(&self.entitlement),
+            holdings: self.sink.holdings()?,
+            aside: self.aside.clone(),
+            unchanged: self.unchanged,
+            bytes: self.exchange.budgets.batch,
+        })
     }
 
     #[must_use]
@@ -351,11 +389,12 @@ impl Deliverer {
         }
         let (journal, writing) = journal.start();
         self.writing = Some(writing);
-        let refill = stand.partitions.iter().map(|stand| (stand.partition, stand.refill_to)).collect();
+        let ends: BTreeMap<_, _> = stand.partitions.iter().map(|stand| (stand.partition, stand.refill_to)).collect();
         let session = Session {
             epoch: stand.epoch,
             positions: stand.partitions.iter().map(|stand| (stand.partition, stand.next)).collect(),
-            refill: stand.refilling.then_some(refill),
+            refill: stand.refilling.then(|| ends.clone()),
+            delivered: if stand.refilling { BTreeMap::new() } else { ends },
             caught_up: false,
             measured: None,
             forgotten: None,
@@ -478,9 +517,10 @@ impl Deliverer {
         session.caught_up |= lag == 0 && session.refill.is_none();
         self.metrics.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.lag_seconds.set(lag_seconds);
-        let phase = match &session.refill {
-            None => Phase::Live,
-            Some(ends) => {
+        let phase = match (&session.refill, session.left_to_replay()) {
+            (None, 0) => Phase::Live,
+            (None, remaining_records) => Phase::Replaying { remaining_records },
+            (Some(ends), _) => {
                 let left = ends.iter().map(|(at, end)| end.saturating_sub(session.positions.get(at).copied().unwrap_or(0)));
                 Phase::Refilling { remaining_records: left.sum() }
             }

@@ -28,7 +28,8 @@ pub const MOST_PARKED: usize = 1_000;
 const REASON: usize = 500;
 
 /// Where a record stands in the topic of its subscription; written `<partition>-<offset>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Place {
     pub partition: u32,
     pub offset: u64,
@@ -47,6 +48,20 @@ impl FromStr for Place {
         let parsed = text.split_once('-').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
         let (partition, offset) = parsed.ok_or_else(|| format!("`{text}` is no <partition>-<offset> such as 0-1234"))?;
         Ok(Self { partition, offset })
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

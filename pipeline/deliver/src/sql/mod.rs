@@ -8,6 +8,7 @@
 pub(crate) mod layout;
 pub mod mysql;
 pub mod postgres;
+mod prints;
 pub mod sqlite;
 mod stored;
 

@@ -1,12 +1,14 @@
 //! What a subscriber's database says of a subscription, and what follows from it when a deliverer takes it over.
 
+use std::collections::BTreeMap;
+
 use guitong_govern::audit::AuditEntry;
 use guitong_schemas::position::Version;
 
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::layout::{Layout, Reshape, Shape};
-use crate::sink::{SinkError, SinkErrorKind, SinkPlan};
+use crate::sink::{PartitionStand, SinkError, SinkErrorKind, SinkPlan};
 
 /// The row of `guitong_subscriptions`.
 #[derive(Debug, Clone)]
@@ -94,6 +96,24 @@ impl Takeover {
     }
 }
 
+/// Next offset of each partition, where the sink stands as the plan wants it and its rows are those of its offsets: no refill is
+/// under way, nor is anything delivered again.
+pub(crate) fn settled(
+    stored: Option<&Stored>,
+    offsets: &[StoredOffset],
+    plan: &SinkPlan,
+    layout: &Layout,
+) -> Result<Option<BTreeMap<u32, u64>>, SinkError> {
+    let resumes = Takeover::of(stored, plan, layout, true)? == Takeover::Resume;
+    let refills = stored.is_none_or(|stored| stored.sweep_epoch.is_some());
+    let behind = offsets.is_empty() || offsets.iter().any(|offset| offset.next_offset < offset.refill_to);
+    if !resumes || refills || behind {
+        return Ok(None);
+    }
+    let stands = offsets.iter().map(|&offset| PartitionStand::from(offset));
+    Ok(Some(stands.map(|stand| (stand.partition, stand.next)).collect()))
+}
+
 impl Stored {
     pub(crate) fn entries(&self) -> Result<Vec<AuditEntry>, SinkError> {
         let parse = |text: &String| serde_json::from_str(text);
@@ -127,7 +147,7 @@ pub(crate) fn comes_back(deleted: &Deleted, version: Version, epoch: i64) -> boo
     (at.as_slice(), *by) < (version.to_bytes().as_slice(), epoch)
 }
 
-impl From<StoredOffset> for crate::sink::PartitionStand {
+impl From<StoredOffset> for PartitionStand {
     fn from(stored: StoredOffset) -> Self {
         Self {
             partition: u32::try_from(stored.partition).unwrap_or(u32::MAX),

@@ -81,10 +81,16 @@ impl WebhookSink {
         self.kept.clone().ok_or_else(|| SinkError::new(SinkErrorKind::Fenced, "the subscription is not held"))
     }
 
+    /// Whether a replay sends the change at `version` again, which is the last one that the endpoint had of the row.
+    fn is_replayed(&self, held: &Held, version: &[u8]) -> bool {
+        self.stand.replay.is_some_and(|replay| held.epoch < replay) && version == held.version
+    }
+
     /// The event that a change is for this endpoint; `None` where it is no news, or a delete of what the endpoint never had.
     fn event(&self, change: &Change<'_>, held: Option<&Held>) -> Option<Event> {
         let version = change.version.to_bytes();
-        if held.is_some_and(|held| !held.is_news(&version, self.stand.sweep)) {
+        let replayed = held.is_some_and(|held| self.is_replayed(held, &version));
+        if held.is_some_and(|held| !replayed && !held.is_news(&version, self.stand.sweep)) {
             return None;
         }
         let row = change.key();
@@ -92,15 +98,18 @@ impl WebhookSink {
         let identity =
             Identity { origin: &self.origin, generation: self.stand.generation, row: &row.id, version: &version, deleted };
         let key = key_of(row, &self.key);
-        match &change.what {
+        let mut event = match &change.what {
             What::Upsert(whole) => {
                 let cells = cells_of(&self.plan.columns, &whole.cells, &self.key);
-                Some(Event::upsert(identity, key, cells, Some(change.source_us)))
+                Event::upsert(identity, key, cells, Some(change.source_us))
             }
-            What::Delete(_) => {
-                held.filter(|held| held.may_be_there()).map(|_| Event::deletion(identity, key, Some(change.source_us)))
+            What::Delete(_) if replayed || held.is_some_and(Held::may_be_there) => {
+                Event::deletion(identity, key, Some(change.source_us))
             }
-        }
+            What::Delete(_) => return None,
+        };
+        event.replayed = replayed;
+        Some(event)
     }
 
     /// Sends what the endpoint has not answered yet. After an error nothing new is begun, and what is under way is waited for: it
@@ -232,7 +241,20 @@ impl Sink for WebhookSink {
         let mut stand = self.stand.clone();
         stand.key = self.key.clone();
         stand.generation += 1;
-        stand.sweep = Some(stand.epoch);
+        (stand.sweep, stand.replay) = (Some(stand.epoch), None);
+        stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
+        self.kept()?.commit(&stand, Vec::new()).await?;
+        self.stand = stand;
+        Ok(())
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        let mut stand = self.stand.clone();
+        stand.replay = Some(stand.epoch);
         stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
         self.kept()?.commit(&stand, Vec::new()).await?;
         self.stand = stand;
@@ -254,7 +276,7 @@ impl Sink for WebhookSink {
             let Some(event) = self.event(change, held.as_ref()) else { continue };
             let (version, epoch) = (change.version.to_bytes(), self.stand.epoch);
             let there = if event.deleted { There::Gone(batch.entry.at_us) } else { There::Yes };
-            if !held.as_ref().is_some_and(Held::may_be_there) {
+            if !event.deleted && !held.as_ref().is_some_and(Held::may_be_there) {
                 offers.push((row.clone(), Some(Held { version, epoch, there: There::Perhaps })));
             }
             changes.push((row.clone(), Some(Held { version, epoch, there })));

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and which file answers it.
 
+mod audit;
 mod backup;
 mod check;
 mod demo;
@@ -82,7 +83,7 @@ enum Command {
     /// Draft a resource from a department's table, see what its mapping does before anything is published, let one that paused go on, make one again
     #[command(subcommand)]
     Resource(resource::ResourceCommand),
-    /// Pause a subscription, let it go on, deliver everything again, issue its token, and look after the records that its sink refused
+    /// Pause a subscription, let it go on, deliver again, compare its sink with what it grants, issue its token, and look after the records that its sink refused
     #[command(subcommand)]
     Subscription(subscription::SubscriptionCommand),
     /// Figures of the exchange for those who answer for its data

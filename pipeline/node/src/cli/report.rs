@@ -6,6 +6,7 @@ use jiff::civil::Date;
 use serde_json::json;
 
 use super::InDirectory;
+use super::audit::Audit;
 use crate::exit::Failure;
 use crate::node::{Desk, Figures, Question};
 use crate::text;
@@ -14,6 +15,8 @@ use crate::text;
 pub(super) enum Report {
     /// How good each resource's data is: 合格率, 及时率, 完整率, 唯一性, and how often each rule was broken
     Quality(Quality),
+    /// Whether the record of what each subscription was delivered is whole: one chain of digests, from its start to its last entry
+    Audit(Audit),
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +42,7 @@ impl Report {
     pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
         match self {
             Self::Quality(quality) => quality.execute(color).await,
+            Self::Audit(audit) => audit.execute(color).await,
         }
     }
 }

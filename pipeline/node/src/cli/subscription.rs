@@ -1,4 +1,7 @@
-//! `guitong subscription`: pausing, going on, delivering everything again, tokens; and records that a sink refused.
+//! `guitong subscription`: pausing, going on, delivering again, comparing, tokens; and records that a sink refused.
+
+mod replay;
+mod verify;
 
 use clap::{Args, Subcommand};
 use guitong_deliver::{Made, ReplayReport, Shown, Word};
@@ -17,6 +20,10 @@ pub(super) enum SubscriptionCommand {
     Resume(Resume),
     /// Deliver everything again from the log; what is with the subscriber and not granted, or no longer there, is removed
     Resync(Resync),
+    /// Deliver again, in order, what came since a position or a moment; a newer change is never overwritten
+    Replay(replay::Replay),
+    /// Compare a subscriber's table with what the subscription grants, while it goes on being delivered
+    Verify(verify::Verify),
     /// Issue a new token with which the subscriber pulls its records; the one before is void at once
     Token(Token),
     /// Records that the sink does not take, set aside so that the others go on
@@ -144,6 +151,8 @@ impl SubscriptionCommand {
             Self::Pause(pause) => pause.execute(color).await,
             Self::Resume(resume) => resume.execute(color).await,
             Self::Resync(resync) => resync.execute(color).await,
+            Self::Replay(replay) => replay.execute(color).await,
+            Self::Verify(verify) => verify.execute(color).await,
             Self::Token(token) => token.execute(color).await,
             Self::Parked(Parked::List(list)) => list.execute(color).await,
             Self::Parked(Parked::Show(show)) => show.execute(color).await,

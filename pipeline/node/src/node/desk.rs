@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use guitong_log::Role;
 use guitong_schemas::contract::LogConfig;
 use serde::de::DeserializeOwned;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use super::{Question, Shared, Stages, State};
 use crate::control::Client;
@@ -83,8 +83,8 @@ impl Desk {
         let opened = Opened::open(&directory, &roles, of_log).await?;
         let listen = directory.exchange.listen.to_string();
         let state = State { directory: Arc::new(directory), refused: None, parts: BTreeMap::new(), listen };
-        let (started, state) = (Instant::now(), RwLock::new(state));
-        let shared = Arc::new(Shared { started, opened, metrics, stages, state, limits });
+        let (started, state, comparing) = (Instant::now(), RwLock::new(state), Mutex::default());
+        let shared = Arc::new(Shared { started, opened, metrics, stages, state, limits, comparing });
         shared.apply().await;
         Ok(Self::Here(shared))
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use guitong_log::{OwnerId, Role};
 use guitong_schemas::contract::Directory;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     /// What subscribers that pull have under way.
     pub(crate) limits: Limits,
+    /// One sink is compared at a time: memory is meant for one.
+    comparing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,8 @@ impl Node {
         let listen = directory.exchange.listen;
         let directory = Arc::new(directory);
         let state = State { directory, refused: None, parts: BTreeMap::new(), listen: listen.to_string() };
-        let shared = Arc::new(Shared { started: Instant::now(), opened, metrics, stages, state: RwLock::new(state), limits });
+        let (started, state, comparing) = (Instant::now(), RwLock::new(state), Mutex::default());
+        let shared = Arc::new(Shared { started, opened, metrics, stages, state, limits, comparing });
 
         let shutdown = CancellationToken::new();
         let (address, public) = http::serve(listen, http::public(Arc::clone(&shared)), shutdown.clone()).await?;

@@ -402,6 +402,7 @@ fn of_subscription(subscription: &Subscription, view: &DeliverStatus, problem: O
     let state = match &view.phase {
         DeliverPhase::Starting => ("starting", None),
         DeliverPhase::Refilling { .. } => ("filling", None),
+        DeliverPhase::Replaying { .. } => ("replaying", None),
         DeliverPhase::Live => ("live", None),
         DeliverPhase::Waiting { reason } => ("waiting", Some(reason.clone())),
         DeliverPhase::Retrying { error } => ("retrying", Some(error.clone())),

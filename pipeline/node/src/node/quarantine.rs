@@ -58,6 +58,10 @@ pub(crate) enum Question {
     Subscription {
         about: About,
     },
+    /// Whether the record of what was delivered is whole; answered with [`guitong_deliver::Audited`] of each subscription.
+    Audit {
+        subscription: Option<String>,
+    },
     /// Figures of the days `from` to `to`; of the last thirty on the exchange's clock unless they are named.
     Quality {
         resource: Option<String>,
@@ -155,6 +159,7 @@ impl Shared {
                 told(Rebuilding { revision: Some(revision), now: status.rebuild, last: status.rebuilt })
             }
             Question::Subscription { about } => self.subscription(about).await,
+            Question::Audit { subscription } => told(self.audited(subscription.as_deref()).await?),
             Question::Rebuilding { resource } => {
                 let (_, handle) = self.normaliser(&resource).await?;
                 let status = handle.status().borrow().clone();

@@ -1,12 +1,13 @@
 //! Questions about subscriptions: what they have set aside, their pause, delivering everything again. Answered by the deliverers
 //! that run here.
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use guitong_deliver::pull::OutboxFile;
-use guitong_deliver::{CommandError, DelivererHandle, Parked, Place, Word};
+use guitong_deliver::{Audited, CommandError, DelivererHandle, Parked, Place, Since, Verify, Word, audited};
 use guitong_log::{OwnerId, Role};
 use guitong_schemas::contract::{SinkConfig, Subscription};
 use jiff::tz::TimeZone;
@@ -53,6 +54,17 @@ pub(crate) enum About {
         subscription: String,
         word: Word,
     },
+    /// Delivers again what came since; answered with a list of [`guitong_deliver::Redelivered`].
+    Redeliver {
+        subscription: String,
+        since: Since,
+        word: Word,
+    },
+    /// Compares the sink with what is granted; answered with [`guitong_deliver::Verification`].
+    Verify {
+        subscription: String,
+        ask: Verify,
+    },
     /// A new token for a subscription that is pulled; answered with [`Issued`].
     Token {
         subscription: String,
@@ -94,6 +106,8 @@ fn failed(error: CommandError) -> Failure {
     match error {
         CommandError::NoEntry(_) => Failure::no(error.to_string()).help("guitong subscription parked list shows those there are"),
         CommandError::NotNow(_) => Failure::no(error.to_string()),
+        CommandError::Unfit(_) => Failure::usage(error.to_string()),
+        CommandError::Gap(_) => Failure::gap(error.to_string()),
         error => Failure::unreachable(error.to_string()),
     }
 }
@@ -138,6 +152,20 @@ impl Shared {
                 let handle = self.deliverer(&subscription).await?;
                 told(handle.surrender(places(&ids)?, word).await.map_err(failed)?)
             }
+            About::Redeliver { subscription, since, word } => {
+                let redelivered = self.deliverer(&subscription).await?.redeliver(since, word).await;
+                told(redelivered.map_err(|error| {
+                    let gap = matches!(error, CommandError::Gap(_));
+                    let help =
+                        format!("everything from the log, and nothing that is gone: guitong subscription resync {subscription}");
+                    if gap { failed(error).help(help) } else { failed(error) }
+                })?)
+            }
+            About::Verify { subscription, ask } => {
+                let handle = self.deliverer(&subscription).await?;
+                let _alone = self.comparing.lock().await;
+                told(handle.verify(&ask).await.map_err(failed)?)
+            }
             About::Token { subscription, days, by } => told(self.issue(&subscription, days, &by).await?),
             About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
             About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
@@ -166,6 +194,16 @@ impl Shared {
             Some((handle.puller()?.clone(), part.stopping().clone()))
         });
         Some(Pulled { holder: declared.subscriber.to_string(), running })
+    }
+
+    pub(super) async fn audited(&self, subscription: Option<&str>) -> Result<Vec<Audited>, Failure> {
+        let mut known = BTreeMap::new();
+        for (declared, handle) in self.deliverers(subscription).await? {
+            known.insert(declared.name.to_string(), handle.last_audited().await.map_err(failed)?);
+        }
+        let mut all = audited(&*self.opened.log, &known).await?;
+        all.retain(|audited| subscription.is_none_or(|name| audited.subscription == name));
+        Ok(all)
     }
 
     async fn issue(&self, name: &str, days: u32, by: &str) -> Result<Issued, Failure> {

@@ -6,22 +6,26 @@
 //! follows from it last, for its own epoch alone.
 
 mod errors;
+mod holdings;
 mod table;
 mod write;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, MySql, MySqlConnection, MySqlPool};
+use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection, MySqlPool};
 
 use self::errors::sink_error;
+use self::holdings::MysqlHoldings;
 use self::write::{Statements, Writer};
-use super::EPOCH;
-use super::layout::{Layout, Reshape, Shape, quote};
+use super::layout::{Layout, Reshape, Shape, join, quote};
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::{EPOCH, VERSION};
 use crate::pools::Pools;
+use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 /// A new subscription's row says of no table, log or grant, so that everything is delivered.
@@ -250,9 +254,24 @@ impl MysqlSink {
         Ok((Taken { epoch: stored.epoch, sweep_epoch, remembers, packet }, stand))
     }
 
-    async fn start_refill(&self, connection: &mut MySqlConnection, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+    /// Sets every offset anew; `sweep_epoch`: that of a refill which begins.
+    async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+        let mut lease = self.lease().await?;
+        let put = self.store_offsets(&mut lease, partitions, sweep_epoch).await;
+        lease.ended = true;
+        put?;
+        self.taken.sweep_epoch = sweep_epoch;
+        Ok(())
+    }
+
+    async fn store_offsets(
+        &self,
+        connection: &mut MySqlConnection,
+        partitions: &[PartitionStand],
+        sweep_epoch: Option<i64>,
+    ) -> Result<(), SinkError> {
         let mut transaction = connection.begin().await.map_err(sink_error)?;
-        self.set_sweep(&mut transaction, Some(self.taken.epoch)).await?;
+        self.set_sweep(&mut transaction, sweep_epoch).await?;
         let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?").bind(&*self.plan.subscription);
         delete.execute(&mut *transaction).await.map_err(sink_error)?;
         for stand in partitions {
@@ -286,6 +305,29 @@ impl MysqlSink {
         Ok(remembered)
     }
 
+    async fn remove_seen(
+        &self,
+        connection: &mut MySqlConnection,
+        rows: &[HeldRow],
+        batch: &SinkBatch<'_, '_>,
+    ) -> Result<u64, SinkError> {
+        let key = join(self.layout.key.iter().map(|name| format!("{} = ?", quote(name))), " AND ");
+        let sql = format!("DELETE FROM {} WHERE {VERSION} <=> ? AND {EPOCH} <=> ? AND {key}", self.layout.table);
+        let mut transaction = connection.begin().await.map_err(sink_error)?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let mut removed = 0;
+        for row in rows {
+            let delete = sqlx::query(AssertSqlSafe(sql.as_str())).bind(&row.version).bind(row.epoch);
+            let delete = match self.layout.hashed {
+                true => row.hashed_key().into_iter().fold(delete, |delete, key| delete.bind(key)),
+                false => row.key.iter().fold(delete, |delete, part| delete.bind(part)),
+            };
+            removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(removed)
+    }
+
     async fn remove_unmet(&self, connection: &mut MySqlConnection, sweep_epoch: i64) -> Result<u64, SinkError> {
         let mut transaction = connection.begin().await.map_err(sink_error)?;
         self.set_sweep(&mut transaction, None).await?;
@@ -308,12 +350,15 @@ impl Sink for MysqlSink {
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        let mut lease = self.lease().await?;
-        let begun = self.start_refill(&mut lease, partitions).await;
-        lease.ended = true;
-        begun?;
-        self.taken.sweep_epoch = Some(self.taken.epoch);
-        Ok(())
+        self.put_offsets(partitions, Some(self.taken.epoch)).await
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.put_offsets(partitions, None).await
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
@@ -322,6 +367,18 @@ impl Sink for MysqlSink {
         lease.ended = true;
         self.taken.remembers |= remembered?;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        let (pool, name) = (self.pool.clone(), self.name.clone());
+        Some(Arc::new(MysqlHoldings { pool, name, plan: self.plan.clone(), layout: self.layout.clone() }))
+    }
+
+    async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        let mut lease = self.lease().await?;
+        let removed = self.remove_seen(&mut lease, rows, batch).await;
+        lease.ended = true;
+        removed
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {

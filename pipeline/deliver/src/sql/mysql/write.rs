@@ -249,13 +249,15 @@ impl Bound {
             StandardValue::Null => self.add(None::<i64>, 0),
             StandardValue::Int(number) => self.long(*number),
             StandardValue::Text(text) => self.text(text),
-            StandardValue::TextList(items) => {
-                self.text(&serde_json::Value::from_iter(items.iter().map(|item| &**item)).to_string())
-            }
+            StandardValue::TextList(items) => self.text(&crate::json::texts(items).to_string()),
             StandardValue::Steps(steps) => self.text(&crate::json::steps(steps).to_string()),
             value @ (StandardValue::Date(_) | StandardValue::Decimal { .. }) => self.text(&value.to_string()),
-            // At +08:00 as it is shown everywhere; the session's clock is that one too.
-            value @ StandardValue::Time(_) => self.text(value.to_string().replace('T', " ").trim_end_matches("+08:00")),
+            value @ StandardValue::Time(_) => self.text(&text_of_time(value)),
         }
     }
+}
+
+/// An instant at +08:00 as it is shown everywhere; the session's clock is that one too.
+pub(super) fn text_of_time(value: &StandardValue<'_>) -> String {
+    value.to_string().replace('T', " ").trim_end_matches("+08:00").to_owned()
 }

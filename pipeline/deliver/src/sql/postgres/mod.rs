@@ -3,8 +3,11 @@
 mod array;
 mod copy;
 mod errors;
+mod holdings;
 mod table;
 mod write;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
@@ -12,12 +15,14 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, Transac
 
 use self::copy::Copy;
 use self::errors::sink_error;
+use self::holdings::PostgresHoldings;
 use self::table::Place;
 use self::write::{MERGE_VERSION, Statements, Writer};
-use super::EPOCH;
-use super::layout::{Layout, Shape};
+use super::layout::{Layout, Shape, join, quote};
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::{EPOCH, VERSION};
 use crate::pools::Pools;
+use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 /// Statements on the exchange's own tables.
@@ -43,7 +48,7 @@ impl Own {
         Self {
             stored: format!(
                 "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
-                 FROM {subscriptions} WHERE subscription = $1 FOR UPDATE"
+                 FROM {subscriptions} WHERE subscription = $1"
             ),
             store: format!(
                 "INSERT INTO {subscriptions}
@@ -192,8 +197,31 @@ impl PostgresSink {
         }
     }
 
+    /// Sets every offset anew; `sweep_epoch`: that of a refill which begins.
+    async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
+        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        self.set_sweep(&mut transaction, sweep_epoch).await?;
+        let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
+        delete.execute(&mut *transaction).await.map_err(sink_error)?;
+        for stand in partitions {
+            let insert = sqlx::query(AssertSqlSafe(self.own.insert_offset.as_str()))
+                .bind(&*self.plan.subscription)
+                .bind(&*self.plan.log.0)
+                .bind(&*self.plan.topic)
+                .bind(i64::from(stand.partition))
+                .bind(signed(stand.next))
+                .bind(signed(stand.refill_to))
+                .bind(self.epoch);
+            insert.execute(&mut *transaction).await.map_err(sink_error)?;
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        self.sweep_epoch = sweep_epoch;
+        Ok(())
+    }
+
     async fn take_over(&self, transaction: &mut Tx<'_>) -> Result<(Taken, Stand), SinkError> {
-        let stored = sqlx::query_as::<_, Stored>(AssertSqlSafe(self.own.stored.as_str())).bind(&*self.plan.subscription);
+        let stored = AssertSqlSafe(format!("{} FOR UPDATE", self.own.stored));
+        let stored = sqlx::query_as::<_, Stored>(stored).bind(&*self.plan.subscription);
         let stored = stored.fetch_optional(&mut **transaction).await.map_err(sink_error)?;
         let (takeover, made) = self.prepare(transaction, stored.as_ref()).await?;
         let epoch = stored.as_ref().map_or(0, |stored| stored.epoch) + 1;
@@ -259,24 +287,15 @@ impl Sink for PostgresSink {
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
-        self.set_sweep(&mut transaction, Some(self.epoch)).await?;
-        let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
-        delete.execute(&mut *transaction).await.map_err(sink_error)?;
-        for stand in partitions {
-            let insert = sqlx::query(AssertSqlSafe(self.own.insert_offset.as_str()))
-                .bind(&*self.plan.subscription)
-                .bind(&*self.plan.log.0)
-                .bind(&*self.plan.topic)
-                .bind(i64::from(stand.partition))
-                .bind(signed(stand.next))
-                .bind(signed(stand.refill_to))
-                .bind(self.epoch);
-            insert.execute(&mut *transaction).await.map_err(sink_error)?;
-        }
-        transaction.commit().await.map_err(sink_error)?;
-        self.sweep_epoch = Some(self.epoch);
-        Ok(())
+        self.put_offsets(partitions, Some(self.epoch)).await
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.put_offsets(partitions, None).await
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
@@ -296,6 +315,30 @@ impl Sink for PostgresSink {
         transaction.commit().await.map_err(sink_error)?;
         self.remembers |= remembered;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        let (pool, place) = (self.pool.clone(), self.place.clone());
+        Some(Arc::new(PostgresHoldings { pool, place, plan: self.plan.clone(), layout: self.layout.clone() }))
+    }
+
+    async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        let key = join(self.layout.key.iter().enumerate().map(|(at, name)| format!("{} = ${}", quote(name), at + 3)), " AND ");
+        let seen = format!("{VERSION} IS NOT DISTINCT FROM $1 AND {EPOCH} IS NOT DISTINCT FROM $2");
+        let sql = format!("DELETE FROM {} WHERE {key} AND {seen}", self.layout.table);
+        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let mut removed = 0;
+        for row in rows {
+            let delete = sqlx::query(AssertSqlSafe(sql.as_str())).bind(&row.version).bind(row.epoch);
+            let delete = match self.layout.hashed {
+                true => row.hashed_key().into_iter().fold(delete, |delete, key| delete.bind(key)),
+                false => row.key.iter().fold(delete, |delete, part| delete.bind(part)),
+            };
+            removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(removed)
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {

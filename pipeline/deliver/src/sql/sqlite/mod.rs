@@ -1,6 +1,7 @@
 //! SQLite sink: multi-row upserts, one transaction for each batch.
 
 mod errors;
+mod holdings;
 mod opening;
 mod table;
 mod write;
@@ -9,17 +10,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 
 pub(crate) use self::errors::sink_error;
+use self::holdings::SqliteHoldings;
 pub(crate) use self::opening::SqliteFile;
 use self::opening::{Opening, Taken};
 use self::write::{Statements, Writer};
-use super::EPOCH;
-use super::layout::{Layout, quote};
+use super::layout::{Layout, join, quote};
 use super::stored::{fenced, signed};
+use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::pull::Outbox;
+use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
 
 const SET_SWEEP: &str = "UPDATE guitong_subscriptions SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2";
@@ -100,23 +103,11 @@ impl SqliteSink {
             _ => Ok(()),
         }
     }
-}
 
-#[async_trait]
-impl Sink for SqliteSink {
-    async fn open(&mut self) -> Result<Stand, SinkError> {
-        if let Some(outbox) = &self.opening.outbox {
-            outbox.make().await?;
-        }
-        let Taken { epoch, sweep_epoch, remembers, stand } = self.file.open(&self.opening).await?;
-        (self.epoch, self.sweep_epoch, self.remembers) = (epoch, sweep_epoch, remembers);
-        self.ring();
-        Ok(stand)
-    }
-
-    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+    /// Sets every offset anew; `sweep_epoch`: that of a refill which begins.
+    async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let mut transaction = self.file.begin().await?;
-        self.set_sweep(&mut transaction, Some(self.epoch)).await?;
+        self.set_sweep(&mut transaction, sweep_epoch).await?;
         let delete = sqlx::query("DELETE FROM guitong_offsets WHERE subscription = $1").bind(self.subscription());
         delete.execute(&mut *transaction).await.map_err(sink_error)?;
         for stand in partitions {
@@ -134,8 +125,34 @@ impl Sink for SqliteSink {
             insert.execute(&mut *transaction).await.map_err(sink_error)?;
         }
         transaction.commit().await.map_err(sink_error)?;
-        self.sweep_epoch = Some(self.epoch);
+        self.sweep_epoch = sweep_epoch;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for SqliteSink {
+    async fn open(&mut self) -> Result<Stand, SinkError> {
+        if let Some(outbox) = &self.opening.outbox {
+            outbox.make().await?;
+        }
+        let Taken { epoch, sweep_epoch, remembers, stand } = self.file.open(&self.opening).await?;
+        (self.epoch, self.sweep_epoch, self.remembers) = (epoch, sweep_epoch, remembers);
+        self.ring();
+        Ok(stand)
+    }
+
+    async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.put_offsets(partitions, Some(self.epoch)).await
+    }
+
+    /// Of an outbox that is pulled, whoever pulls goes back by himself.
+    fn replays(&self) -> bool {
+        self.opening.outbox.is_none()
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.put_offsets(partitions, None).await
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
@@ -156,6 +173,31 @@ impl Sink for SqliteSink {
         self.remembers |= remembered;
         self.ring();
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+    }
+
+    fn holdings(&self) -> Option<Arc<dyn Holdings>> {
+        let Opening { name, plan, layout, outbox: None } = &*self.opening else { return None };
+        let (file, name) = (Arc::clone(&self.file), name.clone());
+        Some(Arc::new(SqliteHoldings { file, name, plan: plan.clone(), layout: layout.clone() }))
+    }
+
+    async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
+        let layout = &self.opening.layout;
+        let key = join(layout.key.iter().enumerate().map(|(at, name)| format!("{} = ${}", quote(name), at + 3)), " AND ");
+        let sql = format!("DELETE FROM {} WHERE {VERSION} IS $1 AND {EPOCH} IS $2 AND {key}", layout.table);
+        let mut transaction = self.file.begin().await?;
+        self.move_offsets(&mut transaction, batch).await?;
+        let mut removed = 0;
+        for row in rows {
+            let delete = sqlx::query(AssertSqlSafe(sql.as_str())).bind(row.version.clone()).bind(row.epoch);
+            let delete = match layout.hashed {
+                true => row.hashed_key().into_iter().fold(delete, |delete, key| delete.bind(key)),
+                false => row.key.iter().fold(delete, |delete, part| delete.bind(part.clone())),
+            };
+            removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
+        }
+        transaction.commit().await.map_err(sink_error)?;
+        Ok(removed)
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {

@@ -180,9 +180,7 @@ fn add_cell(arguments: &mut SqliteArguments, cell: &StandardValue<'_>) -> Result
         StandardValue::Null => add(arguments, None::<i64>),
         StandardValue::Int(number) => add(arguments, *number),
         StandardValue::Text(text) => add(arguments, text.to_string()),
-        StandardValue::TextList(items) => {
-            add(arguments, serde_json::Value::from_iter(items.iter().map(|item| &**item)).to_string())
-        }
+        StandardValue::TextList(items) => add(arguments, crate::json::texts(items).to_string()),
         StandardValue::Steps(steps) => add(arguments, crate::json::steps(steps).to_string()),
         value @ (StandardValue::Date(_) | StandardValue::Time(_) | StandardValue::Decimal { .. }) => {
             add(arguments, value.to_string())
