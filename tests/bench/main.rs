@@ -1,11 +1,12 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | memory | start | pull`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | subscriptions | memory | start | pull`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
-//! `memory`, `start` and `pull` start the released binary that lies beside this one: `cargo build --release` first.
+//! `subscriptions`, `memory`, `start` and `pull` start the released binary that lies beside this one: `cargo build --release` first.
 
 mod allocations;
+mod backlog;
 mod checks;
 mod clerks;
 mod codec;
@@ -24,7 +25,9 @@ mod sink;
 mod snapshot;
 mod start;
 mod stream;
+mod subscriptions;
 mod transaction;
+mod upsert;
 
 use std::process::ExitCode;
 
@@ -67,8 +70,11 @@ enum What {
     Connector,
     /// Commit to subscriber's row at 1,000 commits a second, on both logs
     Latency,
-    /// A backlog to one local endpoint, in batches and one by one: ours, a plain HTTP client
+    /// A backlog to one local endpoint, in batches and one by one: ours, a plain HTTP client. Then 100,000 upserts into PostgreSQL and
+    /// MariaDB: ours, what is written best by hand
     Sink,
+    /// 1,000 subscriptions on ten PostgreSQL databases: memory, connections, and times with one of them silent
+    Subscriptions,
     /// Peak memory in a transaction of 1 GB: one process on the embedded log, one per role on Kafka
     Memory,
     /// To ready with 100 systems, 500 resources and 1,000 subscriptions declared
@@ -96,7 +102,11 @@ fn main() -> Result<ExitCode, Failure> {
         What::PgSnapshot => runtime.block_on(snapshot::run(runs, rows, !without_kafka)),
         What::Connector => runtime.block_on(connector::run(runs, !without_kafka)),
         What::Latency => runtime.block_on(latency::run(runs, !without_kafka)),
-        What::Sink => runtime.block_on(sink::run(runs)),
+        What::Sink => {
+            let webhook = runtime.block_on(sink::run(runs))?;
+            runtime.block_on(upsert::run(runs)).map(|upsert| webhook.and(upsert))
+        }
+        What::Subscriptions => runtime.block_on(subscriptions::run(runs)),
         What::Start => runtime.block_on(start::run(runs)),
         What::Pull => runtime.block_on(pull::run(runs)),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),

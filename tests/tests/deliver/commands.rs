@@ -129,3 +129,27 @@ async fn nothing_is_replayed_that_is_granted_no_longer() {
     assert_eq!(target.count("t").await, 0);
     running.stop().await.unwrap();
 }
+
+/// A record that cannot be read is of a row that the subscription may never have been granted: it is set aside without its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_names_no_row_that_was_not_delivered() {
+    let mut bench = Bench::new().await;
+    let target = Target::sqlite(&bench).await;
+    let mut subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    subscription.condition = Some("name == 'mine'".into());
+    let mut broken = bench.named("SECRET", "other", 2);
+    broken.value = Some(bytes::Bytes::from_static(b"\0\0\0\0\x01rubbish"));
+    bench.append(vec![broken]).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let parked = running.handle.parked(None, 10).await.unwrap();
+    let text = serde_json::to_string(&parked).unwrap();
+    assert_eq!(parked.len(), 1);
+    assert!(!text.contains("SECRET") && !text.contains(&hex::encode("SECRET")), "{text}");
+    // A later change of the row finds it all the same.
+    bench.append(vec![bench.named("SECRET", "mine", 3)]).await;
+    bench.caught_up(&mut running).await;
+    running.reaches(|status| status.parked == 0).await;
+    assert_eq!(target.names("t").await, names(&[("SECRET", "mine")]));
+    running.stop().await.unwrap();
+}

@@ -14,6 +14,7 @@ mod fixture;
 mod kafka;
 mod mysql;
 mod pull;
+mod regrant;
 mod replay;
 mod scenarios;
 mod tls;

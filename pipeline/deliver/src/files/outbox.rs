@@ -158,9 +158,10 @@ impl Outbox {
     pub(super) async fn begin_generation(&mut self, epoch: u64) -> Result<(), SinkError> {
         let mut transaction = self.file.begin().await?;
         self.held(&mut transaction, epoch).await?;
-        let width = self.columns().len();
-        let columns = join((0..width).map(|at| format!("v{at}")), ", ");
+        let columns = self.values();
         let mut statements = vec![
+            // Of rows that are not of this generation no delete is told.
+            format!("DELETE FROM {}", self.layout.table),
             "DROP TABLE IF EXISTS guitong_changes".to_owned(),
             "DELETE FROM guitong_files".to_owned(),
             format!(
@@ -180,6 +181,11 @@ impl Outbox {
         transaction.commit().await.map_err(sink_error)?;
         self.generation = name;
         Ok(())
+    }
+
+    /// Columns of `guitong_changes` that hold those of rows.
+    fn values(&self) -> String {
+        join((0..self.columns().len()).map(|at| format!("v{at}")), ", ")
     }
 
     /// Columns of rows: the key where it is hashed, then what is granted.
@@ -290,8 +296,13 @@ impl Outbox {
 
     /// Changes behind `after` and up to `last`, at most `limit`.
     pub(super) async fn changes(&self, after: u64, last: u64, limit: u32) -> Result<Vec<Noted>, SinkError> {
-        let sql = "SELECT * FROM guitong_changes WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3";
-        let rows = sqlx::query(sql).bind(signed(after)).bind(signed(last)).bind(limit);
+        // By name: the connection keeps prepared statements, and another grant makes the table anew.
+        let sql = format!(
+            "SELECT position, deleted, at_s, bytes, {} FROM guitong_changes WHERE position > $1 AND position <= $2
+             ORDER BY position LIMIT $3",
+            self.values()
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(signed(after)).bind(signed(last)).bind(limit);
         let rows = rows.fetch_all(&self.file.pool).await.map_err(sink_error)?;
         rows.iter().map(|row| self.noted(row)).collect()
     }

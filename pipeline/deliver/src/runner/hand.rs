@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::batch::{Item, Outcome, digest, newest};
-use super::parked::{End, MOST_PARKED, Parked, Place, Word, shortened};
+use super::parked::{End, MOST_PARKED, Parked, Place, Word, mark, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
 use crate::sink::holdings::HeldRow;
@@ -136,12 +136,14 @@ impl Hand<'_> {
             Outcome::Unreadable(_, row) => (row.as_ref(), None),
             Outcome::Unchanged | Outcome::Parked => (None, None),
         };
+        let is_upsert = matches!(&item.outcome, Outcome::Change(change) if matches!(change.what, What::Upsert(_)));
         Parked {
             topic: self.topic.to_owned(),
             partition: item.partition,
             offset: item.offset,
-            key: row.map(key_text),
-            row: row.map(|row| hex::encode(&row.id)),
+            // Of a row that is not delivered with it nobody knows whether it was ever granted.
+            key: row.filter(|_| is_upsert).map(key_text),
+            row: row.map(|row| mark(&row.id)),
             version,
             reason: shortened(reason),
             at_us: Timestamp::now().as_microsecond(),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use guitong_log::{Batch, NewRecord, StateChange};
 use guitong_schemas::position::Version;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Topic of what ended entries; keyed by subscription, JSON, kept for good.
 pub const PARKED_TOPIC: &str = "audit.parked";
@@ -77,10 +78,10 @@ pub struct Parked {
     pub topic: String,
     pub partition: u32,
     pub offset: u64,
-    /// The row's key as the subscriber knows it; `None` where the record has none that can be read.
+    /// The row's key as the subscriber knows it; `None` where the record gives it no row: what it may be told of then, nobody knows.
     #[serde(default)]
     pub key: Option<String>,
-    /// Identity of the row in hexadecimal, by which a later change of it finds the entry.
+    /// Mark of the row, by which a later change of it finds the entry.
     #[serde(default)]
     pub row: Option<String>,
     #[serde(default)]
@@ -106,6 +107,11 @@ impl Parked {
         let value = Bytes::from(serde_json::to_vec(self).unwrap_or_default());
         StateChange { map: PARKED.into(), key: self.place().key(), value: Some(value) }
     }
+}
+
+/// What stands for a row's identity, which may be its key: half of SHA-256, in hexadecimal.
+pub(super) fn mark(row: &[u8]) -> String {
+    hex::encode(Sha256::digest(row).get(..16).unwrap_or_default())
 }
 
 /// A reason as it is kept.
@@ -258,7 +264,7 @@ impl Aside {
     /// Entries of a row that a change of it at `version` makes void.
     pub(super) fn of_row(&self, row: &[u8], version: Version) -> Vec<Parked> {
         let index = self.index();
-        let places = index.rows.get(&hex::encode(row)).into_iter().flatten();
+        let places = index.rows.get(&mark(row)).into_iter().flatten();
         let entries = places.filter_map(|place| index.entries.get(place));
         entries.filter(|parked| parked.version().is_none_or(|held| held <= version)).cloned().collect()
     }
@@ -268,14 +274,14 @@ impl Aside {
 mod tests {
     use super::*;
 
-    fn parked(offset: u64, row: &str, commit: u64) -> Parked {
+    fn parked(offset: u64, row: &[u8], commit: u64) -> Parked {
         let version = Version { commit, ..Version::default() };
         Parked {
             topic: "std.t".into(),
             partition: 0,
             offset,
             key: None,
-            row: Some(row.into()),
+            row: Some(mark(row)),
             version: Some(version.to_string()),
             reason: "no".into(),
             at_us: 9 - offset as i64,
@@ -285,16 +291,16 @@ mod tests {
     #[test]
     fn a_change_of_a_row_finds_what_it_makes_void() {
         let aside = Aside::default();
-        aside.load([parked(1, "aa", 1), parked(3, "aa", 3), parked(2, "bb", 2)].into_iter());
+        aside.load([parked(1, b"a", 1), parked(3, b"a", 3), parked(2, b"b", 2)].into_iter());
         let at = |commit| Version { commit, ..Version::default() };
         let offsets = |of: Vec<Parked>| of.iter().map(|parked| parked.offset).collect::<Vec<_>>();
-        assert_eq!(offsets(aside.of_row(&[0xAA], at(2))), [1]);
-        assert_eq!(offsets(aside.of_row(&[0xAA], at(3))), [1, 3]);
+        assert_eq!(offsets(aside.of_row(b"a", at(2))), [1]);
+        assert_eq!(offsets(aside.of_row(b"a", at(3))), [1, 3]);
         assert_eq!(offsets(aside.list(Some(Place { partition: 0, offset: 1 }), 10)), [2, 3]);
         assert_eq!(aside.oldest_us(), Some(6));
         aside.remove(Place { partition: 0, offset: 3 });
         aside.remove(Place { partition: 0, offset: 1 });
-        assert_eq!((aside.len(), aside.of_row(&[0xAA], at(9)).len()), (1, 0));
+        assert_eq!((aside.len(), aside.of_row(b"a", at(9)).len()), (1, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! each partition, `guitong_deleted` one for each deleted key that is still remembered.
 
 pub(crate) mod layout;
+mod lease;
 pub mod mysql;
 pub mod postgres;
 mod prints;

@@ -10,18 +10,17 @@ mod holdings;
 mod table;
 mod write;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
-use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection, MySqlPool};
 
 use self::errors::sink_error;
 use self::holdings::MysqlHoldings;
 use self::write::{Statements, Writer};
 use super::layout::{Layout, Reshape, Shape, join, quote};
+use super::lease::Lease;
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
@@ -61,35 +60,6 @@ pub struct MysqlSink {
     taken: Taken,
 }
 
-/// A connection for one call. A call that is dropped half-way may leave it within an answer of the server, from which the driver does
-/// not find back: such a connection is closed and does not go back to the pool.
-struct Lease {
-    connection: PoolConnection<MySql>,
-    ended: bool,
-}
-
-impl Deref for Lease {
-    type Target = MySqlConnection;
-
-    fn deref(&self) -> &MySqlConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut MySqlConnection {
-        &mut self.connection
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.connection.close_on_drop();
-        }
-    }
-}
-
 /// What the sink keeps of a takeover.
 #[derive(Debug, Default)]
 struct Taken {
@@ -110,8 +80,8 @@ impl MysqlSink {
         Ok(Self { pool: pools.mysql(url)?, name: table.to_owned(), plan, layout, statements, taken: Taken::default() })
     }
 
-    async fn lease(&self) -> Result<Lease, SinkError> {
-        Ok(Lease { connection: self.pool.acquire().await.map_err(sink_error)?, ended: false })
+    async fn lease(&self) -> Result<Lease<MySql>, SinkError> {
+        Ok(self.pool.acquire().await.map_err(sink_error)?.into())
     }
 
     /// Takes the subscription from whoever holds it.
@@ -179,6 +149,11 @@ impl MysqlSink {
             Takeover::Refill | Takeover::Regrant(_) => sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?"),
         };
         offsets.bind(&*self.plan.subscription).execute(&mut *transaction).await.map_err(sink_error)?;
+        if let Takeover::Regrant(Reshape::Rekey) = takeover {
+            // Rows are keyed in another way: deleted keys are granted no longer.
+            let forget = sqlx::query("DELETE FROM guitong_deleted WHERE subscription = ?").bind(&*self.plan.subscription);
+            forget.execute(&mut *transaction).await.map_err(sink_error)?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         Ok(sweep_epoch)
     }

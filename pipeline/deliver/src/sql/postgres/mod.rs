@@ -11,14 +11,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction};
 
 use self::copy::Copy;
 use self::errors::sink_error;
 use self::holdings::PostgresHoldings;
 use self::table::Place;
 use self::write::{MERGE_VERSION, Statements, Writer};
-use super::layout::{Layout, Shape, join, quote};
+use super::layout::{Layout, Reshape, Shape, join, quote};
+use super::lease::Lease;
 use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
@@ -234,6 +235,12 @@ impl PostgresSink {
             Takeover::Refill | Takeover::Regrant(_) => {
                 let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
                 delete.execute(&mut **transaction).await.map_err(sink_error)?;
+                if let Takeover::Regrant(Reshape::Rekey) = takeover {
+                    // Rows are keyed in another way: deleted keys are granted no longer.
+                    let forget =
+                        sqlx::query(AssertSqlSafe(self.own.forget.as_str())).bind(&*self.plan.subscription).bind(i64::MAX);
+                    forget.execute(&mut **transaction).await.map_err(sink_error)?;
+                }
                 Some(epoch)
             }
         };
@@ -309,10 +316,13 @@ impl Sink for PostgresSink {
             now_us: batch.entry.at_us,
         };
         let begin = AssertSqlSafe(writer.begin(batch.changes));
-        let mut transaction = self.pool.begin_with(begin).await.map_err(sink_error)?;
+        // Among what may be dropped is a COPY.
+        let mut lease = Lease::from(self.pool.acquire().await.map_err(sink_error)?);
+        let mut transaction = lease.begin_with(begin).await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
         let remembered = writer.apply(&mut transaction, &mut self.buffer, batch.changes).await?;
         transaction.commit().await.map_err(sink_error)?;
+        lease.ended = true;
         self.remembers |= remembered;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }

@@ -10,14 +10,17 @@ use super::errors::sink_error;
 use super::{Tx, table};
 use crate::pull::Outbox;
 use crate::sink::{PartitionStand, SinkError, SinkPlan, Stand};
-use crate::sql::layout::{Layout, Shape};
+use crate::sql::layout::{Layout, Reshape, Shape};
 use crate::sql::stored::{Stored, StoredOffset, Takeover, unsigned};
 
 /// Gives the stored offsets to a new holder, or forgets them.
 const KEEP_OFFSETS: &str = "UPDATE guitong_offsets SET epoch = $6 WHERE subscription = $1";
 const FORGET_OFFSETS: &str = "DELETE FROM guitong_offsets WHERE subscription = $1";
+/// Where rows are keyed in another way, the deleted keys too: they are granted no longer.
+const FORGET_ALL: &str =
+    "DELETE FROM guitong_offsets WHERE subscription = $1; DELETE FROM guitong_deleted WHERE subscription = $1";
 
-/// One of the two above goes before it, with the same arguments.
+/// One of those above goes before it, with the same arguments.
 const STORE: &str = "INSERT INTO guitong_subscriptions
         (subscription, table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -193,6 +196,7 @@ impl Opening {
         let epoch = stored.map_or(0, |stored| stored.epoch) + 1;
         let (offsets, sweep_epoch) = match takeover {
             Takeover::Resume => (KEEP_OFFSETS, stored.and_then(|stored| stored.sweep_epoch)),
+            Takeover::Regrant(Reshape::Rekey) => (FORGET_ALL, Some(epoch)),
             Takeover::Refill | Takeover::Regrant(_) => (FORGET_OFFSETS, Some(epoch)),
         };
         let store = sqlx::query(AssertSqlSafe(format!("{offsets}; {STORE}")))
