@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use guitong_govern::audit::{AuditEntry, Range};
-use guitong_govern::{Column, KeyForm, Row, RowKey};
+use guitong_govern::{Column, Gone, KeyForm, Row, RowKey};
 use guitong_log::LogId;
+use guitong_schemas::contract::SinkTable;
 use guitong_schemas::position::Version;
 use jiff::tz::TimeZone;
 use thiserror::Error;
@@ -46,6 +47,10 @@ pub struct SinkPlan {
     pub time_zone: TimeZone,
     /// Fingerprint of the grant: where it differs from the stored one, everything is delivered again.
     pub grant: [u8; 32],
+    /// Which rows are granted.
+    pub condition: Option<String>,
+    /// How a SQL sink keeps its table.
+    pub table: SinkTable,
 }
 
 /// Where a sink stands after it was taken over.
@@ -81,7 +86,7 @@ pub struct Change<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum What<'a> {
     Upsert(Row<'a>),
-    Delete(RowKey<'a>),
+    Delete(RowKey<'a>, Gone),
 }
 
 impl<'a> Change<'a> {
@@ -89,15 +94,26 @@ impl<'a> Change<'a> {
     pub fn key(&self) -> &RowKey<'a> {
         match &self.what {
             What::Upsert(row) => &row.key,
-            What::Delete(key) => key,
+            What::Delete(key, _) => key,
         }
     }
+}
+
+/// What a sink is handed of the changes of one key in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    Newest,
+    /// Where the newest is a delete, the row as it was before, too, and every delete since.
+    Ends,
+    Every,
 }
 
 /// What becomes durable together. Of each key only the last change is among `changes`.
 #[derive(Debug)]
 pub struct SinkBatch<'b, 'a> {
     pub changes: &'b [&'b Change<'a>],
+    /// What came before, where the sink wants it ([`Sink::wants`]): parts that follow each other, each with one change of a key at most.
+    pub earlier: &'b [Vec<&'b Change<'a>>],
     /// At most one for each partition; may move an offset on without any change.
     pub ranges: &'b [Range],
     pub entry: &'b AuditEntry,
@@ -105,7 +121,12 @@ pub struct SinkBatch<'b, 'a> {
     pub unlogged: &'b [AuditEntry],
 }
 
-impl SinkBatch<'_, '_> {
+impl<'b, 'a> SinkBatch<'b, 'a> {
+    /// All of it, in the order in which it is to be applied.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &'b [&'b Change<'a>]> + use<'b, 'a> {
+        self.earlier.iter().map(Vec::as_slice).chain([self.changes])
+    }
+
     /// What the sink keeps of audit entries once this batch is durable: a list in JSON, its own last.
     pub(crate) fn entries(&self) -> String {
         let all: Vec<_> = self.unlogged.iter().chain([self.entry]).collect();
@@ -124,6 +145,10 @@ pub struct Ack {
 /// The subscriber's end of one subscription.
 #[async_trait]
 pub trait Sink: fmt::Debug + Send + Sync {
+    fn wants(&self) -> Wants {
+        Wants::Newest
+    }
+
     /// Gives a sink that holds no offsets itself the subscription's hold on the log, before [`Sink::open`].
     fn keep_in(&mut self, _hold: &Hold) {}
 

@@ -97,8 +97,9 @@ impl Client {
         }
         let refused: Value = response.json().await.map_err(gone)?;
         let message = refused.get("error").and_then(Value::as_str).unwrap_or("the node refused without a reason").to_owned();
-        let code = refused.get("code").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
-        Err(Failure { code: code.unwrap_or(exit::NO), message, help: None })
+        // What a node refuses is a no, but for a gap, about which a person must decide.
+        let is_gap = refused.get("code").and_then(Value::as_u64) == Some(exit::GAP.into());
+        Err(Failure { code: if is_gap { exit::GAP } else { exit::NO }, message, help: None })
     }
 
     pub(crate) async fn status(&self) -> Result<Status, Failure> {

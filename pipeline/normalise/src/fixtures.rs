@@ -136,6 +136,7 @@ pub(crate) fn subscriptions(
         masks: std::collections::BTreeMap::new(),
         unchanged: false,
         sink: SinkConfig::Sqlite { path: "sink.db".into(), table: "t".into() },
+        table: guitong_schemas::contract::SinkTable::default(),
         secret: None,
     };
     all.iter().map(|one| (name(one.0), Arc::new(subscription(one)))).collect()

@@ -10,7 +10,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Files, KafkaTopic, Name, Secret, Webhook, files, kafka, system, webhook};
+use super::{Files, KafkaTopic, Name, Secret, SinkTable, Webhook, files, kafka, sink_table, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -30,6 +30,8 @@ pub struct Subscription {
     /// Updates that change no field of the entity are delivered too.
     pub unchanged: bool,
     pub sink: SinkConfig,
+    /// Of a SQL sink.
+    pub table: SinkTable,
     /// Keys the HMAC of `guitong_key`.
     pub secret: Option<Secret>,
 }
@@ -118,7 +120,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         root.own_section("masks").map_or_else(BTreeMap::new, |section| read_masks(section, entity, fields.as_deref(), &root));
     let unchanged = root.flag("unchanged").is_some_and(|found| found.value);
     let sink = root.required("sink", |root, key| {
-        let sink = read_sink(root.own_section(key)?, world);
+        let sink = read_sink(root.own_section(key)?, fields.as_deref(), world);
         root.know(key);
         sink
     });
@@ -130,12 +132,13 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
         let help = format!("{why}; add secret = \"${{env:…}}\" or \"${{file:…}}\"");
         root.problem(&root.key_at("fields"), "missing-key", "`secret` is missing: rows are keyed by a keyed hash", Some(help));
     }
-    if let (Some(name), Some(sink)) = (&name, &sink) {
-        claim_sink(&root, name, sink, world);
+    if let (Some(name), Some((sink, table))) = (&name, &sink) {
+        claim_sink(&root, name, sink, table, world);
     }
     root.finish();
-    let (subscriber, resource, purpose, fields, sink) = (subscriber?.value, resource?.value, purpose?.value, fields?, sink?);
-    Some(Subscription { name: name?, subscriber, resource, purpose, approval, fields, condition, masks, unchanged, sink, secret })
+    let (subscriber, resource, purpose, fields) = (subscriber?.value, resource?.value, purpose?.value, fields?);
+    let (name, (sink, table)) = (name?, sink?);
+    Some(Subscription { name, subscriber, resource, purpose, approval, fields, condition, masks, unchanged, sink, table, secret })
 }
 
 /// A resource by its name or its catalogue code.
@@ -331,7 +334,7 @@ const KINDS: [(&str, Kind); 8] = [
 /// Days for which changes that a subscriber pulls are kept, unless it says otherwise.
 const KEEP_DAYS: u32 = 7;
 
-fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
+fn read_sink(section: Section<'_>, fields: Option<&[String]>, world: &World<'_>) -> Option<(SinkConfig, SinkTable)> {
     let kind = section.required("kind", |section, key| section.choice(key, &KINDS));
     let url = |check: fn(&str) -> Result<(), String>| {
         section.required("url", |section, key| {
@@ -340,19 +343,25 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
             world.surroundings.check_url(section, key, &found, url, check)
         })
     };
+    let beside = |sink| (sink, SinkTable::default());
     let sink = match kind.map(|kind| kind.value) {
         Some(Kind::Postgres) => {
             let url = url(scalar::postgres_url);
             let table = section.required("table", |section, key| section.parsed(key, |text| scalar::table_name(text, "public")));
+            let name = table.as_ref().map(|found| found.value.name.as_str());
+            // A longer one is cut off there.
+            let kept = sink_table::read(&section, name, |name| name.len() < 64, fields);
             (|| {
                 let TableName { schema, name: table } = table?.value;
-                Some(SinkConfig::Postgres { url: url?, schema, table })
+                Some((SinkConfig::Postgres { url: url?, schema, table }, kept))
             })()
         }
         Some(Kind::Mysql) => {
             let url = url(scalar::mysql_url);
             let table = section.required("table", |section, key| section.parsed(key, scalar::mysql_table));
-            (|| Some(SinkConfig::Mysql { url: url?, table: table?.value }))()
+            let name = table.as_ref().map(|found| found.value.as_str());
+            let kept = sink_table::read(&section, name, |name| name.chars().count() <= 64, fields);
+            (|| Some((SinkConfig::Mysql { url: url?, table: table?.value }, kept)))()
         }
         Some(Kind::Sqlite) => {
             let path = section.required("path", Section::words);
@@ -361,12 +370,13 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
                 false => Ok(text.to_owned()),
             };
             let table = section.required("table", |section, key| section.parsed(key, named));
-            (|| Some(SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }))()
+            let kept = sink_table::read(&section, table.as_ref().map(|found| found.value.as_str()), |_| true, fields);
+            (|| Some((SinkConfig::Sqlite { path: world.surroundings.root.join(path?.value), table: table?.value }, kept)))()
         }
-        Some(Kind::Pull) => read_pull(&section, world),
-        Some(Kind::Files) => files::read(&section, world).map(|files| SinkConfig::Files(Box::new(files))),
-        Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| SinkConfig::Webhook(Box::new(webhook))),
-        Some(Kind::Kafka) => kafka::read(&section, world).map(|topic| SinkConfig::Kafka(Box::new(topic))),
+        Some(Kind::Pull) => read_pull(&section, world).map(beside),
+        Some(Kind::Files) => files::read(&section, world).map(|files| beside(SinkConfig::Files(Box::new(files)))),
+        Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| beside(SinkConfig::Webhook(Box::new(webhook)))),
+        Some(Kind::Kafka) => kafka::read(&section, world).map(|topic| beside(SinkConfig::Kafka(Box::new(topic)))),
         None => {
             // Without a kind every key of every kind may be right.
             ["url", "path", "table", "keep_days"]
@@ -374,6 +384,7 @@ fn read_sink(section: Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
                 .chain(&webhook::KEYS)
                 .chain(&files::KEYS)
                 .chain(&kafka::KEYS)
+                .chain(&sink_table::KEYS)
                 .for_each(|key| section.know(key));
             None
         }
@@ -400,7 +411,7 @@ fn read_pull(section: &Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
 }
 
 /// Two subscriptions in one table would delete each other's rows, and one in the table of a resource would be read again.
-fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<'_>) {
+fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, kept: &SinkTable, world: &World<'_>) {
     let (database, table) = match sink {
         SinkConfig::Postgres { url, schema, table } => (system::database(url, 5432), TableName::new(schema, table)),
         SinkConfig::Mysql { url, table } => {
@@ -435,9 +446,12 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, world: &World<
             Some("what is delivered would be read again: give it a table of its own".to_owned()),
         );
     }
-    if let Some(other) = world.sinks.borrow_mut().insert((database, table.to_string()), name.to_string()) {
-        let message = format!("table {table} is already written by subscription {other}");
-        root.problem(&at, "sink-taken", message, Some("give each subscription a table of its own".to_owned()));
+    let beside = kept.beside(&table.name).into_iter().map(|name| TableName::new(&table.schema, name));
+    for table in beside.chain([table.clone()]) {
+        if let Some(other) = world.sinks.borrow_mut().insert((database.clone(), table.to_string()), name.to_string()) {
+            let message = format!("table {table} is already written by subscription {other}");
+            root.problem(&at, "sink-taken", message, Some("give each subscription a table of its own".to_owned()));
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! What a subscription says of its sink.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Formulas, Header};
 use guitong_schemas::contract::kafka::TopicFormat;
 use guitong_schemas::contract::webhook::Mode;
-use guitong_schemas::contract::{RegistryConfig, SinkConfig, Webhook};
+use guitong_schemas::contract::{Deletes, RegistryConfig, SinkConfig, SinkTable, Webhook};
 
 use super::*;
 
@@ -84,6 +85,61 @@ fn a_mysql_sink_is_a_table_of_the_database_in_its_address() {
         ("subscriptions/credit-enterprise.toml", "shared.enterprise", "统计"),
     ];
     assert_eq!(codes(&other), ["sink-taken"]);
+}
+
+#[test]
+fn a_table_keeps_rows_that_are_gone_and_versions_that_are_past() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of = |rest: &str| format!("sink = {{ kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\"{rest} }}");
+    let directory = changed(&[("subscriptions/local.toml", sqlite, &of(", deletes = \"soft\", history = true"))]);
+    let directory = load_with(directory.path(), &[URL], CHECK).unwrap();
+    let kept = |name: &str| directory.subscriptions[name].table.clone();
+    assert_eq!(kept("local"), SinkTable { deletes: Deletes::Soft, history: true, ..SinkTable::default() });
+    assert_eq!(kept("credit-enterprise"), SinkTable::default());
+    for (rest, code) in [(", deletes = \"never\"", "bad-value"), (", history = \"yes\"", "wrong-type")] {
+        assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &of(rest))]), [code], "{rest}");
+    }
+    // The table of a history is the subscription's too.
+    let history = of(", history = true");
+    let other = [
+        ("subscriptions/local.toml", sqlite, history.as_str()),
+        ("subscriptions/credit-enterprise.toml", "kind = \"postgres\"", "kind = \"sqlite\""),
+        ("subscriptions/credit-enterprise.toml", "url = \"${env:CREDIT_URL}\"", "path = \"sinks/local.db\""),
+        ("subscriptions/credit-enterprise.toml", "shared.enterprise", "统计_history"),
+    ];
+    assert_eq!(codes(&other), ["sink-taken"]);
+    let long = [(
+        "subscriptions/credit-enterprise.toml",
+        "shared.enterprise\"",
+        &*format!("shared.{}\"\nhistory = true", "e".repeat(56)),
+    )];
+    assert_eq!(codes(&long), ["bad-value"]);
+    // Validity is the licence's own, and a field of its entity.
+    let fields = [
+        ("resources/enterprise.toml", "entity = \"LegalEntity\"", "entity = \"CreditRecord\""),
+        ("subscriptions/local.toml", "\"established\"", "\"valid_to\""),
+        ("subscriptions/local.toml", sqlite, history.as_str()),
+    ];
+    assert!(codes(&fields).contains(&"column-taken"));
+}
+
+#[test]
+fn a_departments_own_table_is_written_by_a_column_map() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of = |rest: &str| format!("sink = {{ kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\", {rest} }}");
+    let directory = changed(&[("subscriptions/local.toml", sqlite, &of("columns = { status = \"djzt\" }"))]);
+    let directory = load_with(directory.path(), &[URL], CHECK).unwrap();
+    assert_eq!(directory.subscriptions["local"].table.columns, BTreeMap::from([("status".into(), "djzt".into())]));
+    for (rest, code) in [
+        ("columns = { statu = \"djzt\" }", "not-granted"),
+        ("columns = { status = \"Guitong_version\" }", "column-taken"),
+        ("columns = { status = \"a\", established = \"A\" }", "duplicate"),
+        ("columns = { status = \"established\" }", "duplicate"),
+        ("columns = { status = \"djzt\" }, history = true", "own-table"),
+        ("columns = { status = 1 }", "wrong-type"),
+    ] {
+        assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &of(rest))]), [code], "{rest}");
+    }
 }
 
 #[test]

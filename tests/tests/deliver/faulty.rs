@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use guitong_deliver::Hold;
 use guitong_deliver::sink::holdings::{HeldRow, Holdings};
-use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Stand, What};
+use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Stand, Wants, What};
 use tokio::sync::Semaphore;
 
 /// What happens to the next batch.
@@ -98,6 +98,10 @@ fn seen(change: &Change<'_>) -> Seen {
 
 #[async_trait]
 impl Sink for FaultySink {
+    fn wants(&self) -> Wants {
+        self.inner.wants()
+    }
+
     fn keep_in(&mut self, hold: &Hold) {
         self.inner.keep_in(hold);
     }

@@ -27,7 +27,7 @@ use guitong_schemas::contract::files::FileFormat;
 use guitong_schemas::contract::resource::OnChange;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::{
-    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, Subscription, load,
+    Budgets, Exchange, LogConfig, Name, Resource, Revision, Secret, Sharing, SinkConfig, SinkTable, Subscription, load,
 };
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
@@ -215,6 +215,7 @@ impl Bench {
                 .filter(|(f, _)| fields.contains(&&**f))
                 .collect(),
             sink,
+            table: SinkTable::default(),
             secret: Some(Secret::new("s3cret".into())),
         }
     }
@@ -536,6 +537,8 @@ pub(crate) fn plan(bench: &Bench, subscription: &Subscription, entitlement: &Ent
         key: entitlement.key().clone(),
         time_zone: bench.time_zone.clone(),
         grant: entitlement.fingerprint(),
+        condition: subscription.condition.clone(),
+        table: subscription.table.clone(),
     }
 }
 

@@ -11,7 +11,9 @@ mod faults;
 mod faulty;
 mod files;
 mod fixture;
+mod foreign;
 mod kafka;
+mod kept;
 mod mysql;
 mod pull;
 mod regrant;
@@ -95,6 +97,21 @@ tables:
     a_table_of_the_wrong_shape_stops_only_its_subscription
     of_many_that_open_one_database_each_is_taken_over_for_itself
     a_record_the_sink_refuses_is_set_aside
+    soft_deletes_keep_what_was_granted_to_the_last
+    a_row_that_leaves_the_grant_leaves_its_key_alone
+    a_changed_grant_clears_rows_that_are_gone
+    a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant
+    soft_deletes_need_columns_that_may_be_null
+    a_history_holds_every_version_once_and_in_order
+    random_faults_double_no_version
+    a_narrower_grant_rewrites_the_history
+    a_table_of_the_historys_name_is_left_alone
+    a_column_of_another_type_waits_where_it_is_told_to
+    what_is_kept_is_not_taken_for_what_is_granted
+    a_departments_own_table_gets_its_columns_and_no_other
+    a_narrower_grant_takes_from_a_departments_own_table
+    a_column_map_that_does_not_fit_is_told_at_start
+    crashes_double_nothing_in_a_departments_own_table
     rows_that_somebody_changed_are_found_and_put_right
     rows_that_are_known_by_a_hash_are_compared
     rows_of_the_subscribers_own_are_left_alone

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKind, What};
 use guitong_deliver::{DeliverError, Phase, parked};
 use guitong_govern::audit::{AuditEntry, Digest, Range, first_break};
-use guitong_govern::{Row, RowKey};
+use guitong_govern::{Gone, Row, RowKey};
 use guitong_log::{ExchangeLog as _, NewRecord, OwnerId, Role, TopicPartition};
 use guitong_schemas::avro::Value;
 use guitong_schemas::contract::subscription::{Approval, Mask};
@@ -18,6 +18,17 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::faults::{Lose, LosingLog};
 use crate::fixture::{Bench, PARTITIONS, Target, names, now_us, version, with_county};
+pub(crate) use crate::foreign::{
+    a_column_map_that_does_not_fit_is_told_at_start, a_departments_own_table_gets_its_columns_and_no_other,
+    a_narrower_grant_takes_from_a_departments_own_table, crashes_double_nothing_in_a_departments_own_table,
+};
+pub(crate) use crate::kept::{
+    a_changed_grant_clears_rows_that_are_gone, a_column_of_another_type_waits_where_it_is_told_to,
+    a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant, a_history_holds_every_version_once_and_in_order,
+    a_narrower_grant_rewrites_the_history, a_row_that_leaves_the_grant_leaves_its_key_alone,
+    a_table_of_the_historys_name_is_left_alone, random_faults_double_no_version, soft_deletes_keep_what_was_granted_to_the_last,
+    soft_deletes_need_columns_that_may_be_null, what_is_kept_is_not_taken_for_what_is_granted,
+};
 pub(crate) use crate::replay::{a_replay_doubles_nothing_and_obeys_what_is_granted_now, a_replay_goes_on_after_a_crash};
 pub(crate) use crate::verify::{
     random_values_of_every_kind_are_digested_as_they_are_here, rows_of_the_subscribers_own_are_left_alone,
@@ -162,7 +173,7 @@ pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_hol
             at_us: now_us(),
             previous: Digest::start(),
         };
-        let batch = SinkBatch { changes: &[&change], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
+        let batch = SinkBatch { changes: &[&change], earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
         sink.write(&batch).await.map(|ack| ack.durable).map_err(|error| error.kind)
     };
     let begin = |next| [PartitionStand { partition: 0, next, refill_to: 0 }];
@@ -475,7 +486,7 @@ pub(crate) async fn calls_that_are_dropped_leave_connections_for_others(bench: B
     let deletes: Vec<Change<'_>> = (0..60_u8)
         .map(|n| {
             let key = RowKey { id: vec![n], clear: vec![StandardValue::Text(format!("K{n}").into())] };
-            Change { version: version(1), source_us: 1_000_000, what: What::Delete(key) }
+            Change { version: version(1), source_us: 1_000_000, what: What::Delete(key, Gone::Deleted) }
         })
         .collect();
     let entry = AuditEntry {
@@ -493,11 +504,11 @@ pub(crate) async fn calls_that_are_dropped_leave_connections_for_others(bench: B
     let all: Vec<&Change<'_>> = deletes.iter().collect();
     // As many deletes as never before are a statement that the server has not seen: its preparation is dropped too.
     for count in 1..=all.len() {
-        let batch = SinkBatch { changes: &all[..count], ranges: &[], entry: &entry, unlogged: &[] };
+        let batch = SinkBatch { changes: &all[..count], earlier: &[], ranges: &[], entry: &entry, unlogged: &[] };
         let within = std::time::Duration::from_micros(random.random_range(0..3_000));
         drop(tokio::time::timeout(within, sink.write(&batch)).await);
     }
-    let batch = SinkBatch { changes: &all, ranges: &[], entry: &entry, unlogged: &[] };
+    let batch = SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[] };
     sink.write(&batch).await.unwrap();
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use guitong_schemas::contract::subscription::{Approval, Mask};
-use guitong_schemas::contract::{Name, Secret, Sharing, SinkConfig, Subscription};
+use guitong_schemas::contract::{Name, Secret, Sharing, SinkConfig, SinkTable, Subscription};
 use hmac::{Hmac, Mac as _};
 use jiff::civil::Date;
 use jiff::{Span, Timestamp};
@@ -220,6 +220,7 @@ impl Policy {
             fields: self.fields.iter().map(|&field| name_of(field)).collect(),
             condition: self.condition.as_ref().map(|test| test.source(model)),
             unchanged: false,
+            table: SinkTable::default(),
             masks: self.masks.iter().map(|(&field, &mask)| (name_of(field), mask)).collect(),
             sink,
             secret: Some(Secret::new(self.secret.clone())),

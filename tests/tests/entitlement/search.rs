@@ -56,14 +56,20 @@ pub(crate) fn assert_sent(world: &mut World, at: usize, when: &str) {
     let subscriber = &world.subscribers[at];
     let Place::Webhook(receiver, _) = &subscriber.place else { return };
     let (now, requests) = (world.now(subscriber), receiver.requests());
+    let what = format!("{} {when}, under {:?}, a request", subscriber.name, subscriber.policy);
     for request in &requests[subscriber.looked_at..] {
-        let bytes = [request.body.clone(), format!("{:?}", request.headers).into_bytes()].concat();
-        let text = String::from_utf8_lossy(&bytes);
-        // Under a new policy rows that were known by another key go under that key.
-        let deletes = text.contains(".delete") && !text.contains(".upsert");
-        let allowed: Ids = if deletes { now.union(&subscriber.knew).copied().collect() } else { now.clone() };
-        let what = format!("{} {when}, under {:?}, a request", subscriber.name, subscriber.policy);
-        world.canaries.assert_only(&allowed, &bytes, &what);
+        let events = match serde_json::from_slice::<Value>(&request.body) {
+            Ok(Value::Array(events)) => events.iter().map(|event| event.to_string().into_bytes()).collect(),
+            _ => vec![request.body.clone()],
+        };
+        for event in events {
+            let bytes = [event, format!("{:?}", request.headers).into_bytes()].concat();
+            let text = String::from_utf8_lossy(&bytes);
+            // Under a new policy rows that the endpoint has go under the key that it knows.
+            let deletes = text.contains(".delete") && !text.contains(".upsert");
+            let allowed: Ids = if deletes { now.union(&subscriber.knew).copied().collect() } else { now.clone() };
+            world.canaries.assert_only(&allowed, &bytes, &what);
+        }
     }
     world.subscribers[at].looked_at = requests.len();
 }

@@ -100,7 +100,7 @@ impl Outbox {
             state,
             subscription: Arc::clone(&plan.subscription),
             grant: plan.grant.to_vec(),
-            layout: Layout::new(quote(ROWS), plan),
+            layout: Layout::new(ROWS, quote, plan),
             generation: String::new(),
             pending: Pending::default(),
         }

@@ -276,9 +276,9 @@ impl Sink for KafkaSink {
             }
             let (value, there) = match &change.what {
                 What::Upsert(row) => (Some(form.value(row, &self.plan.columns)?), There::Yes),
-                What::Delete(_) if held.as_ref().is_some_and(Held::may_be_there) => (None, There::Gone(batch.entry.at_us)),
+                What::Delete(..) if held.as_ref().is_some_and(Held::may_be_there) => (None, There::Gone(batch.entry.at_us)),
                 // Deletes go only to who has the row.
-                What::Delete(_) => continue,
+                What::Delete(..) => continue,
             };
             let content = value.as_ref().map(|_| form.content_type());
             let told = Told { key: &key, version: &version, time_us: Some(change.source_us), content };

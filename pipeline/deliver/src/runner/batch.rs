@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::decode::{Schemas, Unreadable};
-use crate::sink::{Change, What};
+use crate::sink::{Change, Wants, What};
 
 /// One record and what comes of it.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(crate) fn decide<'r>(
                         if let Gone::Unjudged(error) = gone {
                             item.unjudged = Some(error);
                         }
-                        What::Delete(key)
+                        What::Delete(key, gone)
                     }
                     Decision::Stopped(stop) => return Err(stop),
                 };
@@ -108,8 +108,36 @@ pub(crate) fn newest<'i, 'r>(items: &'i [Item<'r>]) -> Vec<&'i Change<'r>> {
     newest
 }
 
+/// What comes before the `newest` changes for a sink that wants it: parts that follow each other, each with one change of a key at most.
+pub(crate) fn earlier<'i, 'r>(items: &'i [Item<'r>], newest: &[&'i Change<'r>], wants: Wants) -> Vec<Vec<&'i Change<'r>>> {
+    let mut parts: Vec<Vec<&'i Change<'r>>> = Vec::new();
+    if wants == Wants::Newest {
+        return parts;
+    }
+    let mut of_key: HashMap<&[u8], Vec<&'i Change<'r>>> = HashMap::with_capacity(newest.len());
+    for item in items {
+        if let Outcome::Change(change) = &item.outcome {
+            of_key.entry(change.key().id.as_slice()).or_default().push(change);
+        }
+    }
+    for last in newest {
+        let mut changes = of_key.remove(last.key().id.as_slice()).unwrap_or_default();
+        // Of equal versions the later record's is the newer one: the newest comes last.
+        changes.sort_by_key(|change| change.version);
+        changes.pop();
+        let is_whole = |change: &&Change<'_>| matches!(change.what, What::Upsert(_));
+        if wants == Wants::Ends {
+            let from = if is_whole(last) { changes.len() } else { changes.iter().rposition(is_whole).unwrap_or(0) };
+            changes.drain(..from);
+        }
+        parts.resize_with(parts.len().max(changes.len()), Vec::new);
+        parts.iter_mut().zip(changes).for_each(|(part, change)| part.push(change));
+    }
+    parts
+}
+
 /// SHA-256 over what is handed to a sink, in hexadecimal; every part is preceded by its length or kind.
-pub(crate) fn digest(changes: &[&Change<'_>]) -> Digest {
+pub(crate) fn digest<'b, 'i: 'b, 'r: 'i>(changes: impl IntoIterator<Item = &'b &'i Change<'r>>) -> Digest {
     let mut hash = Sha256::new();
     for change in changes {
         hash.update(change.version.to_bytes());
@@ -117,7 +145,7 @@ pub(crate) fn digest(changes: &[&Change<'_>]) -> Digest {
         hash.update((key.len() as u64).to_be_bytes());
         hash.update(key);
         match &change.what {
-            What::Delete(_) => hash.update(b"d"),
+            What::Delete(..) => hash.update(b"d"),
             What::Upsert(row) => row.cells.iter().for_each(|cell| put(&mut hash, cell)),
         }
     }
@@ -140,14 +168,14 @@ fn put(hash: &mut Sha256, cell: &StandardValue<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use guitong_govern::RowKey;
+    use guitong_govern::{Row, RowKey};
     use guitong_schemas::position::Version;
 
     use super::*;
 
     fn delete(key: u8, commit: u64) -> Item<'static> {
         let version = Version { commit, ..Version::default() };
-        let change = Change { version, source_us: 0, what: What::Delete(RowKey { id: vec![key], clear: vec![] }) };
+        let change = Change { version, source_us: 0, what: What::Delete(RowKey { id: vec![key], clear: vec![] }, Gone::Deleted) };
         Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
     }
 
@@ -156,6 +184,26 @@ mod tests {
         let items = [delete(1, 1), delete(2, 2), delete(1, 4), delete(1, 3)];
         let newest: Vec<_> = newest(&items).iter().map(|change| (change.key().id[0], change.version.commit)).collect();
         assert_eq!(newest, [(1, 4), (2, 2)]);
+    }
+
+    fn upsert(key: u8, commit: u64) -> Item<'static> {
+        let version = Version { commit, ..Version::default() };
+        let row = Row { key: RowKey { id: vec![key], clear: vec![] }, cells: vec![] };
+        let change = Change { version, source_us: 0, what: What::Upsert(row) };
+        Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
+    }
+
+    #[test]
+    fn what_comes_before_is_handed_over_as_it_is_wanted() {
+        let items = [upsert(1, 1), upsert(2, 2), upsert(1, 3), delete(1, 5), delete(1, 4), upsert(2, 6)];
+        let newest = newest(&items);
+        let parts = |wants| {
+            let of = |part: &Vec<&Change<'_>>| part.iter().map(|change| change.version.commit).collect::<Vec<_>>();
+            earlier(&items, &newest, wants).iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(Wants::Newest), [[0; 0]; 0]);
+        assert_eq!(parts(Wants::Ends), [[3], [4]], "the row as it was last, and what became of it");
+        assert_eq!(parts(Wants::Every), [vec![1, 2], vec![3], vec![4]]);
     }
 
     #[test]

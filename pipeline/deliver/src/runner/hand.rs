@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use guitong_govern::RowKey;
 use guitong_govern::audit::{AuditEntry, Range};
+use guitong_govern::{Gone, RowKey};
 use guitong_log::ExchangeLog;
 use guitong_schemas::position::Version;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::batch::{Item, Outcome, digest, newest};
+use super::batch::{Item, Outcome, digest, earlier, newest};
 use super::parked::{End, MOST_PARKED, Parked, Place, Word, mark, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
@@ -101,25 +101,29 @@ impl Hand<'_> {
         let removal = |row: &HeldRow| {
             let version = row.version.as_ref().and_then(|bytes| Version::from_bytes(bytes).ok()).unwrap_or_default();
             let key = RowKey { id: row.key.join("\0").into_bytes(), clear: Vec::new() };
-            Change { version, source_us: 0, what: What::Delete(key) }
+            Change { version, source_us: 0, what: What::Delete(key, Gone::NotGranted) }
         };
         let removals: Vec<_> = rows.iter().map(removal).collect();
         let changes: Vec<_> = removals.iter().collect();
-        let entry = self.entry(&changes, Vec::new());
+        let entry = self.entry(changes.iter(), Vec::new());
         let unlogged = self.session.journal.unlogged().await?;
-        let batch = SinkBatch { changes: &changes, ranges: &[], entry: &entry, unlogged };
+        let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &[], entry: &entry, unlogged };
         let removed = self.sink.remove(rows, &batch).await?;
         self.metrics.deletes.inc_by(removed);
         self.session.journal.note(entry).await?;
         Ok(())
     }
 
-    fn entry(&self, changes: &[&Change<'_>], ranges: Vec<Range>) -> AuditEntry {
+    fn entry<'b, 'i: 'b, 'r: 'i>(
+        &self,
+        changes: impl Iterator<Item = &'b &'i Change<'r>> + Clone,
+        ranges: Vec<Range>,
+    ) -> AuditEntry {
         AuditEntry {
             subscription: self.name.to_string(),
             resource: self.resource.to_owned(),
             epoch: self.session.epoch,
-            count: changes.len() as u64,
+            count: changes.clone().count() as u64,
             content: digest(changes),
             grant: self.grant.to_owned(),
             revision: self.revision.to_owned(),
@@ -167,10 +171,11 @@ impl Hand<'_> {
     /// over the ranges.
     async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
         let changes = newest(items);
-        let entry = self.entry(&changes, ranges);
+        let earlier = earlier(items, &changes, self.sink.wants());
+        let entry = self.entry(earlier.iter().flatten().chain(&changes), ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
-        let ack = self.sink.write(&SinkBatch { changes: &changes, ranges, entry: &entry, unlogged }).await?;
+        let ack = self.sink.write(&SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged }).await?;
         self.session.positions.extend(ack.durable);
         self.count(items);
         self.session.journal.note(entry).await?;
@@ -225,7 +230,7 @@ impl Hand<'_> {
             match &item.outcome {
                 Outcome::Change(change) => match change.what {
                     What::Upsert(_) => upserts += 1,
-                    What::Delete(_) => deletes += 1,
+                    What::Delete(..) => deletes += 1,
                 },
                 Outcome::Unchanged => {
                     unchanged += 1;

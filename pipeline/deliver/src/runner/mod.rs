@@ -160,7 +160,7 @@ impl Deliverer {
         let made = Self::with_sink(delivery, |plan| match (&subscription.sink, outbox) {
             (SinkConfig::Pull { keep }, Some(file)) => {
                 let outbox = Outbox::new(Arc::clone(&file), Arc::clone(&plan.subscription), *keep);
-                pulled = Some((Arc::clone(&file), Arc::new(Layout::new(quote(&outbox.rows()), &plan))));
+                pulled = Some((Arc::clone(&file), Arc::new(Layout::new(&outbox.rows(), quote, &plan))));
                 Ok(Box::new(SqliteSink::outbox(Arc::clone(&file.writer), outbox, plan)))
             }
             _ => make_sink(&subscription.sink, &pools, &registry, plan),
@@ -194,6 +194,8 @@ impl Deliverer {
             key: entitlement.key().clone(),
             time_zone: exchange.time_zone.clone(),
             grant: entitlement.fingerprint(),
+            condition: subscription.condition.clone(),
+            table: subscription.table.clone(),
         };
         let sink = sink(plan).map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?;
         let (asks, asked) = mpsc::channel(handle::WAITING);

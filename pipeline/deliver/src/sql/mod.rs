@@ -3,13 +3,17 @@
 //! it), `write` (a batch), `errors`; and SQLite's `opening`, where subscriptions are taken over together.
 //!
 //! Beside the table, `guitong_subscriptions` has one row for each subscription (the fence: its epoch), `guitong_offsets` one for
-//! each partition, `guitong_deleted` one for each deleted key that is still remembered.
+//! each partition, `guitong_deleted` one for each deleted key that is still remembered. What soft deletes and histories keep, and how a table is written
+//! that is the department's own, the modules `kept` and `foreign` say once for all databases.
 
+pub(crate) mod foreign;
+pub(crate) mod kept;
 pub(crate) mod layout;
 mod lease;
 pub mod mysql;
 pub mod postgres;
 mod prints;
+pub(crate) mod reshape;
 pub mod sqlite;
 mod stored;
 

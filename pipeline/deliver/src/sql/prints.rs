@@ -1,6 +1,7 @@
 //! Statements that compare rows inside a database ([`crate::sink::holdings`]), for databases that have SHA-256.
 
 use guitong_govern::ColumnKind;
+use guitong_schemas::contract::sink_table::DELETED_AT;
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
 use super::layout::{Layout, join, quote};
@@ -112,7 +113,8 @@ fn list(numbers: &[u64]) -> String {
 }
 
 /// Which rows of a subscriber's table are of the subscription: in one that the exchange made, all of them; else those that were
-/// delivered.
-pub(crate) fn holds(made: bool) -> String {
-    if made { "TRUE".to_owned() } else { format!("{VERSION} IS NOT NULL") }
+/// delivered. Rows that are soft-deleted are gone.
+pub(crate) fn holds(layout: &Layout, made: bool) -> String {
+    let ours = if made { "TRUE".to_owned() } else { format!("{VERSION} IS NOT NULL") };
+    if layout.soft { format!("{ours} AND {} IS NULL", quote(DELETED_AT)) } else { ours }
 }

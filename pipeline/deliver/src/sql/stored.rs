@@ -7,7 +7,8 @@ use guitong_schemas::position::Version;
 
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
-use super::layout::{Layout, Reshape, Shape};
+use super::layout::{Layout, misfit};
+use super::reshape::{Reshape, Shape};
 use crate::sink::{PartitionStand, SinkError, SinkErrorKind, SinkPlan};
 
 /// The row of `guitong_subscriptions`.
@@ -83,16 +84,43 @@ pub(crate) enum Takeover {
     Regrant(Reshape),
 }
 
+/// Which of a subscription's tables are there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct There {
+    pub(crate) rows: bool,
+    pub(crate) past: bool,
+    pub(crate) versions: bool,
+}
+
 impl Takeover {
-    pub(crate) fn of(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout, table_exists: bool) -> Result<Self, SinkError> {
-        let Some(stored) = stored.filter(|stored| table_exists && stored.table_name == layout.table) else {
-            return Ok(Self::Refill);
-        };
-        if stored.grant_fingerprint != plan.grant {
-            return Ok(Self::Regrant(Shape::from_json(&stored.shape)?.change_to(&Shape::of(layout))));
+    pub(crate) fn rekeys(&self) -> bool {
+        matches!(self, Self::Regrant(reshape) if reshape.rekeys())
+    }
+
+    pub(crate) fn of(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout, there: There) -> Result<Self, SinkError> {
+        let shape = stored.filter(|stored| stored.table_name == layout.table).map(|stored| Shape::from_json(&stored.shape));
+        let shape = shape.transpose()?;
+        let ours = |which: fn(&Shape) -> bool| shape.as_ref().is_some_and(which);
+        for (name, is_taken) in [
+            (layout.past().name, layout.history && there.past && !ours(|shape| shape.history)),
+            (layout.versions().name, layout.foreign && there.versions && !ours(|shape| shape.foreign)),
+        ] {
+            if is_taken {
+                let problem = "it is there already, and the exchange did not make it for this subscription".to_owned();
+                return Err(misfit(&name, &plan.subscription, &[problem], "rename or drop it, or name another table"));
+            }
+        }
+        let (Some(stored), Some(shape)) = (stored, shape) else { return Ok(Self::Refill) };
+        if !there.rows {
+            return Ok(if there.past && shape.history { Self::Regrant(Reshape::orphaned()) } else { Self::Refill });
+        }
+        let new = Shape::of(layout);
+        if stored.grant_fingerprint != plan.grant || shape != new {
+            return Ok(Self::Regrant(shape.change_to(&new)));
         }
         let same_log = stored.log_id == *plan.log.0 && stored.topic == *plan.topic;
-        Ok(if same_log { Self::Resume } else { Self::Refill })
+        let whole = (there.past || !layout.history) && (there.versions || !layout.foreign);
+        Ok(if same_log && whole { Self::Resume } else { Self::Refill })
     }
 }
 
@@ -104,7 +132,8 @@ pub(crate) fn settled(
     plan: &SinkPlan,
     layout: &Layout,
 ) -> Result<Option<BTreeMap<u32, u64>>, SinkError> {
-    let resumes = Takeover::of(stored, plan, layout, true)? == Takeover::Resume;
+    let resumes = Takeover::of(stored, plan, layout, There { rows: true, past: layout.history, versions: layout.foreign })?
+        == Takeover::Resume;
     let refills = stored.is_none_or(|stored| stored.sweep_epoch.is_some());
     let behind = offsets.is_empty() || offsets.iter().any(|offset| offset.next_offset < offset.refill_to);
     if !resumes || refills || behind {

@@ -94,7 +94,7 @@ impl WebhookSink {
             return None;
         }
         let row = change.key();
-        let deleted = matches!(change.what, What::Delete(_));
+        let deleted = matches!(change.what, What::Delete(..));
         let identity =
             Identity { origin: &self.origin, generation: self.stand.generation, row: &row.id, version: &version, deleted };
         let key = key_of(row, &self.key);
@@ -103,10 +103,10 @@ impl WebhookSink {
                 let cells = cells_of(&self.plan.columns, &whole.cells, &self.key);
                 Event::upsert(identity, key, cells, Some(change.source_us))
             }
-            What::Delete(_) if replayed || held.is_some_and(Held::may_be_there) => {
+            What::Delete(..) if replayed || held.is_some_and(Held::may_be_there) => {
                 Event::deletion(identity, key, Some(change.source_us))
             }
-            What::Delete(_) => return None,
+            What::Delete(..) => return None,
         };
         event.replayed = replayed;
         Some(event)

@@ -65,6 +65,7 @@ fn subscription(fields: &[&str]) -> Subscription {
         unchanged: false,
         masks: BTreeMap::new(),
         sink: SinkConfig::Sqlite { path: "x.db".into(), table: "t".into() },
+        table: guitong_schemas::contract::SinkTable::default(),
         secret: Some(Secret::new("s3cret".into())),
     }
 }

@@ -29,7 +29,6 @@ const SCALE: usize = 30;
 #[derive(Debug)]
 pub(super) struct MysqlHoldings {
     pub(super) pool: MySqlPool,
-    pub(super) name: String,
     pub(super) plan: SinkPlan,
     pub(super) layout: Layout,
 }
@@ -38,7 +37,7 @@ pub(super) struct MysqlHoldings {
 impl Holdings for MysqlHoldings {
     async fn look(&self) -> Result<Option<Box<dyn Look>>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?.detach();
-        for name in ["guitong_subscriptions", "guitong_offsets", &self.name] {
+        for name in ["guitong_subscriptions", "guitong_offsets", &self.layout.name] {
             if table::found(&mut connection, name).await?.is_empty() {
                 return Ok(None);
             }
@@ -52,7 +51,7 @@ impl Holdings for MysqlHoldings {
         let offsets = offsets.fetch_all(&mut connection).await.map_err(sink_error)?;
         let Some(positions) = settled(stored.as_ref(), &offsets, &self.plan, &self.layout)? else { return Ok(None) };
         let keeps_json = version.contains("MariaDB");
-        let holds = prints::holds(stored.is_some_and(|stored| stored.made));
+        let holds = prints::holds(&self.layout, stored.is_some_and(|stored| stored.made));
         let prints = Prints::new(Words { keeps_json }, &self.layout, &holds);
         let text_of = if keeps_json { text_of } else { text_but_of_json };
         Ok(Some(Box::new(MysqlLook { connection, prints, positions, text_of })))

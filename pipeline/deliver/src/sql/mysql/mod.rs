@@ -19,13 +19,15 @@ use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection, MySqlPool};
 use self::errors::sink_error;
 use self::holdings::MysqlHoldings;
 use self::write::{Statements, Writer};
-use super::layout::{Layout, Reshape, Shape, join, quote};
+use super::kept::{self, Dialect};
+use super::layout::{Layout, join, quote};
 use super::lease::Lease;
-use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::reshape::{Shape, Which};
+use super::stored::{Stored, StoredOffset, Takeover, There, fenced, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
 
 /// A new subscription's row says of no table, log or grant, so that everything is delivered.
 const CLAIM: &str = "INSERT INTO guitong_subscriptions
@@ -52,8 +54,6 @@ const PACKET_REST: usize = 1 << 16;
 #[derive(Debug)]
 pub struct MysqlSink {
     pool: MySqlPool,
-    /// The table's name, as it is.
-    name: String,
     plan: SinkPlan,
     layout: Layout,
     statements: Statements,
@@ -75,9 +75,9 @@ impl MysqlSink {
     /// # Errors
     /// [`SinkError`] for an address that is none.
     pub fn new(pools: &Pools, url: &Secret, table: &str, plan: SinkPlan) -> Result<Self, SinkError> {
-        let layout = Layout::new(quote(table), &plan);
+        let layout = Layout::new(table, quote, &plan);
         let statements = Statements::new(&layout);
-        Ok(Self { pool: pools.mysql(url)?, name: table.to_owned(), plan, layout, statements, taken: Taken::default() })
+        Ok(Self { pool: pools.mysql(url)?, plan, layout, statements, taken: Taken::default() })
     }
 
     async fn lease(&self) -> Result<Lease<MySql>, SinkError> {
@@ -96,24 +96,45 @@ impl MysqlSink {
 
     /// Makes the table fit, and stores what follows.
     async fn prepare(&self, connection: &mut MySqlConnection, stored: &Stored) -> Result<Option<i64>, SinkError> {
-        let mut found = table::found(connection, &self.name).await?;
-        let takeover = Takeover::of(Some(stored), &self.plan, &self.layout, !found.is_empty())?;
-        let made = stored.made && stored.table_name == self.layout.table;
+        let (layout, plan) = (&self.layout, &self.plan);
+        let mut found = table::found(connection, &layout.name).await?;
+        let found_past = table::found(connection, &layout.past().name).await?;
+        let found_versions = table::found(connection, &layout.versions().name).await?;
+        let there = There { rows: !found.is_empty(), past: !found_past.is_empty(), versions: !found_versions.is_empty() };
+        let takeover = Takeover::of(Some(stored), plan, layout, there)?;
+        let made = stored.made && stored.table_name == layout.table;
         if let Takeover::Regrant(reshape) = &takeover {
-            let (statements, stays) = left_to_do(reshape, &found).statements(&self.layout, made);
+            // An earlier takeover may have been stopped half-way.
+            let there = |which, name: &str| {
+                let found = match which {
+                    Which::Rows => &found,
+                    Which::Past => &found_past,
+                    Which::Versions => &found_versions,
+                };
+                found.iter().any(|column| table::same(&column.name, name))
+            };
+            let (statements, stays) = reshape.statements(Dialect::Mysql, layout, made, &there);
             for statement in statements {
                 table::run(connection, statement).await?;
             }
-            found = if stays { table::found(connection, &self.name).await? } else { Vec::new() };
+            found = if stays { table::found(connection, &layout.name).await? } else { Vec::new() };
         }
         let exists = !found.is_empty();
-        if exists {
-            table::fit(connection, &self.name, &found, &self.layout, &self.plan, made).await?;
+        match exists {
+            true => table::fit(connection, &found, layout, plan, made).await?,
+            false if layout.foreign => return Err(table::absent(layout, plan)),
+            false => {}
         }
         let sweep_epoch = self.store(connection, stored, &takeover, made || !exists).await?;
-        // After it is stored that the exchange makes the table: a crash between leaves one to make.
+        // After it is stored that the exchange makes them: a crash between leaves tables to make.
         if !exists {
-            table::create(connection, &self.layout, &self.plan).await?;
+            table::create(connection, layout, plan).await?;
+        }
+        for layout in layout.beside() {
+            match table::found(connection, &layout.name).await?.as_slice() {
+                [] => table::create(connection, &layout, plan).await?,
+                found => table::fit(connection, found, &layout, plan, true).await?,
+            }
         }
         Ok(sweep_epoch)
     }
@@ -149,7 +170,7 @@ impl MysqlSink {
             Takeover::Refill | Takeover::Regrant(_) => sqlx::query("DELETE FROM guitong_offsets WHERE subscription = ?"),
         };
         offsets.bind(&*self.plan.subscription).execute(&mut *transaction).await.map_err(sink_error)?;
-        if let Takeover::Regrant(Reshape::Rekey) = takeover {
+        if takeover.rekeys() {
             // Rows are keyed in another way: deleted keys are granted no longer.
             let forget = sqlx::query("DELETE FROM guitong_deleted WHERE subscription = ?").bind(&*self.plan.subscription);
             forget.execute(&mut *transaction).await.map_err(sink_error)?;
@@ -204,18 +225,6 @@ impl MysqlSink {
     }
 }
 
-/// Without the columns that an earlier takeover dropped before it was stopped.
-fn left_to_do(reshape: &Reshape, found: &[table::Found]) -> Reshape {
-    let there = |name: &&String| found.iter().any(|column| table::same(&column.name, name));
-    match reshape {
-        Reshape::Rekey => Reshape::Rekey,
-        Reshape::Columns { clear, retyped } => Reshape::Columns {
-            clear: clear.iter().filter(there).cloned().collect(),
-            retyped: retyped.iter().filter(there).cloned().collect(),
-        },
-    }
-}
-
 impl MysqlSink {
     async fn take_over(&self, connection: &mut MySqlConnection) -> Result<(Taken, Stand), SinkError> {
         table::make_own_tables(connection).await?;
@@ -263,21 +272,25 @@ impl MysqlSink {
         transaction.commit().await.map_err(sink_error)
     }
 
-    /// Says whether a key was deleted, and so is remembered.
+    /// Says whether a deleted key is remembered.
     async fn apply(&self, connection: &mut MySqlConnection, batch: &SinkBatch<'_, '_>) -> Result<bool, SinkError> {
         let mut transaction = connection.begin().await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
-        let writer = Writer {
+        let mut writer = Writer {
             statements: &self.statements,
             subscription: &self.plan.subscription,
             epoch: self.taken.epoch,
+            sweep_epoch: self.taken.sweep_epoch,
             remembers: self.taken.remembers,
             now_us: batch.entry.at_us,
             packet: self.taken.packet,
         };
-        let remembered = writer.apply(&mut transaction, batch.changes).await?;
+        for changes in batch.parts() {
+            writer.remembers |= writer.apply(&mut transaction, changes).await?;
+        }
+        let remembers = writer.remembers;
         transaction.commit().await.map_err(sink_error)?;
-        Ok(remembered)
+        Ok(remembers)
     }
 
     async fn remove_seen(
@@ -299,6 +312,9 @@ impl MysqlSink {
             };
             removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
         }
+        if let Some(orphans) = kept::orphans(&self.layout) {
+            table::run(&mut transaction, orphans).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         Ok(removed)
     }
@@ -306,8 +322,11 @@ impl MysqlSink {
     async fn remove_unmet(&self, connection: &mut MySqlConnection, sweep_epoch: i64) -> Result<u64, SinkError> {
         let mut transaction = connection.begin().await.map_err(sink_error)?;
         self.set_sweep(&mut transaction, None).await?;
-        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
-        let swept = table::run(&mut transaction, sql).await?;
+        let now = jiff::Timestamp::now().as_microsecond();
+        let mut swept = 0;
+        for statement in kept::sweep(Dialect::Mysql, &self.layout, sweep_epoch, self.taken.epoch, now) {
+            swept = table::run(&mut transaction, statement).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         Ok(swept)
     }
@@ -315,6 +334,10 @@ impl MysqlSink {
 
 #[async_trait]
 impl Sink for MysqlSink {
+    fn wants(&self) -> Wants {
+        self.layout.wants()
+    }
+
     async fn open(&mut self) -> Result<Stand, SinkError> {
         let mut lease = self.lease().await?;
         let taken = self.take_over(&mut lease).await;
@@ -338,15 +361,16 @@ impl Sink for MysqlSink {
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         let mut lease = self.lease().await?;
-        let remembered = self.apply(&mut lease, batch).await;
+        let remembers = self.apply(&mut lease, batch).await;
         lease.ended = true;
-        self.taken.remembers |= remembered?;
+        self.taken.remembers = remembers?;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
-        let (pool, name) = (self.pool.clone(), self.name.clone());
-        Some(Arc::new(MysqlHoldings { pool, name, plan: self.plan.clone(), layout: self.layout.clone() }))
+        // Which rows are the subscription's, a table of the department's does not say.
+        let layout = Some(self.layout.clone()).filter(|layout| !layout.foreign)?;
+        Some(Arc::new(MysqlHoldings { pool: self.pool.clone(), plan: self.plan.clone(), layout }))
     }
 
     async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {

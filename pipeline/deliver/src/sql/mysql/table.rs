@@ -58,15 +58,19 @@ pub(crate) async fn make_own_tables(connection: &mut MySqlConnection) -> Result<
 
 /// Makes the table, with the Chinese titles of resource and fields as comments.
 pub(crate) async fn create(connection: &mut MySqlConnection, layout: &Layout, plan: &SinkPlan) -> Result<(), SinkError> {
-    let (table, columns, key) = (&layout.table, columns(layout), layout.quoted_key());
-    let comment = literal(&plan.title);
-    run(connection, format!("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({key})) {TEXTS} COMMENT={comment}"))
-        .await?;
+    run(connection, format!("{} COMMENT={}", creation("CREATE TABLE IF NOT EXISTS", layout), literal(&plan.title))).await?;
     Ok(())
 }
 
-fn columns(layout: &Layout) -> String {
-    join(needed(layout).iter().map(Needed::definition), ", ")
+fn creation(create: &str, layout: &Layout) -> String {
+    let columns = join(needed(layout).iter().map(Needed::definition), ", ");
+    format!("{create} {} ({columns}, PRIMARY KEY ({})) {TEXTS}", layout.table, layout.quoted_key())
+}
+
+/// The error of a table of the department's that is not there.
+pub(crate) fn absent(layout: &Layout, plan: &SinkPlan) -> SinkError {
+    let problem = "it is not there, and a table that the sink's `columns` describe is the department's own".to_owned();
+    misfit(&layout.table, &plan.subscription, &[problem], &layout.remedy(&creation("CREATE TABLE", layout)))
 }
 
 /// A quoted text constant; the session takes no backslash for more than itself.
@@ -140,9 +144,11 @@ impl Needed<'_> {
     }
 }
 
-/// In the order of [`Layout::written`].
+/// Every column of the table.
 fn needed(layout: &Layout) -> Vec<Needed<'_>> {
-    let characters = KEY_CHARACTERS.min(INDEX_BYTES / CHARACTER_BYTES / layout.key.len().max(1));
+    // In the key of a history the version stands beside the texts.
+    let texts = layout.key.iter().filter(|name| *name != VERSION).count();
+    let characters = KEY_CHARACTERS.min((INDEX_BYTES - HASH_BYTES) / CHARACTER_BYTES / texts.max(1));
     let key = layout.hashed.then_some(Needed { name: KEY, title: "", kind: Kind::Bytes, in_key: true });
     let columns = layout.columns.iter().map(|column| {
         let in_key = layout.is_key(&column.name);
@@ -152,8 +158,11 @@ fn needed(layout: &Layout) -> Vec<Needed<'_>> {
         };
         Needed { name: &column.name, title: &column.title, kind, in_key }
     });
-    let own = [(VERSION, Kind::Bytes), (EPOCH, Kind::Epoch)].map(|(name, kind)| Needed { name, title: "", kind, in_key: false });
-    key.into_iter().chain(columns).chain(own).collect()
+    let own = [(VERSION, Kind::Bytes), (EPOCH, Kind::Epoch)].into_iter().filter(|_| !layout.foreign);
+    let own = own.map(|(name, kind)| Needed { name, title: "", kind, in_key: layout.is_key(name) });
+    let kind = Kind::Granted(ColumnKind::Time);
+    let instants = layout.instants.iter().map(|&name| Needed { name, title: "", kind, in_key: false });
+    key.into_iter().chain(columns).chain(own).chain(instants).collect()
 }
 
 /// A column of the table as it is.
@@ -203,7 +212,6 @@ pub(crate) async fn found(connection: &mut MySqlConnection, name: &str) -> Resul
 /// exchange made.
 pub(crate) async fn fit(
     connection: &mut MySqlConnection,
-    name: &str,
     found: &[Found],
     layout: &Layout,
     plan: &SinkPlan,
@@ -218,6 +226,10 @@ pub(crate) async fn fit(
                 let add = format!("ALTER TABLE {} ADD COLUMN {}", layout.table, column.definition());
                 problems.push(format!("column {} is missing, of type {}: {add}", column.name, column.kind.sql()));
             }
+            Some(other) if other.not_null && layout.soft && !column.in_key => problems.push(format!(
+                "column {} is NOT NULL, and a row that leaves the grant stays without its values: make it one that may be null",
+                column.name
+            )),
             Some(other) if column.kind.is_taken_by(other, column.in_key) => {}
             Some(other) => {
                 let collation = other.collation.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
@@ -235,11 +247,10 @@ pub(crate) async fn fit(
     for other in found.iter().filter(|other| !ours(other) && other.not_null && !other.filled) {
         problems.push(format!("column {} is NOT NULL without a default, and the subscription does not fill it", other.name));
     }
-    problems.extend(key_problems(connection, name, layout).await?);
+    problems.extend(key_problems(connection, layout).await?);
     if !problems.is_empty() {
-        let make = format!("CREATE TABLE {} ({}, PRIMARY KEY ({})) {TEXTS}", layout.table, columns(layout), layout.quoted_key());
-        let help = format!("change it, name another table, or drop it to have it made: {make}");
-        return Err(misfit(name, &plan.subscription, &problems, &help));
+        let help = layout.remedy(&creation("CREATE TABLE", layout));
+        return Err(misfit(&layout.name, &plan.subscription, &problems, &help));
     }
     if !additions.is_empty() {
         run(connection, format!("ALTER TABLE {} {}", layout.table, additions.join(", "))).await?;
@@ -254,11 +265,11 @@ pub(crate) fn same(left: &str, right: &str) -> bool {
 
 /// A unique index must have just the key's columns, and no other may be there: the server's upsert overwrites whichever row any
 /// of them finds.
-async fn key_problems(connection: &mut MySqlConnection, name: &str, layout: &Layout) -> Result<Vec<String>, SinkError> {
+async fn key_problems(connection: &mut MySqlConnection, layout: &Layout) -> Result<Vec<String>, SinkError> {
     let sql = "SELECT CONVERT(index_name USING utf8mb4), CONVERT(column_name USING utf8mb4), sub_part IS NOT NULL
         FROM information_schema.statistics
         WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index";
-    let rows = sqlx::query_as::<_, (String, Option<String>, bool)>(sql).bind(name);
+    let rows = sqlx::query_as::<_, (String, Option<String>, bool)>(sql).bind(&layout.name);
     let rows = rows.fetch_all(connection).await.map_err(sink_error)?;
     let sorted = |names: &mut dyn Iterator<Item = &str>| {
         let mut names: Vec<_> = names.map(str::to_lowercase).collect();

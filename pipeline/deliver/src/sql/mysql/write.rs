@@ -1,6 +1,7 @@
 //! A batch's changes, in the transaction that is open.
 
 use guitong_govern::{Row, RowKey};
+use guitong_schemas::contract::sink_table::DELETED_AT;
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::StandardValue;
 use sqlx::mysql::MySqlArguments;
@@ -8,9 +9,11 @@ use sqlx::{Arguments as _, AssertSqlSafe, MySqlConnection};
 
 use super::errors::sink_error;
 use crate::sink::{Change, SinkError, SinkErrorKind, What};
+use crate::sql::foreign::Foreign;
+use crate::sql::kept::{self, Dialect, Fed, History};
 use crate::sql::layout::{Layout, join, quote};
 use crate::sql::stored::{Deleted, comes_back};
-use crate::sql::{EPOCH, VERSION};
+use crate::sql::{EPOCH, KEY, VERSION};
 
 /// Rows of one statement; the rest of a batch goes in smaller ones, so that few statements are prepared.
 const STATEMENT_ROWS: [usize; 4] = [512, 64, 8, 1];
@@ -24,8 +27,18 @@ const KEYS: usize = 64;
 pub(crate) struct Statements {
     /// Rows and the statement that upserts so many, the largest first.
     upserts: Vec<(usize, String)>,
-    remember: Repeated,
-    delete: Repeated,
+    deletes: Deletes,
+    history: Option<History>,
+    /// One row of a feed.
+    fed: String,
+    /// Of a table that is the department's own; and one row of the feed of what is written there.
+    foreign: Option<(Foreign, String)>,
+}
+
+#[derive(Debug)]
+enum Deletes {
+    Hard { remember: Repeated, delete: Repeated },
+    Soft(Vec<Fed>),
 }
 
 /// A statement for any number of keys.
@@ -46,31 +59,63 @@ impl Repeated {
 
 impl Statements {
     pub(crate) fn new(layout: &Layout) -> Self {
-        let width = layout.written().len();
+        let versioned = layout.versioned();
+        let width = versioned.written().len();
         let row = format!("({})", vec!["?"; width].join(", "));
         let fits = STATEMENT_ROWS.into_iter().filter(|rows| rows * width <= PARAMETERS);
         let upsert = |rows: usize| {
             let values = vec![row.as_str(); rows].join(", ");
             format!(
                 "INSERT INTO {} ({}) VALUES {values} ON DUPLICATE KEY UPDATE {}",
-                layout.table,
-                layout.quoted_written(),
-                assignments(layout)
+                versioned.table,
+                versioned.quoted_written(),
+                assignments(&versioned)
             )
         };
         let key = join(layout.key.iter().map(|name| format!("{} = ?", quote(name))), " AND ");
         let held = format!("({key} AND ({VERSION}, {EPOCH}) < (?, ?))");
-        Self {
-            upserts: fits.map(|rows| (rows, upsert(rows))).collect(),
+        let hard = || Deletes::Hard {
             remember: Repeated {
                 before: "INSERT INTO guitong_deleted (subscription, row_key, version, epoch, deleted_us) ".to_owned(),
-                one: format!("SELECT ?, ?, ?, ?, ? FROM {} WHERE {held}", layout.table),
+                one: format!("SELECT ?, ?, ?, ?, ? FROM {} WHERE {held}", versioned.table),
                 between: " UNION ALL ",
                 after: " ON DUPLICATE KEY UPDATE version = VALUES(version), epoch = VALUES(epoch), deleted_us = VALUES(deleted_us)",
             },
-            delete: Repeated { before: format!("DELETE FROM {} WHERE ", layout.table), one: held, between: " OR ", after: "" },
+            delete: Repeated {
+                before: format!("DELETE FROM {} WHERE ", versioned.table),
+                one: held.clone(),
+                between: " OR ",
+                after: "",
+            },
+        };
+        Self {
+            upserts: fits.map(|rows| (rows, upsert(rows))).collect(),
+            deletes: if layout.soft { Deletes::Soft(kept::soft_deletes(Dialect::Mysql, layout)) } else { hard() },
+            history: layout.history.then(|| History::new(Dialect::Mysql, layout)),
+            fed: fed(layout),
+            foreign: layout.foreign.then(|| (Foreign::new(Dialect::Mysql, layout), fed_row(layout))),
         }
     }
+}
+
+/// A parameter in a list of columns has no type of its own there.
+fn fed(layout: &Layout) -> String {
+    let key = if layout.hashed { "BINARY" } else { "CHAR" };
+    let key = join((0..layout.key.len()).map(|at| format!("CAST(? AS {key}) AS k{at}, ")), "");
+    format!(
+        "SELECT {key}CAST(? AS BINARY) AS v, CAST(? AS SIGNED) AS e, CAST(? AS DATETIME(6)) AS at, CAST(? AS SIGNED) AS below"
+    )
+}
+
+/// Dates, numbers and JSON are texts until they are in their columns.
+fn fed_row(layout: &Layout) -> String {
+    let cast = |name: &str| match name {
+        KEY | VERSION => "BINARY",
+        EPOCH => "SIGNED",
+        _ => "CHAR",
+    };
+    let columns = layout.written().into_iter().map(|name| format!("CAST(? AS {}) AS {}", cast(name), quote(name)));
+    format!("SELECT {}", join(columns, ", "))
 }
 
 /// Every column that is not the key's takes the new value if what is held is older; a row that somebody else put there has no
@@ -79,7 +124,9 @@ impl Statements {
 fn assignments(layout: &Layout) -> String {
     let older = format!("{VERSION} IS NULL OR ({VERSION}, {EPOCH}) < (VALUES({VERSION}), VALUES({EPOCH}))");
     let others = layout.columns.iter().map(|column| column.name.as_str()).filter(|name| !layout.is_key(name));
-    join(others.chain([EPOCH, VERSION]).map(|name| format!("{0} = IF({older}, VALUES({0}), {0})", quote(name))), ", ")
+    let there = layout.soft.then(|| format!("{0} = IF({older}, NULL, {0})", quote(DELETED_AT)));
+    let written = others.chain([EPOCH, VERSION]).map(|name| format!("{0} = IF({older}, VALUES({0}), {0})", quote(name)));
+    join(there.into_iter().chain(written), ", ")
 }
 
 /// Who writes, and whether any deleted key is remembered.
@@ -88,6 +135,8 @@ pub(crate) struct Writer<'w> {
     pub(crate) statements: &'w Statements,
     pub(crate) subscription: &'w str,
     pub(crate) epoch: i64,
+    /// Of the refill under way.
+    pub(crate) sweep_epoch: Option<i64>,
     pub(crate) remembers: bool,
     pub(crate) now_us: i64,
     /// Bytes that the server takes in one packet.
@@ -95,7 +144,6 @@ pub(crate) struct Writer<'w> {
 }
 
 type Upsert<'b, 'a> = (&'b Row<'a>, Version);
-type Deletion<'b, 'a> = (&'b RowKey<'a>, Version);
 
 impl Writer<'_> {
     /// Applies the changes; says whether it deleted, and so remembers, a key.
@@ -104,12 +152,24 @@ impl Writer<'_> {
         for change in changes {
             match &change.what {
                 What::Upsert(row) => upserts.push((row, change.version)),
-                What::Delete(key) => deletions.push((key, change.version)),
+                What::Delete(..) => deletions.push(*change),
             }
         }
         let mut remembered = false;
         for chunk in deletions.chunks(KEYS) {
-            remembered |= self.delete(connection, chunk).await?;
+            match &self.statements.deletes {
+                Deletes::Hard { remember, delete } => {
+                    if let Some((foreign, _)) = &self.statements.foreign {
+                        self.feed(connection, &foreign.take, chunk).await?;
+                    }
+                    remembered |= self.delete(connection, remember, delete, chunk).await?;
+                }
+                Deletes::Soft(statements) => {
+                    for statement in statements {
+                        self.feed(connection, statement, chunk).await?;
+                    }
+                }
+            }
         }
         if self.remembers {
             upserts = self.without_deleted(connection, &upserts).await?;
@@ -121,10 +181,46 @@ impl Writer<'_> {
                 rest = more;
             }
         }
+        if let Some((foreign, row)) = &self.statements.foreign {
+            for chunk in upserts.chunks(KEYS) {
+                let sql = foreign.put.on(&vec![row.as_str(); chunk.len()].join(" UNION ALL "));
+                self.execute(connection, sql, self.rows(chunk)?).await?;
+            }
+        }
+        if let Some(history) = &self.statements.history {
+            for chunk in changes.chunks(KEYS) {
+                let leave = chunk.iter().any(|change| kept::takes_history(change)).then_some(&history.leave);
+                for statement in leave.into_iter().chain(&history.follow) {
+                    self.feed(connection, statement, chunk).await?;
+                }
+            }
+        }
         Ok(remembered)
     }
 
+    /// Executes a statement on changes.
+    async fn feed(&self, connection: &mut MySqlConnection, statement: &Fed, changes: &[&Change<'_>]) -> Result<(), SinkError> {
+        let mut bound = Bound::default();
+        for change in changes {
+            bound.key(change.key())?;
+            bound.bytes(&change.version.to_bytes())?;
+            bound.long(self.epoch)?;
+            bound.cell(&StandardValue::Time(change.source_us))?;
+            bound.long(kept::below(change, self.sweep_epoch))?;
+        }
+        let feed = vec![self.statements.fed.as_str(); changes.len()].join(" UNION ALL ");
+        self.execute(connection, statement.on(&feed), bound).await?;
+        Ok(())
+    }
+
     async fn upsert(&self, connection: &mut MySqlConnection, sql: &str, rows: &[Upsert<'_, '_>]) -> Result<(), SinkError> {
+        let bound = if self.statements.foreign.is_some() { self.versions(rows)? } else { self.rows(rows)? };
+        self.execute(connection, sql.to_owned(), bound).await?;
+        Ok(())
+    }
+
+    /// In the order of [`Layout::written`].
+    fn rows(&self, rows: &[Upsert<'_, '_>]) -> Result<Bound, SinkError> {
         let mut bound = Bound::default();
         for (row, version) in rows {
             if row.key.clear.is_empty() {
@@ -134,29 +230,46 @@ impl Writer<'_> {
             bound.bytes(&version.to_bytes())?;
             bound.long(self.epoch)?;
         }
-        self.execute(connection, sql.to_owned(), bound).await?;
-        Ok(())
+        Ok(bound)
+    }
+
+    /// In that of [`Layout::versions`].
+    fn versions(&self, rows: &[Upsert<'_, '_>]) -> Result<Bound, SinkError> {
+        let mut bound = Bound::default();
+        for (row, version) in rows {
+            bound.key(&row.key)?;
+            bound.bytes(&version.to_bytes())?;
+            bound.long(self.epoch)?;
+        }
+        Ok(bound)
     }
 
     /// Deletes the rows that are held and older, and keeps the versions of their keys.
-    async fn delete(&self, connection: &mut MySqlConnection, keys: &[Deletion<'_, '_>]) -> Result<bool, SinkError> {
-        let (mut remember, mut delete) = (Bound::default(), Bound::default());
-        for (key, version) in keys {
-            remember.text(self.subscription)?;
-            remember.bytes(&key.id)?;
-            remember.bytes(&version.to_bytes())?;
-            remember.long(self.epoch)?;
-            remember.long(self.now_us)?;
-            for bound in [&mut remember, &mut delete] {
+    async fn delete(
+        &self,
+        connection: &mut MySqlConnection,
+        remember: &Repeated,
+        delete: &Repeated,
+        deletions: &[&Change<'_>],
+    ) -> Result<bool, SinkError> {
+        let (mut remembered, mut deleted) = (Bound::default(), Bound::default());
+        for change in deletions {
+            let (key, version) = (change.key(), change.version.to_bytes());
+            remembered.text(self.subscription)?;
+            remembered.bytes(&key.id)?;
+            remembered.bytes(&version)?;
+            remembered.long(self.epoch)?;
+            remembered.long(self.now_us)?;
+            for bound in [&mut remembered, &mut deleted] {
                 bound.key(key)?;
-                bound.bytes(&version.to_bytes())?;
+                bound.bytes(&version)?;
                 bound.long(self.epoch)?;
             }
         }
-        if self.execute(connection, self.statements.remember.times(keys.len()), remember).await? == 0 {
+        if self.execute(connection, remember.times(deletions.len()), remembered).await? == 0 {
             return Ok(false);
         }
-        self.execute(connection, self.statements.delete.times(keys.len()), delete).await?;
+        self.execute(connection, delete.times(deletions.len()), deleted).await?;
         Ok(true)
     }
 

@@ -28,6 +28,7 @@ impl Element {
     pub(crate) fn of(kind: Kind) -> Self {
         match kind {
             Kind::Bytes => Self::Bytes,
+            Kind::Boolean => Self::Boolean,
             Kind::Epoch | Kind::Granted(ColumnKind::Int) => Self::Long,
             Kind::Granted(ColumnKind::Text | ColumnKind::TextList) => Self::Text,
             Kind::Granted(ColumnKind::Date) => Self::Date,

@@ -36,8 +36,8 @@ impl Holdings for PostgresHoldings {
     async fn look(&self) -> Result<Option<Box<dyn Look>>, SinkError> {
         let mut connection = self.pool.acquire().await.map_err(sink_error)?.detach();
         connection.execute(BEGIN).await.map_err(sink_error)?;
-        for name in ["guitong_subscriptions", &self.place.name] {
-            if !table::exists(&mut connection, &self.place.schema, name).await? {
+        for name in ["guitong_subscriptions", &self.layout.name] {
+            if !table::exists(&mut connection, &self.place, name).await? {
                 return Ok(None);
             }
         }
@@ -48,7 +48,7 @@ impl Holdings for PostgresHoldings {
         let offsets = offsets.bind(&*self.plan.subscription).bind(&*self.plan.topic);
         let offsets = offsets.fetch_all(&mut connection).await.map_err(sink_error)?;
         let Some(positions) = settled(stored.as_ref(), &offsets, &self.plan, &self.layout)? else { return Ok(None) };
-        let holds = prints::holds(stored.is_some_and(|stored| stored.made));
+        let holds = prints::holds(&self.layout, stored.is_some_and(|stored| stored.made));
         let prints = Prints::new(Words, &self.layout, &holds);
         Ok(Some(Box::new(PostgresLook { connection, prints, positions })))
     }

@@ -18,13 +18,15 @@ use self::errors::sink_error;
 use self::holdings::PostgresHoldings;
 use self::table::Place;
 use self::write::{MERGE_VERSION, Statements, Writer};
-use super::layout::{Layout, Reshape, Shape, join, quote};
+use super::kept::{self, Dialect};
+use super::layout::{Layout, join, quote};
 use super::lease::Lease;
-use super::stored::{Stored, StoredOffset, Takeover, fenced, signed, unsigned};
+use super::reshape::Shape;
+use super::stored::{Stored, StoredOffset, Takeover, There, fenced, signed, unsigned};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
 
 /// Statements on the exchange's own tables.
 #[derive(Debug)]
@@ -111,8 +113,8 @@ impl PostgresSink {
     /// # Errors
     /// [`SinkError`] for an address that is none.
     pub fn new(pools: &Pools, url: &Secret, schema: &str, table: &str, plan: SinkPlan) -> Result<Self, SinkError> {
-        let place = Place { schema: schema.to_owned(), name: table.to_owned() };
-        let layout = Layout::new(place.qualified(table), &plan);
+        let place = Place { schema: schema.to_owned() };
+        let layout = Layout::new(table, |name| place.qualified(name), &plan);
         Ok(Self {
             pool: pools.postgres(url)?,
             own: Own::new(&place),
@@ -130,20 +132,32 @@ impl PostgresSink {
 
     /// Makes the table fit, and says what is to happen with offsets and whether the exchange made the table.
     async fn prepare(&self, connection: &mut PgConnection, stored: Option<&Stored>) -> Result<(Takeover, bool), SinkError> {
-        let mut exists = table::exists(connection, &self.place.schema, &self.place.name).await?;
-        let takeover = Takeover::of(stored, &self.plan, &self.layout, exists)?;
+        let place = &self.place;
+        let mut exists = table::exists(connection, place, &self.layout.name).await?;
+        let there = There {
+            rows: exists,
+            past: table::exists(connection, place, &self.layout.past().name).await?,
+            versions: table::exists(connection, place, &self.layout.versions().name).await?,
+        };
+        let takeover = Takeover::of(stored, &self.plan, &self.layout, there)?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         if let Takeover::Regrant(reshape) = &takeover {
-            let (statements, stays) = reshape.statements(&self.layout, made);
+            let (statements, stays) = reshape.statements(Dialect::Postgres, &self.layout, made, &|_, _| true);
             for statement in statements {
                 table::run(connection, statement).await?;
             }
-            exists = stays;
+            exists &= stays;
         }
-        if exists {
-            table::fit(connection, &self.place, &self.layout, &self.plan, made).await?;
-        } else {
-            table::create(connection, &self.layout, &self.plan).await?;
+        match exists {
+            true => table::fit(connection, place, &self.layout, &self.plan, made).await?,
+            false if self.layout.foreign => return Err(table::absent(&self.layout, &self.plan)),
+            false => table::create(connection, &self.layout, &self.plan).await?,
+        }
+        for layout in self.layout.beside() {
+            match table::exists(connection, place, &layout.name).await? {
+                true => table::fit(connection, place, &layout, &self.plan, true).await?,
+                false => table::create(connection, &layout, &self.plan).await?,
+            }
         }
         Ok((takeover, made || !exists))
     }
@@ -235,7 +249,7 @@ impl PostgresSink {
             Takeover::Refill | Takeover::Regrant(_) => {
                 let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
                 delete.execute(&mut **transaction).await.map_err(sink_error)?;
-                if let Takeover::Regrant(Reshape::Rekey) = takeover {
+                if takeover.rekeys() {
                     // Rows are keyed in another way: deleted keys are granted no longer.
                     let forget =
                         sqlx::query(AssertSqlSafe(self.own.forget.as_str())).bind(&*self.plan.subscription).bind(i64::MAX);
@@ -269,6 +283,10 @@ struct Taken {
 
 #[async_trait]
 impl Sink for PostgresSink {
+    fn wants(&self) -> Wants {
+        self.layout.wants()
+    }
+
     async fn open(&mut self) -> Result<Stand, SinkError> {
         let mut transaction = self.pool.begin().await.map_err(sink_error)?;
         // Subscriptions of one database make the same tables at the same moment.
@@ -306,30 +324,34 @@ impl Sink for PostgresSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let writer = Writer {
+        let mut writer = Writer {
             statements: &self.statements,
             subscription: &self.plan.subscription,
             epoch: self.epoch,
+            sweep_epoch: self.sweep_epoch,
             hashed: self.layout.hashed,
+            keeps: self.layout.keeps(),
             merges: self.merges,
             remembers: self.remembers,
             now_us: batch.entry.at_us,
         };
-        let begin = AssertSqlSafe(writer.begin(batch.changes));
+        let begin = AssertSqlSafe(writer.begin(batch));
         // Among what may be dropped is a COPY.
         let mut lease = Lease::from(self.pool.acquire().await.map_err(sink_error)?);
         let mut transaction = lease.begin_with(begin).await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
-        let remembered = writer.apply(&mut transaction, &mut self.buffer, batch.changes).await?;
+        writer.apply(&mut transaction, &mut self.buffer, batch).await?;
+        let remembers = writer.remembers;
         transaction.commit().await.map_err(sink_error)?;
         lease.ended = true;
-        self.remembers |= remembered;
+        self.remembers = remembers;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
-        let (pool, place) = (self.pool.clone(), self.place.clone());
-        Some(Arc::new(PostgresHoldings { pool, place, plan: self.plan.clone(), layout: self.layout.clone() }))
+        // Which rows are the subscription's, a table of the department's does not say.
+        let layout = Some(self.layout.clone()).filter(|layout| !layout.foreign)?;
+        Some(Arc::new(PostgresHoldings { pool: self.pool.clone(), place: self.place.clone(), plan: self.plan.clone(), layout }))
     }
 
     async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
@@ -347,6 +369,9 @@ impl Sink for PostgresSink {
             };
             removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
         }
+        if let Some(orphans) = kept::orphans(&self.layout) {
+            table::run(&mut transaction, orphans).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         Ok(removed)
     }
@@ -355,8 +380,11 @@ impl Sink for PostgresSink {
         let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
         let mut transaction = self.pool.begin().await.map_err(sink_error)?;
         self.set_sweep(&mut transaction, None).await?;
-        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.layout.table);
-        let swept = table::run(&mut transaction, sql).await?;
+        let now = jiff::Timestamp::now().as_microsecond();
+        let mut swept = 0;
+        for statement in kept::sweep(Dialect::Postgres, &self.layout, sweep_epoch, self.epoch, now) {
+            swept = table::run(&mut transaction, statement).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         self.sweep_epoch = None;
         Ok(swept)

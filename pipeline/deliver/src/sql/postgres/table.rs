@@ -8,11 +8,10 @@ use crate::sink::{SinkError, SinkPlan};
 use crate::sql::layout::{Layout, join, misfit, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
-/// Names of a schema's table and of the exchange's own tables beside it.
+/// The schema of the subscription's table and of the exchange's own beside it.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) schema: String,
-    pub(crate) name: String,
 }
 
 impl Place {
@@ -26,10 +25,10 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: String) -> Result<u6
     Ok(done.rows_affected())
 }
 
-pub(crate) async fn exists(connection: &mut PgConnection, schema: &str, name: &str) -> Result<bool, SinkError> {
+pub(crate) async fn exists(connection: &mut PgConnection, place: &Place, name: &str) -> Result<bool, SinkError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'f', 'm'))";
-    sqlx::query_scalar(sql).bind(schema).bind(name).fetch_one(connection).await.map_err(sink_error)
+    sqlx::query_scalar(sql).bind(&place.schema).bind(name).fetch_one(connection).await.map_err(sink_error)
 }
 
 /// The exchange's own tables. `deleted_us`: microseconds since 1970-01-01T00:00Z.
@@ -55,7 +54,7 @@ pub(crate) async fn make_own_tables(connection: &mut PgConnection, place: &Place
     ];
     for (name, columns) in columns {
         // `IF NOT EXISTS` asks for the right to create even where there is nothing to create.
-        if !exists(connection, &place.schema, name).await? {
+        if !exists(connection, place, name).await? {
             run(connection, format!("CREATE TABLE {} ({columns})", place.qualified(name))).await?;
         }
     }
@@ -64,14 +63,24 @@ pub(crate) async fn make_own_tables(connection: &mut PgConnection, place: &Place
 
 /// Makes the table, with the Chinese titles of resource and fields as comments.
 pub(crate) async fn create(connection: &mut PgConnection, layout: &Layout, plan: &SinkPlan) -> Result<(), SinkError> {
-    let columns = join(needed(layout).iter().map(Needed::definition), ", ");
-    run(connection, format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())).await?;
+    run(connection, creation(layout)).await?;
     run(connection, format!("COMMENT ON TABLE {} IS {}", layout.table, literal(&plan.title))).await?;
     for column in &layout.columns {
         let comment = format!("COMMENT ON COLUMN {}.{} IS {}", layout.table, quote(&column.name), literal(&column.title));
         run(connection, comment).await?;
     }
     Ok(())
+}
+
+fn creation(layout: &Layout) -> String {
+    let columns = join(needed(layout).iter().map(Needed::definition), ", ");
+    format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())
+}
+
+/// The error of a table of the department's that is not there.
+pub(crate) fn absent(layout: &Layout, plan: &SinkPlan) -> SinkError {
+    let problem = "it is not there, and a table that the sink's `columns` describe is the department's own".to_owned();
+    misfit(&layout.table, &plan.subscription, &[problem], &layout.remedy(&creation(layout)))
 }
 
 /// A quoted text constant, whatever `standard_conforming_strings` says.
@@ -91,6 +100,7 @@ pub(crate) enum Kind {
     Granted(ColumnKind),
     Bytes,
     Epoch,
+    Boolean,
 }
 
 impl Kind {
@@ -104,6 +114,7 @@ impl Kind {
             Self::Granted(ColumnKind::TextList) => "text[]".to_owned(),
             Self::Granted(ColumnKind::Steps) => "jsonb".to_owned(),
             Self::Bytes => "bytea".to_owned(),
+            Self::Boolean => "boolean".to_owned(),
         }
     }
 
@@ -124,7 +135,7 @@ impl Kind {
             },
             Self::Granted(ColumnKind::TextList) => ["text[]", "character varying[]"].contains(&found),
             Self::Granted(ColumnKind::Steps) => ["jsonb", "json"].contains(&found),
-            Self::Granted(ColumnKind::Date) | Self::Bytes | Self::Epoch => found == self.sql(),
+            Self::Granted(ColumnKind::Date) | Self::Bytes | Self::Epoch | Self::Boolean => found == self.sql(),
         }
     }
 }
@@ -135,15 +146,23 @@ impl Needed<'_> {
     }
 }
 
+/// Every column of the table.
+fn needed(layout: &Layout) -> Vec<Needed<'_>> {
+    let instant = |name| Needed { name, kind: Kind::Granted(ColumnKind::Time), not_null: false };
+    let stays = |column: &Needed<'_>| !layout.foreign || ![VERSION, EPOCH].contains(&column.name);
+    written(layout).into_iter().filter(stays).chain(layout.instants.iter().copied().map(instant)).collect()
+}
+
 /// In the order of [`Layout::written`].
-pub(crate) fn needed(layout: &Layout) -> Vec<Needed<'_>> {
+pub(crate) fn written(layout: &Layout) -> Vec<Needed<'_>> {
     let key = layout.hashed.then_some(Needed { name: KEY, kind: Kind::Bytes, not_null: true });
     let columns = layout.columns.iter().map(|column| Needed {
         name: &column.name,
         kind: Kind::Granted(column.kind),
         not_null: layout.is_key(&column.name),
     });
-    let own = [(VERSION, Kind::Bytes), (EPOCH, Kind::Epoch)].map(|(name, kind)| Needed { name, kind, not_null: false });
+    let own = [(VERSION, Kind::Bytes), (EPOCH, Kind::Epoch)];
+    let own = own.map(|(name, kind)| Needed { name, kind, not_null: layout.is_key(name) });
     key.into_iter().chain(columns).chain(own).collect()
 }
 
@@ -155,12 +174,12 @@ struct Found {
     filled: bool,
 }
 
-async fn found(connection: &mut PgConnection, place: &Place) -> Result<Vec<Found>, SinkError> {
+async fn found(connection: &mut PgConnection, place: &Place, layout: &Layout) -> Result<Vec<Found>, SinkError> {
     let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
             a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> ''
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
-    let rows = sqlx::query(sql).bind(&place.schema).bind(&place.name).fetch_all(connection).await.map_err(sink_error)?;
+    let rows = sqlx::query(sql).bind(&place.schema).bind(&layout.name).fetch_all(connection).await.map_err(sink_error)?;
     let found = rows.iter().map(|row| {
         Ok(Found { name: row.try_get(0)?, kind: row.try_get(1)?, not_null: row.try_get(2)?, filled: row.try_get(3)? })
     });
@@ -175,7 +194,7 @@ pub(crate) async fn fit(
     plan: &SinkPlan,
     made: bool,
 ) -> Result<(), SinkError> {
-    let found = found(connection, place).await?;
+    let found = found(connection, place, layout).await?;
     let needed = needed(layout);
     let (mut problems, mut additions) = (Vec::new(), Vec::new());
     for column in &needed {
@@ -187,6 +206,10 @@ pub(crate) async fn fit(
                 column.kind.sql(),
                 layout.table,
                 column.definition()
+            )),
+            Some(other) if other.not_null && layout.soft && !layout.is_key(column.name) => problems.push(format!(
+                "column {} is NOT NULL, and a row that leaves the grant stays without its values: make it one that may be null",
+                column.name
             )),
             Some(other) if column.kind.is_taken_by(&other.kind) => {}
             Some(other) => {
@@ -202,10 +225,8 @@ pub(crate) async fn fit(
         problems.push(format!("it has no primary key or unique index of just ({})", layout.key.join(", ")));
     }
     if !problems.is_empty() {
-        let columns = join(needed.iter().map(Needed::definition), ", ");
-        let help = "change it, name another table, or drop it to have it made";
-        let help = format!("{help}: CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key());
-        return Err(misfit(&format!("{}.{}", place.schema, place.name), &plan.subscription, &problems, &help));
+        let help = layout.remedy(&creation(layout));
+        return Err(misfit(&format!("{}.{}", place.schema, layout.name), &plan.subscription, &problems, &help));
     }
     for definition in additions {
         run(connection, format!("ALTER TABLE {} ADD COLUMN {definition}", layout.table)).await?;
@@ -222,7 +243,7 @@ async fn is_keyed(connection: &mut PgConnection, place: &Place, layout: &Layout)
         WHERE n.nspname = $1 AND c.relname = $2 AND i.indisunique AND i.indimmediate AND i.indisvalid
             AND i.indpred IS NULL AND i.indexprs IS NULL
         GROUP BY i.indexrelid";
-    let indexes = sqlx::query_scalar::<_, Vec<String>>(sql).bind(&place.schema).bind(&place.name);
+    let indexes = sqlx::query_scalar::<_, Vec<String>>(sql).bind(&place.schema).bind(&layout.name);
     let indexes = indexes.fetch_all(connection).await.map_err(sink_error)?;
     let mut key = layout.key.clone();
     key.sort();

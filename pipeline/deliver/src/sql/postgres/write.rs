@@ -14,8 +14,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::array::{self, Column, Element};
 use super::copy::Copy;
 use super::errors::sink_error;
-use super::table::{Kind, Place, needed};
-use crate::sink::{Change, SinkError, SinkPlan, What};
+use super::table::{Kind, Place, written};
+use crate::sink::{Change, SinkBatch, SinkError, SinkPlan, What};
+use crate::sql::foreign::Foreign;
+use crate::sql::kept::{self, Dialect, History};
 use crate::sql::layout::{Layout, join, older, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
@@ -29,6 +31,9 @@ pub(crate) const MERGE_VERSION: i32 = 150_000;
 /// Columns of the temporary table that the subscriber's table does not have.
 const ROW: &str = "guitong_row";
 const DELETE: &str = "guitong_delete";
+/// Where rows or versions that are gone are kept: the commit at the source, and the epoch that [`kept::below`] says.
+const AT: &str = "guitong_at";
+const BELOW: &str = "guitong_below";
 
 /// Statements of one layout.
 #[derive(Debug)]
@@ -40,9 +45,19 @@ pub(crate) struct Statements {
     few: Option<Few>,
     leave_out: String,
     forget: String,
-    remember: String,
+    /// Where a row that is deleted does not keep its version itself.
+    remember: Option<String>,
     write: Write,
-    delete: String,
+    /// What [`Write`] does not do about deletes, in order.
+    deletes: Vec<String>,
+    /// Before and after what is done to the versions of a table that is the department's own.
+    foreign: Option<(String, String)>,
+    /// What is done first where a change takes its row's history with it, and what is always done.
+    history: Option<(String, [String; 2])>,
+    /// Makes the temporary table ready for what follows in the same transaction.
+    empty: String,
+    /// Columns of the temporary table before those that are written.
+    own: usize,
     /// Kind of each written column, and for a key column its place in the key.
     columns: Vec<(Kind, Option<usize>)>,
 }
@@ -64,12 +79,14 @@ struct Write {
 }
 
 impl Write {
-    fn new(source: &str, layout: &Layout, values: &str, held: &str) -> Self {
+    fn new(source: &str, layout: &Layout, held: &str) -> Self {
         let (table, written, same_key) = (&layout.table, layout.quoted_written(), layout.same_key("t", "s"));
+        let values = join(layout.written().into_iter().map(|name| format!("s.{}", quote(name))), ", ");
+        let delete = if layout.soft { String::new() } else { format!("WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE") };
         Self {
             merge: format!(
                 "MERGE INTO {table} t USING {source} s ON {same_key}
-                 WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE
+                 {delete}
                  WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
                  WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
                 older("t", "s"),
@@ -86,83 +103,125 @@ impl Write {
     }
 }
 
+/// Columns of the temporary table before those that are written.
+fn own_columns(layout: &Layout) -> Vec<(&'static str, Kind)> {
+    let kept = [(AT, Kind::Granted(ColumnKind::Time)), (BELOW, Kind::Epoch)];
+    let kept = kept.into_iter().filter(|_| layout.keeps());
+    [(ROW, Kind::Bytes), (DELETE, Kind::Boolean)].into_iter().chain(kept).collect()
+}
+
 impl Statements {
     pub(crate) fn new(place: &Place, layout: &Layout, plan: &SinkPlan) -> Self {
-        let needed = needed(layout);
+        let (own, written) = (own_columns(layout), written(layout));
         // A pooled connection may hold the temporary table of another subscription, or of another grant.
         let mut name = Sha256::new();
         name.update(plan.subscription.as_bytes());
         name.update(plan.grant);
+        let staged: Vec<_> = own.iter().copied().chain(written.iter().map(|column| (column.name, column.kind))).collect();
+        let columns = join(staged.iter().map(|(name, kind)| format!("{} {}", quote(name), kind.sql())), ", ");
+        name.update(&columns);
         let stage = format!("pg_temp.guitong_{}", hex::encode(&name.finalize()[..12]));
-        let columns = join(needed.iter().map(|column| format!("{} {}", quote(column.name), column.kind.sql())), ", ");
-        let (table, deleted) = (&layout.table, place.qualified("guitong_deleted"));
+        let versioned = layout.versioned();
+        let (table, deleted) = (&versioned.table, place.qualified("guitong_deleted"));
         let same_key = layout.same_key("t", "s");
         let held = format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})");
-        let values = join(needed.iter().map(|column| format!("s.{}", quote(column.name))), ", ");
         let deletion = format!("d.subscription = $1 AND d.row_key = s.{ROW} AND NOT s.{DELETE}");
-        let kinds = [Kind::Bytes.sql(), "boolean".to_owned()].into_iter().chain(needed.iter().map(|column| column.kind.sql()));
-        let arrays = join(kinds.enumerate().map(|(index, kind)| format!("${}::{kind}[]", index + 1)), ", ");
-        let names = [ROW.to_owned(), DELETE.to_owned()].into_iter().chain(needed.iter().map(|column| quote(column.name)));
-        let rows = format!("(SELECT * FROM unnest({arrays}) AS r({}))", join(names, ", "));
-        let nested = needed.iter().any(|column| column.kind == Kind::Granted(ColumnKind::TextList));
+        let arrays = staged.iter().enumerate().map(|(index, (_, kind))| format!("${}::{}[]", index + 1, kind.sql()));
+        let arrays = join(arrays, ", ");
+        let names = join(staged.iter().map(|(name, _)| quote(name)), ", ");
+        let rows = format!("(SELECT * FROM unnest({arrays}) AS r({names}))");
+        let nested = written.iter().any(|column| column.kind == Kind::Granted(ColumnKind::TextList));
         let key_place = |name: &str| (name != KEY).then(|| layout.key.iter().position(|key| key == name)).flatten();
+        let delete = format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}");
+        let feed = feed(&stage, layout);
+        let soft = || {
+            kept::soft_deletes(Dialect::Postgres, layout).iter().map(|fed| fed.on(&format!("{feed} WHERE {DELETE}"))).collect()
+        };
         Self {
             copy: format!("COPY {stage} FROM STDIN (FORMAT binary)"),
             few: (!nested).then(|| Few {
                 stage: format!("INSERT INTO {stage} SELECT * FROM unnest({arrays})"),
-                write: Write::new(&rows, layout, &values, &held),
+                write: Write::new(&rows, &versioned, &held),
             }),
             leave_out: format!(
                 "DELETE FROM {stage} s USING {deleted} d WHERE {deletion} AND (d.version, d.epoch) >= (s.{VERSION}, s.{EPOCH})"
             ),
             forget: format!("DELETE FROM {deleted} d USING {stage} s WHERE {deletion}"),
-            remember: format!(
+            remember: (!layout.soft).then(|| format!(
                 "INSERT INTO {deleted} (subscription, row_key, version, epoch, deleted_us)
                  SELECT $1, s.{ROW}, s.{VERSION}, s.{EPOCH}, $2 FROM {stage} s JOIN {table} t ON {same_key} WHERE s.{DELETE} AND {held}
                  ON CONFLICT (subscription, row_key) DO UPDATE
                  SET version = excluded.version, epoch = excluded.epoch, deleted_us = excluded.deleted_us"
-            ),
-            write: Write::new(&stage, layout, &values, &held),
-            delete: format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}"),
-            columns: needed.iter().map(|column| (column.kind, key_place(column.name))).collect(),
+            )),
+            write: Write::new(&stage, &versioned, &held),
+            deletes: if layout.soft { soft() } else { vec![delete] },
+            foreign: layout.foreign.then(|| {
+                let foreign = Foreign::new(Dialect::Postgres, layout);
+                let removed = format!("SELECT {}{VERSION} AS v, {EPOCH} AS e FROM {stage} WHERE {DELETE}", fed_key(layout));
+                (foreign.take.on(&removed), foreign.put.on(&format!("SELECT * FROM {stage} WHERE NOT {DELETE}")))
+            }),
+            history: layout.history.then(|| {
+                let history = History::new(Dialect::Postgres, layout);
+                (history.leave.on(&feed), history.follow.map(|fed| fed.on(&feed)))
+            }),
+            empty: format!("DELETE FROM {stage}"),
+            own: own.len(),
+            columns: written.iter().map(|column| (column.kind, key_place(column.name))).collect(),
             begin: format!(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({ROW} bytea, {DELETE} boolean, {columns}) ON COMMIT DELETE ROWS; BEGIN",
+                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({columns}) ON COMMIT DELETE ROWS; BEGIN",
                 stage.trim_start_matches("pg_temp.")
             ),
         }
     }
 
     /// One row of the temporary table.
-    fn encode(&self, copy: &mut Copy, change: &Change<'_>, hashed: bool, epoch: i64) -> Result<(), SinkError> {
+    fn encode(&self, copy: &mut Copy, change: &Change<'_>, writer: &Writer<'_>) -> Result<(), SinkError> {
         let key = change.key();
-        copy.row(self.columns.len() as u16 + 2);
+        copy.row((self.own + self.columns.len()) as u16);
         copy.field(&key.id);
-        copy.boolean(matches!(change.what, What::Delete(_)));
-        if hashed {
+        copy.boolean(is_delete(change));
+        if writer.keeps {
+            copy.cell(Kind::Granted(ColumnKind::Time), &StandardValue::Time(change.source_us))?;
+            copy.long(kept::below(change, writer.sweep_epoch));
+        }
+        if writer.hashed {
             copy.field(&key.id);
         }
         // Between `guitong_key` and version and epoch stand the granted columns.
-        let granted = self.columns.get(usize::from(hashed)..self.columns.len() - 2).unwrap_or_default();
+        let granted = self.columns.get(usize::from(writer.hashed)..self.columns.len() - 2).unwrap_or_default();
         match &change.what {
             What::Upsert(row) => {
                 for ((kind, _), cell) in granted.iter().zip(&row.cells) {
                     copy.cell(*kind, cell)?;
                 }
             }
-            What::Delete(key) => {
+            What::Delete(key, _) => {
                 for (kind, place) in granted {
                     copy.cell(*kind, key_cell(key, *place))?;
                 }
             }
         }
         copy.field(&change.version.to_bytes());
-        copy.long(epoch);
+        copy.long(writer.epoch);
         Ok(())
     }
 }
 
+/// The changes in the temporary table as statements of [`kept`] take them.
+fn feed(stage: &str, layout: &Layout) -> String {
+    format!("SELECT {}{VERSION} AS v, {EPOCH} AS e, {AT} AS at, {BELOW} AS below FROM {stage}", fed_key(layout))
+}
+
+fn fed_key(layout: &Layout) -> String {
+    join(layout.key.iter().enumerate().map(|(at, name)| format!("{} AS k{at}, ", quote(name))), "")
+}
+
+fn is_delete(change: &Change<'_>) -> bool {
+    matches!(change.what, What::Delete(..))
+}
+
 fn deletes(changes: &[&Change<'_>]) -> bool {
-    changes.iter().any(|change| matches!(change.what, What::Delete(_)))
+    changes.iter().any(|change| is_delete(change))
 }
 
 fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardValue<'a> {
@@ -175,8 +234,12 @@ pub(crate) struct Writer<'w> {
     pub(crate) statements: &'w Statements,
     pub(crate) subscription: &'w str,
     pub(crate) epoch: i64,
+    /// Of the refill under way.
+    pub(crate) sweep_epoch: Option<i64>,
     pub(crate) hashed: bool,
+    pub(crate) keeps: bool,
     pub(crate) merges: bool,
+    /// Versions of deleted keys are kept.
     pub(crate) remembers: bool,
     pub(crate) now_us: i64,
 }
@@ -184,7 +247,9 @@ pub(crate) struct Writer<'w> {
 impl Writer<'_> {
     /// Statement for rows as arrays that needs no temporary table.
     fn direct(&self, changes: &[&Change<'_>]) -> Option<&str> {
-        let few = self.statements.few.as_ref().filter(|_| changes.len() <= FEW && !self.remembers && !deletes(changes))?;
+        let Statements { few, history, foreign, .. } = self.statements;
+        let needs_table = self.remembers || history.is_some() || foreign.is_some() || deletes(changes);
+        let few = few.as_ref().filter(|_| changes.len() <= FEW && !needs_table)?;
         Some(self.write(&few.write))
     }
 
@@ -192,22 +257,36 @@ impl Writer<'_> {
         if self.merges { &write.merge } else { &write.upsert }
     }
 
-    /// Begins a transaction for the changes; their temporary table comes in the same round trip.
-    pub(crate) fn begin(&self, changes: &[&Change<'_>]) -> &str {
-        let needs_no_table = changes.is_empty() || self.direct(changes).is_some();
-        if needs_no_table { "BEGIN" } else { &self.statements.begin }
+    /// Begins a transaction for the batch; its temporary table comes in the same round trip.
+    pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> &str {
+        let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.direct(changes).is_some();
+        if batch.earlier.is_empty() && needs_no_table(batch.changes) { "BEGIN" } else { &self.statements.begin }
     }
 
-    /// Applies the changes; says whether it deleted, and so remembers, a key. What [`Writer::begin`] says was done before.
+    /// Applies the batch; `remembers` says afterwards whether a deleted key is remembered. What [`Writer::begin`] says was done before.
     pub(crate) async fn apply(
+        &mut self,
+        connection: &mut PgConnection,
+        buffer: &mut Copy,
+        batch: &SinkBatch<'_, '_>,
+    ) -> Result<(), SinkError> {
+        let mut begun = false;
+        for changes in batch.parts().filter(|changes| !changes.is_empty()) {
+            if std::mem::replace(&mut begun, true) {
+                self.execute(connection, &self.statements.empty).await?;
+            }
+            self.remembers |= self.apply_part(connection, buffer, changes).await?;
+        }
+        Ok(())
+    }
+
+    /// Says whether it deleted, and so remembers, a key.
+    async fn apply_part(
         &self,
         connection: &mut PgConnection,
         buffer: &mut Copy,
         changes: &[&Change<'_>],
     ) -> Result<bool, SinkError> {
-        if changes.is_empty() {
-            return Ok(false);
-        }
         if let Some(direct) = self.direct(changes) {
             self.arrays(connection, direct, buffer, changes).await?;
             return Ok(false);
@@ -218,20 +297,41 @@ impl Writer<'_> {
             _ => self.copy(connection, buffer, changes).await?,
         }
         if self.remembers {
-            self.execute(connection, &statements.leave_out, false).await?;
-            self.execute(connection, &statements.forget, false).await?;
+            self.execute_for(connection, &statements.leave_out, false).await?;
+            self.execute_for(connection, &statements.forget, false).await?;
         }
         let deletes = deletes(changes);
-        let remembered = deletes && self.execute(connection, &statements.remember, true).await? > 0;
-        let write = sqlx::query(AssertSqlSafe(self.write(&statements.write)));
-        write.execute(&mut *connection).await.map_err(sink_error)?;
-        if deletes && !self.merges {
-            sqlx::query(AssertSqlSafe(statements.delete.as_str())).execute(connection).await.map_err(sink_error)?;
+        let remembered = match statements.remember.as_ref().filter(|_| deletes) {
+            Some(remember) => self.execute_for(connection, remember, true).await? > 0,
+            None => false,
+        };
+        if let Some((take, _)) = statements.foreign.as_ref().filter(|_| deletes) {
+            self.execute(connection, take).await?;
+        }
+        self.execute(connection, self.write(&statements.write)).await?;
+        if deletes && (!self.merges || statements.remember.is_none()) {
+            for delete in &statements.deletes {
+                self.execute(connection, delete).await?;
+            }
+        }
+        if let Some((_, put)) = &statements.foreign {
+            self.execute(connection, put).await?;
+        }
+        if let Some((leave, follow)) = &statements.history {
+            let leave = changes.iter().any(|change| kept::takes_history(change)).then_some(leave);
+            for statement in leave.into_iter().chain(follow) {
+                self.execute(connection, statement).await?;
+            }
         }
         Ok(remembered)
     }
 
-    async fn execute(&self, connection: &mut PgConnection, sql: &str, timed: bool) -> Result<u64, SinkError> {
+    async fn execute(&self, connection: &mut PgConnection, sql: &str) -> Result<(), SinkError> {
+        sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(sink_error)
+    }
+
+    /// Executes a statement on the keys that the subscription deleted.
+    async fn execute_for(&self, connection: &mut PgConnection, sql: &str, timed: bool) -> Result<u64, SinkError> {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.subscription);
         let query = if timed { query.bind(self.now_us) } else { query };
         Ok(query.execute(connection).await.map_err(sink_error)?.rows_affected())
@@ -245,12 +345,12 @@ impl Writer<'_> {
         buffer: &mut Copy,
         changes: &[&Change<'_>],
     ) -> Result<(), SinkError> {
-        let own = [Element::Bytes, Element::Boolean];
+        let own = [Element::Bytes, Element::Boolean, Element::Time, Element::Long].into_iter().take(self.statements.own);
         let written = self.statements.columns.iter().map(|(kind, _)| Element::of(*kind));
-        let mut columns: Vec<Column> = own.into_iter().chain(written).map(Column::new).collect();
+        let mut columns: Vec<Column> = own.chain(written).map(Column::new).collect();
         for change in changes {
             buffer.bytes.clear();
-            self.statements.encode(buffer, change, self.hashed, self.epoch)?;
+            self.statements.encode(buffer, change, self)?;
             array::take_row(&mut columns, &buffer.bytes);
         }
         let bound = columns.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), sqlx::query::Query::bind);
@@ -262,7 +362,7 @@ impl Writer<'_> {
         let mut copy = connection.copy_in_raw(&self.statements.copy).await.map_err(sink_error)?;
         buffer.start();
         for change in changes {
-            if let Err(error) = self.statements.encode(buffer, change, self.hashed, self.epoch) {
+            if let Err(error) = self.statements.encode(buffer, change, self) {
                 copy.abort("a value that cannot be written").await.map_err(sink_error)?;
                 return Err(error);
             }

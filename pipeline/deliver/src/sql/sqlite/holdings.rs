@@ -27,8 +27,6 @@ const PARTITIONS: &str = "SELECT partition, next_offset, refill_to FROM guitong_
 #[derive(Debug)]
 pub(super) struct SqliteHoldings {
     pub(super) file: Arc<SqliteFile>,
-    /// The table's name, as it is.
-    pub(super) name: String,
     pub(super) plan: SinkPlan,
     pub(super) layout: Layout,
 }
@@ -40,7 +38,7 @@ impl Holdings for SqliteHoldings {
         let options = (*self.file.pool.connect_options()).clone().create_if_missing(false).pragma("query_only", "ON");
         let mut connection = options.connect().await.map_err(sink_error)?;
         sqlx::query("BEGIN").execute(&mut connection).await.map_err(sink_error)?;
-        for name in ["guitong_subscriptions", &self.name] {
+        for name in ["guitong_subscriptions", &self.layout.name] {
             if table::found(&mut connection, name).await?.is_empty() {
                 return Ok(None);
             }
@@ -51,7 +49,7 @@ impl Holdings for SqliteHoldings {
         let offsets = sqlx::query_as::<_, StoredOffset>(PARTITIONS).bind(subscription()).bind(self.plan.topic.to_string());
         let offsets = offsets.fetch_all(&mut connection).await.map_err(sink_error)?;
         let Some(positions) = settled(stored.as_ref(), &offsets, &self.plan, &self.layout)? else { return Ok(None) };
-        let holds = prints::holds(stored.is_some_and(|stored| stored.made));
+        let holds = prints::holds(&self.layout, stored.is_some_and(|stored| stored.made));
         Ok(Some(Box::new(SqliteLook::new(connection, &self.layout, &holds, positions))))
     }
 }

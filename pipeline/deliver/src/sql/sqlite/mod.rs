@@ -17,13 +17,14 @@ use self::holdings::SqliteHoldings;
 pub(crate) use self::opening::SqliteFile;
 use self::opening::{Opening, Taken};
 use self::write::{Statements, Writer};
+use super::kept::{self, Dialect};
 use super::layout::{Layout, join, quote};
 use super::stored::{fenced, signed};
 use super::{EPOCH, VERSION};
 use crate::pools::Pools;
 use crate::pull::Outbox;
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
 
 const SET_SWEEP: &str = "UPDATE guitong_subscriptions SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2";
 
@@ -43,18 +44,19 @@ type Tx = Transaction<'static, Sqlite>;
 impl SqliteSink {
     #[must_use]
     pub fn new(pools: &Pools, path: &Path, table: &str, plan: SinkPlan) -> Self {
-        Self::into(pools.sqlite(path), table.to_owned(), plan, None)
+        Self::into(pools.sqlite(path), table, plan, None)
     }
 
     /// As [`SqliteSink::new`], into the table of an outbox.
     pub(crate) fn outbox(file: Arc<SqliteFile>, outbox: Outbox, plan: SinkPlan) -> Self {
-        Self::into(file, outbox.rows(), plan, Some(outbox))
+        let rows = outbox.rows();
+        Self::into(file, &rows, plan, Some(outbox))
     }
 
-    fn into(file: Arc<SqliteFile>, name: String, plan: SinkPlan, outbox: Option<Outbox>) -> Self {
-        let layout = Layout::new(quote(&name), &plan);
+    fn into(file: Arc<SqliteFile>, name: &str, plan: SinkPlan, outbox: Option<Outbox>) -> Self {
+        let layout = Layout::new(name, quote, &plan);
         let statements = Statements::new(&layout);
-        let opening = Arc::new(Opening { name, plan, layout, outbox });
+        let opening = Arc::new(Opening { plan, layout, outbox });
         Self { file, opening, statements, epoch: 0, sweep_epoch: None, remembers: false }
     }
 
@@ -132,6 +134,10 @@ impl SqliteSink {
 
 #[async_trait]
 impl Sink for SqliteSink {
+    fn wants(&self) -> Wants {
+        self.opening.layout.wants()
+    }
+
     async fn open(&mut self) -> Result<Stand, SinkError> {
         if let Some(outbox) = &self.opening.outbox {
             outbox.make().await?;
@@ -158,27 +164,32 @@ impl Sink for SqliteSink {
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         let mut transaction = self.file.begin().await?;
         self.move_offsets(&mut transaction, batch).await?;
-        let writer = Writer {
+        let mut writer = Writer {
             statements: &self.statements,
             subscription: &self.opening.plan.subscription,
             epoch: self.epoch,
+            sweep_epoch: self.sweep_epoch,
             remembers: self.remembers,
             now_us: batch.entry.at_us,
         };
-        let remembered = writer.apply(&mut transaction, batch.changes).await?;
+        for changes in batch.parts() {
+            writer.remembers |= writer.apply(&mut transaction, changes).await?;
+        }
+        let remembers = writer.remembers;
         if let Some(outbox) = &self.opening.outbox {
             outbox.trim(&mut transaction).await?;
         }
         transaction.commit().await.map_err(sink_error)?;
-        self.remembers |= remembered;
+        self.remembers = remembers;
         self.ring();
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
-        let Opening { name, plan, layout, outbox: None } = &*self.opening else { return None };
-        let (file, name) = (Arc::clone(&self.file), name.clone());
-        Some(Arc::new(SqliteHoldings { file, name, plan: plan.clone(), layout: layout.clone() }))
+        // Which rows are the subscription's, a table of the department's does not say.
+        let Opening { plan, layout, outbox: None } = &*self.opening else { return None };
+        let layout = Some(layout.clone()).filter(|layout| !layout.foreign)?;
+        Some(Arc::new(SqliteHoldings { file: Arc::clone(&self.file), plan: plan.clone(), layout }))
     }
 
     async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
@@ -196,6 +207,9 @@ impl Sink for SqliteSink {
             };
             removed += delete.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected();
         }
+        if let Some(orphans) = kept::orphans(layout) {
+            table::run(&mut transaction, orphans).await?;
+        }
         transaction.commit().await.map_err(sink_error)?;
         Ok(removed)
     }
@@ -204,8 +218,11 @@ impl Sink for SqliteSink {
         let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
         let mut transaction = self.file.begin().await?;
         self.set_sweep(&mut transaction, None).await?;
-        let sql = format!("DELETE FROM {} WHERE {EPOCH} < {sweep_epoch}", self.opening.layout.table);
-        let swept = table::run(&mut transaction, sql).await?;
+        let now = jiff::Timestamp::now().as_microsecond();
+        let mut swept = 0;
+        for statement in kept::sweep(Dialect::Sqlite, &self.opening.layout, sweep_epoch, self.epoch, now) {
+            swept = table::run(&mut transaction, statement).await?;
+        }
         if let Some(outbox) = &self.opening.outbox {
             outbox.swept(&mut transaction).await?;
         }

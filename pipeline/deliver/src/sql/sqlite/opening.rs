@@ -10,8 +10,10 @@ use super::errors::sink_error;
 use super::{Tx, table};
 use crate::pull::Outbox;
 use crate::sink::{PartitionStand, SinkError, SinkPlan, Stand};
-use crate::sql::layout::{Layout, Reshape, Shape};
-use crate::sql::stored::{Stored, StoredOffset, Takeover, unsigned};
+use crate::sql::kept::Dialect;
+use crate::sql::layout::Layout;
+use crate::sql::reshape::Shape;
+use crate::sql::stored::{Stored, StoredOffset, Takeover, There, unsigned};
 
 /// Gives the stored offsets to a new holder, or forgets them.
 const KEEP_OFFSETS: &str = "UPDATE guitong_offsets SET epoch = $6 WHERE subscription = $1";
@@ -132,8 +134,6 @@ async fn take_all(mut transaction: Tx, waiting: &[Waiting]) -> Result<Vec<Taken>
 /// What one subscription wants of the file.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// The table's name, as it is.
-    pub(crate) name: String,
     pub(crate) plan: SinkPlan,
     pub(crate) layout: Layout,
     /// What of the table is pulled.
@@ -165,25 +165,39 @@ impl Opening {
 
     /// Makes the table fit.
     async fn prepare(&self, transaction: &mut Tx, stored: Option<&Stored>) -> Result<Prepared, SinkError> {
-        let mut found = table::found(transaction, &self.name).await?;
-        let takeover = Takeover::of(stored, &self.plan, &self.layout, !found.is_empty())?;
+        let mut found = table::found(transaction, &self.layout.name).await?;
+        let mut there = There { rows: !found.is_empty(), past: false, versions: false };
+        // Only where they are wanted: a node opens a thousand subscriptions when it starts.
+        if self.layout.history {
+            there.past = !table::found(transaction, &self.layout.past().name).await?.is_empty();
+        }
+        if self.layout.foreign {
+            there.versions = !table::found(transaction, &self.layout.versions().name).await?.is_empty();
+        }
+        let takeover = Takeover::of(stored, &self.plan, &self.layout, there)?;
         let made = stored.is_some_and(|stored| stored.made && stored.table_name == self.layout.table);
         let anew = found.is_empty() || matches!(takeover, Takeover::Regrant(_));
         if let Some(outbox) = &self.outbox {
             outbox.detach(transaction).await?;
         }
         if let Takeover::Regrant(reshape) = &takeover {
-            let (statements, stays) = reshape.statements(&self.layout, made);
+            let (statements, stays) = reshape.statements(Dialect::Sqlite, &self.layout, made, &|_, _| true);
             for statement in statements {
                 table::run(transaction, statement).await?;
             }
-            found = if stays { table::found(transaction, &self.name).await? } else { Vec::new() };
+            found = if stays { table::found(transaction, &self.layout.name).await? } else { Vec::new() };
         }
         let exists = !found.is_empty();
-        if exists {
-            table::fit(transaction, &self.name, &found, &self.layout, &self.plan, made).await?;
-        } else {
-            table::create(transaction, &self.layout).await?;
+        match exists {
+            true => table::fit(transaction, &found, &self.layout, &self.plan, made).await?,
+            false if self.layout.foreign => return Err(table::absent(&self.layout, &self.plan)),
+            false => table::create(transaction, &self.layout).await?,
+        }
+        for layout in self.layout.beside() {
+            match table::found(transaction, &layout.name).await?.as_slice() {
+                [] => table::create(transaction, &layout).await?,
+                found => table::fit(transaction, found, &layout, &self.plan, true).await?,
+            }
         }
         if let Some(outbox) = &self.outbox {
             outbox.attach(transaction, &self.layout, anew).await?;
@@ -196,7 +210,7 @@ impl Opening {
         let epoch = stored.map_or(0, |stored| stored.epoch) + 1;
         let (offsets, sweep_epoch) = match takeover {
             Takeover::Resume => (KEEP_OFFSETS, stored.and_then(|stored| stored.sweep_epoch)),
-            Takeover::Regrant(Reshape::Rekey) => (FORGET_ALL, Some(epoch)),
+            _ if takeover.rekeys() => (FORGET_ALL, Some(epoch)),
             Takeover::Refill | Takeover::Regrant(_) => (FORGET_OFFSETS, Some(epoch)),
         };
         let store = sqlx::query(AssertSqlSafe(format!("{offsets}; {STORE}")))

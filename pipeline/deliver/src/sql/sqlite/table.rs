@@ -31,9 +31,19 @@ pub(crate) async fn run(connection: &mut SqliteConnection, sql: String) -> Resul
 }
 
 pub(crate) async fn create(connection: &mut SqliteConnection, layout: &Layout) -> Result<(), SinkError> {
-    let columns = join(needed(layout).into_iter().map(|column| column.definition()), ", ");
-    run(connection, format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())).await?;
+    run(connection, creation(layout)).await?;
     Ok(())
+}
+
+fn creation(layout: &Layout) -> String {
+    let columns = join(needed(layout).iter().map(Needed::definition), ", ");
+    format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())
+}
+
+/// The error of a table of the department's that is not there.
+pub(crate) fn absent(layout: &Layout, plan: &SinkPlan) -> SinkError {
+    let problem = "it is not there, and a table that the sink's `columns` describe is the department's own".to_owned();
+    misfit(&layout.table, &plan.subscription, &[problem], &layout.remedy(&creation(layout)))
 }
 
 /// A column that the table needs.
@@ -49,6 +59,7 @@ impl Needed<'_> {
     }
 }
 
+/// Every column of the table.
 fn needed(layout: &Layout) -> Vec<Needed<'_>> {
     let key = layout.hashed.then_some(Needed { name: KEY, affinity: "BLOB", not_null: true });
     let columns = layout.columns.iter().map(|column| Needed {
@@ -56,8 +67,10 @@ fn needed(layout: &Layout) -> Vec<Needed<'_>> {
         affinity: affinity(column.kind),
         not_null: layout.is_key(&column.name),
     });
-    let own = [(VERSION, "BLOB"), (EPOCH, "INTEGER")].map(|(name, affinity)| Needed { name, affinity, not_null: false });
-    key.into_iter().chain(columns).chain(own).collect()
+    let own = [(VERSION, "BLOB"), (EPOCH, "INTEGER")].into_iter().filter(|_| !layout.foreign);
+    let own = own.map(|(name, affinity)| Needed { name, affinity, not_null: layout.is_key(name) });
+    let instants = layout.instants.iter().map(|&name| Needed { name, affinity: affinity(ColumnKind::Time), not_null: false });
+    key.into_iter().chain(columns).chain(own).chain(instants).collect()
 }
 
 /// Dates, instants and decimals are text: SQLite has no exact type for them.
@@ -114,7 +127,6 @@ pub(crate) async fn found(connection: &mut SqliteConnection, name: &str) -> Resu
 /// exchange made.
 pub(crate) async fn fit(
     connection: &mut SqliteConnection,
-    name: &str,
     found: &[Found],
     layout: &Layout,
     plan: &SinkPlan,
@@ -132,6 +144,10 @@ pub(crate) async fn fit(
                 layout.table,
                 column.definition()
             )),
+            Some(other) if other.not_null && layout.soft && !layout.is_key(column.name) => problems.push(format!(
+                "column {} is NOT NULL, and a row that leaves the grant stays without its values: make it one that may be null",
+                column.name
+            )),
             // An untyped column stores what it is given.
             Some(other) if [column.affinity, "BLOB"].contains(&affinity_of(&other.declared)) => {}
             Some(other) => {
@@ -143,14 +159,11 @@ pub(crate) async fn fit(
     for other in found.iter().filter(|other| !ours(other) && other.not_null && !other.has_default) {
         problems.push(format!("column {} is NOT NULL without a default, and the subscription does not fill it", other.name));
     }
-    if !is_keyed(connection, name, found, layout).await? {
+    if !is_keyed(connection, found, layout).await? {
         problems.push(format!("it has no primary key or unique index of just ({})", layout.key.join(", ")));
     }
     if !problems.is_empty() {
-        let columns = join(needed.iter().map(Needed::definition), ", ");
-        let help = "change it, name another table, or drop it to have it made";
-        let help = format!("{help}: CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key());
-        return Err(misfit(name, &plan.subscription, &problems, &help));
+        return Err(misfit(&layout.name, &plan.subscription, &problems, &layout.remedy(&creation(layout))));
     }
     for definition in additions {
         run(connection, format!("ALTER TABLE {} ADD COLUMN {definition}", layout.table)).await?;
@@ -159,7 +172,7 @@ pub(crate) async fn fit(
 }
 
 /// Whether a primary key or an unconditional unique index has just the key's columns.
-async fn is_keyed(connection: &mut SqliteConnection, name: &str, found: &[Found], layout: &Layout) -> Result<bool, SinkError> {
+async fn is_keyed(connection: &mut SqliteConnection, found: &[Found], layout: &Layout) -> Result<bool, SinkError> {
     let sorted = |names: &mut dyn Iterator<Item = &str>| {
         let mut names: Vec<_> = names.map(str::to_ascii_lowercase).collect();
         names.sort();
@@ -170,7 +183,7 @@ async fn is_keyed(connection: &mut SqliteConnection, name: &str, found: &[Found]
         return Ok(true);
     }
     let unique = sqlx::query_scalar::<_, String>("SELECT name FROM pragma_index_list($1) WHERE \"unique\" = 1 AND partial = 0");
-    for index in unique.bind(name.to_owned()).fetch_all(&mut *connection).await.map_err(sink_error)? {
+    for index in unique.bind(layout.name.clone()).fetch_all(&mut *connection).await.map_err(sink_error)? {
         let columns = sqlx::query_scalar::<_, Option<String>>("SELECT name FROM pragma_index_info($1)");
         let columns = columns.bind(index).fetch_all(&mut *connection).await.map_err(sink_error)?;
         // A column without a name is an expression.
