@@ -93,7 +93,7 @@ fn composed() -> Result<Directory, Box<dyn std::error::Error>> {
 fn the_composed_exchange_is_valid() -> Outcome {
     let directory = composed()?;
     let LogConfig::Kafka(kafka) = &directory.exchange.log else { return Err("not Kafka".into()) };
-    assert_eq!((kafka.brokers.as_slice(), kafka.replication_factor), (["kafka:9092".to_owned()].as_slice(), 1));
+    assert_eq!((kafka.cluster.brokers.as_slice(), kafka.cluster.replication_factor), (["kafka:9092".to_owned()].as_slice(), 1));
     assert!(directory.exchange.registry.is_some());
     assert_eq!(directory.exchange.listen.port(), 8086);
     let scraped = std::fs::read_to_string(deploy().join("prometheus/prometheus.yml"))?;

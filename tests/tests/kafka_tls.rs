@@ -9,7 +9,7 @@ use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
 use guitong_log::registry::{RegistryClient, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, LogError, NewRecord, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
-use guitong_schemas::contract::{KafkaConfig, RegistryConfig, Secret};
+use guitong_schemas::contract::{KafkaCluster, KafkaConfig, RegistryConfig, Secret};
 use guitong_tests::servers::kafka::{Kafka, Options};
 use guitong_tests::servers::tls::{Authority, Identity};
 use tempfile::TempDir;
@@ -42,9 +42,11 @@ impl Broker {
         KafkaLog::open(KafkaOptions {
             exchange: "encrypted".to_owned(),
             config: KafkaConfig {
-                brokers: vec![brokers.to_owned()],
-                replication_factor: 1,
-                properties: properties.collect(),
+                cluster: KafkaCluster {
+                    brokers: vec![brokers.to_owned()],
+                    replication_factor: 1,
+                    properties: properties.collect(),
+                },
                 state_path: state.path().to_owned(),
             },
             roles: vec![Role::Connect],

@@ -28,7 +28,7 @@ use guitong_schemas::avro::form::{Converter, Truncates, Unwrap, UnwrappedDeletes
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EventForm, SchemaError, Value, frame};
 use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowBuilder, RowImage, SnapshotMark};
-use guitong_schemas::contract::KafkaConfig;
+use guitong_schemas::contract::{KafkaCluster, KafkaConfig};
 use guitong_schemas::position::Version;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
 use guitong_tests::servers::kafka::Kafka;
@@ -98,9 +98,7 @@ impl Exchange {
         let broker = Kafka::start().await.unwrap();
         let mut exchange = Self::new().await;
         let config = KafkaConfig {
-            brokers: vec![broker.bootstrap()],
-            replication_factor: 1,
-            properties: BTreeMap::new(),
+            cluster: KafkaCluster { brokers: vec![broker.bootstrap()], replication_factor: 1, properties: BTreeMap::new() },
             state_path: exchange._home.path().join("state"),
         };
         let (roles, patience) = (vec![Role::Connect], Duration::from_secs(30));

@@ -64,7 +64,8 @@ fn no_connector_sees_another_and_no_sink_another() {
     assert_eq!(mentions("pipeline/deliver/src/sql/postgres", &["sql::sqlite"]), Vec::<String>::new());
     assert_eq!(mentions("pipeline/deliver/src/sql/sqlite", &["sql::postgres"]), Vec::<String>::new());
     assert_eq!(mentions("pipeline/deliver/src/webhook", &["crate::sql"]), Vec::<String>::new());
-    assert_eq!(mentions("pipeline/deliver/src/sql", &["crate::webhook"]), Vec::<String>::new());
+    assert_eq!(mentions("pipeline/deliver/src/sql", &["crate::webhook", "crate::kafka"]), Vec::<String>::new());
+    assert_eq!(mentions("pipeline/deliver/src/kafka", &["crate::sql", "crate::webhook"]), Vec::<String>::new());
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! Delivery: each subscription's records into its sink, cut to what it grants, once each.
 
+mod event;
 pub mod files;
 mod hold;
 mod json;
+pub mod kafka;
 mod metrics;
 mod pools;
 pub mod pull;
 mod runner;
 pub mod sink;
 pub mod sql;
+mod stand;
 mod status;
 pub mod webhook;
 

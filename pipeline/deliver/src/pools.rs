@@ -6,7 +6,8 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use guitong_schemas::contract::Secret;
+use guitong_log::kafka::Outlets;
+use guitong_schemas::contract::{KafkaCluster, Secret};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -55,6 +56,7 @@ struct Inner {
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
     outboxes: Mutex<HashMap<PathBuf, Arc<OutboxFile>>>,
     endpoints: Endpoints,
+    kafka: Mutex<Vec<(KafkaCluster, Outlets)>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -106,6 +108,17 @@ impl Pools {
 
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.inner.endpoints
+    }
+
+    /// What asks and reads; whoever writes has a producer of its own.
+    pub(crate) fn kafka(&self, cluster: &KafkaCluster) -> Result<Outlets, SinkError> {
+        let mut clusters = self.inner.kafka.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, outlets)) = clusters.iter().find(|(known, _)| known == cluster) {
+            return Ok(outlets.clone());
+        }
+        let outlets = Outlets::new(cluster).map_err(|error| SinkError::new(SinkErrorKind::Shape, error.to_string()))?;
+        clusters.push((cluster.clone(), outlets.clone()));
+        Ok(outlets)
     }
 
     /// One connection: SQLite has one writer, and subscriptions that share a file take turns here instead of meeting its lock.

@@ -229,6 +229,9 @@ pub enum LogError {
     Foreign { path: String, detail: String },
     #[error("the log is not reachable: {detail}")]
     Unavailable { detail: String },
+    /// Kafka knows who asks, and does not let it.
+    #[error("the brokers do not allow it: {detail}")]
+    Denied { detail: String },
     #[error("the log's data is damaged: {detail}")]
     Corrupt { detail: String },
     #[error("{0}")]

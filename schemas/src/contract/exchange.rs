@@ -9,7 +9,7 @@ use super::load::Surroundings;
 use super::reading::document::{At, Found};
 use super::reading::scalar;
 use super::reading::section::Section;
-use super::{Budgets, Department, Exchange, KafkaConfig, LogConfig, Name, RegistryConfig, Secret};
+use super::{Budgets, Department, Exchange, KafkaCluster, KafkaConfig, LogConfig, Name, RegistryConfig, Secret};
 
 /// CONTRACTS' bound of one encoded record.
 /// The largest record that an exchange can be set to.
@@ -32,6 +32,9 @@ const OWN_PROPERTIES: [&str; 10] = [
 /// One task delivers a subscription from all partitions, so more of them serve only consumers from outside; and on Kafka each costs
 /// every transaction that touches it a request, its verification and a marker.
 const STD_PARTITIONS: u32 = 1;
+
+/// Replicas of a topic, unless the directory says otherwise.
+const REPLICAS: u16 = 3;
 
 pub(super) fn read_exchange(root: Section<'_>, surroundings: &Surroundings<'_>) -> Option<Exchange> {
     let name = root.required("name", |root, key| {
@@ -122,25 +125,39 @@ fn read_log(section: Section<'_>, surroundings: &Surroundings<'_>) -> (Option<Lo
     let log = match kind {
         LogKind::Embedded => Some(LogConfig::Embedded { path: path("path", "data/exchange.db") }),
         LogKind::Kafka => {
-            let brokers = section.required("brokers", read_brokers);
-            let replication_factor = section.number("replication_factor", 1..33).map_or(3, |found| found.value);
-            let properties =
-                section.own_section("properties").map_or(Some(BTreeMap::new()), |it| read_properties(it, surroundings));
+            let cluster = read_cluster(&section, surroundings, None);
             let state_path = path("state_path", "data/state");
-            brokers.zip(properties).map(|(brokers, properties)| {
-                let replication_factor = u16::try_from(replication_factor).unwrap_or(3);
-                LogConfig::Kafka(KafkaConfig { brokers, replication_factor, properties, state_path })
-            })
+            cluster.map(|cluster| LogConfig::Kafka(KafkaConfig { cluster, state_path }))
         }
     };
     section.finish();
     (Some(kind), log)
 }
 
+/// The cluster that a section names. Where it need not name one, it is `usual`, with what the section says over it.
+pub(super) fn read_cluster(
+    section: &Section<'_>,
+    surroundings: &Surroundings<'_>,
+    usual: Option<&KafkaCluster>,
+) -> Option<KafkaCluster> {
+    let usual = usual.filter(|_| !section.has("brokers"));
+    let brokers = match usual {
+        Some(usual) => Some(usual.brokers.clone()),
+        None => section.required("brokers", read_brokers),
+    };
+    section.know("brokers");
+    let replicas = section.number("replication_factor", 1..33).and_then(|found| u16::try_from(found.value).ok());
+    let given = section.own_section("properties").map_or(Some(BTreeMap::new()), |it| read_properties(it, surroundings));
+    let mut properties = usual.map(|usual| usual.properties.clone()).unwrap_or_default();
+    properties.extend(given?);
+    let replication_factor = replicas.unwrap_or_else(|| usual.map_or(REPLICAS, |usual| usual.replication_factor));
+    Some(KafkaCluster { brokers: brokers?, replication_factor, properties })
+}
+
 fn read_brokers(section: &Section<'_>, key: &str) -> Option<Vec<String>> {
     let brokers = section.texts(key)?;
     if brokers.value.is_empty() {
-        section.problem(&brokers.at, "empty", "`log.brokers` is empty", None);
+        section.problem(&brokers.at, "empty", "`brokers` is empty", None);
         return None;
     }
     let good = |broker: &Found<String>| match scalar::host_and_port(&broker.value, None) {
@@ -172,7 +189,7 @@ fn read_properties(section: Section<'_>, surroundings: &Surroundings<'_>) -> Opt
     complete.then_some(properties)
 }
 
-fn read_registry(section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<RegistryConfig> {
+pub(super) fn read_registry(section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<RegistryConfig> {
     let url = section.required("url", |section, key| section.parsed(key, scalar::http_url));
     let user = section.words("user").map(|found| found.value);
     let given = section.text("password");

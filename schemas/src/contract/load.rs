@@ -21,7 +21,7 @@ use super::reading::{concealed, scalar, secret};
 use super::revision::Fingerprint;
 use super::seen::Profiles;
 use super::subscription::Sinks;
-use super::{Department, Directory, Exchange, LogConfig, Name, Resource, Secret, Subscription, System};
+use super::{Department, Directory, Exchange, KafkaCluster, LogConfig, Name, Resource, Secret, Subscription, System};
 use super::{exchange, resource, standard, subscription, system};
 use crate::standard::{Clock, FieldOptions, Standard, StandardValue, Zone};
 
@@ -79,8 +79,8 @@ pub(super) struct World<'a> {
     pub(super) zone: jiff::tz::TimeZone,
     /// The exchange says so, and does not only take the usual one.
     pub(super) zone_declared: bool,
-    /// The log is Apache Kafka, where a subscription may move from node to node.
-    pub(super) on_kafka: bool,
+    /// The cluster of a log on Apache Kafka, where a subscription may move from node to node.
+    pub(super) kafka: Option<KafkaCluster>,
     /// Credit code by department.
     pub(super) departments: BTreeMap<String, Option<String>>,
     pub(super) systems: BTreeMap<String, system::Outline>,
@@ -328,7 +328,10 @@ impl<'a> World<'a> {
             today: surroundings.now.to_zoned(zone.clone()).date(),
             zone,
             zone_declared,
-            on_kafka: exchange.is_some_and(|exchange| matches!(exchange.log, LogConfig::Kafka(_))),
+            kafka: exchange.and_then(|exchange| match &exchange.log {
+                LogConfig::Kafka(config) => Some(config.cluster.clone()),
+                LogConfig::Embedded { .. } => None,
+            }),
             exchange_name: exchange.map_or_else(|| "exchange".to_owned(), |exchange| exchange.name.to_string()),
             surroundings,
             departments: BTreeMap::new(),

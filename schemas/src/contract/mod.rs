@@ -7,6 +7,7 @@ mod exchange;
 pub mod files;
 mod form;
 pub mod join;
+pub mod kafka;
 pub mod load;
 pub mod mapping;
 pub mod problem;
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub use exchange::MAX_RECORD;
 pub use files::Files;
 pub use join::{GROUP, Join, JoinKind};
+pub use kafka::KafkaTopic;
 pub use load::{Purpose, load};
 pub use problem::{Problem, Problems, Severity};
 pub use quality::Quality;
@@ -171,14 +173,20 @@ impl LogConfig {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct KafkaConfig {
+    pub cluster: KafkaCluster,
+    /// Where the local copy of keyed state lives.
+    pub state_path: PathBuf,
+}
+
+/// How a Kafka cluster is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaCluster {
     /// `host:port` list.
     pub brokers: Vec<String>,
     /// Replicas of topics that the exchange makes.
     pub replication_factor: u16,
     /// Further librdkafka properties (`ssl.ca.location`, `sasl.mechanism`, …) by their own names; security ones included.
     pub properties: BTreeMap<String, Secret>,
-    /// Where the local copy of keyed state lives.
-    pub state_path: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -10,7 +10,7 @@ use super::reading::document::Found;
 use super::reading::section::Section;
 use super::reading::{expression, scalar};
 use super::resource::{Outline, Sharing, unknown_field};
-use super::{Files, Name, Secret, SinkTable, Webhook, files, sink_table, system, webhook};
+use super::{Files, KafkaTopic, Name, Secret, SinkTable, Webhook, files, kafka, sink_table, system, webhook};
 use crate::standard::{Entity, EntityField, FieldKind, Grade, KeySource};
 use crate::table::TableName;
 
@@ -82,6 +82,7 @@ pub enum SinkConfig {
     },
     Files(Box<Files>),
     Webhook(Box<Webhook>),
+    Kafka(Box<KafkaTopic>),
     /// The subscriber asks the node for its changes, which are kept for this long.
     Pull {
         keep: Duration,
@@ -100,7 +101,7 @@ const MASKS: [(&str, Mask); 9] = [
     ("drop", Mask::Drop),
 ];
 
-/// Tables that subscriptions write, to tell that two write one.
+/// Tables and topics that subscriptions write, to tell that two write one.
 pub(super) type Sinks = std::cell::RefCell<BTreeMap<(String, String), String>>;
 
 pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> Option<Subscription> {
@@ -315,16 +316,18 @@ enum Kind {
     Sqlite,
     Files,
     Webhook,
+    Kafka,
     Pull,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 8] = [
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("mariadb", Kind::Mysql),
     ("sqlite", Kind::Sqlite),
     ("files", Kind::Files),
     ("webhook", Kind::Webhook),
+    ("kafka", Kind::Kafka),
     ("pull", Kind::Pull),
 ];
 
@@ -373,12 +376,14 @@ fn read_sink(section: Section<'_>, fields: Option<&[String]>, world: &World<'_>)
         Some(Kind::Pull) => read_pull(&section, world).map(beside),
         Some(Kind::Files) => files::read(&section, world).map(|files| beside(SinkConfig::Files(Box::new(files)))),
         Some(Kind::Webhook) => webhook::read(&section, world).map(|webhook| beside(SinkConfig::Webhook(Box::new(webhook)))),
+        Some(Kind::Kafka) => kafka::read(&section, world).map(|topic| beside(SinkConfig::Kafka(Box::new(topic)))),
         None => {
             // Without a kind every key of every kind may be right.
             ["url", "path", "table", "keep_days"]
                 .iter()
                 .chain(&webhook::KEYS)
                 .chain(&files::KEYS)
+                .chain(&kafka::KEYS)
                 .chain(&sink_table::KEYS)
                 .for_each(|key| section.know(key));
             None
@@ -392,7 +397,7 @@ fn read_sink(section: Section<'_>, fields: Option<&[String]>, world: &World<'_>)
 /// another file and knows neither its cursors nor its token.
 fn read_pull(section: &Section<'_>, world: &World<'_>) -> Option<SinkConfig> {
     let days = section.number("keep_days", 1..367).map_or(KEEP_DAYS, |found| found.value);
-    if world.on_kafka {
+    if world.kafka.is_some() {
         let help = "let the subscriber have a table, or use the embedded log".to_owned();
         section.problem(
             &section.key_at("kind"),
@@ -417,6 +422,7 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, kept: &SinkTab
         SinkConfig::Sqlite { path, table } => {
             (Some(path.to_string_lossy().into_owned()), TableName::new("main", table.to_lowercase()))
         }
+        SinkConfig::Kafka(topic) => return claim_topic(root, name, topic, world),
         // Files are named after their subscription.
         SinkConfig::Files(_) => return,
         // Events tell of which subscription they are.
@@ -446,5 +452,17 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, kept: &SinkTab
             let message = format!("table {table} is already written by subscription {other}");
             root.problem(&at, "sink-taken", message, Some("give each subscription a table of its own".to_owned()));
         }
+    }
+}
+
+/// Two clusters that have a broker in common are one.
+fn claim_topic(root: &Section<'_>, name: &Name, topic: &KafkaTopic, world: &World<'_>) {
+    let mut sinks = world.sinks.borrow_mut();
+    let claims = topic.cluster.brokers.iter().map(|broker| (broker.to_lowercase(), topic.topic.clone()));
+    let taken: Vec<String> = claims.filter_map(|claim| sinks.insert(claim, name.to_string())).collect();
+    if let (Some(other), Some(section)) = (taken.iter().find(|other| *other != name.as_str()), root.own_section("sink")) {
+        let message = format!("topic {} is already written by subscription {other}", topic.topic);
+        let help = "give each subscription a topic of its own".to_owned();
+        root.problem(&section.value_at("topic"), "sink-taken", message, Some(help));
     }
 }

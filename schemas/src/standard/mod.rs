@@ -5,6 +5,7 @@
 //! the canonical form, and findings in three levels. What cannot be read is never guessed: it is null with a finding.
 
 mod amount;
+mod avro;
 mod build;
 mod characters;
 mod checks;
@@ -37,6 +38,7 @@ mod written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+pub use avro::{avro_values, shortest};
 pub(crate) use characters::{is_empty_word, is_han};
 pub use checks::{CHECKS, Check, Checked, Checker, Verdict};
 pub use clock::{Clock, Zone};

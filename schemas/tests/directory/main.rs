@@ -18,7 +18,8 @@ use guitong_schemas::contract::resource::Place;
 use guitong_schemas::contract::subscription::Mask;
 use guitong_schemas::contract::system::{GapPolicy, Origins, PostgresConfig, SnapshotConfig, SqliteConfig, Window};
 use guitong_schemas::contract::{
-    Directory, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load, load_standard,
+    Directory, KafkaCluster, KafkaConfig, LogConfig, Problems, Purpose, Secret, Sharing, SinkConfig, SourceConfig, load,
+    load_standard,
 };
 use guitong_schemas::table::TableName;
 use jiff::Timestamp;
@@ -121,9 +122,11 @@ fn a_directory_becomes_what_it_declares() {
     assert_eq!((exchange.budgets.batch, exchange.budgets.linger), (8 << 20, Duration::from_millis(20)));
     let properties = [("sasl.password", "test-only"), ("security.protocol", "sasl_ssl")];
     let log = KafkaConfig {
-        brokers: vec!["kafka-1:9092".into(), "kafka-2:9092".into()],
-        replication_factor: 2,
-        properties: properties.map(|(key, value)| (key.to_owned(), secret(value))).into(),
+        cluster: KafkaCluster {
+            brokers: vec!["kafka-1:9092".into(), "kafka-2:9092".into()],
+            replication_factor: 2,
+            properties: properties.map(|(key, value)| (key.to_owned(), secret(value))).into(),
+        },
         state_path: root.join("data/state"),
     };
     assert_eq!(exchange.log, LogConfig::Kafka(log));
@@ -246,7 +249,8 @@ fn the_environment_overrides_the_exchange_file() {
     ];
     let loaded = load_with(without.path(), &kafka, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     let LogConfig::Kafka(log) = loaded.exchange.log else { panic!("not Kafka") };
-    assert_eq!((log.brokers, log.replication_factor), (vec!["kafka-1:9092".to_owned(), "kafka-2:9092".to_owned()], 3));
+    let cluster = log.cluster;
+    assert_eq!((cluster.brokers, cluster.replication_factor), (vec!["kafka-1:9092".to_owned(), "kafka-2:9092".to_owned()], 3));
     assert_eq!(loaded.exchange.registry.map(|registry| registry.url).as_deref(), Some("http://registry:8080/apis/ccompat/v7"));
     let embedded = load_with(without.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     assert_eq!(embedded.exchange.registry, None);
@@ -462,7 +466,7 @@ fn messages_are_outbox_events_where_a_system_says_so() {
         ("", "[outbox]: missing-key: `outbox.prefix` is missing".to_owned()),
         ("prefix = \"\"", format!("prefix = \"\": bad-value: `outbox.prefix` {prefix}")),
         ("prefix = \"a*b\"", format!("prefix = \"a*b\": bad-value: `outbox.prefix` {prefix}")),
-        ("prefix = \"a\"\ntopic = \"b\"", "topic = \"***\": unknown-key: unknown key `topic` in `outbox`".to_owned()),
+        ("prefix = \"a\"\nsubject = \"b\"", "subject = \"***\": unknown-key: unknown key `subject` in `outbox`".to_owned()),
     ] {
         assert_eq!(problem(with(outbox)), wanted);
     }

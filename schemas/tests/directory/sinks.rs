@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Formulas, Header};
+use guitong_schemas::contract::kafka::TopicFormat;
 use guitong_schemas::contract::webhook::Mode;
-use guitong_schemas::contract::{Deletes, SinkConfig, SinkTable, Webhook};
+use guitong_schemas::contract::{Deletes, RegistryConfig, SinkConfig, SinkTable, Webhook};
 
 use super::*;
 
@@ -196,4 +197,76 @@ fn a_webhook_is_called_encrypted_or_within_networks_that_are_named() {
     // In the clear where the network is named, and two subscriptions may share an endpoint.
     let clear = of(&format!("url = \"http://10.1.2.3/in\", {keys}, allow = \"10.1.0.0/16\""));
     assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &clear)]), [""; 0]);
+}
+
+#[test]
+fn a_topic_is_one_subscriptions_and_on_a_cluster_that_is_named_or_the_logs_own() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of = |rest: &str| format!("sink = {{ kind = \"kafka\", {rest} }}");
+    let read = |rest: &str| {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(rest))]);
+        let loaded = load_with(directory.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        let (LogConfig::Kafka(log), SinkConfig::Kafka(topic)) = (loaded.exchange.log, loaded.subscriptions["local"].sink.clone())
+        else {
+            panic!("Kafka")
+        };
+        (log.cluster, *topic)
+    };
+    let (log, topic) = read("topic = \"local\", format = \"json\"");
+    assert_eq!((&topic.cluster, topic.partitions, topic.format), (&log, 1, TopicFormat::Json));
+    assert_eq!(topic.topic, "local");
+    let (log, topic) = read("topic = \"local\", format = \"avro\", properties = { \"sasl.username\" = \"local\" }");
+    let mut properties = log.properties.clone();
+    properties.insert("sasl.username".to_owned(), Secret::new("local".to_owned()));
+    let cluster = KafkaCluster { properties, ..log };
+    assert_eq!((topic.cluster, topic.format), (cluster, TopicFormat::Avro(None)));
+    let (_, topic) = read(
+        "topic = \"local\", format = \"avro\", brokers = [\"Hall:9092\"], partitions = 6, replication_factor = 1, \
+         registry = { url = \"http://hall:8081/\", user = \"u\", password = \"${env:CREDIT_URL}\" }",
+    );
+    let registry = RegistryConfig {
+        url: "http://hall:8081".to_owned(),
+        user: Some("u".to_owned()),
+        password: Some(Secret::new(URL.1.to_owned())),
+    };
+    assert_eq!(topic.format, TopicFormat::Avro(Some(registry)));
+    let cluster = KafkaCluster { brokers: vec!["Hall:9092".to_owned()], replication_factor: 1, properties: [].into() };
+    assert_eq!((topic.cluster, topic.partitions), (cluster, 6));
+    let json = "topic = \"local\", format = \"json\"";
+    for (rest, code) in [
+        ("format = \"json\"".to_owned(), "missing-key"),
+        ("topic = \"local\"".to_owned(), "missing-key"),
+        ("topic = \"local\", format = \"csv\"".to_owned(), "bad-value"),
+        ("topic = \"统计\", format = \"json\"".to_owned(), "bad-value"),
+        ("topic = \"std.enterprise\", format = \"json\"".to_owned(), "bad-value"),
+        (format!("topic = \"{}\", format = \"json\"", "t".repeat(244)), "bad-value"),
+        (format!("{json}, brokers = []"), "empty"),
+        (format!("{json}, brokers = [\"hall\"]"), "bad-value"),
+        (format!("{json}, properties = {{ \"transactional.id\" = \"geheim\" }}"), "own-property"),
+        (format!("{json}, registry = {{ url = \"http://hall:8081\" }}"), "avro-only"),
+        (format!("{json}, partitions = 0"), "bad-value"),
+        (format!("{json}, table = \"t\""), "unknown-key"),
+    ] {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(&rest))]);
+        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+        assert_eq!(problems.list.first().map(|problem| problem.code), Some(code), "{rest}: {}", problems.render(false));
+        assert!(!problems.render(false).contains("geheim"), "{}", problems.render(false));
+    }
+    // Without a log on Kafka the cluster is named; and one topic is not two subscriptions', whichever broker is named first.
+    let own = "kind = \"kafka\"\ntopic = \"local\"\nformat = \"json\"\nbrokers = [\"kafka-2:9092\", \"KAFKA-1:9092\"]";
+    let enterprise = fs::read_to_string(changed(&[]).path().join("subscriptions/credit-enterprise.toml")).unwrap();
+    let sink = enterprise.split("[sink]\n").nth(1).unwrap();
+    let taken = [("subscriptions/local.toml", sqlite, of(json)), ("subscriptions/credit-enterprise.toml", sink, own.to_owned())];
+    assert_eq!(codes(&taken.each_ref().map(|(file, before, after)| (*file, *before, after.as_str()))), ["sink-taken"]);
+
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kafka.md")).unwrap();
+    let sample = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let environment = [URL, ("CREDIT_KAFKA_PASSWORD", "geheim"), ("CREDIT_REGISTRY_PASSWORD", "geheim")];
+    let bare: String = sample.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
+    for sample in [sample.to_owned(), bare] {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, "")]);
+        let path = directory.path().join("subscriptions/local.toml");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + &sample).unwrap();
+        load_with(directory.path(), &environment, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use guitong_log::kafka::{KafkaLog, KafkaOptions};
 use guitong_log::metrics::Metrics;
 use guitong_log::{ExchangeLog, Role};
-use guitong_schemas::contract::KafkaConfig;
+use guitong_schemas::contract::{KafkaCluster, KafkaConfig};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -61,9 +61,11 @@ pub(crate) async fn open(bootstrap: &str, exchange: &str, roles: &[Role], state:
     let options = KafkaOptions {
         exchange: exchange.to_owned(),
         config: KafkaConfig {
-            brokers: vec![bootstrap.to_owned()],
-            replication_factor: 1,
-            properties: std::collections::BTreeMap::new(),
+            cluster: KafkaCluster {
+                brokers: vec![bootstrap.to_owned()],
+                replication_factor: 1,
+                properties: std::collections::BTreeMap::new(),
+            },
             state_path: state.path().to_owned(),
         },
         roles: roles.to_vec(),

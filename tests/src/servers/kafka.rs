@@ -175,6 +175,16 @@ impl Kafka {
         self.running()?.signal(Signal::CONT)
     }
 
+    /// Runs one of Kafka's own tools, by its class, to its end.
+    ///
+    /// # Errors
+    /// What it printed, when it fails.
+    pub fn tool(&self, class: &str, arguments: &[&str]) -> Result<(), ServerError> {
+        let output = class_path(java(), class)?.args(arguments).output().map_err(failure)?;
+        let printed = || String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        if output.status.success() { Ok(()) } else { Err(failure(printed())) }
+    }
+
     fn running(&self) -> Result<&Process, ServerError> {
         self.process.as_ref().ok_or_else(|| failure("is not running"))
     }

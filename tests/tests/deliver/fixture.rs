@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::files::FileSink;
+use guitong_deliver::kafka::KafkaSink;
 use guitong_deliver::sink::{Sink, SinkPlan};
 use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dropped::Dropped;
 use crate::faulty::{FaultySink, Script};
+use crate::topics::Topics;
 
 pub(crate) const PARTITIONS: u32 = 2;
 const VALUE_SCHEMA: u32 = 1;
@@ -345,6 +347,7 @@ pub(crate) enum Target {
     Postgres(Arc<Mutex<Postgres>>, String, PgPool),
     Mariadb(Arc<Mutex<Mariadb>>, String, MySqlPool),
     Files(Dropped),
+    Kafka(Topics),
 }
 
 /// Rows by their first column, all values as text.
@@ -359,6 +362,10 @@ impl Target {
 
     pub(crate) async fn files(bench: &Bench, format: FileFormat) -> Self {
         Self::Files(Dropped::new(bench.dir.path(), format))
+    }
+
+    pub(crate) async fn kafka() -> Self {
+        Self::Kafka(Topics::shared().await)
     }
 
     pub(crate) async fn postgres() -> Self {
@@ -380,7 +387,7 @@ impl Target {
     /// The PostgreSQL server behind it.
     pub(crate) fn server(&self) -> OwnedMutexGuard<Postgres> {
         match self {
-            Self::Sqlite(..) | Self::Mariadb(..) | Self::Files(_) => panic!("no PostgreSQL server"),
+            Self::Sqlite(..) | Self::Mariadb(..) | Self::Files(_) | Self::Kafka(_) => panic!("no PostgreSQL server"),
             Self::Postgres(server, ..) => Arc::clone(server).try_lock_owned().unwrap(),
         }
     }
@@ -392,6 +399,7 @@ impl Target {
             Self::Postgres(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
             Self::Mariadb(_, _, pool) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap(),
             Self::Files(files) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&files.outbox().await).await.unwrap(),
+            Self::Kafka(_) => panic!("no database"),
         }
     }
 
@@ -403,6 +411,7 @@ impl Target {
             }
             Self::Mariadb(_, url, _) => SinkConfig::Mysql { url: Secret::new(url.clone()), table: table.into() },
             Self::Files(files) => files.config(table),
+            Self::Kafka(topics) => topics.config(table),
         }
     }
 
@@ -418,6 +427,13 @@ impl Target {
                 Box::new(PostgresSink::new(&bench.pools, url, schema, table, plan).unwrap())
             }
             SinkConfig::Files(files) => Box::new(FileSink::new(&bench.pools, files, plan)),
+            SinkConfig::Kafka(topic) => {
+                let registry = Arc::new(TwoSchemas(Arc::clone(&bench.entity))) as Arc<dyn SchemaRegistry>;
+                let mut sink = KafkaSink::new(&bench.pools, topic, &registry, plan).unwrap();
+                let Self::Kafka(topics) = self else { panic!("no topics") };
+                sink.keep_in(&topics.hold(bench));
+                Box::new(sink)
+            }
             SinkConfig::Webhook(_) => panic!("no table"),
         }
     }
@@ -425,7 +441,7 @@ impl Target {
     /// The table's name in statements of the subscriber.
     pub(crate) fn named(&self, table: &str) -> String {
         match self {
-            Self::Sqlite(..) | Self::Files(_) => format!("\"{table}\""),
+            Self::Sqlite(..) | Self::Files(_) | Self::Kafka(_) => format!("\"{table}\""),
             Self::Postgres(..) => format!("shared.\"{table}\""),
             Self::Mariadb(..) => format!("shared.`{table}`"),
         }
@@ -437,12 +453,16 @@ impl Target {
             Self::Postgres(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
             Self::Mariadb(_, _, pool) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap()),
             Self::Files(files) => drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&files.outbox().await).await.unwrap()),
+            Self::Kafka(_) => panic!("no database"),
         }
     }
 
     pub(crate) async fn rows(&self, columns: &str, table: &str) -> Rows {
         if let Self::Files(files) = self {
             return files.rows(columns, table);
+        }
+        if let Self::Kafka(topics) = self {
+            return topics.rows(columns, table).await;
         }
         let table = self.named(table);
         let text = if matches!(self, Self::Mariadb(..)) { "CHAR" } else { "TEXT" };
@@ -457,7 +477,7 @@ impl Target {
                 let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
             }
-            Self::Files(_) => panic!("read above"),
+            Self::Files(_) | Self::Kafka(_) => panic!("read above"),
             Self::Mariadb(_, _, pool) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await.unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| row.get(at)).collect()).collect()
@@ -475,12 +495,31 @@ impl Target {
         rows.into_iter().map(|(key, row)| (key, row[0].clone().unwrap_or_default())).collect()
     }
 
+    /// Makes the audit entries that the subscription `credit` keeps at the sink older.
+    pub(crate) async fn age_entries(&self, table: &str, hours: i64) {
+        let aged = |entries: serde_json::Value| {
+            let mut entries: Vec<AuditEntry> = serde_json::from_value(entries).unwrap();
+            entries.iter_mut().for_each(|entry| entry.at_us -= hours * 3_600_000_000);
+            serde_json::to_value(entries).unwrap()
+        };
+        if let Self::Kafka(topics) = self {
+            let mut stand = topics.stand(table).await;
+            stand["entries"] = aged(stand["entries"].take());
+            return topics.set_stand(table, &stand).await;
+        }
+        let stored = self.named("guitong_subscriptions");
+        let entries = self.texts(&format!("SELECT entries FROM {stored}")).await.remove(0);
+        let entries = aged(serde_json::from_str(&entries).unwrap());
+        self.execute(&format!("UPDATE {stored} SET entries = '{entries}'")).await;
+    }
+
     pub(crate) async fn count(&self, table: &str) -> i64 {
         let sql = AssertSqlSafe(format!("SELECT count(*) FROM {}", self.named(table)));
         match self {
             Self::Sqlite(_, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Self::Postgres(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
             Self::Mariadb(_, _, pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Self::Kafka(topics) => topics.count(table).await,
             Self::Files(files) if files.is_folder(table) => i64::try_from(files.held(table).len()).unwrap(),
             Self::Files(files) => sqlx::query_scalar(sql).fetch_one(&files.outbox().await).await.unwrap(),
         }

@@ -47,7 +47,7 @@ fn seconds(target: &Target, column: &str) -> String {
         Target::Sqlite(..) => format!("unixepoch({column})"),
         Target::Postgres(..) => format!("extract(epoch FROM {column})::bigint"),
         Target::Mariadb(..) => format!("TIMESTAMPDIFF(SECOND,'1970-01-01 08:00:00',{column})"),
-        Target::Files(_) => panic!("has no table"),
+        Target::Files(_) | Target::Kafka(_) => panic!("has no table"),
     }
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn soft_deletes_need_columns_that_may_be_null(mut bench: Bench,
         Target::Mariadb(..) => {
             ("VARCHAR(40) COLLATE utf8mb4_bin", "guitong_version VARBINARY(40), guitong_epoch BIGINT, deleted_at DATETIME(6)")
         }
-        Target::Files(_) => panic!("has no table"),
+        Target::Files(_) | Target::Kafka(_) => panic!("has no table"),
     };
     let table = target.named("t");
     target.execute(&format!("CREATE TABLE {table} (uscc {key} PRIMARY KEY, name TEXT NOT NULL, contact TEXT, {own})")).await;

@@ -12,6 +12,7 @@ mod faulty;
 mod files;
 mod fixture;
 mod foreign;
+mod kafka;
 mod kept;
 mod mysql;
 mod pull;
@@ -19,6 +20,7 @@ mod regrant;
 mod replay;
 mod scenarios;
 mod tls;
+mod topics;
 mod verify;
 mod webhook;
 mod webhook_trust;
@@ -37,6 +39,15 @@ macro_rules! on_every_sink {
             async fn $name() {
                 let bench = crate::fixture::Bench::new().await;
                 let target = crate::fixture::Target::files(&bench, crate::dropped::JSON).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod topic {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::kafka().await;
                 crate::scenarios::$name(bench, &target).await;
             })+
         }

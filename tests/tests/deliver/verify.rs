@@ -131,7 +131,7 @@ pub(crate) async fn rows_of_the_subscribers_own_are_left_alone(mut bench: Bench,
         Target::Mariadb(..) => {
             ("VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "guitong_version VARBINARY(40), guitong_epoch BIGINT")
         }
-        Target::Sqlite(..) | Target::Files(_) => ("TEXT", "guitong_version BLOB, guitong_epoch INTEGER"),
+        Target::Sqlite(..) | Target::Files(_) | Target::Kafka(_) => ("TEXT", "guitong_version BLOB, guitong_epoch INTEGER"),
     };
     let text = if let Target::Mariadb(..) = target { "TEXT CHARACTER SET utf8mb4" } else { "TEXT" };
     let table = target.named("t");

@@ -18,7 +18,7 @@ use guitong_log::{
     AppendError, Batch, Bounds, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Placement, Record, Retention, Role, Span,
     StateChange, TopicPartition, TopicSpec,
 };
-use guitong_schemas::contract::{KafkaConfig, Secret};
+use guitong_schemas::contract::{KafkaCluster, KafkaConfig, Secret};
 use guitong_tests::log_conformance::LogUnderTest;
 use guitong_tests::servers::kafka::{Kafka, Options};
 use guitong_tests::servers::proxy::{END_TXN, Mode, PRODUCE, Proxy};
@@ -56,9 +56,14 @@ fn options(brokers: &str, exchange: &str, state: &Path) -> KafkaOptions {
     KafkaOptions {
         exchange: exchange.to_owned(),
         config: KafkaConfig {
-            brokers: vec![brokers.to_owned()],
-            replication_factor: 1,
-            properties: properties.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned()))).collect(),
+            cluster: KafkaCluster {
+                brokers: vec![brokers.to_owned()],
+                replication_factor: 1,
+                properties: properties
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())))
+                    .collect(),
+            },
             state_path: state.to_owned(),
         },
         roles: vec![Role::Connect],
@@ -216,7 +221,7 @@ impl Cluster {
     /// A node of the exchange `faults`, whose state lies in a folder of its name.
     fn node(&self, name: &str, brokers: &str, transaction_ms: u32) -> KafkaOptions {
         let mut options = options(brokers, "faults", &self.folder.path().join(name));
-        let mut set = |name: &str, value: String| options.config.properties.insert(name.to_owned(), Secret::new(value));
+        let mut set = |name: &str, value: String| options.config.cluster.properties.insert(name.to_owned(), Secret::new(value));
         set("session.timeout.ms", "1500".to_owned());
         set("transaction.timeout.ms", transaction_ms.to_string());
         options
@@ -352,7 +357,7 @@ async fn what_follows_a_lost_acknowledgement_is_written() {
     // The broker is not to give the transaction up by itself: that would bring a new epoch in any case.
     let cluster = Cluster::start_with(&[("transaction.abort.timed.out.transaction.cleanup.interval.ms", "60000")]).await;
     let mut options = cluster.node("a", &cluster.proxy.address().to_string(), u32::try_from(LIMIT.as_millis()).unwrap());
-    options.config.properties.insert("session.timeout.ms".to_owned(), Secret::new("20000".to_owned()));
+    options.config.cluster.properties.insert("session.timeout.ms".to_owned(), Secret::new("20000".to_owned()));
     let log = KafkaLog::open(options).await.unwrap();
     make_topic(&log).await;
     append_until(&log, 3, &watch::Sender::new(0)).await;
@@ -503,7 +508,7 @@ async fn a_password_is_proved_by_scram() {
             ("sasl.username", "exchange"),
             ("sasl.password", password),
         ] {
-            options.config.properties.insert(name.to_owned(), Secret::new(value.to_owned()));
+            options.config.cluster.properties.insert(name.to_owned(), Secret::new(value.to_owned()));
         }
         options
     };

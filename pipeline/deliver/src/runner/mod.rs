@@ -51,6 +51,7 @@ pub use self::redeliver::{Redelivered, Since};
 use self::verify::Verifier;
 pub use self::verify::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
 use crate::files::FileSink;
+use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{Outbox, OutboxFile, Puller};
@@ -153,6 +154,7 @@ impl Deliverer {
     /// that is none.
     pub fn new(delivery: Delivery) -> Result<Self, DeliverError> {
         let (subscription, pools) = (Arc::clone(&delivery.subscription), delivery.pools.clone());
+        let registry = Arc::clone(&delivery.registry);
         let outbox = OutboxFile::path_of(&delivery.exchange).map(|path| pools.outbox(&path));
         let mut pulled = None;
         let made = Self::with_sink(delivery, |plan| match (&subscription.sink, outbox) {
@@ -161,7 +163,7 @@ impl Deliverer {
                 pulled = Some((Arc::clone(&file), Arc::new(Layout::new(&outbox.rows(), quote, &plan))));
                 Ok(Box::new(SqliteSink::outbox(Arc::clone(&file.writer), outbox, plan)))
             }
-            _ => make_sink(&subscription.sink, &pools, plan),
+            _ => make_sink(&subscription.sink, &pools, &registry, plan),
         });
         let mut deliverer = made?;
         deliverer.puller = pulled.map(|(file, layout)| {
@@ -537,9 +539,15 @@ impl Deliverer {
     }
 }
 
-fn make_sink(config: &SinkConfig, pools: &Pools, plan: SinkPlan) -> Result<Box<dyn Sink>, SinkError> {
+fn make_sink(
+    config: &SinkConfig,
+    pools: &Pools,
+    registry: &Arc<dyn SchemaRegistry>,
+    plan: SinkPlan,
+) -> Result<Box<dyn Sink>, SinkError> {
     Ok(match config {
         SinkConfig::Webhook(webhook) => Box::new(WebhookSink::new(pools, webhook, plan)?),
+        SinkConfig::Kafka(topic) => Box::new(KafkaSink::new(pools, topic, registry, plan)?),
         SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(pools, url, table, plan)?),
         SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
         SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),

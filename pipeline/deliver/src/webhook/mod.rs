@@ -12,10 +12,9 @@
 mod address;
 mod breaker;
 mod endpoints;
-mod event;
+mod message;
 mod post;
 mod sign;
-mod stand;
 
 use std::collections::HashSet;
 
@@ -23,20 +22,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use guitong_govern::{KeyForm, RowKey};
-use guitong_log::StateChange;
+use guitong_govern::RowKey;
 use guitong_schemas::contract::Webhook;
 use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::standard::StandardValue;
 
 pub(crate) use self::endpoints::Endpoints;
-use self::event::{Event, Identity, Message, Origin, cells_of, key_of};
+use self::message::Message;
 use self::post::Endpoint;
-use self::stand::{Held, StandState, There};
+use crate::event::{Event, Identity, Origin, cells_of, key_names, key_of};
 use crate::hold::Hold;
 use crate::pools::Pools;
 use crate::sink::{Ack, Change, KEY, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, What};
+use crate::stand::{Held, Kept, Known, StandState, There};
 
+/// Rows that are taken away together.
+const PAGE: usize = 256;
 /// Events that are remembered as answered while others of their batch are not.
 const REMEMBERED: usize = 65_536;
 
@@ -52,7 +53,7 @@ pub struct WebhookSink {
     batch: usize,
     concurrency: usize,
     endpoint: Endpoint,
-    hold: Option<Hold>,
+    kept: Option<Kept>,
     stand: StandState,
     /// Ids of events that the endpoint has and the log does not know of.
     answered: HashSet<String>,
@@ -62,36 +63,22 @@ impl WebhookSink {
     /// # Errors
     /// [`SinkErrorKind::Shape`] for an address, a key or a file that is none.
     pub fn new(pools: &Pools, config: &Webhook, plan: SinkPlan) -> Result<Self, SinkError> {
-        let key = match &plan.key {
-            KeyForm::Hashed => vec![KEY.to_owned()],
-            KeyForm::Clear(places) => {
-                places.iter().filter_map(|&at| plan.columns.get(at)).map(|column| column.name.clone()).collect()
-            }
-        };
-        let resource = plan.topic.strip_prefix("std.").unwrap_or(&plan.topic).to_owned();
-        let origin = Origin { subscription: plan.subscription.to_string(), resource, log: plan.log.to_string() };
         Ok(Self {
-            origin,
-            key,
+            origin: Origin::new(&plan),
+            key: key_names(&plan.key, &plan.columns),
             mode: config.mode,
             batch: if config.mode == Mode::Batch { config.batch } else { 1 },
             concurrency: config.concurrency,
             endpoint: Endpoint::new(config, pools.endpoints())?,
-            hold: None,
+            kept: None,
             stand: StandState::default(),
             answered: HashSet::new(),
             plan,
         })
     }
 
-    fn hold(&self) -> Result<Hold, SinkError> {
-        self.hold.clone().ok_or_else(|| SinkError::new(SinkErrorKind::Fenced, "the subscription is not held"))
-    }
-
-    /// Whether a change at `version` is news to an endpoint that has `held`; a refill sends again what it has not met yet.
-    fn is_news(&self, held: &Held, version: &[u8]) -> bool {
-        let again = self.stand.sweep.is_some_and(|sweep| held.epoch < sweep) || held.there == There::Perhaps;
-        version > held.version.as_slice() || (again && version == held.version)
+    fn kept(&self) -> Result<Kept, SinkError> {
+        self.kept.clone().ok_or_else(|| SinkError::new(SinkErrorKind::Fenced, "the subscription is not held"))
     }
 
     /// Whether a replay sends the change at `version` again, which is the last one that the endpoint had of the row.
@@ -103,7 +90,7 @@ impl WebhookSink {
     fn event(&self, change: &Change<'_>, held: Option<&Held>) -> Option<Event> {
         let version = change.version.to_bytes();
         let replayed = held.is_some_and(|held| self.is_replayed(held, &version));
-        if held.is_some_and(|held| !replayed && !self.is_news(held, &version)) {
+        if held.is_some_and(|held| !replayed && !held.is_news(&version, self.stand.sweep)) {
             return None;
         }
         let row = change.key();
@@ -149,10 +136,10 @@ impl WebhookSink {
 
     /// Deletes at the endpoint, and forgets, every row for which `gone` holds.
     async fn take_away(&mut self, gone: impl Fn(&Held) -> bool + Send + Sync, names: &[String]) -> Result<u64, SinkError> {
-        let hold = self.hold()?;
+        let kept = self.kept()?;
         let (mut after, mut taken) = (None, 0);
         loop {
-            let page = stand::page(&hold, after.as_deref()).await?;
+            let page = kept.page(after.as_deref(), PAGE).await?;
             let Some((last, _)) = page.last() else { return Ok(taken) };
             after = Some(last.to_vec());
             let (mut events, mut changes) = (Vec::new(), Vec::new());
@@ -162,12 +149,12 @@ impl WebhookSink {
                     let identity = Identity { origin, generation, row: &row, version: &held.version, deleted: true };
                     events.push(Event::deletion(identity, key_of(&row_key(&row, names), names), None));
                 }
-                changes.push(stand::forgotten(row));
+                changes.push((row, None));
             }
             taken += events.len() as u64;
             self.send(&events).await?;
             if !changes.is_empty() {
-                stand::note(&hold, changes).await?;
+                kept.note(changes).await?;
             }
             self.settled(&events);
         }
@@ -223,15 +210,15 @@ fn row_key<'r>(id: &'r [u8], names: &[String]) -> RowKey<'r> {
 #[async_trait]
 impl Sink for WebhookSink {
     fn keep_in(&mut self, hold: &Hold) {
-        self.hold = Some(hold.clone());
+        self.kept = Some(Kept::new(hold, "webhook", "webhook-held"));
     }
 
     async fn open(&mut self) -> Result<Stand, SinkError> {
-        let hold = self.hold()?;
+        let kept = self.kept()?;
         if self.answered.len() > REMEMBERED {
             self.answered.clear();
         }
-        let mut stand = stand::read(&hold).await?.unwrap_or_default();
+        let mut stand: StandState = kept.read().await?.unwrap_or_default();
         stand.epoch += 1;
         let grant = hex::encode(self.plan.grant);
         if stand.grant != grant || stand.log != self.origin.log || stand.topic != *self.plan.topic {
@@ -239,7 +226,7 @@ impl Sink for WebhookSink {
             stand.sweep = Some(stand.epoch);
             (stand.grant, stand.log, stand.topic) = (grant, self.origin.log.clone(), self.plan.topic.to_string());
         }
-        stand::commit(&hold, &stand, Vec::new()).await?;
+        kept.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         let (epoch, partitions) = (self.stand.epoch, self.stand.partitions());
         Ok(Stand { epoch, partitions, refilling: self.stand.sweep.is_some(), entries: self.stand.entries.clone() })
@@ -256,7 +243,7 @@ impl Sink for WebhookSink {
         stand.generation += 1;
         (stand.sweep, stand.replay) = (Some(stand.epoch), None);
         stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
-        stand::commit(&self.hold()?, &stand, Vec::new()).await?;
+        self.kept()?.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         Ok(())
     }
@@ -269,38 +256,37 @@ impl Sink for WebhookSink {
         let mut stand = self.stand.clone();
         stand.replay = Some(stand.epoch);
         stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
-        stand::commit(&self.hold()?, &stand, Vec::new()).await?;
+        self.kept()?.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         Ok(())
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let hold = self.hold()?;
+        let kept = self.kept()?;
         let stands_elsewhere = || {
             let detail = format!("subscription {} stands elsewhere", self.plan.subscription);
             SinkError::new(SinkErrorKind::Fenced, detail)
         };
         let mut next = self.stand.moved(batch.ranges).ok_or_else(stands_elsewhere)?;
         next.entries = batch.unlogged.iter().chain([batch.entry]).cloned().collect();
-        let rows = batch.changes.iter().map(|change| Bytes::copy_from_slice(&change.key().id)).collect();
-        let held = stand::held(&hold, rows).await?;
-        let (mut events, mut offers): (Vec<Event>, Vec<StateChange>) = (Vec::new(), Vec::new());
-        let mut changes: Vec<StateChange> = Vec::new();
-        for (change, held) in batch.changes.iter().zip(&held) {
+        let rows: Vec<_> = batch.changes.iter().map(|change| Bytes::copy_from_slice(&change.key().id)).collect();
+        let held = kept.held(&rows).await?;
+        let (mut events, mut offers, mut changes) = (Vec::<Event>::new(), Vec::<Known>::new(), Vec::<Known>::new());
+        for ((change, row), held) in batch.changes.iter().zip(&rows).zip(&held) {
             let Some(event) = self.event(change, held.as_ref()) else { continue };
-            let (row, version, epoch) = (&change.key().id, change.version.to_bytes(), self.stand.epoch);
+            let (version, epoch) = (change.version.to_bytes(), self.stand.epoch);
             let there = if event.deleted { There::Gone(batch.entry.at_us) } else { There::Yes };
             if !event.deleted && !held.as_ref().is_some_and(Held::may_be_there) {
-                offers.push(Held { version, epoch, there: There::Perhaps }.change(row));
+                offers.push((row.clone(), Some(Held { version, epoch, there: There::Perhaps })));
             }
-            changes.push(Held { version, epoch, there }.change(row));
+            changes.push((row.clone(), Some(Held { version, epoch, there })));
             events.push(event);
         }
         if !offers.is_empty() {
-            stand::note(&hold, offers).await?;
+            kept.note(offers).await?;
         }
         self.send(&events).await?;
-        stand::commit(&hold, &next, changes).await?;
+        kept.commit(&next, changes).await?;
         self.settled(&events);
         self.stand = next;
         Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
@@ -311,23 +297,12 @@ impl Sink for WebhookSink {
         let names = self.key.clone();
         let swept = self.take_away(|held| held.epoch < sweep && held.may_be_there(), &names).await?;
         let stand = StandState { sweep: None, ..self.stand.clone() };
-        stand::commit(&self.hold()?, &stand, Vec::new()).await?;
+        self.kept()?.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         Ok(swept)
     }
 
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
-        let hold = self.hold()?;
-        let mut after = None;
-        loop {
-            let page = stand::page(&hold, after.as_deref()).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.to_vec());
-            let old = page.into_iter().filter(|(_, held)| matches!(held.there, There::Gone(at) if at < before_us));
-            let old: Vec<_> = old.map(|(row, _)| stand::forgotten(row)).collect();
-            if !old.is_empty() {
-                stand::note(&hold, old).await?;
-            }
-        }
+        self.kept()?.forget(|held| held.was_gone(before_us)).await
     }
 }

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::address::{Allowed, NotAllowed};
 use super::breaker::Breaker;
 use super::endpoints::{Endpoints, Rules};
-use super::event::Message;
+use super::message::Message;
 use super::sign::Signer;
 use crate::sink::{SinkError, SinkErrorKind};
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use guitong_schemas::contract::KafkaConfig;
+use guitong_schemas::contract::KafkaCluster;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -22,15 +22,15 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(10);
 pub(crate) const SERVE: Duration = Duration::from_millis(100);
 const TRANSACTION: Duration = Duration::from_secs(10);
 
-const TLS_ADVICE: &str = "; under [log.properties] ssl.ca.location has to name the authority that signed the brokers' \
+const TLS_ADVICE: &str = "; in `properties`, ssl.ca.location has to name the authority that signed the brokers' \
     certificates, ssl.certificate.location and ssl.key.location our own where the brokers want one; `brokers` and \
     advertised.listeners have to name the hosts as their certificates do";
 
-/// How this exchange reaches its cluster.
+/// How a cluster is reached: the exchange's own, or a subscriber's.
 #[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) exchange: Arc<str>,
-    config: Arc<KafkaConfig>,
+    config: Arc<KafkaCluster>,
     pub(crate) trouble: Trouble,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(exchange: &str, config: KafkaConfig) -> Self {
+    pub(crate) fn new(exchange: &str, config: KafkaCluster) -> Self {
         Self { exchange: exchange.into(), config: Arc::new(config), trouble: Trouble::default() }
     }
 
@@ -92,6 +92,7 @@ impl Cluster {
     pub(crate) fn error(&self, error: &KafkaError) -> LogError {
         match error.rdkafka_error_code().or(admin_code(error)) {
             Some(code) if passes(code) => self.unavailable(error),
+            Some(code) if denies(code) => LogError::Denied { detail: self.trouble.explain(error.to_string()) },
             _ => LogError::Other(self.trouble.explain(error.to_string())),
         }
     }
@@ -139,6 +140,20 @@ pub(crate) fn passes(code: RDKafkaErrorCode) -> bool {
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::UnknownPartition
+    )
+}
+
+/// Whether it is the login or a right that is refused.
+fn denies(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
     )
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::changelog::{self, Change};
 use super::client::{Cluster, SERVE, spawn};
 use super::group::Assignments;
-use super::producer::{Failed, Outgoing, Producer, slot_list};
+use super::producer::{Failed, Outgoing, Producer, Refused, slot_list};
 use super::store::{SlotChanges, Store};
 use crate::contract::{AppendError, Headers, LogError, NewRecord, OwnerId, TopicPartition};
 use crate::metrics::Metrics;
@@ -315,7 +315,9 @@ impl Committer {
         let kept = &mut self.lanes[lane];
         let producer = match kept.take() {
             Some(producer) => producer,
-            None => Producer::new(&self.cluster, &format!("{}.{lane}", self.transactional_id))?,
+            None => {
+                Producer::new(&self.cluster, &format!("{}.{lane}", self.transactional_id)).map_err(|refused| refused.error)?
+            }
         };
         Ok(kept.insert(producer))
     }
@@ -380,8 +382,8 @@ impl Committer {
                     self.fence(batches);
                     return None;
                 }
-                Failed::Refused(error) if batches.len() > 1 && !error.is_transient() => return Some(batches),
-                Failed::Refused(error) => {
+                Failed::Refused(Refused { error, .. }) if batches.len() > 1 && !error.is_transient() => return Some(batches),
+                Failed::Refused(Refused { error, .. }) => {
                     let text = error.to_string();
                     let transient = error.is_transient();
                     let mut first = Some(error);
@@ -437,12 +439,13 @@ impl Committer {
         metadata: &rdkafka::consumer::ConsumerGroupMetadata,
     ) -> Result<Vec<(TopicPartition, u64)>, Failed> {
         let slots: BTreeSet<u32> = batches.iter().map(|batch| batch.ticket.slot).collect();
-        let slots = slot_list(&self.topic, slots.into_iter()).map_err(|error| Failed::Refused(self.cluster.error(&error)))?;
+        let slots =
+            slot_list(&self.topic, slots.into_iter()).map_err(|error| Failed::Refused(self.cluster.error(&error).into()))?;
         let timer = self.metrics.commit_seconds.start_timer();
         let topic = Arc::clone(&self.topic);
-        let producer = self.producer(lane).map_err(Failed::Refused)?;
+        let producer = self.producer(lane).map_err(|error| Failed::Refused(error.into()))?;
         let records = batches.iter().flat_map(|batch| batch.records.iter().map(outgoing).chain(changes(&topic, batch)));
-        let ends = producer.transact(records, &slots, metadata)?;
+        let ends = producer.transact(records, Some((&slots, metadata)))?;
         timer.observe_duration();
         self.metrics.transactions.inc();
         Ok(ends)

@@ -6,6 +6,8 @@
 //!   nodes ([`group`]). A node keeps a local copy of the slots it holds ([`store`]).
 //! - Every role of a node has one committer; the batches that wait share a transaction ([`committer`], [`producer`]).
 //!
+//! What subscribers get on their own topics is no part of the log ([`outlet`]).
+//!
 //! **Opening** an owner waits until its slot is held, ends older holders in this process, notes the end of the slot's partition,
 //! uncommitted records counted, and reads committed records up to there: a transaction of the slot's former holder that passed
 //! the brokers' fencing before the slot changed hands lies before that end, and holds the read back until it is committed or aborted.
@@ -15,6 +17,7 @@ mod client;
 mod committer;
 mod group;
 mod native;
+mod outlet;
 mod owned;
 mod producer;
 mod reader;
@@ -37,6 +40,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use self::client::{Cluster, REQUEST, blocking};
 use self::committer::{Command, Commands, Committer, Ends, Ticket};
 use self::group::{Assignments, Member};
+pub use self::outlet::{Outlet, OutletError, OutletRecord, Outlets, Pages};
 use self::owned::KafkaOwned;
 use self::reader::{From, Readers};
 use self::store::{SlotChanges, Store};
@@ -123,7 +127,7 @@ impl KafkaLog {
     }
 
     async fn connect(options: &KafkaOptions) -> Result<Self, LogError> {
-        let cluster = Cluster::new(&options.exchange, options.config.clone());
+        let cluster = Cluster::new(&options.exchange, options.config.cluster.clone());
         let topics = Arc::new(Topics::new(cluster.clone())?);
         let readers = Arc::new(Readers::new(cluster.clone(), Arc::clone(&topics)));
         let limit = options.patience.clamp(Duration::from_secs(1), REQUEST);

@@ -1,8 +1,9 @@
 //! A transactional producer: one transaction at a time, begun only when everything it is to hold is there.
 //!
-//! The order is what fencing rests on: records first, all of them acknowledged; then the group's metadata, which the brokers
+//! The order is what the log's fencing rests on: records first, all of them acknowledged; then the group's metadata, which the brokers
 //! refuse if its generation is over; then the commit. What passes the fencing is therefore in the log before its slot can change
-//! hands, and a new holder sees it by the end of the slot's partition.
+//! hands, and a new holder sees it by the end of the slot's partition. Where no group is, a producer is fenced by the next one with
+//! its transactional id.
 //!
 //! Up to the commit request nothing of a transaction that fails is ever seen. After it was sent librdkafka repeats it by itself, and no
 //! later error tells whether an earlier try got through: then the outcome is not known.
@@ -39,10 +40,27 @@ pub(crate) enum Failed {
     /// The group's generation is over. Nothing was written.
     Fenced,
     /// Nothing was written.
-    Refused(LogError),
+    Refused(Refused),
     /// Written or not. The producer is of no more use.
     Unknown(LogError),
 }
+
+/// Why nothing was written.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: LogError,
+    /// What the brokers or librdkafka called it.
+    pub(crate) code: Option<RDKafkaErrorCode>,
+}
+
+impl From<LogError> for Refused {
+    fn from(error: LogError) -> Self {
+        Self { error, code: None }
+    }
+}
+
+/// The group that a transaction is fenced by: the slots of it that it is about, and the metadata of its generation.
+pub(crate) type Generation<'a> = (&'a TopicPartitionList, &'a ConsumerGroupMetadata);
 
 /// Offset after the last record that the transaction wrote to each partition.
 pub(crate) type Ends = Vec<(TopicPartition, u64)>;
@@ -63,7 +81,7 @@ impl fmt::Debug for Producer {
 
 impl Producer {
     /// Ends whatever an earlier producer with this id left open, and blocks until that is done.
-    pub(crate) fn new(cluster: &Cluster, transactional_id: &str) -> Result<Self, LogError> {
+    pub(crate) fn new(cluster: &Cluster, transactional_id: &str) -> Result<Self, Refused> {
         let limit = cluster.transaction_limit();
         let config = cluster.client(&[
             ("enable.idempotence", "true"),
@@ -77,28 +95,28 @@ impl Producer {
             ("queue.buffering.max.kbytes", "32768"),
             ("queue.buffering.max.messages", "100000"),
         ]);
-        let sender = Sender::new(&config, cluster.context()).map_err(|error| cluster.error(&error))?;
+        let refused = |error: KafkaError| Refused { error: cluster.error(&error), code: error.rdkafka_error_code() };
+        let sender = Sender::new(&config, cluster.context()).map_err(refused)?;
         let mut made = Self { sender, underway: Underway::default(), cluster: cluster.clone(), clean: true };
         let ready = made.sender.producer().init_transactions(limit);
         // What went wrong on the way is told by events.
         made.serve();
-        ready.map_err(|error| cluster.error(&error))?;
+        ready.map_err(refused)?;
         Ok(made)
     }
 
-    /// Writes `records` in one transaction that also commits `slots` of the group; blocks until it ended.
+    /// Writes `records` in one transaction, which is one of the group's generation where there is a group; blocks until it ended.
     pub(crate) fn transact<'a>(
         &mut self,
         records: impl Iterator<Item = Outgoing<'a>>,
-        slots: &TopicPartitionList,
-        metadata: &ConsumerGroupMetadata,
+        generation: Option<Generation<'_>>,
     ) -> Result<Ends, Failed> {
         let deadline = Instant::now() + self.cluster.transaction_limit();
         self.serve();
         self.underway = Underway::default();
         self.sender.producer().begin_transaction().map_err(|error| self.refused(&error))?;
         let written = self.write(records, deadline);
-        match written.and_then(|()| self.fence(slots, metadata, deadline)) {
+        match written.and_then(|()| generation.map_or(Ok(()), |generation| self.fence(generation, deadline))) {
             Ok(()) => self.commit(deadline).map(|()| self.underway.ends()),
             Err(failed) => {
                 self.abort();
@@ -144,7 +162,7 @@ impl Producer {
     }
 
     /// Makes the transaction one of the group's generation.
-    fn fence(&self, slots: &TopicPartitionList, metadata: &ConsumerGroupMetadata, deadline: Instant) -> Result<(), Failed> {
+    fn fence(&self, (slots, metadata): Generation<'_>, deadline: Instant) -> Result<(), Failed> {
         let left = deadline.saturating_duration_since(Instant::now());
         let fenced = self.sender.producer().send_offsets_to_transaction(slots, metadata, left);
         fenced.map_err(|error| match error.rdkafka_error_code() {
@@ -203,7 +221,8 @@ impl Producer {
     /// Where only this producer is at its end, the next one goes on.
     fn refused(&self, error: &KafkaError) -> Failed {
         use RDKafkaErrorCode as Code;
-        Failed::Refused(match error.rdkafka_error_code() {
+        let code = error.rdkafka_error_code();
+        let told = match code {
             Some(
                 Code::Fatal
                 | Code::Fenced
@@ -214,7 +233,9 @@ impl Producer {
                 | Code::InvalidTransactionalState,
             ) => self.cluster.unavailable(error),
             _ => self.cluster.error(error),
-        })
+        };
+        let fatal = self.sender.producer().client().fatal_error().map(|(code, _)| code);
+        Failed::Refused(Refused { error: told, code: fatal.or(code) })
     }
 }
 

@@ -21,6 +21,9 @@ const LEADERLESS: Duration = Duration::from_millis(20);
 /// Tombstones of offsets, positions and state stay this long; a local copy that was away for longer is made anew.
 pub(crate) const INTERNAL_TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Records of subscribers' topics that later ones replaced are gone after this long.
+const OUTLET_COMPACTED: Duration = Duration::from_secs(24 * 3600);
+
 /// The cluster's topics as this process knows them.
 pub(crate) struct Topics {
     cluster: Cluster,
@@ -101,6 +104,15 @@ impl Topics {
             return Err(LogError::Partitions { topic: Arc::clone(name), has, wanted });
         }
         self.configure(name, settings).await
+    }
+
+    /// Makes the topic where there is none, and leaves one that is there as it is: it may have been made anew by others. Its partitions.
+    pub(crate) async fn make(&self, name: &Arc<str>, wanted: u32, settings: &[(&str, String)]) -> Result<u32, LogError> {
+        self.counts().remove(name);
+        match self.partitions(name).await? {
+            Some(has) => Ok(has),
+            None => self.create(name, wanted, settings).await.map(|()| wanted),
+        }
     }
 
     async fn create(&self, name: &Arc<str>, wanted: u32, settings: &[(&str, String)]) -> Result<(), LogError> {
@@ -303,6 +315,17 @@ pub(crate) fn slot_settings() -> Vec<(&'static str, String)> {
         ("delete.retention.ms", INTERNAL_TOMBSTONES.as_millis().to_string()),
         // The newest segment is not compacted; positions change with every commit, so it must not grow long.
         ("segment.bytes", (64 << 20).to_string()),
+    ]
+}
+
+/// Settings of a subscriber's topic that the exchange makes.
+pub(crate) fn outlet_settings() -> Vec<(&'static str, String)> {
+    vec![
+        ("max.message.bytes", MAX_MESSAGE.to_string()),
+        ("cleanup.policy", "compact".to_owned()),
+        ("delete.retention.ms", INTERNAL_TOMBSTONES.as_millis().to_string()),
+        // What a narrower grant takes away has left the disk by then.
+        ("max.compaction.lag.ms", OUTLET_COMPACTED.as_millis().to_string()),
     ]
 }
 

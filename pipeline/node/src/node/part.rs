@@ -434,5 +434,6 @@ fn sink(subscription: &Subscription) -> String {
         SinkConfig::Files(_) => "files".to_owned(),
         SinkConfig::Pull { .. } => "pull".to_owned(),
         SinkConfig::Webhook(_) => "webhook".to_owned(),
+        SinkConfig::Kafka(_) => "kafka".to_owned(),
     }
 }

@@ -9,11 +9,11 @@ use guitong_schemas::avro::frame;
 use guitong_schemas::contract::Resource;
 use guitong_schemas::contract::mapping::{FieldMapping, ValueSource};
 use guitong_schemas::contract::resource::Place;
-use guitong_schemas::standard::{FieldKind, Standard, Zone};
+use guitong_schemas::standard::{FieldKind, Standard, Zone, shortest};
 use guitong_schemas::table::ColumnType;
 use proptest::prelude::*;
 
-use super::encode::{encode_nested, shortest};
+use super::encode::encode_nested;
 use super::*;
 use crate::fixtures::{ABSENT, NOW_US, Source, resource, uscc};
 

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 78] = [
+const OPEN: [&str; 80] = [
     "after",
     "allow",
     "allow_remote",
@@ -55,6 +55,7 @@ const OPEN: [&str; 78] = [
     "open_end",
     "origin",
     "other",
+    "partitions",
     "path",
     "poll",
     "prefix",
@@ -80,6 +81,7 @@ const OPEN: [&str; 78] = [
     "timely",
     "timeout",
     "title",
+    "topic",
     "trace_days",
     "type",
     "unit",

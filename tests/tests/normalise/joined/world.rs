@@ -16,7 +16,7 @@ use guitong_normalise::{Metrics, NormaliseContext, Normaliser, NormaliserStatus,
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::avro::{DecodePlan, EventForm, Value, frame};
 use guitong_schemas::change::{Before, Change, Operation, Origin, Place, RowBuilder, SnapshotMark};
-use guitong_schemas::contract::{Directory, KafkaConfig, Name, Resource, Subscription, load};
+use guitong_schemas::contract::{Directory, KafkaCluster, KafkaConfig, Name, Resource, Subscription, load};
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::Standard;
 use guitong_schemas::table::{Column, ColumnType, Table, TableName};
@@ -195,9 +195,7 @@ impl World {
     pub(crate) async fn on_kafka(head: &'static str, resource: &'static str) -> Self {
         let (home, broker) = (tempfile::tempdir().unwrap(), Kafka::start().await.unwrap());
         let config = KafkaConfig {
-            brokers: vec![broker.bootstrap()],
-            replication_factor: 1,
-            properties: BTreeMap::new(),
+            cluster: KafkaCluster { brokers: vec![broker.bootstrap()], replication_factor: 1, properties: BTreeMap::new() },
             state_path: home.path().join("state"),
         };
         let (roles, patience) = (vec![Role::Connect, Role::Normalise], Duration::from_secs(30));
