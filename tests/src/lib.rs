@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod layouts;
 pub mod log_conformance;
 pub mod receiver;
+pub mod schemas;
 mod seed;
 pub mod servers;
 

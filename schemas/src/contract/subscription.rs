@@ -455,10 +455,12 @@ fn claim_sink(root: &Section<'_>, name: &Name, sink: &SinkConfig, kept: &SinkTab
     }
 }
 
-/// Two clusters that have a broker in common are one.
+/// Two clusters that have a broker in common are one. The topic of stands is taken too.
 fn claim_topic(root: &Section<'_>, name: &Name, topic: &KafkaTopic, world: &World<'_>) {
     let mut sinks = world.sinks.borrow_mut();
-    let claims = topic.cluster.brokers.iter().map(|broker| (broker.to_lowercase(), topic.topic.clone()));
+    let names = [topic.topic.clone(), format!("{}{}", topic.topic, KafkaTopic::STAND)];
+    let of_broker = |broker: &String| names.clone().map(|name| (broker.to_lowercase(), name));
+    let claims = topic.cluster.brokers.iter().flat_map(of_broker);
     let taken: Vec<String> = claims.filter_map(|claim| sinks.insert(claim, name.to_string())).collect();
     if let (Some(other), Some(section)) = (taken.iter().find(|other| *other != name.as_str()), root.own_section("sink")) {
         let message = format!("topic {} is already written by subscription {other}", topic.topic);

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::files::FileSink;
 use guitong_deliver::kafka::KafkaSink;
@@ -19,7 +18,7 @@ use guitong_deliver::{
 use guitong_govern::Entitlement;
 use guitong_govern::audit::AuditEntry;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
-use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
+use guitong_log::registry::SchemaRegistry;
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, ReadBudget, Retention, Role, TopicPartition, TopicSpec};
 use guitong_schemas::avro::form::Names;
 use guitong_schemas::avro::{RecordEncoder, Value};
@@ -32,6 +31,7 @@ use guitong_schemas::contract::{
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
 use guitong_schemas::table::TableName;
+use guitong_tests::schemas::{EntitySchemas, KEY_SCHEMA, VALUE_SCHEMA};
 use guitong_tests::servers::mariadb::Mariadb;
 use guitong_tests::servers::postgres::Postgres;
 use jiff::tz::TimeZone;
@@ -46,32 +46,7 @@ use crate::faulty::{FaultySink, Script};
 use crate::topics::Topics;
 
 pub(crate) const PARTITIONS: u32 = 2;
-const VALUE_SCHEMA: u32 = 1;
-const KEY_SCHEMA: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The two schemas of the entity; nothing else is ever asked for.
-#[derive(Debug)]
-struct TwoSchemas(Arc<Entity>);
-
-#[async_trait]
-impl SchemaRegistry for TwoSchemas {
-    async fn register(&self, _: &str, _: &str) -> Result<u32, RegistryError> {
-        Err(RegistryError::Answer { code: 403, detail: "read only".into() })
-    }
-
-    async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError> {
-        match id {
-            VALUE_SCHEMA => Ok(self.0.schema_json.as_str().into()),
-            KEY_SCHEMA => Ok(self.0.key_schema_json.as_str().into()),
-            id => Err(RegistryError::NoSchema { id }),
-        }
-    }
-
-    async fn set_compatibility(&self, _: &str, _: Compatibility) -> Result<(), RegistryError> {
-        Ok(())
-    }
-}
 
 /// A version by its commit position.
 pub(crate) fn version(commit: u64) -> Version {
@@ -238,7 +213,7 @@ impl Bench {
             resource: Arc::new(self.resource.clone()),
             entity: Arc::clone(&self.entity),
             log: Arc::clone(&self.log) as Arc<dyn ExchangeLog>,
-            registry: Arc::new(TwoSchemas(Arc::clone(&self.entity))),
+            registry: Arc::new(EntitySchemas(Arc::clone(&self.entity))),
             pools: self.pools.clone(),
             metrics: self.metrics.clone(),
         }
@@ -428,7 +403,7 @@ impl Target {
             }
             SinkConfig::Files(files) => Box::new(FileSink::new(&bench.pools, files, plan)),
             SinkConfig::Kafka(topic) => {
-                let registry = Arc::new(TwoSchemas(Arc::clone(&bench.entity))) as Arc<dyn SchemaRegistry>;
+                let registry = Arc::new(EntitySchemas(Arc::clone(&bench.entity))) as Arc<dyn SchemaRegistry>;
                 let mut sink = KafkaSink::new(&bench.pools, topic, &registry, plan).unwrap();
                 let Self::Kafka(topics) = self else { panic!("no topics") };
                 sink.keep_in(&topics.hold(bench));

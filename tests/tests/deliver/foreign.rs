@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use guitong_deliver::{Phase, Word};
 use guitong_schemas::contract::{SinkTable, Subscription};
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 
-use crate::fixture::{Bench, Target, names};
+use crate::fixture::{Bench, Target};
 
 /// A table of the department's with a row that it put there itself.
 async fn register(target: &Target) {
@@ -131,29 +129,10 @@ pub(crate) async fn a_column_map_that_does_not_fit_is_told_at_start(mut bench: B
 }
 
 pub(crate) async fn crashes_double_nothing_in_a_departments_own_table(mut bench: Bench, target: &Target) {
-    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
     register(target).await;
     let subscription = mapped(&bench, target, &["uscc", "name"]);
-    let mut expected = names(&[("LOCAL", "theirs")]);
-    let mut commit = 0;
-    for _ in 0..12 {
-        let records = (0..random.random_range(20..200)).map(|_| {
-            commit += 1;
-            let key = format!("K{}", random.random_range(0..150));
-            if random.random_bool(0.2) {
-                expected.remove(&key);
-                bench.delete(&key, commit)
-            } else {
-                expected.insert(key.clone(), commit.to_string());
-                bench.named(&key, &commit.to_string(), commit)
-            }
-        });
-        let records: Vec<_> = records.collect();
-        bench.append(records).await;
-        let running = bench.start(&subscription);
-        tokio::time::sleep(std::time::Duration::from_micros(random.random_range(0..40_000))).await;
-        running.kill().await;
-    }
+    let (mut expected, _) = bench.crash(&subscription, 12, 20..200, 150, 40).await;
+    expected.insert("LOCAL".to_owned(), "theirs".to_owned());
     bench.deliver(&subscription).await;
     let held = rows(target).await.into_iter().map(|(key, [name, ..])| (key, name.unwrap()));
     assert_eq!(held.collect::<std::collections::HashMap<_, _>>(), expected);

@@ -272,29 +272,10 @@ async fn a_broker_that_crashes_goes_on_where_it_was() {
 /// Deliverers that are killed anywhere: who reads committed records sees each change once, and of a row never an older one later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_anywhere_double_nothing_for_who_reads_committed_records() {
-    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
     let topics = Topics::shared().await;
     let mut bench = Bench::new().await;
     let subscription = bench.subscription("credit", topics.config("t"), &["uscc", "name"]);
-    let (mut expected, mut commit) = (HashMap::new(), 0);
-    for _ in 0..12 {
-        let records = (0..random.random_range(5..60)).map(|_| {
-            commit += 1;
-            let key = format!("K{}", random.random_range(0..25));
-            if random.random_bool(0.2) {
-                expected.remove(&key);
-                bench.delete(&key, commit)
-            } else {
-                expected.insert(key.clone(), commit.to_string());
-                bench.named(&key, &commit.to_string(), commit)
-            }
-        });
-        let records: Vec<_> = records.collect();
-        bench.append(records).await;
-        let running = bench.start(&subscription);
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
-        running.kill().await;
-    }
+    let (expected, commit) = bench.crash(&subscription, 12, 5..60, 25, 400).await;
     bench.deliver(&subscription).await;
     assert_eq!(latest_names(&topics, "t").await, expected);
     assert_once_and_in_order(&topics.records("t").await);

@@ -365,6 +365,21 @@ pub(crate) async fn a_column_of_another_type_waits_where_it_is_told_to(mut bench
     assert_eq!(target.count("t_history").await, 1);
 }
 
+pub(crate) async fn a_column_that_comes_back_is_of_the_type_that_it_has_then(mut bench: Bench, target: &Target) {
+    let of = |fields: &[&str]| Subscription { table: HISTORY, ..bench.subscription("credit", target.config("t"), fields) };
+    let (dated, bare) = (of(&["uscc", "established"]), of(&["uscc"]));
+    let mut masked = dated.clone();
+    masked.masks.insert("established".into(), Mask::Hash);
+    bench.append(vec![bench.upsert("A", &[("established", Value::Int(17_431))], 1)]).await;
+    let held = async || target.rows("uscc, established", "t").await["A"][0].clone();
+    for (granted, length) in
+        [(&dated, Some(10)), (&bare, None), (&masked, Some(32)), (&bare, None), (&bare, None), (&dated, Some(10))]
+    {
+        bench.deliver(granted).await;
+        assert_eq!(held().await.map(|text| text.len()), length);
+    }
+}
+
 pub(crate) async fn what_is_kept_is_not_taken_for_what_is_granted(mut bench: Bench, target: &Target) {
     let subscription = kept(&bench, target, keeping(Deletes::Soft, true));
     bench.append(vec![named(&bench, "A", "甲", 1), named(&bench, "B", "乙", 2), named(&bench, "C", "丙", 3)]).await;

@@ -6,6 +6,7 @@
 mod audit;
 mod commands;
 mod contract;
+mod crashes;
 mod dropped;
 mod faults;
 mod faulty;
@@ -107,6 +108,7 @@ tables:
     a_narrower_grant_rewrites_the_history
     a_table_of_the_historys_name_is_left_alone
     a_column_of_another_type_waits_where_it_is_told_to
+    a_column_that_comes_back_is_of_the_type_that_it_has_then
     what_is_kept_is_not_taken_for_what_is_granted
     a_departments_own_table_gets_its_columns_and_no_other
     a_narrower_grant_takes_from_a_departments_own_table

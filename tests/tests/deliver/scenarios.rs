@@ -24,10 +24,11 @@ pub(crate) use crate::foreign::{
 };
 pub(crate) use crate::kept::{
     a_changed_grant_clears_rows_that_are_gone, a_column_of_another_type_waits_where_it_is_told_to,
-    a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant, a_history_holds_every_version_once_and_in_order,
-    a_narrower_grant_rewrites_the_history, a_row_that_leaves_the_grant_leaves_its_key_alone,
-    a_table_of_the_historys_name_is_left_alone, random_faults_double_no_version, soft_deletes_keep_what_was_granted_to_the_last,
-    soft_deletes_need_columns_that_may_be_null, what_is_kept_is_not_taken_for_what_is_granted,
+    a_column_that_comes_back_is_of_the_type_that_it_has_then, a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant,
+    a_history_holds_every_version_once_and_in_order, a_narrower_grant_rewrites_the_history,
+    a_row_that_leaves_the_grant_leaves_its_key_alone, a_table_of_the_historys_name_is_left_alone,
+    random_faults_double_no_version, soft_deletes_keep_what_was_granted_to_the_last, soft_deletes_need_columns_that_may_be_null,
+    what_is_kept_is_not_taken_for_what_is_granted,
 };
 pub(crate) use crate::replay::{a_replay_doubles_nothing_and_obeys_what_is_granted_now, a_replay_goes_on_after_a_crash};
 pub(crate) use crate::verify::{
@@ -100,29 +101,8 @@ pub(crate) async fn a_delete_leaves_no_trace_with_those_who_never_held_the_row(m
 }
 
 pub(crate) async fn crashes_anywhere_neither_lose_nor_double(mut bench: Bench, target: &Target) {
-    let seed = guitong_tests::seed();
-    let mut random = StdRng::seed_from_u64(seed);
     let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    let mut expected = HashMap::new();
-    let mut commit = 0;
-    for _ in 0..25 {
-        let records = (0..random.random_range(50..400)).map(|_| {
-            commit += 1;
-            let key = format!("K{}", random.random_range(0..300));
-            if random.random_bool(0.2) {
-                expected.remove(&key);
-                bench.delete(&key, commit)
-            } else {
-                expected.insert(key.clone(), commit.to_string());
-                bench.named(&key, &commit.to_string(), commit)
-            }
-        });
-        let records: Vec<_> = records.collect();
-        bench.append(records).await;
-        let running = bench.start(&subscription);
-        tokio::time::sleep(std::time::Duration::from_micros(random.random_range(0..40_000))).await;
-        running.kill().await;
-    }
+    let (expected, commit) = bench.crash(&subscription, 25, 50..400, 300, 40).await;
     bench.deliver(&subscription).await;
     assert_eq!(target.names("t").await, expected);
     assert_each_batch_once(&bench, commit).await;

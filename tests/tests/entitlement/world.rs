@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_deliver::{
     AUDIT_TOPIC, DeliverError, DeliverStatus, Deliverer, DelivererHandle, Delivery, Metrics, PARKED_TOPIC, Phase, Pools,
 };
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
-use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{Batch, ExchangeLog, NewRecord, OwnedLog, OwnerId, Retention, Role, TopicPartition, TopicSpec};
 use guitong_schemas::avro::RecordEncoder;
 use guitong_schemas::avro::form::Names;
@@ -20,6 +18,7 @@ use guitong_schemas::contract::{Budgets, Exchange, LogConfig, Name, Quality, Res
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::{Entity, Standard};
 use guitong_schemas::table::TableName;
+use guitong_tests::schemas::{EntitySchemas, KEY_SCHEMA, VALUE_SCHEMA};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rand::rngs::StdRng;
@@ -37,33 +36,9 @@ use crate::policy::{Given, Policy};
 
 const TOPIC: &str = "std.shared";
 const PARTITIONS: u32 = 2;
-const VALUE_SCHEMA: u32 = 1;
-const KEY_SCHEMA: u32 = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of one read: a round's history takes several batches, and a refill many.
 const BATCH_BYTES: usize = 6_000;
-
-#[derive(Debug)]
-struct TwoSchemas(Arc<Entity>);
-
-#[async_trait]
-impl SchemaRegistry for TwoSchemas {
-    async fn register(&self, _: &str, _: &str) -> Result<u32, RegistryError> {
-        Err(RegistryError::Answer { code: 403, detail: "read only".into() })
-    }
-
-    async fn schema(&self, id: u32) -> Result<Arc<str>, RegistryError> {
-        match id {
-            VALUE_SCHEMA => Ok(self.0.schema_json.as_str().into()),
-            KEY_SCHEMA => Ok(self.0.key_schema_json.as_str().into()),
-            id => Err(RegistryError::NoSchema { id }),
-        }
-    }
-
-    async fn set_compatibility(&self, _: &str, _: Compatibility) -> Result<(), RegistryError> {
-        Ok(())
-    }
-}
 
 /// What came of a row.
 pub(crate) enum Event {
@@ -332,7 +307,7 @@ impl World {
             resource: Arc::new(resource(self.model.entity, subscriber.policy.sharing())),
             entity: Arc::clone(&self.entity),
             log: Arc::clone(&self.log) as Arc<dyn ExchangeLog>,
-            registry: Arc::new(TwoSchemas(Arc::clone(&self.entity))),
+            registry: Arc::new(EntitySchemas(Arc::clone(&self.entity))),
             pools: self.pools.clone(),
             metrics: self.metrics.clone(),
         };

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 
 use super::batch::decide;
 use super::fault::Fault;
-use super::hand::Hand;
 use super::handle::{Cell, CommandError, Made, ReplayReport, Request, Shown};
 use super::orders::{self, Order};
 use super::parked::{End, Parked, Place, Word};
@@ -130,20 +129,9 @@ impl Deliverer {
 
     /// Hands records to the sink again, all or none; why they are refused, where they are.
     pub(super) async fn again(&mut self, session: &mut Session, records: &[Record]) -> Result<Option<String>, Fault> {
-        self.schemas.prepare(records).await.map_err(Fault::Registry)?;
-        let items = decide(&self.entitlement, &self.schemas, records, true, Timestamp::now()).map_err(Fault::Stopped)?;
-        let mut hand = Hand {
-            name: &self.name,
-            topic: &self.topic,
-            resource: self.resource.name.as_str(),
-            grant: &self.grant,
-            revision: &self.revision,
-            log: &*self.log,
-            sink: self.sink.as_mut(),
-            metrics: &self.metrics,
-            status: &self.status,
-            session,
-        };
+        let (mut hand, entitlement, schemas) = self.hand(session);
+        schemas.prepare(records).await.map_err(Fault::Registry)?;
+        let items = decide(entitlement, schemas, records, true, Timestamp::now()).map_err(Fault::Stopped)?;
         hand.again(&items).await
     }
 

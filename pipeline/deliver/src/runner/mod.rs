@@ -461,12 +461,25 @@ impl Deliverer {
     }
 
     async fn deliver(&mut self, session: &mut Session, read: &ReadBatch, next: &[(u32, u64)]) -> Result<(), Fault> {
-        self.schemas.prepare(&read.records).await.map_err(Fault::Registry)?;
         // Of what is far behind the log may have dropped the record that a later one repeats.
         let repeats = self.unchanged || !session.caught_up;
-        let decided = decide(&self.entitlement, &self.schemas, &read.records, repeats, Timestamp::now());
-        let mut items = decided.map_err(Fault::Stopped)?;
-        let mut hand = Hand {
+        let (mut hand, entitlement, schemas) = self.hand(session);
+        schemas.prepare(&read.records).await.map_err(Fault::Registry)?;
+        let mut items = decide(entitlement, schemas, &read.records, repeats, Timestamp::now()).map_err(Fault::Stopped)?;
+        hand.over(&mut items, next).await?;
+        let newest_us = items.iter().map(|item| item.source_us).max();
+        let bytes = read
+            .records
+            .iter()
+            .map(|record| record.key.as_ref().map_or(0, |key| key.len()) + record.value.as_ref().map_or(0, |value| value.len()));
+        self.metrics.bytes.inc_by(bytes.sum::<usize>() as u64);
+        self.newest_us = newest_us.or(self.newest_us);
+        Ok(())
+    }
+
+    /// What hands records over under this hold, and what decides on them.
+    fn hand<'h>(&'h mut self, session: &'h mut Session) -> (Hand<'h>, &'h Entitlement, &'h mut Schemas) {
+        let hand = Hand {
             name: &self.name,
             topic: &self.topic,
             resource: self.resource.name.as_str(),
@@ -478,14 +491,7 @@ impl Deliverer {
             status: &self.status,
             session,
         };
-        hand.over(&mut items, next).await?;
-        let bytes = read
-            .records
-            .iter()
-            .map(|record| record.key.as_ref().map_or(0, |key| key.len()) + record.value.as_ref().map_or(0, |value| value.len()));
-        self.metrics.bytes.inc_by(bytes.sum::<usize>() as u64);
-        self.newest_us = items.iter().map(|item| item.source_us).max().or(self.newest_us);
-        Ok(())
+        (hand, &self.entitlement, &mut self.schemas)
     }
 
     fn at(&self, partition: u32) -> TopicPartition {

@@ -3,7 +3,6 @@
 use guitong_govern::Standing;
 use jiff::Timestamp;
 
-use super::hand::Hand;
 use super::handle::CommandError;
 use super::parked::Place;
 use super::{Deliverer, Fault, Session};
@@ -70,18 +69,6 @@ impl Deliverer {
     }
 
     async fn remove(&mut self, session: &mut Session, rows: &[HeldRow]) -> Result<(), Fault> {
-        let mut hand = Hand {
-            name: &self.name,
-            topic: &self.topic,
-            resource: self.resource.name.as_str(),
-            grant: &self.grant,
-            revision: &self.revision,
-            log: &*self.log,
-            sink: self.sink.as_mut(),
-            metrics: &self.metrics,
-            status: &self.status,
-            session,
-        };
-        hand.remove(rows).await
+        self.hand(session).0.remove(rows).await
     }
 }
