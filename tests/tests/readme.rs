@@ -23,12 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "raw.licensing.public.qy_jbxx";
 
 /// What a block has to print in the end, by a piece of the block.
-const PRINTS: [(&str, &[&str]); 6] = [
+const PRINTS: [(&str, &[&str]); 7] = [
     ("guitong init exchange", &["systems"]),
     ("system prepare", &["CREATE PUBLICATION"]),
     ("resource try", &["南宁甲有限公司", "Nothing was published."]),
     ("TABLE shared.enterprise", &["南宁甲有限公司", "柳州乙有限公司", "韦*"]),
     ("SELECT name, status", &["南宁甲有限公司 | 3", "uscc.check_digit"]),
+    ("subscription verify", &["no row is wrong", "credit-enterprise         whole"]),
     ("kcat", &["guitong-version"]),
 ];
 

@@ -164,6 +164,11 @@ async fn avro_rows_follow_the_grant() {
     assert_eq!(versions("key").await, 2);
     let after = topics.records("t").await;
     assert_eq!(after.len(), before + 2, "the row under its old key, and under its new one");
+    let newest = |is_gone: bool| {
+        let records = after.iter().filter(|record| record.value.is_none() == is_gone);
+        records.map(|record| record.timestamp_ms).max()
+    };
+    assert!(newest(true) <= newest(false), "what goes under its old key goes before anything comes under a new one");
     let config = RegistryConfig { url: registry.url(), user: None, password: None };
     for record in topics.latest("t").await.into_values() {
         let (id, _) = frame::read(record.key.as_ref().unwrap()).unwrap();
