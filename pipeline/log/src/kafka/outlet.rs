@@ -4,15 +4,19 @@
 //! brokers refuse the older one. Where delivery stands is a record of a small compacted topic beside it, written in the same transaction as
 //! the records that lead there; the last one counts. So whoever reads committed records sees each change once, and a new holder reads, after
 //! it fenced the older one, exactly what that one wrote.
+//!
+//! A call that is dropped goes on at the brokers. The next one waits for its end: a producer that was asked for and given up would else
+//! fence the one that took its place.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guitong_schemas::contract::{KafkaCluster, KafkaTopic};
 use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
+use tokio::sync::Mutex;
 
 use super::client::{Cluster, REQUEST, spawn};
 use super::producer::{Failed, Outgoing, Producer, Refused};
@@ -42,8 +46,9 @@ pub struct Outlet {
     topic: Arc<str>,
     stands: TopicPartition,
     partitions: u32,
-    /// None before the topic was taken over, and after a transaction that left it of no more use.
-    producer: Mutex<Option<Producer>>,
+    /// None before the topic was taken over, and after a transaction that left it of no more use. Locked by the thread that waits for
+    /// the brokers.
+    producer: Arc<Mutex<Option<Producer>>>,
 }
 
 /// A record of a subscriber's topic; its key decides its partition.
@@ -99,7 +104,7 @@ impl Outlets {
     #[must_use]
     pub fn outlet(&self, topic: &str) -> Outlet {
         let stands = TopicPartition::new(format!("{topic}{}", KafkaTopic::STAND), 0);
-        Outlet { of: self.clone(), topic: topic.into(), stands, partitions: 0, producer: Mutex::default() }
+        Outlet { of: self.clone(), topic: topic.into(), stands, partitions: 0, producer: Arc::default() }
     }
 
     /// The cluster's own id.
@@ -135,17 +140,15 @@ impl Outlet {
     /// # Errors
     /// Where the brokers do not answer, or do not let it.
     pub async fn take_over(&mut self) -> Result<(), OutletError> {
-        self.retire();
         let (cluster, id) = (self.of.cluster.clone(), Arc::clone(&self.topic));
-        let made = tokio::task::spawn_blocking(move || Producer::new(&cluster, &id)).await.map_err(given_up)?;
-        let producer = made.map_err(|refused| self.refused(refused))?;
-        *self.held() = Some(producer);
-        Ok(())
-    }
-
-    /// Whether it can be written to without being taken over.
-    pub fn is_held(&mut self) -> bool {
-        self.held().is_some()
+        let mut held = Arc::clone(&self.producer).lock_owned().await;
+        let replace = move || {
+            retire(held.take());
+            *held = Some(Producer::new(&cluster, &id)?);
+            Ok(())
+        };
+        let replaced = tokio::task::spawn_blocking(replace).await.map_err(given_up)?;
+        replaced.map_err(|refused| self.refused(refused))
     }
 
     /// Where delivery stands: what the last transaction says.
@@ -196,9 +199,10 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Fenced`] where it is not held; where the brokers refuse it.
     pub async fn write(&mut self, records: Vec<OutletRecord>, stand: Bytes) -> Result<Vec<(u32, u64)>, OutletError> {
-        let Some(mut producer) = self.held().take() else { return Err(OutletError::Fenced(Arc::clone(&self.topic))) };
+        let mut held = Arc::clone(&self.producer).lock_owned().await;
         let (topic, stands, partitions) = (Arc::clone(&self.topic), Arc::clone(&self.stands.topic), self.partitions);
         let transact = move || {
+            let producer = held.as_mut().ok_or(Failed::Fenced)?;
             let (no_headers, stand_key) = (Headers::new(), Bytes::from_static(STAND));
             let outgoing = records.iter().map(|OutletRecord { key, value, headers }| {
                 let partition = partition_for(key, partitions);
@@ -207,11 +211,12 @@ impl Outlet {
             let (key, value, headers) = (Some(&stand_key), Some(&stand), &no_headers);
             let stand = Outgoing { topic: &stands, partition: 0, key, value, headers, timestamp_ms: None };
             let done = producer.transact(outgoing.chain([stand]), None);
-            // One that is of no more use goes here, where it may take its time.
-            (Some(producer).filter(Producer::is_usable), done)
+            if !producer.is_usable() {
+                retire(held.take());
+            }
+            done
         };
-        let (producer, done) = tokio::task::spawn_blocking(transact).await.map_err(given_up)?;
-        *self.held() = producer;
+        let done = tokio::task::spawn_blocking(transact).await.map_err(given_up)?;
         let ends = done.map_err(|failed| match failed {
             Failed::Fenced => OutletError::Fenced(Arc::clone(&self.topic)),
             Failed::Refused(refused) => self.refused(refused),
@@ -222,19 +227,11 @@ impl Outlet {
 
     /// Handles what the producer tells of itself; that is not to pile up.
     pub fn serve(&mut self) {
-        if let Some(producer) = self.held() {
+        // One that a call holds serves itself.
+        if let Ok(mut held) = self.producer.try_lock()
+            && let Some(producer) = held.as_mut()
+        {
             producer.serve();
-        }
-    }
-
-    fn held(&mut self) -> &mut Option<Producer> {
-        self.producer.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn retire(&mut self) {
-        // Closing its connections takes a moment. Without a thread it does so here.
-        if let Some(producer) = self.held().take() {
-            let _ = spawn("kafka-close", move || drop(producer));
         }
     }
 
@@ -255,7 +252,17 @@ impl Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.retire();
+        // Where a call that was dropped holds it, its thread drops it last.
+        if let Ok(mut held) = self.producer.try_lock() {
+            retire(held.take());
+        }
+    }
+}
+
+/// Closing its connections takes a moment; where no thread can be had it does so here.
+fn retire(producer: Option<Producer>) {
+    if let Some(producer) = producer {
+        let _ = spawn("kafka-close", move || drop(producer));
     }
 }
 
