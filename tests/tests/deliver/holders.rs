@@ -22,6 +22,24 @@ const NEVER: &str = "NEVER";
 /// What of the subscriber's database a backup has.
 const TABLES: [&str; 4] = ["t", "guitong_subscriptions", "guitong_offsets", "guitong_deleted"];
 
+impl Bench {
+    /// What is noted of the rows of the subscription `credit`.
+    pub(crate) async fn notes(&self) -> Vec<StateChange> {
+        let owned = self.log.open(&OwnerId::new(Role::Deliver, "credit")).await.unwrap();
+        let mut notes = Vec::new();
+        for map in ["sql", "sql-held", "sql-gone"] {
+            let noted = owned.scan(map, b"", None, 100_000).await.unwrap();
+            notes.extend(noted.into_iter().map(|(key, value)| StateChange { map: map.into(), key, value: Some(value) }));
+        }
+        notes
+    }
+
+    pub(crate) async fn note(&self, state: Vec<StateChange>) {
+        let mut owned = self.log.open(&OwnerId::new(Role::Deliver, "credit")).await.unwrap();
+        owned.append(Batch { state, ..Batch::default() }).await.unwrap();
+    }
+}
+
 /// One subscription whose server is listened to.
 struct World<'w> {
     bench: &'w mut Bench,
@@ -82,7 +100,8 @@ impl<'w> World<'w> {
         self.bench.caught_up(self.running.as_mut().unwrap()).await;
         let narrow = self.subscription.condition.as_deref() == Some(NARROW);
         let is_granted = |name: &str| name == "mine" || (name == "ours" && !narrow);
-        let granted = self.names.iter().filter_map(|(key, name)| Some((key.clone(), name.clone().filter(|name| is_granted(name))?)));
+        let granted =
+            self.names.iter().filter_map(|(key, name)| Some((key.clone(), name.clone().filter(|name| is_granted(name))?)));
         assert_eq!(self.target.names("t").await, granted.collect::<HashMap<_, _>>(), "{when}");
         self.assert_unheard(when).await;
     }
@@ -108,12 +127,8 @@ impl<'w> World<'w> {
 
     /// What is noted of the subscription's rows is gone.
     async fn lose_notes(&self) {
-        let mut owned = self.bench.log.open(&OwnerId::new(Role::Deliver, "credit")).await.unwrap();
-        for map in ["sql", "sql-held", "sql-gone"] {
-            let noted = owned.scan(map, b"", None, 100_000).await.unwrap();
-            let state = noted.into_iter().map(|(key, _)| StateChange { map: map.into(), key, value: None }).collect();
-            owned.append(Batch { state, ..Batch::default() }).await.unwrap();
-        }
+        let noted = self.bench.notes().await.into_iter();
+        self.bench.note(noted.map(|note| StateChange { value: None, ..note }).collect()).await;
     }
 
     async fn save(&self) {
