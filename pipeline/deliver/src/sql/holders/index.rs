@@ -10,8 +10,9 @@ use crate::hold::Hold;
 use crate::sink::SinkError;
 use crate::stand::{damaged, of_log, store};
 
-/// Rows that the subscriber has, or may have; values are empty.
+/// Rows that the subscriber has, or may have; of each its key alone, under the version of this format.
 const HELD: &str = "sql-held";
+const FORMAT: &[u8] = &[1];
 /// Rows that it had: since when not, microseconds since 1970-01-01T00:00Z, big endian.
 const GONE: &str = "sql-gone";
 /// Of what [`HELD`] and [`GONE`] are.
@@ -63,7 +64,7 @@ impl Index {
 
     /// Notes rows that are about to be sent, and rows that are gone since a moment; none is among both.
     pub(super) async fn note(&self, sent: &[Bytes], gone: impl Iterator<Item = (Bytes, i64)>) -> Result<(), SinkError> {
-        let mut state: Vec<_> = sent.iter().map(|row| change(HELD, row.clone(), Some(Bytes::new()))).collect();
+        let mut state: Vec<_> = sent.iter().map(|row| change(HELD, row.clone(), Some(Bytes::from_static(FORMAT)))).collect();
         for (row, since) in gone {
             state.push(change(HELD, row.clone(), None));
             state.push(change(GONE, row, Some(Bytes::copy_from_slice(&since.to_be_bytes()))));
