@@ -48,6 +48,12 @@ impl Index {
         self.found(HELD, rows.collect()).await
     }
 
+    /// A page of the rows that the subscriber may have, behind `after`; empty where there are no more.
+    pub(super) async fn page(&self, after: Option<&[u8]>) -> Result<Vec<Bytes>, SinkError> {
+        let page = self.0.lock().await.scan(HELD, b"", after, PAGE).await.map_err(of_log)?;
+        Ok(page.into_iter().map(|(row, _)| row).collect())
+    }
+
     /// Which of these rows it had and has no more.
     pub(super) async fn gone<'k>(&self, rows: Vec<&'k [u8]>) -> Result<HashSet<&'k [u8]>, SinkError> {
         self.found(GONE, rows).await

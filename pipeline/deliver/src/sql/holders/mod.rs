@@ -21,8 +21,8 @@
 //! that has the mark is as good as the database. Nothing is read back from the subscriber's table, whose texts its types and collations
 //! may have altered.
 //!
-//! **Cost.** An update of a row that was sent lately is found in a table of fingerprints of fixed size ([`known`]): no look-up and no
-//! write. Otherwise one look-up for the batch, and one commit in the log where rows are new or gone. Nothing else is kept in memory.
+//! **Cost.** An update of a row that was sent lately is found in a table of fingerprints of fixed size ([`known`]), into which a
+//! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch, and one commit in the log where rows are new or gone. Nothing else is kept in memory.
 
 mod index;
 pub(crate) mod known;
@@ -40,6 +40,9 @@ use crate::hold::Hold;
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, Change, Mark, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, Wants, What};
+
+/// Rows that are learnt when a subscription is taken over.
+const LEARNT: usize = 1 << 17;
 
 /// A subscriber's SQL sink, which is handed deletes only of what the subscriber was sent.
 #[derive(Debug)]
@@ -78,6 +81,19 @@ impl Holders {
         self.index.clone().ok_or_else(unheld)
     }
 
+    /// Learns what is noted, as far as it is few: read in order, rows cost a part of what it takes to find each.
+    async fn learn(&self) -> Result<(), SinkError> {
+        let (index, mut after, mut learnt) = (self.index()?, None, 0);
+        while learnt < LEARNT {
+            let page = index.page(after.as_deref()).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            learnt += page.len();
+            self.known.add(&self.seal, page.iter().map(|row| &**row));
+        }
+        Ok(())
+    }
+
     /// Notes what is about to be sent for the first time, with what is gone by now.
     async fn note(&mut self, sent: &[Bytes]) -> Result<(), SinkError> {
         if sent.is_empty() && self.gone.is_empty() {
@@ -113,7 +129,9 @@ impl Sink for Holders {
         // What others noted in the meantime, this process does not know.
         (self.seal, self.gone) = (Seal::default(), HashMap::new());
         self.mark.set(self.index()?.mark().await?);
-        self.inner.open().await
+        let stand = self.inner.open().await?;
+        self.learn().await?;
+        Ok(stand)
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
