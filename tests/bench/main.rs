@@ -1,6 +1,6 @@
 //! Measures ours beside a reference, in one run and alternating, and prints both with their ratio.
 //!
-//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | subscriptions | memory | start | pull`
+//! `cargo run --release -p guitong-tests --bin bench -- codec | normalise | checks | log | pg-stream | pg-snapshot | connector | latency | sink | subscriptions | memory | start | pull | files`
 //!
 //! Ends with 0 when what it printed counts, and with 1 when a reference ran so slowly that it does not (`void`). `latency`,
 //! `subscriptions`, `memory`, `start` and `pull` start the released binary that lies beside this one: `cargo build --release` first.
@@ -12,6 +12,7 @@ mod clerks;
 mod codec;
 mod connector;
 mod department;
+mod files;
 mod latency;
 mod load;
 mod log;
@@ -81,6 +82,8 @@ enum What {
     Start,
     /// What a subscriber pulls over HTTP: changes in pages, single records
     Pull,
+    /// Files of each format: ours, the `parquet` crate with columns that are there already
+    Files,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +112,7 @@ fn main() -> Result<ExitCode, Failure> {
         What::Subscriptions => runtime.block_on(subscriptions::run(runs)),
         What::Start => runtime.block_on(start::run(runs)),
         What::Pull => runtime.block_on(pull::run(runs)),
+        What::Files => files::run(runs),
         What::Memory => runtime.block_on(memory::run(!without_kafka)),
     }?;
     println!("load at the end {}", machine::load());

@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod conformance;
+pub mod containers;
 pub mod exchange;
 pub mod fuzz;
 pub mod layouts;

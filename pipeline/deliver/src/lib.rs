@@ -1,5 +1,6 @@
 //! Delivery: each subscription's records into its sink, cut to what it grants, once each.
 
+mod avro;
 mod event;
 pub mod files;
 mod hold;

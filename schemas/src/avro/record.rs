@@ -44,7 +44,11 @@ impl RecordEncoder {
         self.write(values, out).inspect_err(|_| out.truncate(start))
     }
 
-    fn write(&self, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), RecordError> {
+    /// Appends the record without a frame, as container files hold it.
+    ///
+    /// # Errors
+    /// [`RecordError`] where a value does not go with its field; `out` then holds a part of the record.
+    pub fn write(&self, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), RecordError> {
         let fields = &self.record.fields;
         if fields.len() != values.len() {
             return Err(RecordError::Count { record: self.record.name.clone(), fields: fields.len(), values: values.len() });

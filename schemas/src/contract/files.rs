@@ -26,6 +26,9 @@ pub enum FileFormat {
     Csv(Csv),
     /// A JSON object on each line, UTF-8.
     JsonLines,
+    /// Avro's object container files.
+    Avro,
+    Parquet,
 }
 
 /// CSV as RFC 4180 has it.
@@ -74,10 +77,15 @@ pub struct Close {
 #[derive(Clone, Copy)]
 enum Format {
     Csv,
-    JsonLines,
+    Other(FileFormat),
 }
 
-const FORMATS: [(&str, Format); 2] = [("csv", Format::Csv), ("jsonl", Format::JsonLines)];
+const FORMATS: [(&str, Format); 4] = [
+    ("csv", Format::Csv),
+    ("jsonl", Format::Other(FileFormat::JsonLines)),
+    ("avro", Format::Other(FileFormat::Avro)),
+    ("parquet", Format::Other(FileFormat::Parquet)),
+];
 const ENCODINGS: [(&str, Encoding); 3] =
     [("utf-8", Encoding::Utf8Marked), ("utf-8-plain", Encoding::Utf8), ("gb18030", Encoding::Gb18030)];
 const HEADERS: [(&str, Header); 2] = [("titles", Header::Titles), ("names", Header::Names)];
@@ -98,9 +106,9 @@ pub(super) fn read(section: &Section<'_>, world: &World<'_>) -> Option<Files> {
         header: section.choice("header", &HEADERS).map_or(Header::Titles, |found| found.value),
         formulas: section.choice("formulas", &FORMULAS).map_or(Formulas::Escaped, |found| found.value),
     };
-    if matches!(format, Some(Format::JsonLines)) {
+    if matches!(format, Some(Format::Other(_))) {
         for key in OF_CSV.into_iter().filter(|key| section.has(key)) {
-            let help = "leave it out: JSON is UTF-8, and its fields have their names".to_owned();
+            let help = "leave it out: the others are UTF-8, and their fields have their names".to_owned();
             section.problem(
                 &section.key_at(key),
                 "csv-only",
@@ -114,7 +122,7 @@ pub(super) fn read(section: &Section<'_>, world: &World<'_>) -> Option<Files> {
     let state = state.unwrap_or_else(|| path.join(STATE));
     let format = match format? {
         Format::Csv => FileFormat::Csv(csv),
-        Format::JsonLines => FileFormat::JsonLines,
+        Format::Other(format) => format,
     };
     Some(Files { path, state, format, close: close? })
 }

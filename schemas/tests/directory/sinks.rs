@@ -28,7 +28,7 @@ fn a_sink_is_nobody_elses_table() {
 }
 
 #[test]
-fn files_are_csv_or_json_lines_and_are_closed_in_time() {
+fn files_have_one_of_four_formats_and_are_closed_in_time() {
     let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
     let of = |rest: &str| format!("sink = {{ kind = \"files\", path = \"drop\"{rest} }}");
     let read = |rest: &str| {
@@ -46,8 +46,12 @@ fn files_are_csv_or_json_lines_and_are_closed_in_time() {
     let (files, _) = read(", format = \"jsonl\", close = { size = \"1 MiB\", daily = true }");
     assert_eq!(files.format, FileFormat::JsonLines);
     assert_eq!(files.close, Close { size: 1 << 20, after: Duration::from_secs(86_400), daily: true });
+    for (name, format) in [("avro", FileFormat::Avro), ("parquet", FileFormat::Parquet)] {
+        assert_eq!(read(&format!(", format = \"{name}\"")).0.format, format);
+    }
     for (rest, code) in [
         ("", "missing-key"),
+        (", format = \"parquet\", header = \"names\"", "csv-only"),
         (", format = \"jsonl\", encoding = \"gb18030\"", "csv-only"),
         (", format = \"csv\", encoding = \"gbk\"", "bad-value"),
         (", format = \"csv\", close = { size = \"1 KiB\" }", "bad-value"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use guitong_schemas::contract::SinkConfig;
 use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Files, Formulas, Header};
+use guitong_tests::containers::{self, Held};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use sqlx::SqlitePool;
@@ -16,9 +17,6 @@ use crate::fixture::Rows;
 pub(crate) const JSON: FileFormat = FileFormat::JsonLines;
 pub(crate) const GB18030: FileFormat =
     FileFormat::Csv(Csv { encoding: Encoding::Gb18030, header: Header::Names, formulas: Formulas::Escaped });
-
-/// A subscriber's row by the names of its fields.
-pub(crate) type Held = BTreeMap<String, Option<String>>;
 
 /// A folder for each "table", and one for what the exchange knows.
 pub(crate) struct Dropped {
@@ -97,6 +95,8 @@ impl Dropped {
                 let changes = match self.format {
                     FileFormat::JsonLines => of_json(&bytes),
                     FileFormat::Csv(_) => of_csv(&bytes),
+                    FileFormat::Avro => containers::avro(&bytes),
+                    FileFormat::Parquet => containers::parquet(bytes),
                 };
                 for mut change in changes {
                     let (operation, position) = (change.remove("guitong_op").flatten(), change.remove("guitong_position"));

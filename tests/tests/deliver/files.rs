@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guitong_deliver::Phase;
+use guitong_deliver::files::form::{Form, Noted};
+use guitong_govern::Entitlement;
 use guitong_schemas::contract::SinkConfig;
 use guitong_schemas::contract::files::{Close, FileFormat};
-use guitong_tests::child;
+use guitong_schemas::standard::StandardValue;
+use guitong_tests::{child, containers};
 
 use crate::dropped::{Dropped, GB18030, JSON};
-use crate::fixture::{Bench, Target, names};
+use crate::fixture::{Bench, Target, names, plan};
 
 fn files(target: &Target) -> &Dropped {
     let Target::Files(files) = target else { panic!("files") };
@@ -28,8 +31,14 @@ const AT_ONCE: Close = Close { size: 1 << 20, after: Duration::ZERO, daily: fals
 /// Between the file and its manifest the deliverer dies: the file is made again as it was, and what came since is in the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_without_a_manifest_is_made_again_as_it_was() {
+    for (format, extension) in [(JSON, "jsonl"), (FileFormat::Avro, "avro"), (FileFormat::Parquet, "parquet")] {
+        made_again(format, extension).await;
+    }
+}
+
+async fn made_again(format: FileFormat, extension: &str) {
     let mut bench = Bench::new().await;
-    let target = target(&bench, JSON, AT_ONCE).await;
+    let target = target(&bench, format, AT_ONCE).await;
     let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
     bench.append(vec![bench.named("A", "1", 1)]).await;
     bench.deliver(&subscription).await;
@@ -43,7 +52,7 @@ async fn a_file_without_a_manifest_is_made_again_as_it_was() {
     let mut running = bench.start(&subscription);
     running.reaches(|status| matches!(status.phase, Phase::Stopped { .. })).await;
     running.kill().await;
-    let data = files.folder("t").join(format!("{stem}.jsonl"));
+    let data = files.folder("t").join(format!("{stem}.{extension}"));
     let before = std::fs::read(&data).unwrap();
 
     std::fs::remove_dir(&manifest).unwrap();
@@ -88,6 +97,42 @@ async fn files_are_closed_by_size_and_by_time() {
     assert_eq!(files.held("t").len(), 1_000);
     assert_eq!(files.manifests("t").pop().unwrap()["complete"], true);
     running.stop().await.unwrap();
+}
+
+/// However large a file becomes, it is handed on in parts, and the same changes under the same name are the same bytes.
+#[tokio::test]
+async fn large_files_are_written_in_parts_of_bounded_size() {
+    const ROWS: u64 = 30_000;
+    let bench = Bench::new().await;
+    let subscription = bench.subscription("credit", Target::files(&bench, JSON).await.config("t"), &["uscc", "name"]);
+    let entitlement = Entitlement::compile(&subscription, &bench.resource, &bench.entity, &bench.time_zone).unwrap();
+    let plan = plan(&bench, &subscription, &entitlement);
+    let name = |position: u64| format!("{position:>500}").replace(' ', "司");
+    let write = |format| {
+        let (mut all, mut part, mut largest) = (Vec::new(), Vec::new(), 0);
+        let mut file = Form::new(format, &plan).begin("name", &mut all).unwrap();
+        for position in 1..=ROWS {
+            let cells = vec![StandardValue::Text(position.to_string().into()), StandardValue::Text(name(position).into())];
+            file.write(&Noted { position, deleted: false, key: None, cells }, &mut part).unwrap();
+            largest = largest.max(part.len());
+            all.append(&mut part);
+        }
+        file.end(&mut part).unwrap();
+        (all.len() > 2 * part.len()).then_some(()).expect("the end is a part of many");
+        all.append(&mut part);
+        (all, largest)
+    };
+    for (format, most) in [(FileFormat::Avro, 1 << 20), (FileFormat::Parquet, 10 << 20)] {
+        let (bytes, largest) = write(format);
+        assert!((1..most).contains(&largest), "{format:?}: {largest}");
+        assert!(write(format).0 == bytes, "{format:?}: the same bytes");
+        let rows = if format == FileFormat::Avro { containers::avro(&bytes) } else { containers::parquet(bytes) };
+        assert_eq!(rows.len() as u64, ROWS);
+        for (row, position) in rows.iter().zip(1..) {
+            assert_eq!(row["guitong_position"], Some(position.to_string()));
+            assert_eq!(row["name"], Some(name(position)));
+        }
+    }
 }
 
 /// What a clerk opens: Chinese titles, GB18030. A record with a character that it has no bytes for is set aside, and the rest goes on.

@@ -62,6 +62,24 @@ macro_rules! on_every_sink {
                 crate::scenarios::$name(bench, &target).await;
             })+
         }
+
+        mod avro {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::files(&bench, guitong_schemas::contract::files::FileFormat::Avro).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod parquet {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::files(&bench, guitong_schemas::contract::files::FileFormat::Parquet).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
     };
     ($($name:ident)+) => {
         mod sqlite {

@@ -31,13 +31,13 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_not_granted_is_anywhere_and_everything_that_is_arrives() {
-    run(ENTITIES, 14).await;
+    run(ENTITIES, 18).await;
 }
 
 /// With what they are changed to, a thousand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_fault_a_thousand_policies_leak_nothing() {
-    run(8, 42).await;
+    run(8, 45).await;
 }
 
 /// `worlds`: exchanges one after the other, of each entity in turn.

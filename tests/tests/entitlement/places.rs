@@ -9,6 +9,7 @@ use guitong_deliver::pull::{PullError, Puller};
 use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Files, Formulas, Header};
 use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::contract::{Secret, SinkConfig};
+use guitong_tests::containers;
 use guitong_tests::receiver::Receiver;
 use guitong_tests::servers::mariadb::Mariadb;
 use guitong_tests::servers::postgres::{Options, Postgres};
@@ -104,13 +105,15 @@ impl Place {
             std::fs::create_dir(&folder).unwrap();
             Self::Files { folder, state, format }
         };
-        match number % 7 {
+        match number % 9 {
             0 => Self::Postgres(Arc::clone(servers), servers.postgres_user(name).await),
-            1 => Self::Webhook(Receiver::start().await, MODES[(world + number / 7) % MODES.len()]),
+            1 => Self::Webhook(Receiver::start().await, MODES[(world + number / 9) % MODES.len()]),
             2 => Self::Sqlite(home.join(format!("subscriber-{number}.db"))),
             3 => Self::Pull,
             4 => Self::Mariadb(Arc::clone(servers)),
             5 => files(FileFormat::JsonLines),
+            6 => files(FileFormat::Avro),
+            7 => files(FileFormat::Parquet),
             _ => files(CSV),
         }
     }
@@ -309,8 +312,24 @@ fn bytes_in(folder: &Path) -> Vec<u8> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     // A file may go while it is looked for.
+    let bytes = |path: PathBuf| (path.to_string_lossy().into_owned(), std::fs::read(&path).unwrap_or_default());
     paths
-        .flat_map(|path| [path.to_string_lossy().into_owned().into_bytes(), std::fs::read(&path).unwrap_or_default()].concat())
+        .map(bytes)
+        .flat_map(|(name, bytes)| [name.clone().into_bytes(), bytes.clone(), inflated(&name, bytes)].concat())
+        .collect()
+}
+
+/// What a compressed file holds.
+fn inflated(name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    let rows = match name.rsplit_once('.') {
+        // A torn one is hidden under another ending.
+        Some((_, "avro")) if !bytes.is_empty() => containers::avro(&bytes),
+        Some((_, "parquet")) if !bytes.is_empty() => containers::parquet(bytes),
+        _ => Vec::new(),
+    };
+    rows.iter()
+        .flat_map(BTreeMap::iter)
+        .flat_map(|(name, value)| [name.clone(), value.clone().unwrap_or_default()].concat().into_bytes())
         .collect()
 }
 
@@ -361,9 +380,14 @@ fn dropped(folder: &Path, format: FileFormat, columns: &BTreeMap<String, bool>) 
 }
 
 fn changes(bytes: &[u8], format: FileFormat, columns: &BTreeMap<String, bool>) -> Vec<BTreeMap<String, Option<String>>> {
-    if format == FileFormat::JsonLines {
-        let lines = std::str::from_utf8(bytes).unwrap().lines();
-        return lines.map(|line| object(&serde_json::from_str(line).unwrap())).collect();
+    match format {
+        FileFormat::JsonLines => {
+            let lines = std::str::from_utf8(bytes).unwrap().lines();
+            return lines.map(|line| object(&serde_json::from_str(line).unwrap())).collect();
+        }
+        FileFormat::Avro => return containers::avro(bytes),
+        FileFormat::Parquet => return containers::parquet(bytes.to_vec()),
+        FileFormat::Csv(_) => {}
     }
     let (decoded, damaged) = encoding_rs::GB18030.decode_without_bom_handling(bytes);
     assert!(!damaged);

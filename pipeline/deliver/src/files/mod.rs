@@ -16,9 +16,10 @@
 //! lie in the folder are removed, and everything that is granted now is delivered again.
 
 mod folder;
-mod form;
+pub mod form;
 mod manifest;
 mod outbox;
+mod shown;
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use self::folder::Folder;
-use self::form::Form;
+use self::form::{Form, Noted, Writing};
 use self::manifest::{FileEntry, Manifest};
 use self::outbox::{Closing, Outbox};
 use crate::pools::Pools;
@@ -37,8 +38,8 @@ use crate::sql::sqlite::SqliteSink;
 
 /// The table of the outbox that holds what was delivered.
 const ROWS: &str = "guitong_rows";
-/// Changes read at once.
-const PAGE: u32 = 1_000;
+/// Bytes of changes read at once.
+const PAGE: usize = 1 << 20;
 
 /// One subscription's files.
 #[derive(Debug)]
@@ -134,18 +135,19 @@ impl FileSink {
         let mut entry = FileEntry::new(closing);
         let mut upload = self.folder.begin(&closing.name).await?;
         let mut bytes = Vec::new();
-        self.form.begin(&mut bytes)?;
+        let mut file = self.form.begin(&closing.name, &mut bytes)?;
         let mut after = closing.first.saturating_sub(1);
         while after < closing.last {
             let page = self.outbox.changes(after, closing.last, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = last.position;
-            for noted in &page {
-                self.form.write(noted, &mut bytes)?;
-                entry.count(noted.deleted);
-            }
-            upload.write(&bytes).await?;
-            entry.hash(&bytes);
+            page.iter().for_each(|noted| entry.count(noted.deleted));
+            let ends = after == closing.last;
+            let (rest, written) = aside(move || append(file, &page, ends, bytes)).await?;
+            upload.write(&written).await?;
+            entry.hash(&written);
+            let Some(rest) = rest else { break };
+            (file, bytes) = (rest, written);
             bytes.clear();
         }
         self.outbox.holds(self.epoch).await?;
@@ -212,6 +214,24 @@ impl Sink for FileSink {
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
         self.rows.forget_deleted(before_us).await
     }
+}
+
+/// Appends changes to a file, and what it ends with after the last.
+fn append(mut file: Writing, page: &[Noted], ends: bool, mut out: Vec<u8>) -> Result<(Option<Writing>, Vec<u8>), SinkError> {
+    for noted in page {
+        file.write(noted, &mut out)?;
+    }
+    if ends {
+        file.end(&mut out)?;
+        return Ok((None, out));
+    }
+    Ok((Some(file), out))
+}
+
+/// Does what takes a while without keeping others from the thread.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, SinkError> + Send + 'static) -> Result<T, SinkError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(SinkError::new(SinkErrorKind::Unreachable, format!("the file was not written: {error}"))))
 }
 
 /// An error of the outbox's content.

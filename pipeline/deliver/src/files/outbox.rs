@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use guitong_govern::ColumnKind;
 use guitong_schemas::standard::StandardValue;
 use jiff::Timestamp;
@@ -10,8 +11,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, Row as _, Sqlite, Transaction};
 
 use super::folder::io_error;
-use super::form::{Cell, Noted};
-use super::{ROWS, damaged};
+use super::form::Noted;
+use super::{ROWS, damaged, shown};
 use crate::sink::{SinkError, SinkPlan};
 use crate::sql::layout::{Layout, join, quote};
 use crate::sql::sqlite::{SqliteFile, sink_error};
@@ -294,17 +295,22 @@ impl Outbox {
         transaction.commit().await.map_err(sink_error)
     }
 
-    /// Changes behind `after` and up to `last`, at most `limit`.
-    pub(super) async fn changes(&self, after: u64, last: u64, limit: u32) -> Result<Vec<Noted>, SinkError> {
+    /// Changes behind `after` and up to `last`: as many as come to `most` bytes, one at least where there is any.
+    pub(super) async fn changes(&self, after: u64, last: u64, most: usize) -> Result<Vec<Noted>, SinkError> {
         // By name: the connection keeps prepared statements, and another grant makes the table anew.
         let sql = format!(
-            "SELECT position, deleted, at_s, bytes, {} FROM guitong_changes WHERE position > $1 AND position <= $2
-             ORDER BY position LIMIT $3",
+            "SELECT position, deleted, at_s, bytes, {} FROM guitong_changes WHERE position > $1 AND position <= $2 ORDER BY position",
             self.values()
         );
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(signed(after)).bind(signed(last)).bind(limit);
-        let rows = rows.fetch_all(&self.file.pool).await.map_err(sink_error)?;
-        rows.iter().map(|row| self.noted(row)).collect()
+        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(signed(after)).bind(signed(last)).fetch(&self.file.pool);
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while bytes < most as u64
+            && let Some(row) = rows.try_next().await.map_err(sink_error)?
+        {
+            bytes += unsigned(row.try_get(BYTES).map_err(sink_error)?);
+            page.push(self.noted(&row)?);
+        }
+        Ok(page)
     }
 
     fn noted(&self, row: &SqliteRow) -> Result<Noted, SinkError> {
@@ -341,21 +347,17 @@ impl Outbox {
     }
 }
 
-/// Columns of `guitong_changes` before the values.
+/// Columns of `guitong_changes` before the values, and the one of them that says how many bytes these have.
 const FIXED: usize = 4;
+const BYTES: usize = 3;
 
-fn cell(row: &SqliteRow, at: usize, kind: ColumnKind) -> Result<Cell, SinkError> {
+fn cell(row: &SqliteRow, at: usize, kind: ColumnKind) -> Result<StandardValue<'static>, SinkError> {
     if let ColumnKind::Int = kind {
         let number: Option<i64> = row.try_get(at).map_err(sink_error)?;
-        return Ok(number.map_or(Cell::Null, Cell::Int));
+        return Ok(number.map_or(StandardValue::Null, StandardValue::Int));
     }
-    let Some(text): Option<String> = row.try_get(at).map_err(sink_error)? else { return Ok(Cell::Null) };
-    Ok(match kind {
-        ColumnKind::Text => Cell::Text(text),
-        ColumnKind::TextList => Cell::List(serde_json::from_str(&text).map_err(damaged)?),
-        ColumnKind::Steps => Cell::Steps(serde_json::from_str(&text).map_err(damaged)?),
-        ColumnKind::Int | ColumnKind::Date | ColumnKind::Time | ColumnKind::Decimal { .. } => Cell::Plain(text),
-    })
+    let Some(text): Option<&str> = row.try_get(at).map_err(sink_error)? else { return Ok(StandardValue::Null) };
+    shown::value(text, kind).ok_or_else(|| damaged("a value is not of its column's kind"))
 }
 
 async fn run(transaction: &mut Tx, sql: String) -> Result<(), SinkError> {

@@ -1,17 +1,15 @@
 //! Rows as a topic has them: keys and values in Avro by a registry's schemas, or in JSON.
 
 use bytes::Bytes;
-use guitong_govern::{Column, ColumnKind, KeyForm, Row, RowKey};
+use guitong_govern::{Column, KeyForm, Row, RowKey};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_schemas::avro::{RecordEncoder, Value};
 use guitong_schemas::standard::avro_values;
 use serde_json::json;
 
+use crate::avro::{NAMESPACE, field, record, record_name};
 use crate::event::{cells_of, key_names, key_of, object};
 use crate::sink::{KEY, SinkError, SinkErrorKind, SinkPlan};
-
-/// Namespace of the schemas.
-const NAMESPACE: &str = "cn.guitong.delivered";
 
 /// A format, ready for a subscription's rows.
 #[derive(Debug)]
@@ -46,7 +44,8 @@ impl Form {
     pub(super) async fn avro(registry: &dyn SchemaRegistry, plan: &SinkPlan, topic: &str) -> Result<Self, SinkError> {
         let is_hashed = plan.key == KeyForm::Hashed;
         let key = Written::register(registry, &format!("{topic}-key"), key_schema(plan), Compatibility::None).await?;
-        let value = value_schema(plan, is_hashed);
+        let key_field = is_hashed.then(|| field(KEY, json!("string"), ""));
+        let value = record(plan, key_field.into_iter().collect());
         let value = Written::register(registry, &format!("{topic}-value"), value, Compatibility::FullTransitive).await?;
         Ok(Self::Avro(Box::new(AvroForm { key, value, is_hashed })))
     }
@@ -133,75 +132,9 @@ fn refused(error: RegistryError) -> SinkError {
     SinkError::new(kind, format!("{error}{advice}"))
 }
 
-/// What of a subscription's name a schema's can hold.
-fn record_name(plan: &SinkPlan) -> String {
-    plan.subscription.replace('-', "_")
-}
-
 /// Only what decides the key's bytes: a schema with other words would have another id, and its keys other bytes.
 fn key_schema(plan: &SinkPlan) -> serde_json::Value {
     let names = key_names(&plan.key, &plan.columns);
     let fields: Vec<_> = names.into_iter().map(|name| json!({ "name": name, "type": "string" })).collect();
     json!({ "type": "record", "name": format!("{}_key", record_name(plan)), "namespace": NAMESPACE, "fields": fields })
-}
-
-fn value_schema(plan: &SinkPlan, is_hashed: bool) -> serde_json::Value {
-    let key = is_hashed.then(|| field(KEY, json!("string"), ""));
-    let columns = plan.columns.iter().map(|column| field(&column.name, kind(column.kind), &column.title));
-    let fields: Vec<_> = key.into_iter().chain(columns).collect();
-    json!({ "type": "record", "name": record_name(plan), "namespace": NAMESPACE, "doc": plan.title, "fields": fields })
-}
-
-fn field(name: &str, kind: serde_json::Value, title: &str) -> serde_json::Value {
-    json!({ "name": name, "type": ["null", kind], "default": null, "doc": title })
-}
-
-/// As the standard has them.
-fn kind(kind: ColumnKind) -> serde_json::Value {
-    match kind {
-        ColumnKind::Text => json!("string"),
-        ColumnKind::Int => json!("long"),
-        ColumnKind::Date => json!({ "type": "int", "logicalType": "date" }),
-        ColumnKind::Time => json!({ "type": "long", "logicalType": "timestamp-micros" }),
-        ColumnKind::Decimal { precision, scale } => {
-            json!({ "type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale })
-        }
-        ColumnKind::TextList => json!({ "type": "array", "items": "string" }),
-        ColumnKind::Steps => json!({ "type": "array", "items": steps() }),
-    }
-}
-
-fn steps() -> serde_json::Value {
-    let (text, time) = (json!("string"), kind(ColumnKind::Time));
-    let of = [("name", &text), ("handler", &text), ("started", &time), ("ended", &time), ("action", &text), ("opinion", &text)];
-    let fields = of.map(|(name, kind)| json!({ "name": name, "type": ["null", kind], "default": null }));
-    json!({ "type": "record", "name": "Step", "fields": fields })
-}
-
-#[cfg(test)]
-mod tests {
-    use guitong_schemas::standard::{StandardValue, Step};
-
-    use super::*;
-
-    #[test]
-    fn every_kind_of_value_has_a_place_in_its_schema_and_may_be_missing() {
-        let step = Step { name: Some("受理".to_owned()), started: Some(7), ..Step::default() };
-        for (of, value) in [
-            (ColumnKind::Text, StandardValue::Text("南宁".into())),
-            (ColumnKind::Int, StandardValue::Int(-3)),
-            (ColumnKind::Date, StandardValue::Date(20_000)),
-            (ColumnKind::Time, StandardValue::Time(-5)),
-            (ColumnKind::Decimal { precision: 18, scale: 2 }, StandardValue::Decimal { unscaled: -1, scale: 2 }),
-            (ColumnKind::TextList, StandardValue::TextList(vec!["1".into(), "2".into()])),
-            (ColumnKind::Steps, StandardValue::Steps(vec![step])),
-        ] {
-            let schema = json!({ "type": "record", "name": "r", "fields": [field("f", kind(of), "名")] });
-            let written = Written { id: 7, encoder: RecordEncoder::compile(&schema.to_string()).unwrap() };
-            for value in [value, StandardValue::Null] {
-                let mut numbers = Vec::new();
-                written.encode(&avro_values(std::slice::from_ref(&value), &mut numbers)).unwrap();
-            }
-        }
-    }
 }

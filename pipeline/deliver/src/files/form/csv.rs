@@ -16,7 +16,7 @@ use encoding_rs::{Encoder, EncoderResult, GB18030};
 use guitong_schemas::contract::files::{Csv, Encoding, Formulas, Header};
 use guitong_schemas::standard::StandardValue;
 
-use super::{Cell, Noted, OPERATION, POSITION, operation};
+use super::{Noted, OPERATION, POSITION, operation};
 use crate::sink::{SinkError, SinkErrorKind, SinkPlan};
 use crate::sql::KEY;
 
@@ -101,12 +101,13 @@ impl CsvForm {
         }
         for cell in &noted.cells {
             match cell {
-                Cell::Null => line.push(','),
-                Cell::Int(number) => field(&mut line, &number.to_string()),
-                Cell::Plain(text) => field(&mut line, text),
-                Cell::Text(text) => self.text(&mut line, text),
-                Cell::List(items) => self.text(&mut line, &items.join(";")),
-                Cell::Steps(steps) => field(&mut line, &steps.to_string()),
+                StandardValue::Null => line.push(','),
+                StandardValue::Text(text) => self.text(&mut line, text),
+                StandardValue::TextList(_) => self.text(&mut line, &cell.to_string()),
+                StandardValue::Steps(steps) => field(&mut line, &crate::json::steps(steps).to_string()),
+                StandardValue::Int(_) | StandardValue::Date(_) | StandardValue::Time(_) | StandardValue::Decimal { .. } => {
+                    field(&mut line, &cell.to_string());
+                }
             }
         }
         self.end(line, out)
@@ -170,7 +171,7 @@ mod tests {
         CsvForm { csv: Csv { encoding, header: Header::Names, formulas }, header: names.clone(), names }
     }
 
-    fn written(form: &CsvForm, cells: Vec<Cell>) -> Vec<u8> {
+    fn written(form: &CsvForm, cells: Vec<StandardValue<'static>>) -> Vec<u8> {
         let mut out = Vec::new();
         form.write(&Noted { position: 7, deleted: false, key: None, cells }, &mut out).unwrap();
         out
@@ -181,20 +182,20 @@ mod tests {
         let form = form(Encoding::Utf8, Formulas::AsTheyAre);
         let texts = ["a,b", "say \"hi\"", "two\r\nlines", "\n", "", " ", "=1+1", "'", "，；", "\"", ";"];
         for text in texts {
-            let out = written(&form, vec![Cell::Text(text.to_owned()), Cell::Plain("-1.50".to_owned())]);
+            let out = written(&form, vec![StandardValue::Text(text.into()), StandardValue::Decimal { unscaled: -150, scale: 2 }]);
             let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(out.as_slice());
             let records: Vec<_> = reader.records().map(Result::unwrap).collect();
             assert_eq!(records.len(), 1, "{text:?}");
             assert_eq!(records[0].iter().collect::<Vec<_>>(), ["upsert", "7", text, "-1.50"]);
         }
-        assert_eq!(written(&form, vec![Cell::Null, Cell::Text(String::new())]), b"upsert,7,,\"\"\r\n");
+        assert_eq!(written(&form, vec![StandardValue::Null, StandardValue::Text("".into())]), b"upsert,7,,\"\"\r\n");
     }
 
     #[test]
     fn what_a_spreadsheet_would_calculate_is_text_and_can_be_read_back() {
         let form = form(Encoding::Utf8, Formulas::Escaped);
         for text in ["=1+1", "+86", "-x", "@SUM(A1)", "\tx", "\rx", "'quoted", "plain", "1-2", ""] {
-            let out = written(&form, vec![Cell::Text(text.to_owned()), Cell::Plain("-1.50".to_owned())]);
+            let out = written(&form, vec![StandardValue::Text(text.into()), StandardValue::Decimal { unscaled: -150, scale: 2 }]);
             let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(out.as_slice());
             let record = reader.records().next().unwrap().unwrap();
             assert!(!record[2].starts_with(['=', '+', '-', '@', '\t', '\r', '\n']), "{text:?}");

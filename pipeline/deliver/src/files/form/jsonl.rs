@@ -1,8 +1,8 @@
 //! JSON lines: one object for each change, UTF-8 (RFC 8259), `\n` after each.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
-use super::{Cell, Noted, OPERATION, POSITION, key_columns, names, operation};
+use super::{Noted, OPERATION, POSITION, key_columns, names, operation};
 use crate::sink::{SinkError, SinkErrorKind, SinkPlan};
 use crate::sql::KEY;
 
@@ -28,21 +28,11 @@ impl JsonLines {
         }
         for ((name, is_key), cell) in self.names.iter().zip(&self.keys).zip(&noted.cells) {
             if !noted.deleted || *is_key {
-                line.insert(name.clone(), value(cell));
+                line.insert(name.clone(), crate::json::value(cell));
             }
         }
         serde_json::to_writer(&mut *out, &line).map_err(|error| SinkError::new(SinkErrorKind::Shape, error.to_string()))?;
         out.push(b'\n');
         Ok(())
-    }
-}
-
-fn value(cell: &Cell) -> Value {
-    match cell {
-        Cell::Null => Value::Null,
-        Cell::Int(number) => json!(number),
-        Cell::Text(text) | Cell::Plain(text) => json!(text),
-        Cell::List(items) => json!(items),
-        Cell::Steps(steps) => steps.clone(),
     }
 }
