@@ -1,5 +1,5 @@
 //! The addresses that the loader puts in at each start are 2 MiB of a program of 40, and stay in memory of every node. Packed they are a
-//! few pages.
+//! few pages. A program that is built so needs that glibc where it runs, too.
 
 use std::process::Command;
 

@@ -47,13 +47,17 @@ impl Known {
         let prints: Vec<_> = rows.map(|row| seal.print(row)).collect();
         let mut slots = self.slots();
         for print in prints {
-            slots.get_mut(place(print)).into_iter().for_each(|slot| *slot = print);
+            if let Some(slot) = slots.get_mut(place(print)) {
+                *slot = print;
+            }
         }
     }
 
     pub(super) fn remove(&self, seal: &Seal, row: &[u8]) {
         let print = seal.print(row);
-        self.slots().get_mut(place(print)).into_iter().filter(|slot| **slot == print).for_each(|slot| *slot = 0);
+        if let Some(slot) = self.slots().get_mut(place(print)).filter(|slot| **slot == print) {
+            *slot = 0;
+        }
     }
 }
 
