@@ -30,8 +30,6 @@ pub(crate) enum Outcome<'r> {
     Unreadable(Unreadable, Option<RowKey<'r>>),
     /// Repeats what was delivered, and the subscription does not ask for that.
     Unchanged,
-    /// Was set aside before.
-    Parked,
 }
 
 /// Decides on every record, or says why nothing may be delivered now. `repeats`: records that are as they were are delivered too.
@@ -44,11 +42,12 @@ pub(crate) fn decide<'r>(
 ) -> Result<Vec<Item<'r>>, Stop> {
     let mut items = Vec::with_capacity(records.len());
     for record in records {
+        let (partition, offset) = (record.at.partition, record.offset);
         let mut item = Item {
-            partition: record.at.partition,
-            offset: record.offset,
+            partition,
+            offset,
             source_us: record.timestamp_ms.saturating_mul(1000),
-            outcome: Outcome::Parked,
+            outcome: Outcome::Unchanged,
             unjudged: None,
         };
         match schemas.read(record) {
@@ -62,10 +61,7 @@ pub(crate) fn decide<'r>(
                 });
                 item.outcome = Outcome::Unreadable(unreadable, row);
             }
-            Ok(decoded) if decoded.unchanged && !repeats => {
-                item.source_us = decoded.source_us;
-                item.outcome = Outcome::Unchanged;
-            }
+            Ok(decoded) if decoded.unchanged && !repeats => item.source_us = decoded.source_us,
             Ok(decoded) => {
                 item.source_us = decoded.source_us;
                 let whole = Whole { key: &decoded.key, fields: decoded.fields.as_deref(), source_us: decoded.source_us };

@@ -41,17 +41,17 @@ pub(crate) struct Decoded<'r> {
     pub(crate) unchanged: bool,
 }
 
-/// Compiled schemas by id.
-#[derive(Debug)]
+/// Compiled schemas by id. Clones share what is compiled.
+#[derive(Debug, Clone)]
 pub(crate) struct Schemas {
     registry: Arc<dyn SchemaRegistry>,
     entity: Arc<Entity>,
-    writers: HashMap<u32, Option<Written>>,
+    writers: Arc<HashMap<u32, Option<Arc<Written>>>>,
 }
 
 impl Schemas {
     pub(crate) fn new(registry: Arc<dyn SchemaRegistry>, entity: Arc<Entity>) -> Self {
-        Self { registry, entity, writers: HashMap::new() }
+        Self { registry, entity, writers: Arc::default() }
     }
 
     pub(crate) fn registry(&self) -> &Arc<dyn SchemaRegistry> {
@@ -68,23 +68,23 @@ impl Schemas {
                 continue;
             }
             let writer = match self.registry.schema(id).await {
-                Ok(schema) => Written::compile(&self.entity, &schema).ok(),
+                Ok(schema) => Written::compile(&self.entity, &schema).ok().map(Arc::new),
                 Err(RegistryError::NoSchema { .. }) => None,
                 Err(error) => return Err(error),
             };
-            self.writers.insert(id, writer);
+            Arc::make_mut(&mut self.writers).insert(id, writer);
         }
         Ok(())
     }
 
     /// Schemas that the registry did not have are asked for again.
     pub(crate) fn forget_missing(&mut self) {
-        self.writers.retain(|_, writer| writer.is_some());
+        Arc::make_mut(&mut self.writers).retain(|_, writer| writer.is_some());
     }
 
     fn writer<'r>(&'r self, framed: &'r [u8]) -> Result<(&'r Written, &'r [u8]), Unreadable> {
         let (id, body) = frame::read(framed)?;
-        let writer = self.writers.get(&id).and_then(Option::as_ref).ok_or(Unreadable::NoSchema(id))?;
+        let writer = self.writers.get(&id).and_then(Option::as_deref).ok_or(Unreadable::NoSchema(id))?;
         Ok((writer, body))
     }
 
