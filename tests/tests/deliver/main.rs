@@ -20,6 +20,7 @@ mod pull;
 mod regrant;
 mod replay;
 mod scenarios;
+mod stores;
 mod tls;
 mod topics;
 mod verify;
@@ -67,6 +68,15 @@ macro_rules! on_every_sink {
             async fn $name() {
                 let bench = crate::fixture::Bench::new().await;
                 let target = crate::fixture::Target::files(&bench, guitong_schemas::contract::files::FileFormat::Avro).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
+        mod objects {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::objects(&bench, crate::dropped::JSON).await;
                 crate::scenarios::$name(bench, &target).await;
             })+
         }
