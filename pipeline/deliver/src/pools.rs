@@ -15,6 +15,7 @@ use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 
 use crate::pull::OutboxFile;
 use crate::sink::{SinkError, SinkErrorKind};
+use crate::sql::holders::known::Known;
 use crate::sql::sqlite::SqliteFile;
 use crate::webhook::Endpoints;
 
@@ -57,6 +58,7 @@ struct Inner {
     outboxes: Mutex<HashMap<PathBuf, Arc<OutboxFile>>>,
     endpoints: Endpoints,
     kafka: Mutex<Vec<(KafkaCluster, Outlets)>>,
+    known: Arc<Known>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -104,6 +106,10 @@ impl Pools {
             .connect_lazy_with(options);
         pools.insert(url.reveal().to_owned(), pool.clone());
         Ok(pool)
+    }
+
+    pub(crate) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.inner.known)
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

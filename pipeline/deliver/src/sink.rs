@@ -15,7 +15,7 @@
 pub mod holdings;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -51,6 +51,23 @@ pub struct SinkPlan {
     pub condition: Option<String>,
     /// How a SQL sink keeps its table.
     pub table: SinkTable,
+    /// Of which notes a SQL sink has the rows.
+    pub mark: Mark,
+}
+
+/// What a database is stamped with whose rows were noted before they were sent ([`crate::sql::Holders`]); none before the subscription is
+/// held. Shared by all who have the plan.
+#[derive(Debug, Clone, Default)]
+pub struct Mark(Arc<Mutex<Option<Arc<str>>>>);
+
+impl Mark {
+    pub(crate) fn set(&self, mark: Arc<str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(mark);
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Where a sink stands after it was taken over.
@@ -160,6 +177,16 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// Delivers everything again: reading starts at each partition's `next`; once all have reached `refill_to`,
     /// [`Sink::sweep`] removes what was not met.
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError>;
+
+    /// Leaves out deletes of what the subscriber was never sent, where that is not left to [`Sink::write`], before which it comes: with
+    /// all that is to be written, in its order.
+    async fn sift<'i, 'r>(
+        &mut self,
+        _earlier: &mut [Vec<&'i Change<'r>>],
+        _newest: &mut Vec<&'i Change<'r>>,
+    ) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
 

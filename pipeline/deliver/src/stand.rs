@@ -190,24 +190,29 @@ impl Kept {
         let map: Arc<str> = self.rows.into();
         let change = |(key, held): Known| StateChange { map: Arc::clone(&map), key, value: held.map(|held| held.to_bytes()) };
         let state = rows.into_iter().map(change).chain(own).collect();
-        let done = self.hold.append(Batch { state, ..Batch::default() }).await;
-        done.map_err(|error| match error {
-            AppendError::Refused(error) => of_log(error),
-            // Opening the log again tells.
-            AppendError::Unknown(error) => SinkError::new(SinkErrorKind::Unreachable, error.to_string()),
-        })
+        store(&self.hold, state).await
     }
+}
+
+/// Stores entries in the subscription's keyed state, all or nothing.
+pub(crate) async fn store(hold: &Hold, state: Vec<StateChange>) -> Result<(), SinkError> {
+    let done = hold.append(Batch { state, ..Batch::default() }).await;
+    done.map_err(|error| match error {
+        AppendError::Refused(error) => of_log(error),
+        // Opening the log again tells.
+        AppendError::Unknown(error) => SinkError::new(SinkErrorKind::Unreachable, error.to_string()),
+    })
 }
 
 fn known(bytes: &[u8]) -> Result<Held, SinkError> {
     Held::from_bytes(bytes).ok_or_else(|| damaged(format!("{} bytes that are no row", bytes.len())))
 }
 
-fn damaged(why: String) -> SinkError {
+pub(crate) fn damaged(why: String) -> SinkError {
     SinkError::new(SinkErrorKind::Shape, format!("what the log keeps of the subscriber's end is damaged: {why}"))
 }
 
-fn of_log(error: LogError) -> SinkError {
+pub(crate) fn of_log(error: LogError) -> SinkError {
     let kind = match &error {
         LogError::Fenced { .. } => SinkErrorKind::Fenced,
         error if error.is_transient() => SinkErrorKind::Unreachable,

@@ -18,7 +18,7 @@ use super::process::{Machine, Process, java, java_of};
 use super::tls::Identity;
 use super::{ServerError, fetched, free_port, log_tail};
 
-const VERSION: &str = "4.3.1";
+const VERSION: &str = "4.2.2";
 /// How the broker checks a user's password; which users there are is in its metadata.
 const SCRAM_LOGIN: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
 const START_LIMIT: Duration = Duration::from_secs(60);

@@ -115,6 +115,14 @@ impl Sink for FaultySink {
         self.inner.begin_refill(partitions).await
     }
 
+    async fn sift<'i, 'r>(
+        &mut self,
+        earlier: &mut [Vec<&'i Change<'r>>],
+        newest: &mut Vec<&'i Change<'r>>,
+    ) -> Result<(), SinkError> {
+        self.inner.sift(earlier, newest).await
+    }
+
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         let at = Instant::now();
         let changes: Vec<Seen> = batch.changes.iter().map(|change| seen(change)).collect();
@@ -147,6 +155,14 @@ impl Sink for FaultySink {
             Some(Step::LoseReply) => written.and(Err(SinkError::new(SinkErrorKind::Unreachable, "scripted: the reply is lost"))),
             _ => written,
         }
+    }
+
+    fn replays(&self) -> bool {
+        self.inner.replays()
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.inner.begin_replay(partitions).await
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {

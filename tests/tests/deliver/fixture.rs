@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use guitong_deliver::files::FileSink;
 use guitong_deliver::kafka::KafkaSink;
-use guitong_deliver::sink::{Sink, SinkPlan};
+use guitong_deliver::sink::{Mark, Sink, SinkPlan};
+use guitong_deliver::sql::Holders;
 use guitong_deliver::sql::mysql::MysqlSink;
 use guitong_deliver::sql::postgres::PostgresSink;
 use guitong_deliver::sql::sqlite::SqliteSink;
@@ -229,8 +230,17 @@ impl Bench {
 
     /// Starts a subscription whose sink does what the script says.
     pub(crate) fn start_faulty(&self, subscription: &Subscription, target: &Target, script: &Arc<Script>) -> Running {
-        let sink = FaultySink { inner: target.sink(self, subscription), script: Arc::clone(script) };
-        Running::of(Deliverer::with_sink(self.delivery(subscription), |_| Ok(Box::new(sink))).unwrap())
+        let sink = |plan: SinkPlan| {
+            let faulty = FaultySink { inner: target.sink_of(self, subscription, plan.clone()), script: Arc::clone(script) };
+            let faulty = Box::new(faulty) as Box<dyn Sink>;
+            match target {
+                Target::Files(_) | Target::Kafka(_) => Ok(faulty),
+                Target::Sqlite(..) | Target::Postgres(..) | Target::Mariadb(..) => {
+                    Ok(Box::new(Holders::new(&self.pools, &plan, faulty)) as Box<dyn Sink>)
+                }
+            }
+        };
+        Running::of(Deliverer::with_sink(self.delivery(subscription), sink).unwrap())
     }
 
     /// Waits until everything in the log is delivered and nothing is left to sweep.
@@ -397,7 +407,10 @@ impl Target {
     /// The sink of a subscription, without a deliverer.
     pub(crate) fn sink(&self, bench: &Bench, subscription: &Subscription) -> Box<dyn Sink> {
         let entitlement = Entitlement::compile(subscription, &bench.resource, &bench.entity, &bench.time_zone).unwrap();
-        let plan = plan(bench, subscription, &entitlement);
+        self.sink_of(bench, subscription, plan(bench, subscription, &entitlement))
+    }
+
+    fn sink_of(&self, bench: &Bench, subscription: &Subscription, plan: SinkPlan) -> Box<dyn Sink> {
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),
             SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(&bench.pools, url, table, plan).unwrap()),
@@ -518,6 +531,7 @@ pub(crate) fn plan(bench: &Bench, subscription: &Subscription, entitlement: &Ent
         grant: entitlement.fingerprint(),
         condition: subscription.condition.clone(),
         table: subscription.table.clone(),
+        mark: Mark::default(),
     }
 }
 

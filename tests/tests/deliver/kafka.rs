@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use guitong_deliver::Phase;
-use guitong_log::Record;
+use guitong_log::kafka::OutletRecord;
 use guitong_log::registry::{RegistryClient, SchemaRegistry as _};
+use guitong_log::{Headers, Record};
 use guitong_schemas::avro::{Value, frame};
 use guitong_schemas::contract::{KafkaTopic, RegistryConfig, Secret, SinkConfig, Subscription};
 use guitong_schemas::position::Version;
@@ -227,6 +228,28 @@ async fn nothing_of_a_holder_that_died_before_its_commit_is_ever_seen() {
 }
 
 /// The transaction is committed, and nobody hears of it.
+/// A call that is dropped goes on at the brokers: it takes nothing from the one that comes after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_is_not_fenced_by_what_it_gave_up_itself() {
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let topics = Topics::shared().await;
+    let mut outlet = topics.outlet("t");
+    outlet.make(WIDTH).await.unwrap();
+    let record = |key: u32| OutletRecord { key: key.to_string().into(), value: None, headers: Headers::new() };
+    for round in 0..10 {
+        // Begun and dropped: which of them the brokers hear last is open.
+        for _ in 0..8 {
+            drop(tokio::time::timeout(Duration::ZERO, outlet.take_over()).await);
+        }
+        outlet.take_over().await.unwrap();
+        let within = Duration::from_micros(random.random_range(0..3_000));
+        drop(tokio::time::timeout(within, outlet.write(vec![record(round)], "given up".into())).await);
+        outlet.take_over().await.unwrap();
+        outlet.write(vec![record(round)], round.to_string().into()).await.unwrap();
+        assert_eq!(outlet.stand().await.unwrap().unwrap(), round.to_string());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_a_commit_doubles_nothing() {
     let world = Proxied::start().await;

@@ -150,7 +150,10 @@ pub(crate) async fn a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_gra
     let wide = kept(&bench, target, SOFT);
     bench.append(vec![named(&bench, "A", "other", 1), named(&bench, "B", "mine", 2)]).await;
     bench.deliver(&wide).await;
+    // As a log that was restored has it.
+    let notes = bench.notes().await;
     bench.replace_log().await;
+    bench.note(notes).await;
     bench.append(vec![delete(&bench, "A", 3), named(&bench, "B", "mine", 4), delete(&bench, "B", 5)]).await;
     bench.deliver(&Subscription { condition: Some("name == 'mine'".into()), ..wide }).await;
     let expected = [("A", (None, None, Some(3))), ("B", whole("mine", Some(5)))];

@@ -13,6 +13,7 @@ mod faulty;
 mod files;
 mod fixture;
 mod foreign;
+mod holders;
 mod kafka;
 mod kept;
 mod mysql;
@@ -142,6 +143,9 @@ tables:
     a_narrower_grant_takes_from_a_departments_own_table
     a_column_map_that_does_not_fit_is_told_at_start
     crashes_double_nothing_in_a_departments_own_table
+    a_server_never_hears_of_a_row_that_was_never_granted
+    a_delete_arrives_whatever_is_noted_of_its_row
+    random_faults_lose_no_delete
     rows_that_somebody_changed_are_found_and_put_right
     rows_that_are_known_by_a_hash_are_compared
     rows_of_the_subscribers_own_are_left_alone

@@ -22,6 +22,10 @@ pub(crate) use crate::foreign::{
     a_column_map_that_does_not_fit_is_told_at_start, a_departments_own_table_gets_its_columns_and_no_other,
     a_narrower_grant_takes_from_a_departments_own_table, crashes_double_nothing_in_a_departments_own_table,
 };
+pub(crate) use crate::holders::{
+    a_delete_arrives_whatever_is_noted_of_its_row, a_server_never_hears_of_a_row_that_was_never_granted,
+    random_faults_lose_no_delete,
+};
 pub(crate) use crate::kept::{
     a_changed_grant_clears_rows_that_are_gone, a_column_of_another_type_waits_where_it_is_told_to,
     a_column_that_comes_back_is_of_the_type_that_it_has_then, a_delete_that_a_refill_meets_keeps_nothing_of_an_earlier_grant,

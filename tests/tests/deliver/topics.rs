@@ -93,7 +93,7 @@ impl Topics {
         Hold::new(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open)))
     }
 
-    fn outlet(&self, table: &str) -> Outlet {
+    pub(crate) fn outlet(&self, table: &str) -> Outlet {
         Outlets::new(&self.cluster).unwrap().outlet(&self.topic(table))
     }
 

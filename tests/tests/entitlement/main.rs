@@ -44,7 +44,8 @@ async fn long_fault_a_thousand_policies_leak_nothing() {
 async fn run(worlds: usize, subscribers: usize) {
     let _turn = TURN.lock().await;
     captured::start();
-    let (begun, servers, mut policies) = (Instant::now(), Arc::new(Servers::start().await), 0);
+    let (begun, servers) = (Instant::now(), Arc::new(Servers::start().await));
+    let (mut policies, mut logged) = (0, 0);
     let mut seeds = StdRng::seed_from_u64(guitong_tests::seed());
     for number in 0..worlds {
         let seed = seeds.random();
@@ -52,7 +53,9 @@ async fn run(worlds: usize, subscribers: usize) {
         let mut world = World::new(number, seed, number % ENTITIES, subscribers, &servers).await;
         live(&mut world).await;
         policies += world.policies;
+        logged += world.logged;
     }
+    assert!(logged > 0, "the servers' logs tell what they were sent");
     println!("{policies} policies in {:.1} s", begun.elapsed().as_secs_f64());
 }
 

@@ -1,8 +1,8 @@
 //! Where subscribers have what was delivered, read without the product: the rows they hold, and all the bytes that lie there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use guitong_deliver::pull::{PullError, Puller};
@@ -12,7 +12,7 @@ use guitong_schemas::contract::{Secret, SinkConfig};
 use guitong_tests::containers;
 use guitong_tests::receiver::Receiver;
 use guitong_tests::servers::mariadb::Mariadb;
-use guitong_tests::servers::postgres::Postgres;
+use guitong_tests::servers::postgres::{Options, Postgres};
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
@@ -27,9 +27,10 @@ const KEY: &str = "guitong_key";
 
 /// The servers that all subscribers share.
 pub(crate) struct Servers {
-    _postgres: Postgres,
-    postgres_url: String,
+    server: Postgres,
     postgres: PgPool,
+    /// Of what the server logged: up to where it was read, and by user what nobody took yet.
+    logged: Mutex<(usize, HashMap<String, Vec<u8>>)>,
     _mariadb: Mariadb,
     mariadb_url: String,
     mariadb: MySqlPool,
@@ -37,28 +38,58 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) async fn start() -> Self {
-        let postgres = Postgres::start().await.unwrap();
+        let options = Options::default().set("log_statement", "all").set("log_line_prefix", "%u|").set("max_connections", "500");
+        let postgres = Postgres::start_with(options).await.unwrap();
         postgres.create_role("office", "").await.unwrap();
         postgres.execute("CREATE SCHEMA shared AUTHORIZATION office").await.unwrap();
         let mariadb = Mariadb::start().await.unwrap();
         mariadb.create_user("office", "shared", "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP").await.unwrap();
         Self {
-            postgres_url: postgres.url("office"),
             postgres: postgres.admin().await.unwrap(),
-            _postgres: postgres,
+            server: postgres,
+            logged: Mutex::default(),
             mariadb_url: mariadb.url("office", "shared"),
             mariadb: mariadb.admin().await.unwrap(),
             _mariadb: mariadb,
         }
     }
+
+    /// The address of a user of his own, by whom the server's log tells what he sent. What he makes belongs to the office.
+    async fn postgres_user(&self, name: &str) -> String {
+        self.server.create_role(name, "IN ROLE office").await.unwrap();
+        self.server.execute(&format!("ALTER ROLE \"{name}\" SET role = office")).await.unwrap();
+        self.server.url(name)
+    }
+
+    /// What the server logged of a user's statements, with their parameters, since it was last asked.
+    fn logged(&self, user: &str) -> Vec<u8> {
+        let (read, by_user) = &mut *self.logged.lock().unwrap();
+        let log = std::fs::read(self.server.log_path()).unwrap();
+        let whole = log.iter().rposition(|byte| *byte == b'\n').map_or(*read, |end| end + 1);
+        let mut of = String::new();
+        for line in log[*read..whole].split_inclusive(|byte| *byte == b'\n') {
+            // What goes on in another line is indented there.
+            if let Some(end) = line.iter().position(|byte| *byte == b'|').filter(|_| line[0] != b'\t') {
+                of = String::from_utf8_lossy(&line[..end]).into_owned();
+            }
+            by_user.entry(of.clone()).or_default().extend(line);
+        }
+        *read = whole;
+        by_user.remove(user).unwrap_or_default()
+    }
 }
 
 /// A subscriber's end.
 pub(crate) enum Place {
-    Postgres(Arc<Servers>),
+    /// With the address of its own user.
+    Postgres(Arc<Servers>, String),
     Mariadb(Arc<Servers>),
     Sqlite(PathBuf),
-    Files { folder: PathBuf, state: PathBuf, format: FileFormat },
+    Files {
+        folder: PathBuf,
+        state: PathBuf,
+        format: FileFormat,
+    },
     Webhook(Arc<Receiver>, Mode),
     Pull,
 }
@@ -68,14 +99,14 @@ const MODES: [Mode; 3] = [Mode::Binary, Mode::Structured, Mode::Batch];
 
 impl Place {
     /// One after the other, all kinds; endpoints speak another mode in each world.
-    pub(crate) async fn new(world: usize, number: usize, home: &Path, servers: &Arc<Servers>) -> Self {
+    pub(crate) async fn new(name: &str, (world, number): (usize, usize), home: &Path, servers: &Arc<Servers>) -> Self {
         let files = |format| {
             let (folder, state) = (home.join(format!("drop-{number}")), home.join(format!("state-{number}")));
             std::fs::create_dir(&folder).unwrap();
             Self::Files { folder, state, format }
         };
         match number % 9 {
-            0 => Self::Postgres(Arc::clone(servers)),
+            0 => Self::Postgres(Arc::clone(servers), servers.postgres_user(name).await),
             1 => Self::Webhook(Receiver::start().await, MODES[(world + number / 9) % MODES.len()]),
             2 => Self::Sqlite(home.join(format!("subscriber-{number}.db"))),
             3 => Self::Pull,
@@ -90,9 +121,7 @@ impl Place {
     pub(crate) fn config(&self, name: &str) -> SinkConfig {
         let table = name.to_owned();
         match self {
-            Self::Postgres(servers) => {
-                SinkConfig::Postgres { url: Secret::new(servers.postgres_url.clone()), schema: "shared".into(), table }
-            }
+            Self::Postgres(_, url) => SinkConfig::Postgres { url: Secret::new(url.clone()), schema: "shared".into(), table },
             Self::Mariadb(servers) => SinkConfig::Mysql { url: Secret::new(servers.mariadb_url.clone()), table },
             Self::Sqlite(path) => SinkConfig::Sqlite { path: path.clone(), table },
             Self::Files { folder, state, format } => {
@@ -106,7 +135,7 @@ impl Place {
 
     /// Whether it takes no U+0000.
     pub(crate) fn refuses_zero(&self) -> bool {
-        matches!(self, Self::Postgres(_) | Self::Files { format: FileFormat::Csv(_), .. })
+        matches!(self, Self::Postgres(..) | Self::Files { format: FileFormat::Csv(_), .. })
     }
 
     /// What the subscriber holds.
@@ -117,7 +146,7 @@ impl Place {
             names.push(KEY);
         }
         let rows: Vec<BTreeMap<String, Option<String>>> = match self {
-            Self::Postgres(servers) => {
+            Self::Postgres(servers, _) => {
                 let shown = names.iter().map(|name| match *name {
                     KEY => format!("encode({KEY}, 'hex')"),
                     name => format!("to_jsonb(t) ->> '{name}'"),
@@ -171,7 +200,7 @@ impl Place {
     pub(crate) async fn readable(&self, name: &str, outbox: &Path, puller: Option<&Puller>) -> [Vec<u8>; 2] {
         let is_own = |table: &str| table.starts_with("guitong_");
         match self {
-            Self::Postgres(servers) => servers.in_postgres(name).await,
+            Self::Postgres(servers, _) => servers.in_postgres(name).await,
             Self::Mariadb(servers) => {
                 [servers.in_mariadb(&[name], "true").await, servers.in_mariadb(&OWN, &format!("subscription = '{name}'")).await]
             }
@@ -203,7 +232,15 @@ impl Place {
         match self {
             Self::Sqlite(path) => bytes_beside(path),
             Self::Files { folder, state, .. } => [bytes_in(folder), bytes_in(state)].concat(),
-            Self::Postgres(_) | Self::Mariadb(_) | Self::Webhook(..) | Self::Pull => Vec::new(),
+            Self::Postgres(..) | Self::Mariadb(_) | Self::Webhook(..) | Self::Pull => Vec::new(),
+        }
+    }
+
+    /// What the subscriber's server was told since the last look, as far as it is logged.
+    pub(crate) fn logged(&self, name: &str) -> Vec<u8> {
+        match self {
+            Self::Postgres(servers, _) => servers.logged(name),
+            Self::Mariadb(_) | Self::Sqlite(_) | Self::Files { .. } | Self::Webhook(..) | Self::Pull => Vec::new(),
         }
     }
 }

@@ -30,7 +30,11 @@ pub(crate) async fn assert_entitled(world: &mut World, when: &str) {
         let kept: Ids = if keyed { now.union(&subscriber.knew).copied().collect() } else { now.clone() };
         world.canaries.assert_only(&kept, &own, &format!("{what} what the exchange keeps there"));
         world.canaries.assert_only(&subscriber.may, &subscriber.place.remains(), &format!("{what} what remains"));
+        let logged = subscriber.place.logged(&subscriber.name);
+        world.canaries.assert_only(&subscriber.may, &logged, &format!("{what} what its server logged"));
+        let told = world.canaries.found(&logged).len();
         assert_told(world, subscriber, served, &now, &what).await;
+        world.logged += told;
     }
     assert_kept(world, when).await;
 }

@@ -98,6 +98,8 @@ pub(crate) struct World {
     pub(crate) registry: prometheus::Registry,
     /// How many policies there were.
     pub(crate) policies: usize,
+    /// How many canaries were in what servers logged.
+    pub(crate) logged: usize,
     alive: BTreeSet<usize>,
     home: TempDir,
     owner: Box<dyn OwnedLog>,
@@ -120,9 +122,10 @@ impl World {
         let registry = prometheus::Registry::new();
         let mut all = Vec::new();
         for at in 0..subscribers {
+            let name = format!("w{number}-s{at}");
             all.push(Subscriber {
-                name: format!("w{number}-s{at}"),
-                place: Place::new(number, at, home.path(), servers).await,
+                place: Place::new(&name, (number, at), home.path(), servers).await,
+                name,
                 policy: Policy::random(&model, &mut random),
                 running: None,
                 open: false,
@@ -134,6 +137,7 @@ impl World {
         }
         Self {
             policies: subscribers,
+            logged: 0,
             value: RecordEncoder::compile(&entity.schema_json).unwrap(),
             key: RecordEncoder::compile(&entity.key_schema_json).unwrap(),
             metrics: Metrics::register(&registry).unwrap(),

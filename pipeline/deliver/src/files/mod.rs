@@ -159,14 +159,14 @@ impl FileSink {
             let Some(last) = page.last() else { break };
             after = last.position;
             page.iter().for_each(|noted| entry.count(noted.deleted));
-            let ends = after == closing.last;
-            let (rest, written) = aside(move || append(file, &page, ends, bytes)).await?;
-            upload.write(&written).await?;
-            entry.hash(&written);
-            let Some(rest) = rest else { break };
-            (file, bytes) = (rest, written);
+            (file, bytes) = aside(move || append(file, &page, bytes)).await?;
+            upload.write(&bytes).await?;
+            entry.hash(&bytes);
             bytes.clear();
         }
+        let rest = aside(move || file.end(&mut bytes).map(|()| bytes)).await?;
+        upload.write(&rest).await?;
+        entry.hash(&rest);
         upload.send().await?;
         self.outbox.holds(self.epoch).await?;
         upload.finish().await?;
@@ -234,16 +234,11 @@ impl Sink for FileSink {
     }
 }
 
-/// Appends changes to a file, and what it ends with after the last.
-fn append(mut file: Writing, page: &[Noted], ends: bool, mut out: Vec<u8>) -> Result<(Option<Writing>, Vec<u8>), SinkError> {
+fn append(mut file: Writing, page: &[Noted], mut out: Vec<u8>) -> Result<(Writing, Vec<u8>), SinkError> {
     for noted in page {
         file.write(noted, &mut out)?;
     }
-    if ends {
-        file.end(&mut out)?;
-        return Ok((None, out));
-    }
-    Ok((Some(file), out))
+    Ok((file, out))
 }
 
 /// Does what takes a while without keeping others from the thread.

@@ -53,7 +53,7 @@ impl Index {
         for (partition, bounds) in (0..).zip(&bounds) {
             let next = index.copied.next.get(partition as usize).map_or(bounds.earliest, |next| bounds.earliest.max(*next));
             let mut pages = outlet.records(partition, next, bounds.end).map_err(sink_error)?;
-            while let Some(records) = pages.next().await.map_err(sink_error)? {
+            while let Some(records) = pages.next().await.map_err(|error| sink_error(error.into()))? {
                 index.take(records, (partition, pages.position())).await?;
             }
         }

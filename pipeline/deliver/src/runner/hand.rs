@@ -170,8 +170,9 @@ impl Hand<'_> {
     /// One transaction at the sink; its audit entry follows in the log, while the sink goes on. `moves`: the sink's offsets move
     /// over the ranges.
     async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
-        let changes = newest(items);
-        let earlier = earlier(items, &changes, self.sink.wants());
+        let mut changes = newest(items);
+        let mut earlier = earlier(items, &changes, self.sink.wants());
+        self.sink.sift(&mut earlier, &mut changes).await?;
         let entry = self.entry(earlier.iter().flatten().chain(&changes), ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };

@@ -55,7 +55,8 @@ use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{Outbox, OutboxFile, Puller};
-use crate::sink::{PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
+use crate::sink::{Mark, PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
+use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
 use crate::sql::mysql::MysqlSink;
 use crate::sql::postgres::PostgresSink;
@@ -196,6 +197,7 @@ impl Deliverer {
             grant: entitlement.fingerprint(),
             condition: subscription.condition.clone(),
             table: subscription.table.clone(),
+            mark: Mark::default(),
         };
         let sink = sink(plan).map_err(|error| DeliverError::Sink { subscription: Arc::clone(&name), error })?;
         let (asks, asked) = mpsc::channel(handle::WAITING);
@@ -554,9 +556,18 @@ fn make_sink(
     Ok(match config {
         SinkConfig::Webhook(webhook) => Box::new(WebhookSink::new(pools, webhook, plan)?),
         SinkConfig::Kafka(topic) => Box::new(KafkaSink::new(pools, topic, registry, plan)?),
-        SinkConfig::Mysql { url, table } => Box::new(MysqlSink::new(pools, url, table, plan)?),
-        SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(pools, path, table, plan)),
-        SinkConfig::Postgres { url, schema, table } => Box::new(PostgresSink::new(pools, url, schema, table, plan)?),
+        SinkConfig::Mysql { url, table } => {
+            let sink = MysqlSink::new(pools, url, table, plan.clone())?;
+            Box::new(Holders::new(pools, &plan, Box::new(sink)))
+        }
+        SinkConfig::Sqlite { path, table } => {
+            let sink = SqliteSink::new(pools, path, table, plan.clone());
+            Box::new(Holders::new(pools, &plan, Box::new(sink)))
+        }
+        SinkConfig::Postgres { url, schema, table } => {
+            let sink = PostgresSink::new(pools, url, schema, table, plan.clone())?;
+            Box::new(Holders::new(pools, &plan, Box::new(sink)))
+        }
         SinkConfig::Files(files) => Box::new(FileSink::new(pools, files, plan)),
         SinkConfig::Pull { .. } => {
             let why = "a subscription can be pulled only with the embedded log";

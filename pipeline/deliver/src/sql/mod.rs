@@ -4,9 +4,11 @@
 //!
 //! Beside the table, `guitong_subscriptions` has one row for each subscription (the fence: its epoch), `guitong_offsets` one for
 //! each partition, `guitong_deleted` one for each deleted key that is still remembered. What soft deletes and histories keep, and how a table is written
-//! that is the department's own, the modules `kept` and `foreign` say once for all databases.
+//! that is the department's own, the modules `kept` and `foreign` say once for all databases; `holders`, that deletes go only to who was sent
+//! the row.
 
 pub(crate) mod foreign;
+pub(crate) mod holders;
 pub(crate) mod kept;
 pub(crate) mod layout;
 mod lease;
@@ -19,6 +21,7 @@ mod stored;
 
 pub(crate) use stored::{fenced, signed, unsigned};
 
+pub use self::holders::Holders;
 pub(crate) use crate::sink::KEY;
 
 /// Names of the columns that the exchange adds to a subscriber's table, beside [`KEY`].

@@ -28,6 +28,9 @@ pub(crate) struct Shape {
     /// Columns of earlier grants, which the table still has, without values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) left: Vec<ShapeColumn>,
+    /// Of which notes the rows are ([`super::holders`]).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) mark: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +56,13 @@ impl Shape {
             foreign: layout.foreign,
             rows: condition.map(|condition| hex::encode(Sha256::digest(condition))).unwrap_or_default(),
             left: Vec::new(),
+            mark: String::new(),
         }
     }
 
-    /// With the columns that `old` leaves behind.
+    /// With the columns that `old` leaves behind, and its mark.
     pub(crate) fn after(mut self, old: &Self) -> Self {
+        self.mark.clone_from(&old.mark);
         if old.columns_to(&self) != Columns::Rekey {
             let is_new = |column: &&ShapeColumn| self.columns.iter().any(|new| new.name == column.name);
             self.left = old.columns.iter().chain(&old.left).filter(|column| !is_new(column)).cloned().collect();
@@ -67,7 +72,7 @@ impl Shape {
 
     /// Whether a table of this shape is as `new` wants it.
     pub(crate) fn is_as(&self, new: &Self) -> bool {
-        *self == Self { left: self.left.clone(), ..new.clone() }
+        *self == Self { left: self.left.clone(), mark: self.mark.clone(), ..new.clone() }
     }
 
     pub(crate) fn to_json(&self) -> Result<String, SinkError> {
@@ -277,6 +282,7 @@ mod tests {
             foreign: false,
             rows: String::new(),
             left: Vec::new(),
+            mark: String::new(),
         }
     }
 

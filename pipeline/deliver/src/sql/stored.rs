@@ -119,7 +119,8 @@ impl Takeover {
         }
         let same_log = stored.log_id == *plan.log.0 && stored.topic == *plan.topic;
         let whole = (there.past || !layout.history) && (there.versions || !layout.foreign);
-        Ok(if same_log && whole { Self::Resume } else { Self::Refill })
+        let noted = plan.mark.get().is_none_or(|mark| *mark == *shape.mark);
+        Ok(if same_log && whole && noted { Self::Resume } else { Self::Refill })
     }
 }
 
@@ -130,12 +131,16 @@ fn stored_shape(stored: Option<&Stored>, layout: &Layout) -> Result<Option<Shape
 }
 
 /// What is to be stored of the new grant.
-pub(crate) fn shape_to_store(stored: Option<&Stored>, layout: &Layout) -> Result<String, SinkError> {
+pub(crate) fn shape_to_store(stored: Option<&Stored>, plan: &SinkPlan, layout: &Layout) -> Result<String, SinkError> {
     let new = Shape::of(layout);
-    match stored_shape(stored, layout)? {
-        Some(old) => new.after(&old).to_json(),
-        None => new.to_json(),
+    let mut shape = match stored_shape(stored, layout)? {
+        Some(old) => new.after(&old),
+        None => new,
+    };
+    if let Some(mark) = plan.mark.get() {
+        shape.mark = mark.to_string();
     }
+    shape.to_json()
 }
 
 /// Next offset of each partition, where the sink stands as the plan wants it and its rows are those of its offsets: no refill is

@@ -40,14 +40,14 @@ use tokio::sync::{Mutex, oneshot, watch};
 use self::client::{Cluster, REQUEST, blocking};
 use self::committer::{Command, Commands, Committer, Ends, Ticket};
 use self::group::{Assignments, Member};
-pub use self::outlet::{Outlet, OutletError, OutletRecord, Outlets, Pages};
+pub use self::outlet::{Outlet, OutletError, OutletRecord, Outlets};
 use self::owned::KafkaOwned;
+pub use self::reader::Pages;
 use self::reader::{From, Readers};
 use self::store::{SlotChanges, Store};
 use self::topics::Topics;
 use crate::contract::{
-    Bounds, ExchangeLog, LogError, LogId, LogReader, OwnedLog, OwnerId, Placement, ReadBudget, Role, TopicPartition, TopicSpec,
-    slot,
+    Bounds, ExchangeLog, LogError, LogId, LogReader, OwnedLog, OwnerId, Placement, Role, TopicPartition, TopicSpec, slot,
 };
 use crate::metrics::Metrics;
 
@@ -55,8 +55,6 @@ use crate::metrics::Metrics;
 const SLOT_WAIT: Duration = Duration::from_secs(30);
 /// A slot can be lost while it is read; how often an opening begins again.
 const OPEN_TRIES: u32 = 5;
-/// Bytes of a slot's partition that are read and applied at once.
-const LOAD: usize = 4 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -259,22 +257,12 @@ impl KafkaLog {
         Err(LogError::Fenced { owner: (*ticket.owner).clone() })
     }
 
-    async fn load_from(&self, role: &RoleLog, at: TopicPartition, mut next: u64, end: u64) -> Result<(), LogError> {
+    async fn load_from(&self, role: &RoleLog, at: TopicPartition, next: u64, end: u64) -> Result<(), LogError> {
         let slot = at.partition;
-        let mut reader = self.readers.reader(vec![From { at, next, end }])?;
-        // A transaction that its holder left is aborted after its timeout; then the end can be reached.
-        let limit = self.cluster.transaction_limit() * 2 + REQUEST;
-        let mut moved = Instant::now();
-        while next < end {
-            let batch = reader.read(ReadBudget { bytes: LOAD, wait: Duration::from_secs(1) }).await?;
-            if let Some((_, further)) = batch.next.last() {
-                next = *further;
-                moved = Instant::now();
-            } else if moved.elapsed() > limit {
-                return Err(self.cluster.unavailable(format!("slot {slot} cannot be read up to {end}, only to {next}")));
-            }
-            let changes = batch.records.into_iter().filter_map(|record| Some((record.key?, record.value))).collect();
-            role.store.apply(&[&SlotChanges { slot, next, changes }]).await?;
+        let mut pages = self.readers.pages(From { at, next, end })?;
+        while let Some(records) = pages.next().await? {
+            let changes = records.into_iter().filter_map(|record| Some((record.key?, record.value))).collect();
+            role.store.apply(&[&SlotChanges { slot, next: pages.position(), changes }]).await?;
         }
         Ok(())
     }

@@ -10,7 +10,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guitong_schemas::contract::{KafkaCluster, KafkaTopic};
@@ -20,17 +19,15 @@ use tokio::sync::Mutex;
 
 use super::client::{Cluster, REQUEST, spawn};
 use super::producer::{Failed, Outgoing, Producer, Refused};
-use super::reader::{From as Start, KafkaReader, Readers};
+use super::reader::{From as Start, Pages, Readers};
 use super::topics::{self, Topics};
-use crate::contract::{Bounds, Headers, LogError, LogReader, ReadBudget, Record, TopicPartition};
+use crate::contract::{Bounds, Headers, LogError, TopicPartition};
 use crate::partition::partition_for;
 
 /// Key of the only record that the topic of stands keeps.
 const STAND: &[u8] = b"stand";
 /// Offsets before the end among which the last stand is looked for first. Each transaction leaves two there, one of them its marker.
 const TAIL: u64 = 64;
-/// Bytes that are read at once.
-const PAGE: usize = 4 << 20;
 
 /// A cluster with topics of subscribers; clones share its clients.
 #[derive(Debug, Clone)]
@@ -188,10 +185,7 @@ impl Outlet {
     }
 
     fn pages(&self, at: TopicPartition, next: u64, end: u64) -> Result<Pages, OutletError> {
-        let reader = self.of.readers.reader(vec![Start { at: at.clone(), next, end }])?;
-        // A transaction that its holder left is aborted after its timeout; then the end can be reached.
-        let limit = self.of.cluster.transaction_limit() * 2 + REQUEST;
-        Ok(Pages { reader, at, next, end, limit })
+        Ok(self.of.readers.pages(Start { at, next, end })?)
     }
 
     /// Writes records and where delivery stands with them, all or nothing; the offsets after the last record of each partition.
@@ -268,47 +262,4 @@ fn retire(producer: Option<Producer>) {
 
 fn given_up(error: tokio::task::JoinError) -> OutletError {
     OutletError::Unreachable(format!("a call to the brokers was given up: {error}"))
-}
-
-/// Committed records up to an offset.
-#[derive(Debug)]
-pub struct Pages {
-    reader: KafkaReader,
-    at: TopicPartition,
-    next: u64,
-    end: u64,
-    /// How long nothing may come.
-    limit: Duration,
-}
-
-impl Pages {
-    /// Everything before this offset was given.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.next
-    }
-
-    /// The next records; `None` once all are given.
-    ///
-    /// # Errors
-    /// Where nothing comes that is to be there.
-    pub async fn next(&mut self) -> Result<Option<Vec<Record>>, OutletError> {
-        let moved = Instant::now();
-        while self.next < self.end {
-            let read = self.reader.read(ReadBudget { bytes: PAGE, wait: Duration::from_secs(1) }).await?;
-            if let Some((_, further)) = read.next.last() {
-                self.next = *further;
-                return Ok(Some(read.records));
-            }
-            if moved.elapsed() > self.limit {
-                let detail = format!(
-                    "{} cannot be read up to {}, only to {}: a transaction there does not end (`kafka-transactions.sh find-hanging` \
-                     shows it)",
-                    self.at, self.end, self.next
-                );
-                return Err(OutletError::Unreachable(detail));
-            }
-        }
-        Ok(None)
-    }
 }

@@ -22,11 +22,14 @@ use crate::contract::{LogError, LogReader, ReadBatch, ReadBudget, Record, TopicP
 /// KiB that a reader's queue may hold before fetching pauses; one fetch more can come on top.
 const AHEAD: &str = "4096";
 
+/// Bytes of [`Pages`] that are read at once.
+const PAGE: usize = 4 << 20;
+
 /// How often a reader looks at partitions that it has just begun to fetch.
 const SETTLING: Duration = Duration::from_millis(10);
 
 /// Where reading of a partition begins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct From {
     pub(crate) at: TopicPartition,
     pub(crate) next: u64,
@@ -75,6 +78,14 @@ impl Readers {
             started: false,
             release,
         })
+    }
+
+    /// What is committed between two offsets; `from.end` is one that the partition has reached, committed or not.
+    pub(crate) fn pages(&self, from: From) -> Result<Pages, LogError> {
+        let From { at, next, end } = from.clone();
+        // A transaction that its holder left is aborted after its timeout; then the end can be reached.
+        let limit = self.cluster.transaction_limit() * 2 + REQUEST;
+        Ok(Pages { reader: self.reader(vec![from])?, at, next, end, limit })
     }
 
     /// A shared consumer that reads none of these partitions yet; they count as taken.
@@ -280,6 +291,48 @@ impl LogReader for KafkaReader {
             // Either way the queue is looked at.
             let _ = tokio::time::timeout_at(until.into(), self.wake.notified()).await;
         }
+    }
+}
+
+/// Committed records up to an offset.
+#[derive(Debug)]
+pub struct Pages {
+    reader: KafkaReader,
+    at: TopicPartition,
+    next: u64,
+    end: u64,
+    /// How long nothing may come.
+    limit: Duration,
+}
+
+impl Pages {
+    /// Everything before this offset was given.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The next records; `None` once all are given.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] where nothing comes that is to be there; others where it cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Vec<Record>>, LogError> {
+        let moved = Instant::now();
+        while self.next < self.end {
+            let read = self.reader.read(ReadBudget { bytes: PAGE, wait: Duration::from_secs(1) }).await?;
+            if let Some((_, further)) = read.next.last() {
+                self.next = *further;
+                return Ok(Some(read.records));
+            }
+            if moved.elapsed() > self.limit {
+                return Err(self.reader.cluster.unavailable(format!(
+                    "{} was written up to {} and gives nothing from {} on: a transaction there does not end \
+                     (`kafka-transactions.sh find-hanging` shows it; \"Which Kafka\" in deploy/README.md says what to do)",
+                    self.at, self.end, self.next
+                )));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -159,7 +159,7 @@ impl MysqlSink {
             .bind(&*self.plan.topic)
             .bind(sweep_epoch)
             .bind(self.plan.grant.as_slice())
-            .bind(shape_to_store(Some(stored), &self.layout)?)
+            .bind(shape_to_store(Some(stored), &self.plan, &self.layout)?)
             .bind(&*self.plan.subscription)
             .bind(stored.epoch);
         if store.execute(&mut *transaction).await.map_err(sink_error)?.rows_affected() == 0 {

@@ -266,7 +266,7 @@ impl PostgresSink {
                 Some(epoch)
             }
         };
-        let shape = shape_to_store(stored.as_ref(), &self.layout)?;
+        let shape = shape_to_store(stored.as_ref(), &self.plan, &self.layout)?;
         self.store(transaction, made, (epoch, sweep_epoch), shape).await?;
         let partitions = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(self.own.partitions.as_str()));
         let partitions = partitions.bind(&*self.plan.subscription).bind(&*self.plan.topic);

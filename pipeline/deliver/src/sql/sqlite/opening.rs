@@ -229,7 +229,7 @@ impl Opening {
             .bind(epoch)
             .bind(sweep_epoch)
             .bind(self.plan.grant.to_vec())
-            .bind(shape_to_store(stored, &self.layout)?);
+            .bind(shape_to_store(stored, &self.plan, &self.layout)?);
         store.execute(&mut **transaction).await.map_err(sink_error)?;
         let (partitions, remembers) = self.partitions(transaction).await?;
         let entries = stored.map(Stored::entries).transpose()?.unwrap_or_default();

@@ -59,8 +59,8 @@ fn primitive(name: &str, kind: ColumnKind, repetition: Repetition) -> Result<Typ
             let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
             let logical = LogicalType::decimal(number(scale), number(precision));
             let builder = match precision {
-                ..=DIGITS_OF_INT => Type::primitive_type_builder(name, Physical::INT32),
-                ..=DIGITS_OF_LONG => Type::primitive_type_builder(name, Physical::INT64),
+                few if few <= DIGITS_OF_INT => Type::primitive_type_builder(name, Physical::INT32),
+                some if some <= DIGITS_OF_LONG => Type::primitive_type_builder(name, Physical::INT64),
                 _ => Type::primitive_type_builder(name, Physical::FIXED_LEN_BYTE_ARRAY).with_length(WIDE as i32),
             };
             let builder = builder.with_precision(number(precision)).with_scale(number(scale));

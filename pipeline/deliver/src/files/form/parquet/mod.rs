@@ -88,7 +88,7 @@ fn properties() -> WriterPropertiesPtr {
     WriterProperties::builder()
         .set_created_by(format!("guitong version {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        // Those of pages cost more than they save in groups as small as ours.
+        // Groups are small enough to be found by their own.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         // It rises by one.
         .set_column_dictionary_enabled(position.clone(), false)

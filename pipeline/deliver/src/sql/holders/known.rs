@@ -1,0 +1,88 @@
+//! Rows that are known to be noted as sent, so that an update asks nobody: fingerprints in a table of fixed size, in which a new one
+//! takes the place of an old one. One for the node.
+//!
+//! A fingerprint that is taken for another row's would keep that row from being noted, and so lose its delete: it is 128 bits of two
+//! keyed hashes, of keys that no other process and no other hold has.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Fingerprints, a power of two; 16 MiB, of which the system gives what is used.
+const SLOTS: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Known(Mutex<Vec<u128>>);
+
+/// What makes the fingerprints of one hold; those of an earlier one are known no more.
+#[derive(Debug, Default)]
+pub(crate) struct Seal(RandomState, RandomState);
+
+impl Seal {
+    /// Never 0, which stands for none.
+    fn print(&self, row: &[u8]) -> u128 {
+        u128::from(self.0.hash_one(row)) << 64 | u128::from(self.1.hash_one(row)) | 1
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self(Mutex::new(vec![0; SLOTS]))
+    }
+}
+
+impl Known {
+    fn slots(&self) -> MutexGuard<'_, Vec<u128>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of the rows that are not known.
+    pub(super) fn lacks<'k>(&self, seal: &Seal, rows: impl Iterator<Item = &'k [u8]>) -> HashSet<&'k [u8]> {
+        let prints: Vec<_> = rows.map(|row| (row, seal.print(row))).collect();
+        let slots = self.slots();
+        prints.into_iter().filter(|(_, print)| slots.get(place(*print)) != Some(print)).map(|(row, _)| row).collect()
+    }
+
+    pub(super) fn add<'k>(&self, seal: &Seal, rows: impl Iterator<Item = &'k [u8]>) {
+        let prints: Vec<_> = rows.map(|row| seal.print(row)).collect();
+        let mut slots = self.slots();
+        for print in prints {
+            if let Some(slot) = slots.get_mut(place(print)) {
+                *slot = print;
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, seal: &Seal, row: &[u8]) {
+        let print = seal.print(row);
+        if let Some(slot) = self.slots().get_mut(place(print)).filter(|slot| **slot == print) {
+            *slot = 0;
+        }
+    }
+}
+
+/// By bits that are left out of no comparison.
+fn place(print: u128) -> usize {
+    (print >> 64) as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_known_until_it_is_removed_or_another_takes_its_place() {
+        let (known, seal) = (Known::default(), Seal::default());
+        let rows: Vec<[u8; 4]> = (0..100_000_u32).map(u32::to_be_bytes).collect();
+        let all = || rows.iter().map(|row| row.as_slice());
+        assert_eq!(known.lacks(&seal, all()).len(), rows.len());
+        known.add(&seal, all());
+        let lacks = known.lacks(&seal, all()).len();
+        assert!(lacks < rows.len() / 8, "{lacks} lost their place to others");
+        known.add(&seal, [b"one".as_slice()].into_iter());
+        assert!(known.lacks(&seal, [b"one".as_slice()].into_iter()).is_empty());
+        assert_eq!(known.lacks(&Seal::default(), [b"one".as_slice()].into_iter()).len(), 1, "another hold");
+        known.remove(&seal, b"one");
+        assert_eq!(known.lacks(&seal, [b"one".as_slice()].into_iter()).len(), 1);
+    }
+}
