@@ -10,6 +10,8 @@ use guitong_schemas::contract::files::{Addressing, Bucket};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore as _, ObjectStoreExt as _, PutPayload};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Client, Method, RequestBuilder};
 use tempfile::TempDir;
 
 use super::process::Process;
@@ -84,9 +86,47 @@ impl Moto {
     /// # Errors
     /// When the server does not.
     pub async fn make(&self, name: &str) -> Result<(), ServerError> {
-        let client = reqwest::Client::builder().no_proxy().build().map_err(failure)?;
-        let made = client.put(format!("http://127.0.0.1:{}/{name}", self.port)).send().await;
-        made.and_then(reqwest::Response::error_for_status).map(drop).map_err(failure)
+        self.asked(Method::PUT, name, |request| request).await.map(drop)
+    }
+
+    /// From now on only users' keys are taken, and for what their policies allow. Id and secret of the key of one who has this policy.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn guard(&self, policy: &str) -> Result<(Secret, Secret), ServerError> {
+        self.manage(&[("Action", "CreateUser"), ("UserName", ACCESS_KEY_ID)]).await?;
+        let allow = [("Action", "PutUserPolicy"), ("UserName", ACCESS_KEY_ID), ("PolicyName", "put"), ("PolicyDocument", policy)];
+        self.manage(&allow).await?;
+        let key = self.manage(&[("Action", "CreateAccessKey"), ("UserName", ACCESS_KEY_ID)]).await?;
+        let part = |name: &str| {
+            let (_, rest) = key.split_once(&format!("<{name}>"))?;
+            rest.split_once('<').map(|(part, _)| Secret::new(part.to_owned()))
+        };
+        let pair = part("AccessKeyId").zip(part("SecretAccessKey")).ok_or_else(|| failure("gave no key"))?;
+        self.asked(Method::POST, "moto-api/reset-auth", |request| request.body("0")).await?;
+        Ok(pair)
+    }
+
+    /// A request of the cloud's management of users, which is known by its signature's scope.
+    async fn manage(&self, fields: &[(&str, &str)]) -> Result<String, ServerError> {
+        let scope = "AWS4-HMAC-SHA256 Credential=x/20261127/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
+        let encoded = fields.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        let form = encoded.collect::<Vec<_>>().join("&");
+        let headers = [("authorization", scope), ("content-type", "application/x-www-form-urlencoded")];
+        let with = |request| headers.iter().fold(request, |request: RequestBuilder, &(name, value)| request.header(name, value));
+        self.asked(Method::POST, "", |request| with(request).body(form)).await
+    }
+
+    async fn asked(
+        &self,
+        method: Method,
+        path: &str,
+        with: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<String, ServerError> {
+        let client = Client::builder().no_proxy().build().map_err(failure)?;
+        let request = client.request(method, format!("http://127.0.0.1:{}/{path}", self.port));
+        let answer = with(request).send().await.map_err(failure)?;
+        answer.error_for_status().map_err(failure)?.text().await.map_err(failure)
     }
 }
 
@@ -143,7 +183,7 @@ impl Objects {
     }
 
     fn path(&self, name: &str) -> Path {
-        Path::from(format!("{}/{name}", self.prefix))
+        self.prefix.clone().join(name)
     }
 }
 

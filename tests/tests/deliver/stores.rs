@@ -1,13 +1,18 @@
 //! What is particular to files in an object store.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use guitong_deliver::Phase;
-use guitong_schemas::contract::SinkConfig;
-use guitong_schemas::contract::files::{Close, FileFormat, Place};
+use guitong_schemas::contract::files::{Bucket, Close, FileFormat, Files, Place};
+use guitong_schemas::contract::{Secret, SinkConfig};
+use guitong_tests::servers::moto::{Moto, Objects};
+use guitong_tests::servers::proxy::{Mode, Proxy};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::dropped::{Dropped, JSON};
-use crate::fixture::{Bench, Target, names};
+use crate::fixture::{Bench, Running, Target, names};
 
 fn files(target: &Target) -> &Dropped {
     let Target::Files(files) = target else { panic!("files") };
@@ -37,10 +42,8 @@ async fn large_files_are_uploaded_in_parts_and_are_whole() {
         bench.deliver(&subscription).await;
         let files = files(&target);
         assert!(files.listed("t").is_empty(), "nothing is shown of what is not whole");
-        let at_once = SinkConfig::Files(Box::new(guitong_schemas::contract::files::Files {
-            close: Close { size: 64 << 20, after: Duration::ZERO, daily: false },
-            ..of(&target)
-        }));
+        let close = Close { size: 64 << 20, after: Duration::ZERO, daily: false };
+        let at_once = SinkConfig::Files(Box::new(Files { close, ..of(&target) }));
         bench.deliver(&bench.subscription("credit", at_once, &["uscc", "name"])).await;
         let manifest = files.manifests("t").pop().unwrap();
         let (bytes, tag) = files.objects("t").unwrap().read(manifest["files"][0]["name"].as_str().unwrap()).await.unwrap().unwrap();
@@ -50,9 +53,35 @@ async fn large_files_are_uploaded_in_parts_and_are_whole() {
     }
 }
 
-fn of(target: &Target) -> guitong_schemas::contract::files::Files {
+fn of(target: &Target) -> Files {
     let SinkConfig::Files(files) = target.config("t") else { panic!("files") };
     *files
+}
+
+/// The sink of a target with another bucket.
+fn with(target: &Target, change: impl FnOnce(&mut Bucket)) -> SinkConfig {
+    let mut files = of(target);
+    let Place::Bucket(bucket) = &mut files.place else { panic!("a bucket") };
+    change(bucket);
+    SinkConfig::Files(Box::new(files))
+}
+
+/// What a deliverer says that is to be done.
+async fn retrying(running: &mut Running) -> String {
+    let status = running.reaches(|status| matches!(status.phase, Phase::Retrying { .. })).await;
+    let Phase::Retrying { error } = status.phase else { panic!("retrying") };
+    error
+}
+
+/// Stands between a target's sink and its store.
+async fn between(target: &Target) -> (Proxy, SinkConfig) {
+    let (listener, port) = Proxy::bind().await.unwrap();
+    let mut store = 0;
+    let sink = with(target, |bucket| {
+        store = bucket.endpoint.rsplit(':').next().unwrap().parse().unwrap();
+        bucket.endpoint = format!("http://127.0.0.1:{port}");
+    });
+    (Proxy::start(listener, store).unwrap(), sink)
 }
 
 const AT_ONCE: Close = Close { size: 1 << 20, after: Duration::ZERO, daily: false };
@@ -130,14 +159,113 @@ async fn objects_of_a_grant_that_ended_are_removed() {
 async fn a_bucket_that_is_not_there_is_waited_for() {
     let mut bench = Bench::new().await;
     let target = target(&bench, JSON, Close { size: 1 << 20, after: Duration::from_secs(86_400), daily: false }).await;
-    let mut config = of(&target);
-    let Place::Bucket(bucket) = &mut config.place else { panic!("a bucket") };
-    "not-there".clone_into(&mut bucket.bucket);
-    let subscription = bench.subscription("credit", SinkConfig::Files(Box::new(config)), &["uscc", "name"]);
+    let sink = with(&target, |bucket| "not-there".clone_into(&mut bucket.bucket));
     bench.append(vec![bench.named("A", "甲", 1)]).await;
-    let mut running = bench.start(&subscription);
-    let status = running.reaches(|status| matches!(status.phase, Phase::Retrying { .. })).await;
-    let Phase::Retrying { error } = status.phase else { panic!("retrying") };
+    let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
+    let error = retrying(&mut running).await;
     assert!(error.contains("NoSuchBucket") && error.contains("make the bucket") && !error.contains("s3cret"), "{error}");
     running.kill().await;
+}
+
+/// Answers are lost, each time somewhere else: to the look for a name, to the object, to its manifest. Whatever was done is done once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_lost_lose_and_double_nothing() {
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let mut bench = Bench::new().await;
+    let target = target(&bench, JSON, AT_ONCE).await;
+    let (proxy, sink) = between(&target).await;
+    let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
+    bench.caught_up(&mut running).await;
+    let (mut expected, mut lost) = (HashMap::new(), 0);
+    for commit in 1..=12 {
+        let key = format!("K{}", random.random_range(0..5));
+        bench.append(vec![bench.named(&key, &commit.to_string(), commit)]).await;
+        expected.insert(key, commit.to_string());
+        proxy.set(Mode::CutAt { received: proxy.received() + random.random_range(1..1_200) });
+        tokio::select! {
+            () = proxy.reached(Mode::Cut) => lost += 1,
+            () = closed(&target) => {}
+        }
+        proxy.set(Mode::Pass);
+        bench.caught_up(&mut running).await;
+    }
+    closed(&target).await;
+    assert!(lost > 3, "{lost} answers were lost");
+    assert_eq!(target.names("t").await, expected);
+    running.stop().await.unwrap();
+}
+
+/// Waits until every change that was delivered is in a file that has its manifest.
+async fn closed(target: &Target) {
+    let outbox = files(target).outbox().await;
+    let waits = "SELECT (SELECT count(*) FROM guitong_changes) + (SELECT count(*) FROM guitong_files WHERE made = 0)";
+    let closed = async {
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&outbox).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+}
+
+/// A store that is away is told with its address, and tried again until it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_away_is_told_and_waited_for() {
+    let mut bench = Bench::new().await;
+    let target = target(&bench, JSON, AT_ONCE).await;
+    let (proxy, sink) = between(&target).await;
+    let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
+    bench.append(vec![bench.named("A", "甲", 1)]).await;
+    bench.caught_up(&mut running).await;
+    proxy.set(Mode::Cut);
+    bench.append(vec![bench.named("A", "乙", 2)]).await;
+    let error = retrying(&mut running).await;
+    assert!(error.contains("exchange") && error.contains(&proxy.address().to_string()), "{error}");
+    assert!(error.ends_with("it is tried again") && !error.contains("s3cret"), "{error}");
+    proxy.set(Mode::Pass);
+    bench.caught_up(&mut running).await;
+    closed(&target).await;
+    assert_eq!(target.names("t").await, names(&[("A", "乙")]));
+    running.stop().await.unwrap();
+}
+
+/// The policy of the guide is enough, whatever is done with objects; a key that is wrong, or whose policy does not reach, is told as such.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_may_what_the_guide_says_and_a_wrong_one_is_told() {
+    let server = Moto::start().await.unwrap();
+    server.make("exchange").await.unwrap();
+    let guide = include_str!("../../../deploy/files.md");
+    let policy = guide.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let (id, secret) = server.guard(policy).await.unwrap();
+    let right = Bucket { access_key_id: id, secret_access_key: secret, ..server.bucket("exchange", "credit/enterprise") };
+
+    let mut bench = Bench::new().await;
+    let target = target(&bench, JSON, AT_ONCE).await;
+    let of = |bucket: Bucket| with(&target, |theirs| *theirs = bucket);
+    let name = |n: u64| format!("{n}{}", "公司".repeat(2_000));
+    bench.append((1..=1_000).map(|n| bench.named(&format!("K{n}"), &name(n), n)).collect()).await;
+    let of_grant = |bench: &Bench, fields: &[&str]| bench.subscription("credit", of(right.clone()), fields);
+    bench.deliver(&of_grant(&bench, &["uscc", "name", "contact"])).await;
+    bench.deliver(&of_grant(&bench, &["uscc", "name"])).await;
+    let objects = Objects::of(&right).unwrap();
+    assert!(objects.names().await.is_err(), "the exchange's key lists nothing");
+
+    bench.append(vec![bench.named("A", "甲", 2_000)]).await;
+    let wrong = Secret::new("wr0ng".to_owned());
+    for (bucket, code) in [
+        (Bucket { access_key_id: wrong.clone(), ..right.clone() }, "InvalidAccessKeyId"),
+        (Bucket { secret_access_key: wrong, ..right.clone() }, "SignatureDoesNotMatch"),
+        (Bucket { prefix: "credit/other".to_owned(), ..right.clone() }, "AccessDenied"),
+    ] {
+        let sink = of(bucket);
+        assert!(!format!("{sink:?}").contains("wr0ng"));
+        let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
+        let error = retrying(&mut running).await;
+        assert!(error.contains(code) && error.contains("let the key"), "{error}");
+        for secret in ["wr0ng", right.access_key_id.reveal(), right.secret_access_key.reveal()] {
+            assert!(!error.contains(secret), "{error}");
+        }
+        running.kill().await;
+    }
+    bench.deliver(&of_grant(&bench, &["uscc", "name"])).await;
+    closed(&target).await;
 }

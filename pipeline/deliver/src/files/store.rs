@@ -4,6 +4,7 @@
 //! parts. Who is killed between leaves parts that no object has; the store's own rule removes them. The manifest is put only where there
 //! is none of its name.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,21 +28,32 @@ const RETRYING: Duration = Duration::from_secs(30);
 /// Characters of what a store says.
 const SAID: usize = 300;
 
-#[derive(Debug)]
 pub(super) struct Store {
     bucket: Bucket,
     subscription: Arc<str>,
     client: Option<AmazonS3>,
 }
 
+/// The client would show the id of its key.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
 /// An object that is being written.
-#[derive(Debug)]
 pub(super) struct Upload<'s> {
     store: &'s Store,
     path: Path,
     /// What is in no part yet.
     rest: Vec<u8>,
     parts: Option<Box<dyn MultipartUpload>>,
+}
+
+impl fmt::Debug for Upload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("store", &self.store).field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Upload<'_> {
