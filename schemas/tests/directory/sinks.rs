@@ -64,10 +64,12 @@ fn files_have_one_of_four_formats_and_are_closed_in_time() {
 #[test]
 fn objects_are_put_encrypted_or_on_this_machine_and_the_state_lies_elsewhere() {
     let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
-    let of = |more: &str, store: &str| format!("sink = {{ kind = \"files\", format = \"parquet\"{more}, store = {{ {store} }} }}");
+    let of =
+        |more: &str, store: &str| format!("sink = {{ kind = \"files\", format = \"parquet\"{more}, store = {{ {store} }} }}");
     let keys = "access_key_id = \"geheim1\", secret_access_key = \"geheim2\"";
     let (state, bucket) = (", state = \"credit\"", format!("bucket = \"exchange\", {keys}"));
-    let right = of(state, &format!("endpoint = \"https://OBS.example:9000/\", prefix = \"a/b/\", addressing = \"host\", {bucket}"));
+    let right =
+        of(state, &format!("endpoint = \"https://OBS.example:9000/\", prefix = \"a/b/\", addressing = \"host\", {bucket}"));
     let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
     let directory = load_with(directory.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     let SinkConfig::Files(files) = &directory.subscriptions["local"].sink else { panic!("files") };
@@ -104,7 +106,10 @@ fn objects_are_put_encrypted_or_on_this_machine_and_the_state_lies_elsewhere() {
         assert!(!problems.render(false).contains("geheim"), "{}", problems.render(false));
     }
     for local in ["http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000"] {
-        assert_eq!(codes(&[("subscriptions/local.toml", sqlite, &of(state, &format!("endpoint = \"{local}\", {bucket}")))]), [""; 0]);
+        assert_eq!(
+            codes(&[("subscriptions/local.toml", sqlite, &of(state, &format!("endpoint = \"{local}\", {bucket}")))]),
+            [""; 0]
+        );
     }
     let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/files.md")).unwrap();
     let environment = [URL, ("CREDIT_S3_ID", "geheim"), ("CREDIT_S3_KEY", "geheim")];

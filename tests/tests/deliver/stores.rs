@@ -46,7 +46,8 @@ async fn large_files_are_uploaded_in_parts_and_are_whole() {
         let at_once = SinkConfig::Files(Box::new(Files { close, ..of(&target) }));
         bench.deliver(&bench.subscription("credit", at_once, &["uscc", "name"])).await;
         let manifest = files.manifests("t").pop().unwrap();
-        let (bytes, tag) = files.objects("t").unwrap().read(manifest["files"][0]["name"].as_str().unwrap()).await.unwrap().unwrap();
+        let (bytes, tag) =
+            files.objects("t").unwrap().read(manifest["files"][0]["name"].as_str().unwrap()).await.unwrap().unwrap();
         assert!(bytes.len() > 9 << 20, "{} bytes", bytes.len());
         assert!(tag.contains('-'), "in parts: {tag}");
         assert_eq!(files.held("t").len(), 3_000);
@@ -179,17 +180,21 @@ async fn answers_that_are_lost_lose_and_double_nothing() {
     let (mut expected, mut lost) = (HashMap::new(), 0);
     for commit in 1..=12 {
         let key = format!("K{}", random.random_range(0..5));
-        bench.append(vec![bench.named(&key, &commit.to_string(), commit)]).await;
-        expected.insert(key, commit.to_string());
+        expected.insert(key.clone(), commit.to_string());
         proxy.set(Mode::CutAt { received: proxy.received() + random.random_range(1..1_200) });
+        bench.append(vec![bench.named(&key, &commit.to_string(), commit)]).await;
+        let made = async {
+            bench.caught_up(&mut running).await;
+            closed(&target).await;
+        };
         tokio::select! {
             () = proxy.reached(Mode::Cut) => lost += 1,
-            () = closed(&target) => {}
+            () = made => {}
         }
         proxy.set(Mode::Pass);
         bench.caught_up(&mut running).await;
+        closed(&target).await;
     }
-    closed(&target).await;
     assert!(lost > 3, "{lost} answers were lost");
     assert_eq!(target.names("t").await, expected);
     running.stop().await.unwrap();

@@ -126,7 +126,12 @@ impl Place {
             Self::Sqlite(path) => SinkConfig::Sqlite { path: path.clone(), table },
             Self::Files { folder, state, format } => {
                 let close = Close { size: 1 << 20, after: Duration::ZERO, daily: false };
-                SinkConfig::Files(Box::new(Files { place: Dropped::Folder(folder.clone()), state: state.clone(), format: *format, close }))
+                SinkConfig::Files(Box::new(Files {
+                    place: Dropped::Folder(folder.clone()),
+                    state: state.clone(),
+                    format: *format,
+                    close,
+                }))
             }
             Self::Webhook(receiver, mode) => receiver.sink(*mode),
             Self::Pull => SinkConfig::Pull { keep: Duration::from_secs(86_400) },

@@ -98,7 +98,8 @@ impl Store {
         if let Some(path) = ca {
             client = http::trusting(client, &http::pem(path, "`ca`")?, path)?;
         }
-        let client = client.build().map_err(|error| http::unusable(format!("HTTP client cannot be made: {}", error.without_url())))?;
+        let client =
+            client.build().map_err(|error| http::unusable(format!("HTTP client cannot be made: {}", error.without_url())))?;
         let hosted = *addressing == Addressing::Host;
         let endpoint = match endpoint.split_once("://") {
             Some((scheme, host)) if hosted => format!("{scheme}://{bucket}.{host}"),
@@ -113,6 +114,8 @@ impl Store {
             .with_access_key_id(access_key_id.reveal())
             .with_secret_access_key(secret_access_key.reveal())
             .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRYING, ..RetryConfig::default() })
+            // Not every store knows it, and one object at a time is removed.
+            .with_disable_bulk_delete(true)
             .with_http_connector(Ours(client));
         store.build().map_err(|error| http::unusable(format!("`store`: {error}")))
     }
