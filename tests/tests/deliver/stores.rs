@@ -67,10 +67,10 @@ fn with(target: &Target, change: impl FnOnce(&mut Bucket)) -> SinkConfig {
     SinkConfig::Files(Box::new(files))
 }
 
-/// What a deliverer says that is to be done.
-async fn retrying(running: &mut Running) -> String {
-    let status = running.reaches(|status| matches!(status.phase, Phase::Retrying { .. })).await;
-    let Phase::Retrying { error } = status.phase else { panic!("retrying") };
+/// What a deliverer says that it waits for.
+async fn waits(running: &mut Running) -> String {
+    let status = running.reaches(|status| matches!(status.phase, Phase::Retrying { .. } | Phase::Paused { .. })).await;
+    let (Phase::Retrying { error } | Phase::Paused { error }) = status.phase else { panic!("waits") };
     error
 }
 
@@ -163,7 +163,7 @@ async fn a_bucket_that_is_not_there_is_waited_for() {
     let sink = with(&target, |bucket| "not-there".clone_into(&mut bucket.bucket));
     bench.append(vec![bench.named("A", "甲", 1)]).await;
     let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
-    let error = retrying(&mut running).await;
+    let error = waits(&mut running).await;
     assert!(error.contains("NoSuchBucket") && error.contains("make the bucket") && !error.contains("s3cret"), "{error}");
     running.kill().await;
 }
@@ -223,7 +223,7 @@ async fn a_store_that_is_away_is_told_and_waited_for() {
     bench.caught_up(&mut running).await;
     proxy.set(Mode::Cut);
     bench.append(vec![bench.named("A", "乙", 2)]).await;
-    let error = retrying(&mut running).await;
+    let error = waits(&mut running).await;
     assert!(error.contains("exchange") && error.contains(&proxy.address().to_string()), "{error}");
     assert!(error.ends_with("it is tried again") && !error.contains("s3cret"), "{error}");
     proxy.set(Mode::Pass);
@@ -264,7 +264,7 @@ async fn a_key_may_what_the_guide_says_and_a_wrong_one_is_told() {
         let sink = of(bucket);
         assert!(!format!("{sink:?}").contains("wr0ng"));
         let mut running = bench.start(&bench.subscription("credit", sink, &["uscc", "name"]));
-        let error = retrying(&mut running).await;
+        let error = waits(&mut running).await;
         assert!(error.contains(code) && error.contains("let the key"), "{error}");
         for secret in ["wr0ng", right.access_key_id.reveal(), right.secret_access_key.reveal()] {
             assert!(!error.contains(secret), "{error}");
