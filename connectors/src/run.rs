@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SystemMetrics;
 use crate::publish::{PublishError, PublishSettings, Publisher, Totals, Upcoming};
-use crate::source::{Durable, Refused, SnapshotCommand, Source, SourceBudget, SourceError, SourceStatus};
+use crate::source::{Durable, Kept, Refused, SnapshotCommand, Source, SourceBudget, SourceError, SourceStatus, Watch};
 
 /// Builds the source from the position that the log holds; called anew for every session.
 pub type SourceFactory = Arc<dyn Fn(Option<Bytes>) -> BoxFuture<'static, Result<Box<dyn Source>, SourceError>> + Send + Sync>;
@@ -90,6 +90,8 @@ pub enum ConnectorState {
 pub struct ConnectorStatus {
     pub state: ConnectorState,
     pub source: SourceStatus,
+    /// Also while nothing is read, and after the connector has ended.
+    pub kept: Kept,
     /// Changes and bytes since the session began.
     pub totals: Totals,
     /// Age of the newest change when it was published; zero when caught up.
@@ -112,6 +114,7 @@ pub struct Connector {
     log: Arc<dyn ExchangeLog>,
     registry: Arc<dyn SchemaRegistry>,
     source: SourceFactory,
+    watch: Option<Arc<dyn Watch>>,
     metrics: SystemMetrics,
     status: watch::Sender<ConnectorStatus>,
     requests: mpsc::Sender<Request>,
@@ -136,7 +139,13 @@ impl Connector {
     ) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (status, received) = (watch::Sender::default(), Mutex::new(received));
-        Self { settings, log, registry, source, metrics, status, requests, received }
+        Self { settings, log, registry, source, watch: None, metrics, status, requests, received }
+    }
+
+    /// With a look at what the department's server keeps, from when the connector begins to run until it is told to stop.
+    #[must_use]
+    pub fn watched(self, watch: Option<Arc<dyn Watch>>) -> Self {
+        Self { watch, ..self }
     }
 
     /// Where commands are sent. They are carried out between two batches, and answered once they survive a restart.
@@ -155,6 +164,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectorError`] where a person has to decide.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConnectorError> {
+        self.look(&shutdown);
         let mut tries = 0;
         loop {
             let began = Instant::now();
@@ -183,6 +193,22 @@ impl Connector {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Looks at what the server keeps, in a task of its own: a batch that is not taken, a pause and the connector's end leave it alone.
+    fn look(&self, shutdown: &CancellationToken) {
+        let Some(watch) = self.watch.clone() else { return };
+        let (status, retained, shutdown) = (self.status.clone(), self.metrics.retained_bytes.clone(), shutdown.clone());
+        let tell = move |kept: Kept| {
+            retained.set(kept.retained_bytes.unwrap_or(0) as f64);
+            status.send_modify(|status| status.kept = kept);
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = watch.run(&tell) => {}
+            }
+        });
     }
 
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), ConnectorError> {
@@ -316,7 +342,6 @@ impl Session<'_> {
         metrics.lag_seconds.set(lag.as_secs_f64());
         let status = source.status();
         metrics.lag_bytes.set(status.behind_bytes.unwrap_or(0) as f64);
-        metrics.retained_bytes.set(status.retained_bytes.unwrap_or(0) as f64);
         self.connector.status.send_modify(|seen| {
             seen.state = ConnectorState::Running;
             seen.source = status;

@@ -13,13 +13,16 @@ mod postgres_source {
     pub(crate) mod harness;
     mod in_progress;
     mod load_workers;
+    mod logs;
     mod notices;
     mod random_rows;
     mod read_again;
+    mod restored;
     mod session;
     mod setup;
     mod standby;
     mod stream;
     mod tls;
     mod too_large;
+    mod watch;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{Answer, COMPANIES, Exchange, Layout, credit_code};
-use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
+use guitong_tests::servers::postgres::{ADMIN, Options, PASSWORD, Postgres};
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 
@@ -24,6 +24,11 @@ async fn status_where(exchange: &Exchange, holds: impl Fn(&Value) -> bool) -> Va
 /// A server with a department's database and a subscriber's, and the exchange between them.
 async fn departments() -> (Postgres, PgPool, Exchange) {
     let server = Postgres::start().await.unwrap();
+    let (department, exchange) = departments_on(&server).await;
+    (server, department, exchange)
+}
+
+async fn departments_on(server: &Postgres) -> (PgPool, Exchange) {
     server.create_database("department").await.unwrap();
     server.create_database("subscriber").await.unwrap();
     let department = server.admin_of("department").await.unwrap();
@@ -38,7 +43,7 @@ async fn departments() -> (Postgres, PgPool, Exchange) {
         ),
     })
     .unwrap();
-    (server, department, exchange)
+    (department, exchange)
 }
 
 fn snapshot(exchange: &Exchange, arguments: &[&str]) -> Answer {
@@ -129,4 +134,36 @@ async fn a_slot_that_nobody_needs_is_shown_and_dropped_and_no_other() {
     let idle = idle.as_array().unwrap().iter().find(|slot| slot["slot"] == own.as_str()).unwrap().clone();
     assert_eq!((&idle["state"], &idle["orphan"]), (&"idle".into(), &false.into()));
     assert_eq!(slots(&["--drop", &own]).code, Some(1));
+}
+
+/// A connector that has ended keeps nobody from seeing what the department's server keeps for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_keeps_for_a_stopped_connector_is_told() {
+    let server = Postgres::start_with(Options::default().set("max_slot_wal_keep_size", "64MB")).await.unwrap();
+    let (department, exchange) = departments_on(&server).await;
+    let node = exchange.start().unwrap();
+    status_where(&exchange, |system| system["state"] == "streaming").await;
+    node.terminate().unwrap();
+    let publication: String =
+        sqlx::query_scalar("SELECT pubname::text FROM pg_publication").fetch_one(&department).await.unwrap();
+    let alter = format!("ALTER PUBLICATION {publication} SET (publish = 'insert')");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(&department).await.unwrap();
+    let _node = exchange.start().unwrap();
+    status_where(&exchange, |system| system["state"] == "stopped").await;
+    sqlx::raw_sql("CREATE TABLE other (a text)").execute(&department).await.unwrap();
+    for _ in 0..4 {
+        sqlx::raw_sql("INSERT INTO other VALUES ('x'); SELECT pg_switch_wal()").execute(&department).await.unwrap();
+    }
+    let rows = "INSERT INTO other SELECT repeat('x', 100) FROM generate_series(1, 30000)";
+    sqlx::raw_sql(rows).execute(&department).await.unwrap();
+    let system = status_where(&exchange, |system| system["left_bytes"].is_u64()).await;
+    assert_eq!(system["state"], "stopped", "{system:#}");
+    assert!(system["retained_bytes"].as_u64().unwrap() > 51 << 20, "{system:#}");
+    let shown = exchange.command(&["status"]).unwrap().out;
+    assert!(shown.contains("the server gives up the slot after"), "{shown}");
+    let log = std::fs::read_to_string(exchange.path().join("node.log")).unwrap();
+    assert_eq!(log.matches("the server gives up the slot").count(), 1, "{log}");
+    let metrics = exchange.get("/metrics", PATIENCE).await.unwrap();
+    let left = metrics.lines().find(|line| line.starts_with("guitong_postgres_slot_left_bytes{")).unwrap();
+    assert!(left.ends_with(&format!(" {}", system["left_bytes"])), "{left}");
 }

@@ -182,7 +182,7 @@ async fn a_slot_that_is_near_the_servers_bound_is_told_of() {
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&prepared(&server).await).await.unwrap();
     session.load().await;
-    assert_eq!(session.source.status().left_bytes, None);
+    assert_eq!(session.kept.borrow().left_bytes, None);
     // Four segments of 16 MB and a part of the fifth, which is the last; nothing is confirmed meanwhile.
     for _ in 0..4 {
         server.execute("INSERT INTO other VALUES ('x'); SELECT pg_switch_wal()").await.unwrap();
@@ -191,10 +191,11 @@ async fn a_slot_that_is_near_the_servers_bound_is_told_of() {
     let deadline = Instant::now() + PATIENCE;
     let left = loop {
         session.read_and_lose().await;
-        if let Some(left) = session.source.status().left_bytes {
+        let kept = *session.kept.borrow();
+        if let Some(left) = kept.left_bytes {
             break left;
         }
-        assert!(Instant::now() < deadline, "nothing is said: {:?}", session.source.status());
+        assert!(Instant::now() < deadline, "nothing is said: {kept:?}");
     };
     assert!((1..16 << 20).contains(&left), "{left}");
     let shown = exchange.prometheus.gather();

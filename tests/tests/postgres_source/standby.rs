@@ -73,7 +73,7 @@ async fn a_standby_decodes_and_the_primary_is_read() {
         session = exchange.reconnect(&system).await;
     }
     let deadline = Instant::now() + Duration::from_secs(30);
-    while session.source.status().retained_bytes.is_none() {
+    while session.kept.borrow().retained_bytes.is_none() {
         assert!(Instant::now() < deadline, "the standby's slot is not looked at");
         session.quiet().await;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guitong_connectors::registration;
+use guitong_connectors::registration::{self, Parts};
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus, Request};
 use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::{DeliverStatus, Deliverer, DelivererHandle, Delivery, Phase as DeliverPhase, Pools};
@@ -140,9 +140,10 @@ impl Stages {
         stop: CancellationToken,
         ended: Ended,
     ) -> Started {
-        let (settings, source) = registration::of(system, &directory.exchange, &self.connect);
+        let Parts { settings, source, watch } = registration::of(system, &directory.exchange, &self.connect);
         let metrics = self.connect.of(system.name.as_str());
         let connector = Connector::new(settings, Arc::clone(&opened.log), Arc::clone(&opened.registry), source, metrics);
+        let connector = connector.watched(watch);
         let view = View::System(connector.status(), connector.requests());
         (view, spawn(system.name.as_str(), "system", connector.run(stop), ended))
     }
@@ -342,8 +343,8 @@ fn of_system(system: &System, view: &ConnectorStatus, problem: Option<String>) -
         part: part(system.name.as_str(), &system.title, state, problem, Some(view.lag)),
         events: view.totals.events,
         snapshot_done,
-        retained_bytes: view.source.retained_bytes,
-        left_bytes: view.source.left_bytes,
+        retained_bytes: view.kept.retained_bytes,
+        left_bytes: view.kept.left_bytes,
         behind_bytes: view.source.behind_bytes,
         snapshot: view.source.snapshot.as_ref().map(|snapshot| Snapshot {
             rows_done: snapshot.rows_done,

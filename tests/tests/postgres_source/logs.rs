@@ -1,0 +1,36 @@
+//! What the process logs, in memory. Tests that run beside each other share it, so each looks for a slot's name of its own.
+
+use std::io::{Result, Write};
+use std::sync::{Mutex, Once, PoisonError};
+
+use tracing_subscriber::EnvFilter;
+
+static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Captured;
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        LINES.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins, with what an operator sees.
+pub(crate) fn start() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let format = tracing_subscriber::fmt().with_ansi(false).with_env_filter(EnvFilter::new("warn,guitong_connectors=info"));
+        format.with_writer(|| Captured).init();
+    });
+}
+
+/// Lines that hold all the words.
+pub(crate) fn with(words: &[&str]) -> Vec<String> {
+    let lines = String::from_utf8(LINES.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap();
+    lines.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
+}
