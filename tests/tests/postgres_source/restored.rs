@@ -166,8 +166,10 @@ async fn a_crash_before_the_slot_is_confirmed_is_no_gap() {
     for stop in [None, Some(Stop::Immediate), Some(Stop::Fast)] {
         for (case, statements, count) in cases {
             let mut session = exchange.reconnect(&system).await;
+            next += 1;
             server.execute("DELETE FROM t WHERE id < 10000; DROP TABLE IF EXISTS more").await.unwrap();
-            session.until(|all| !all.is_empty()).await;
+            server.execute(&format!("INSERT INTO t VALUES ({next}, 'before')")).await.unwrap();
+            session.until(|all| all.last().is_some_and(|last| line(last) == format!("c t [{next},before]"))).await;
             session.quiet().await;
             for statement in statements {
                 server.execute(statement).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guitong_connectors::source::{Source, SourceError};
+use guitong_connectors::source::SourceError;
 use guitong_schemas::contract::Secret;
 use guitong_tests::servers::postgres::{Options, Postgres, Stop};
 
