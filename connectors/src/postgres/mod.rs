@@ -3,8 +3,8 @@
 //! **Delivery.** Changes come in commit order, each with the version (epoch, commit LSN, LSN, index). The slot is confirmed only by
 //! [`Source::confirm`], with the end of the last transaction that the log holds whole, so nothing is forgotten that is not durable;
 //! after a restart the server sends a transaction that was published in part again, and the published part is left out. What cannot be
-//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, a server that went back or that took
-//! over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
+//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, a server that went back ([`proof`])
+//! or that took over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
 //! is read again.
 //!
 //! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message, its
