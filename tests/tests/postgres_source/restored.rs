@@ -88,7 +88,8 @@ async fn put_back(read: impl AsyncFnOnce(&Postgres, &Exchange, &System), rewritt
         sqlx::query_as("SELECT id::text, name FROM t").fetch_all(&server.admin().await.unwrap()).await.unwrap();
     let mut wanted: Vec<_> = rows.into_iter().map(|(id, name)| vec![Some(id), name]).collect();
     let mut got = mirror.table("t");
-    (wanted.sort(), got.sort());
+    wanted.sort();
+    got.sort();
     assert_eq!(got, wanted);
     drop(session);
     // Repaired once.
