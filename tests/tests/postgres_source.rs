@@ -5,6 +5,7 @@
 mod postgres_source {
     mod added;
     mod binary;
+    mod cut;
     mod ddl;
     mod failover;
     mod faults;
@@ -12,6 +13,7 @@ mod postgres_source {
     mod full_disk;
     pub(crate) mod harness;
     mod in_progress;
+    mod limits;
     mod load_workers;
     mod notices;
     mod random_rows;
