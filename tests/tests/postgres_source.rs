@@ -4,6 +4,7 @@
 
 mod postgres_source {
     mod added;
+    mod arrays;
     mod binary;
     mod cut;
     mod ddl;
