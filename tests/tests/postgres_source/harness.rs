@@ -174,8 +174,8 @@ impl Exchange {
         let system = Arc::new(system.clone());
         let watch = Arc::new(SlotWatch::new(Arc::clone(&system), &self.metrics));
         let kept = watch.kept();
-        let looking = CancellationToken::new();
-        let ended = looking.clone();
+        let ended = CancellationToken::new();
+        let looking = ended.clone().drop_guard();
         tokio::spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
@@ -184,7 +184,7 @@ impl Exchange {
         });
         let source =
             PostgresSource::connect(system, publisher.position(), directory.into(), (&self.metrics, kept.clone())).await?;
-        Ok(Session { source, publisher, batch, kept, looking: looking.drop_guard() })
+        Ok(Session { source, publisher, batch, kept, looking })
     }
 
     /// The stored position.
