@@ -75,6 +75,8 @@ async fn hours_that_end_while_a_table_is_read_pause_it_until_they_begin_again() 
 async fn more_log_than_the_department_allows_pauses_reading_until_it_is_gone() {
     let (server, mut system) = made().await;
     system.limits.retained_log = Some(16 << 20);
+    // Ten seconds for all: the server is asked every three what it keeps.
+    system.snapshot.rows_per_second = Some(40);
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&system).await.unwrap();
     let mut rows = Vec::new();
