@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -82,6 +83,8 @@ pub enum ConnectorState {
     /// Ended; a person has to act on the message.
     Failed {
         error: String,
+        /// Changes are missing.
+        gap: bool,
     },
 }
 
@@ -115,6 +118,8 @@ pub struct Connector {
     registry: Arc<dyn SchemaRegistry>,
     source: SourceFactory,
     watch: Option<Arc<dyn Watch>>,
+    /// As [`Connector::repairing`].
+    anew: Arc<AtomicBool>,
     metrics: SystemMetrics,
     status: watch::Sender<ConnectorStatus>,
     requests: mpsc::Sender<Request>,
@@ -139,13 +144,21 @@ impl Connector {
     ) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (status, received) = (watch::Sender::default(), Mutex::new(received));
-        Self { settings, log, registry, source, watch: None, metrics, status, requests, received }
+        Self { settings, log, registry, source, watch: None, anew: Arc::default(), metrics, status, requests, received }
     }
 
     /// With a look at what the department's server keeps, from when the connector begins to run until it is told to stop.
     #[must_use]
     pub fn watched(self, watch: Option<Arc<dyn Watch>>) -> Self {
         Self { watch, ..self }
+    }
+
+    /// Where changes are missing the source reads everything anew, whatever it is told elsewhere, for as long as `anew` is set: until
+    /// that has begun to be published.
+    #[must_use]
+    pub fn repairing(self, anew: Arc<AtomicBool>) -> Self {
+        anew.store(true, Ordering::Relaxed);
+        Self { anew, ..self }
     }
 
     /// Where commands are sent. They are carried out between two batches, and answered once they survive a restart.
@@ -176,7 +189,8 @@ impl Connector {
                 Err(error) if error.is_transient() => error,
                 Err(error) => {
                     self.metrics.stopped.inc();
-                    self.status.send_modify(|status| status.state = ConnectorState::Failed { error: error.to_string() });
+                    let gap = matches!(error, ConnectorError::Source(SourceError::Gap { .. }));
+                    self.status.send_modify(|status| status.state = ConnectorState::Failed { error: error.to_string(), gap });
                     return Err(error);
                 }
             };
@@ -259,6 +273,7 @@ impl Connector {
             session.note(&publisher, &*source, newest, began.elapsed());
             answers.published(published.is_some());
             if let Some(durable) = published {
+                self.anew.store(false, Ordering::Relaxed);
                 self.confirm(&mut *source, durable).await?;
             }
             if shutdown.is_cancelled() {

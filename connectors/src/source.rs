@@ -184,6 +184,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Changes of the system are missing.
+    pub(crate) fn gap(system: &str, detail: impl Into<String>) -> Self {
+        let repair = format!(
+            "run `guitong system repair {system}`: every table is read again under a new epoch (on_gap = \"resnapshot\" in \
+             systems/{system}.toml does so by itself)"
+        );
+        Self::Gap { system: system.to_owned(), detail: detail.into(), repair }
+    }
+
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

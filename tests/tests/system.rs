@@ -136,6 +136,59 @@ async fn a_slot_that_nobody_needs_is_shown_and_dropped_and_no_other() {
     assert_eq!(slots(&["--drop", &own]).code, Some(1));
 }
 
+/// Changes are lost with the slot, and a person decides: everything is read again once, and not by itself the next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_repaired_by_the_command_that_it_names_and_only_once() {
+    let (server, department, exchange) = departments().await;
+    let subscriber = server.admin_of("subscriber").await.unwrap();
+    let insert = async |number: u32| {
+        let insert = sqlx::query("INSERT INTO qy VALUES ($1, $2, '公司', '韦小明')").bind(i64::from(number));
+        insert.bind(credit_code(number)).execute(&department).await.unwrap();
+    };
+    let repair = || exchange.command(&["system", "repair", "licensing"]).unwrap();
+    // Whoever reads comes back at once.
+    let lose_slot = "DO $$ BEGIN LOOP BEGIN
+            PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active;
+            PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+            EXIT;
+        EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.01);
+        END; END LOOP; END $$";
+    let delivered = async |count: i64| {
+        let deadline = Instant::now() + PATIENCE;
+        let counted = "SELECT count(*) FROM public.enterprise";
+        while sqlx::query_scalar::<_, i64>(counted).fetch_one(&subscriber).await.ok() != Some(count) {
+            assert!(Instant::now() < deadline, "{count} rows are not delivered");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    insert(1).await;
+    insert(2).await;
+    let _node = exchange.start().unwrap();
+    delivered(2).await;
+    let refused = repair();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("nothing of it is missing"), "{}", refused.err);
+    assert_eq!(exchange.command(&["system", "repair", "nobody"]).unwrap().code, Some(1));
+
+    for (number, left) in [(3, 2), (4, 3)] {
+        sqlx::raw_sql(lose_slot).execute(&department).await.unwrap();
+        // One row comes and one goes while nobody reads.
+        insert(number).await;
+        sqlx::query("DELETE FROM qy WHERE bh = $1").bind(i64::from(number - 2)).execute(&department).await.unwrap();
+        let stopped = status_where(&exchange, |system| system["state"] == "stopped").await;
+        assert!(stopped["problem"].as_str().unwrap().contains("run `guitong system repair licensing`"), "{stopped:#}");
+        let repaired = repair();
+        assert_eq!(repaired.code, Some(0), "{}", repaired.err);
+        status_where(&exchange, |system| system["state"] == "streaming").await;
+        delivered(2).await;
+        let names: Vec<String> =
+            sqlx::query_scalar("SELECT uscc FROM public.enterprise ORDER BY 1").fetch_all(&subscriber).await.unwrap();
+        let mut wanted = [left, number].map(credit_code);
+        wanted.sort();
+        assert_eq!(names, wanted);
+    }
+}
+
 /// A connector that has ended keeps nobody from seeing what the department's server keeps for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_keeps_for_a_stopped_connector_is_told() {

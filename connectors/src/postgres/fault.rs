@@ -38,11 +38,7 @@ impl Faults {
     }
 
     pub(crate) fn gap(&self, detail: impl Into<String>) -> SourceError {
-        let repair = format!(
-            "set on_gap = \"resnapshot\" in systems/{}.toml and start again: every table is read again under a new epoch",
-            self.system
-        );
-        SourceError::Gap { system: self.system.clone(), detail: detail.into(), repair }
+        SourceError::gap(&self.system, detail)
     }
 
     /// What a query's error means.

@@ -126,7 +126,7 @@ async fn streaming(mut status: watch::Receiver<ConnectorStatus>) -> Result<(), F
     });
     match tokio::time::timeout(LIMIT, reached).await {
         Ok(Ok(seen)) => match &seen.state {
-            ConnectorState::Failed { error } | ConnectorState::Retrying { error, .. } => Err(Failure::new(error)),
+            ConnectorState::Failed { error, .. } | ConnectorState::Retrying { error, .. } => Err(Failure::new(error)),
             _ => Ok(()),
         },
         Ok(Err(_)) => Err(Failure::new("the connector ended before it streamed")),

@@ -243,5 +243,5 @@ async fn a_log_that_is_removed_under_a_connected_slot_is_a_gap() {
     assert!(matches!(error, SourceError::Gap { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("has lost its log") && text.contains("max_slot_wal_keep_size"), "{text}");
-    assert!(text.contains("repair: set on_gap = \"resnapshot\" in systems/register.toml"), "{text}");
+    assert!(text.contains("repair: run `guitong system repair register`"), "{text}");
 }
