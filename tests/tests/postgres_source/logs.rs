@@ -1,24 +1,9 @@
 //! What the process logs, in memory. Tests that run beside each other share it, so each looks for a slot's name of its own.
 
-use std::io::{Result, Write};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
 
+use guitong_tests::captured::{Captured, logged};
 use tracing_subscriber::EnvFilter;
-
-static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-struct Captured;
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        LINES.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// Begins, with what an operator sees.
 pub(crate) fn start() {
@@ -31,6 +16,6 @@ pub(crate) fn start() {
 
 /// Lines that hold all the words.
 pub(crate) fn with(words: &[&str]) -> Vec<String> {
-    let lines = String::from_utf8(LINES.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap();
+    let lines = String::from_utf8(logged().clone()).unwrap();
     lines.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
 }
