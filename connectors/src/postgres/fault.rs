@@ -119,6 +119,6 @@ mod tests {
         assert!(matches!(of("42704", "publication \"p\" does not exist"), SourceError::Gap { .. }));
         assert!(matches!(of("55006", "slot is active for PID 7"), SourceError::Unavailable { .. }));
         let gone = of("55000", "can no longer get changes from replication slot \"s\"");
-        assert!(gone.to_string().contains("repair: set on_gap"), "{gone}");
+        assert!(gone.to_string().contains("repair: run `guitong system repair register`"), "{gone}");
     }
 }
