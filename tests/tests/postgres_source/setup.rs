@@ -293,3 +293,21 @@ async fn another_server_is_a_gap() {
     })
     .await;
 }
+
+/// Such a slot sends transactions before they are committed, which this connector does not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_with_two_phase_is_refused_and_the_command_mends_it() {
+    let server = Postgres::start_with(Options::default().set("max_prepared_transactions", "4")).await.unwrap();
+    server.execute(TABLE).await.unwrap();
+    let exchange = Exchange::new().await;
+    let system = prepared(&server).await;
+    server.execute("SELECT pg_create_logical_replication_slot('exchange_register', 'pgoutput', false, true)").await.unwrap();
+    let mend = "SELECT pg_drop_replication_slot('exchange_register')";
+    refused(&exchange, &system, &["replication slot exchange_register was made with two_phase", mend]).await;
+    server.execute(mend).await.unwrap();
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    server.execute("BEGIN; INSERT INTO t VALUES (1, 'a', 'p'); PREPARE TRANSACTION 'later'").await.unwrap();
+    server.execute("COMMIT PREPARED 'later'").await.unwrap();
+    assert_eq!(lines(&session.take(1).await), ["c t [1,a,p]"]);
+}
