@@ -97,7 +97,7 @@ async fn a_manifest_that_is_there_is_final() {
     bench.deliver(&subscription).await;
     let files = files(&target);
     let outbox = files.outbox().await;
-    sqlx::query("UPDATE guitong_files SET made = 0 WHERE number = (SELECT max(number) FROM guitong_files)")
+    sqlx::query("UPDATE guitong_files SET made = 0 WHERE number = (SELECT max(number) FROM guitong_files WHERE last >= first)")
         .execute(&outbox)
         .await
         .unwrap();

@@ -144,16 +144,13 @@ impl Store {
         Upload { store: self, path: self.path(name), rest: Vec::new(), parts: None }
     }
 
-    /// Puts an object where there is none of its name. One that is there is the same: only this subscription gives that name.
+    /// Puts an object where there is none of its name. One that is there is an error: it is found when its file is tried again.
     pub(super) async fn put_new(&self, name: &str, bytes: Vec<u8>) -> Result<(), SinkError> {
         let (client, path, payload) = (self.client()?, self.path(name), PutPayload::from(bytes));
         let error = match client.put_opts(&path, payload.clone(), PutMode::Create.into()).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        if matches!(error, Error::AlreadyExists { .. }) && self.has(name).await? {
-            return Ok(());
-        }
         // A store that knows no conditions: it was looked before whether the object is there.
         if code(&error.to_string()).as_deref() == Some("NotImplemented") {
             return client.put(&path, payload).await.map(drop).map_err(|error| self.refused(&error));
