@@ -1,13 +1,17 @@
-//! The department's limits take hold while its tables are being read: reading stops, says why, and goes on by itself.
+//! The department comes first while its tables are being read: nobody who writes is kept waiting, and its limits take hold: reading
+//! stops, says why, and goes on by itself.
 
 use std::time::{Duration, Instant};
 
 use guitong_connectors::source::{Phase, Source};
+use guitong_schemas::change::Operation;
 use guitong_schemas::contract::system::Window;
+use guitong_schemas::table::TableName;
 use guitong_tests::servers::postgres::Postgres;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use sqlx::Executor as _;
+use sqlx::postgres::PgPool;
 
 use super::harness::*;
 
@@ -114,4 +118,39 @@ async fn more_log_than_the_department_allows_pauses_reading_until_it_is_gone() {
         rows.extend(lines(&session.step().await.unwrap()));
     }
     assert_each_once(rows);
+}
+
+/// The locks that the reader has on the table.
+async fn locks(department: &PgPool) -> Vec<String> {
+    let held =
+        "SELECT DISTINCT mode FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE relation = 't'::regclass AND usename = $1";
+    sqlx::query_scalar(held).bind(READER).fetch_all(department).await.unwrap()
+}
+
+/// Whoever writes to the table or makes an index goes on while it is read: the reader has the lock of any SELECT and no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_who_writes_waits_for_a_table_that_is_read() {
+    let (server, mut system) = made().await;
+    system.snapshot.rows_per_second = None;
+    // Each row takes its time, within the transaction that reads it.
+    system.snapshot.filters = vec![(TableName::new("public", "t"), "pg_sleep(0.01) IS NOT NULL".to_owned())];
+    let department = server.admin().await.unwrap();
+    let exchange = Exchange::new().await;
+    let mut session = exchange.connect(&system).await.unwrap();
+    let writes = async {
+        while locks(&department).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        department
+            .execute(
+                "SET lock_timeout = '1ms'; INSERT INTO t VALUES (1000, 'x'); UPDATE t SET name = 'y' WHERE id = 1000;
+                 DELETE FROM t WHERE id = 1000; CREATE INDEX ON t (name)",
+            )
+            .await
+            .unwrap();
+        locks(&department).await
+    };
+    let (held, rows) = tokio::join!(writes, session.load());
+    assert_eq!(held, ["AccessShareLock"], "it is still being read, and that is all that it holds");
+    assert_eq!(rows.iter().filter(|row| row.operation == Operation::Read).count(), ROWS);
 }
