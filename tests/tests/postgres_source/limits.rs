@@ -143,7 +143,7 @@ async fn nobody_who_writes_waits_for_a_table_that_is_read() {
         }
         department
             .execute(
-                "SET lock_timeout = '1ms'; INSERT INTO t VALUES (1000, 'x'); UPDATE t SET name = 'y' WHERE id = 1000;
+                "SET lock_timeout = '500ms'; INSERT INTO t VALUES (1000, 'x'); UPDATE t SET name = 'y' WHERE id = 1000;
                  DELETE FROM t WHERE id = 1000; CREATE INDEX ON t (name)",
             )
             .await

@@ -1,4 +1,4 @@
-//! What the process logs, in memory. Tests that run beside each other share it, so each looks for a slot's name of its own.
+//! What the process logs, in memory. Tests that run beside each other share it, so each looks for a slot or a table of its own.
 
 use std::sync::Once;
 
