@@ -126,6 +126,7 @@ tables:
     a_new_table_of_divisions_masks_addresses_anew
     a_table_of_the_wrong_shape_stops_only_its_subscription
     of_many_that_open_one_database_each_is_taken_over_for_itself
+    a_stop_leaves_no_audit_entry_behind
     a_record_the_sink_refuses_is_set_aside
     soft_deletes_keep_what_was_granted_to_the_last
     a_row_that_leaves_the_grant_leaves_its_key_alone
