@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::Poll;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -49,7 +49,7 @@ impl LosingLog {
 
     /// Waits until an append waits for its answer.
     pub(crate) async fn is_late(&self) {
-        self.late.waiting.notified().await;
+        tokio::time::timeout(Duration::from_secs(30), self.late.waiting.notified()).await.expect("an append that waits");
     }
 
     pub(crate) fn lose(&self, what: Lose) {
@@ -67,10 +67,33 @@ struct LosingOwner {
     inner: Box<dyn OwnedLog>,
     next: Arc<AtomicU8>,
     late: Arc<Late>,
+    /// An append was given up, or its answer lost: as every owner, it writes nothing more.
+    in_doubt: bool,
 }
 
 fn lost() -> AppendError {
     AppendError::Unknown(LogError::Unavailable { detail: "the answer was lost".into() })
+}
+
+impl LosingOwner {
+    async fn append_or_lose(&mut self, batch: Batch) -> Result<Committed, AppendError> {
+        if batch.records.is_empty() {
+            let appended = self.inner.append(batch).await;
+            if *self.late.closed.borrow() {
+                self.late.waiting.notify_one();
+                let _ = self.late.closed.subscribe().wait_for(|closed| !closed).await;
+            }
+            return appended;
+        }
+        match self.next.swap(Lose::Nothing as u8, Ordering::SeqCst) {
+            lose if lose == Lose::Append as u8 => Err(lost()),
+            lose if lose == Lose::Answer as u8 => {
+                self.inner.append(batch).await?;
+                Err(lost())
+            }
+            _ => self.inner.append(batch).await,
+        }
+    }
 }
 
 #[async_trait]
@@ -88,26 +111,12 @@ impl OwnedLog for LosingOwner {
     }
 
     async fn append(&mut self, batch: Batch) -> Result<Committed, AppendError> {
-        if batch.records.is_empty() {
-            let mut appended = self.inner.append(batch);
-            if *self.late.closed.borrow() {
-                // The log has it, or is about to.
-                if let Poll::Ready(answer) = futures::poll!(&mut appended) {
-                    return answer;
-                }
-                self.late.waiting.notify_one();
-                let _ = self.late.closed.subscribe().wait_for(|closed| !closed).await;
-            }
-            return appended.await;
+        if std::mem::replace(&mut self.in_doubt, true) {
+            return Err(lost());
         }
-        match self.next.swap(Lose::Nothing as u8, Ordering::SeqCst) {
-            lose if lose == Lose::Append as u8 => Err(lost()),
-            lose if lose == Lose::Answer as u8 => {
-                self.inner.append(batch).await?;
-                Err(lost())
-            }
-            _ => self.inner.append(batch).await,
-        }
+        let appended = self.append_or_lose(batch).await;
+        self.in_doubt = appended.is_err();
+        appended
     }
 
     fn state(&self) -> Arc<dyn KeyedState> {
@@ -143,7 +152,7 @@ impl ExchangeLog for LosingLog {
 
     async fn open(&self, owner: &OwnerId) -> Result<Box<dyn OwnedLog>, LogError> {
         let (next, late) = (Arc::clone(&self.next), Arc::clone(&self.late));
-        Ok(Box::new(LosingOwner { inner: self.inner.open(owner).await?, next, late }))
+        Ok(Box::new(LosingOwner { inner: self.inner.open(owner).await?, next, late, in_doubt: false }))
     }
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError> {
