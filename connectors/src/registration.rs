@@ -2,38 +2,60 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use guitong_schemas::avro::schema::SourceKind;
 use guitong_schemas::change::Change;
+use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SqliteConfig};
 use guitong_schemas::contract::{Exchange, Secret, SourceConfig, System};
 use guitong_schemas::profile::TableSample;
 use guitong_schemas::table::TableName;
 
 use crate::inspect::Selection;
 use crate::metrics::Metrics;
-use crate::postgres::PostgresSource;
+use crate::postgres::{PostgresSource, SlotWatch};
 use crate::publish::PublishSettings;
 use crate::run::{ConnectorSettings, SourceFactory};
-use crate::source::{SampleBudget, Source, SourceError, Wanted};
+use crate::source::{SampleBudget, Source, SourceError, Wanted, Watch};
 use crate::{changelog, postgres};
 
 /// Longest wait of a source for its first change; the connector's status is as old as this on an idle system.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Settings and source of a system's connector.
+/// What a system's connector is made of.
+#[expect(missing_debug_implementations, reason = "holds a function")]
+pub struct Parts {
+    pub settings: ConnectorSettings,
+    pub source: SourceFactory,
+    /// Where the server keeps something for the source.
+    pub watch: Option<Arc<dyn Watch>>,
+    /// Set while the source is to read everything anew where changes are missing, whatever the system's file says.
+    pub anew: Arc<AtomicBool>,
+}
+
+/// The parts of a system's connector.
 #[must_use]
-pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (ConnectorSettings, SourceFactory) {
+pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> Parts {
     let max_record = exchange.budgets.max_record;
-    let (kind, database, factory): (SourceKind, String, SourceFactory) = match &system.source {
+    let mut watch: Option<Arc<dyn Watch>> = None;
+    let anew = Arc::new(AtomicBool::new(false));
+    let repairing = Arc::clone(&anew);
+    let (kind, database, source): (SourceKind, String, SourceFactory) = match &system.source {
         SourceConfig::Postgres(config) => {
-            let (system, metrics) = (Arc::clone(system), metrics.postgres().clone());
+            let (declared, metrics) = (Arc::clone(system), metrics.postgres().clone());
+            let source = SourceConfig::Postgres(PostgresConfig { on_gap: GapPolicy::Resnapshot, ..config.clone() });
+            let repaired = Arc::new(System { source, ..System::clone(system) });
             let directory: Arc<Path> = exchange.log.directory().into();
+            let slot = Arc::new(SlotWatch::new(Arc::clone(system), &metrics));
+            watch = Some(Arc::<SlotWatch>::clone(&slot));
             let factory: SourceFactory = Arc::new(move |position| {
-                let (system, directory, metrics) = (Arc::clone(&system), Arc::clone(&directory), metrics.clone());
+                let system = Arc::clone(if repairing.load(Ordering::Relaxed) { &repaired } else { &declared });
+                let (directory, metrics) = (Arc::clone(&directory), metrics.clone());
+                let kept = slot.kept();
                 async move {
-                    let source = PostgresSource::connect(system, position, directory, &metrics).await?;
+                    let source = PostgresSource::connect(system, position, directory, (&metrics, kept)).await?;
                     Ok(Box::new(source) as Box<dyn Source>)
                 }
                 .boxed()
@@ -42,8 +64,10 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         }
         SourceConfig::Sqlite(config) => {
             let database = config.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            let (system, config) = (Arc::clone(system), config.clone());
+            let (system, declared) = (Arc::clone(system), config.clone());
+            let repaired = SqliteConfig { on_gap: GapPolicy::Resnapshot, ..config.clone() };
             let factory: SourceFactory = Arc::new(move |position| {
+                let config = if repairing.load(Ordering::Relaxed) { &repaired } else { &declared };
                 let (system, config) = (Arc::clone(&system), config.clone());
                 async move { changelog::open(&system, &config, position).await }.boxed()
             });
@@ -59,7 +83,7 @@ pub fn of(system: &Arc<System>, exchange: &Exchange, metrics: &Metrics) -> (Conn
         complete: system.complete,
         form: system.form.clone(),
     };
-    (ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, factory)
+    Parts { settings: ConnectorSettings { publish, batch: exchange.budgets.batch, wait: WAIT }, source, watch, anew }
 }
 
 /// Looks at tables of the system's database, one after the other, without writing anything; what it could not look at is in the answer.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SystemMetrics;
 use crate::publish::{PublishError, PublishSettings, Publisher, Totals, Upcoming};
-use crate::source::{Durable, Refused, SnapshotCommand, Source, SourceBudget, SourceError, SourceStatus};
+use crate::source::{Durable, Kept, Refused, SnapshotCommand, Source, SourceBudget, SourceError, SourceStatus, Watch};
 
 /// Builds the source from the position that the log holds; called anew for every session.
 pub type SourceFactory = Arc<dyn Fn(Option<Bytes>) -> BoxFuture<'static, Result<Box<dyn Source>, SourceError>> + Send + Sync>;
@@ -82,6 +83,8 @@ pub enum ConnectorState {
     /// Ended; a person has to act on the message.
     Failed {
         error: String,
+        /// Changes are missing.
+        gap: bool,
     },
 }
 
@@ -90,6 +93,8 @@ pub enum ConnectorState {
 pub struct ConnectorStatus {
     pub state: ConnectorState,
     pub source: SourceStatus,
+    /// Also while nothing is read, and after the connector has ended.
+    pub kept: Kept,
     /// Changes and bytes since the session began.
     pub totals: Totals,
     /// Age of the newest change when it was published; zero when caught up.
@@ -112,6 +117,9 @@ pub struct Connector {
     log: Arc<dyn ExchangeLog>,
     registry: Arc<dyn SchemaRegistry>,
     source: SourceFactory,
+    watch: Option<Arc<dyn Watch>>,
+    /// As [`Connector::repairing`].
+    anew: Arc<AtomicBool>,
     metrics: SystemMetrics,
     status: watch::Sender<ConnectorStatus>,
     requests: mpsc::Sender<Request>,
@@ -136,7 +144,21 @@ impl Connector {
     ) -> Self {
         let (requests, received) = mpsc::channel(REQUESTS);
         let (status, received) = (watch::Sender::default(), Mutex::new(received));
-        Self { settings, log, registry, source, metrics, status, requests, received }
+        Self { settings, log, registry, source, watch: None, anew: Arc::default(), metrics, status, requests, received }
+    }
+
+    /// With a look at what the department's server keeps, from when the connector begins to run until it is told to stop.
+    #[must_use]
+    pub fn watched(self, watch: Option<Arc<dyn Watch>>) -> Self {
+        Self { watch, ..self }
+    }
+
+    /// Where changes are missing the source reads everything anew, whatever it is told elsewhere, for as long as `anew` is set: until
+    /// that has begun to be published.
+    #[must_use]
+    pub fn repairing(self, anew: Arc<AtomicBool>) -> Self {
+        anew.store(true, Ordering::Relaxed);
+        Self { anew, ..self }
     }
 
     /// Where commands are sent. They are carried out between two batches, and answered once they survive a restart.
@@ -155,6 +177,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectorError`] where a person has to decide.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConnectorError> {
+        self.look(&shutdown);
         let mut tries = 0;
         loop {
             let began = Instant::now();
@@ -166,7 +189,8 @@ impl Connector {
                 Err(error) if error.is_transient() => error,
                 Err(error) => {
                     self.metrics.stopped.inc();
-                    self.status.send_modify(|status| status.state = ConnectorState::Failed { error: error.to_string() });
+                    let gap = matches!(error, ConnectorError::Source(SourceError::Gap { .. }));
+                    self.status.send_modify(|status| status.state = ConnectorState::Failed { error: error.to_string(), gap });
                     return Err(error);
                 }
             };
@@ -183,6 +207,22 @@ impl Connector {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Looks at what the server keeps, in a task of its own: a batch that is not taken, a pause and the connector's end leave it alone.
+    fn look(&self, shutdown: &CancellationToken) {
+        let Some(watch) = self.watch.clone() else { return };
+        let (status, retained, shutdown) = (self.status.clone(), self.metrics.retained_bytes.clone(), shutdown.clone());
+        let tell = move |kept: Kept| {
+            retained.set(kept.retained_bytes.unwrap_or(0) as f64);
+            status.send_modify(|status| status.kept = kept);
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = watch.run(&tell) => {}
+            }
+        });
     }
 
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), ConnectorError> {
@@ -233,6 +273,7 @@ impl Connector {
             session.note(&publisher, &*source, newest, began.elapsed());
             answers.published(published.is_some());
             if let Some(durable) = published {
+                self.anew.store(false, Ordering::Relaxed);
                 self.confirm(&mut *source, durable).await?;
             }
             if shutdown.is_cancelled() {
@@ -316,7 +357,6 @@ impl Session<'_> {
         metrics.lag_seconds.set(lag.as_secs_f64());
         let status = source.status();
         metrics.lag_bytes.set(status.behind_bytes.unwrap_or(0) as f64);
-        metrics.retained_bytes.set(status.retained_bytes.unwrap_or(0) as f64);
         self.connector.status.send_modify(|seen| {
             seen.state = ConnectorState::Running;
             seen.source = status;

@@ -108,16 +108,28 @@ pub enum SnapshotCommand {
 #[error("{0}")]
 pub struct Refused(pub String);
 
+/// What the department's server keeps because of a source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Bytes of its log.
+    pub retained_bytes: Option<u64>,
+    /// How many more it may write before it removes changes that were not read, where that is near; 0 once it has removed them.
+    pub left_bytes: Option<u64>,
+}
+
+/// Looks at what the server keeps. It does so beside the source and not within it: most is kept while nothing is read.
+#[async_trait]
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// Asks again and again until it is dropped, and tells every answer.
+    async fn run(&self, tell: &(dyn Fn(Kept) + Send + Sync));
+}
+
 /// State of a source, for `guitong status` and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct SourceStatus {
     pub phase: Phase,
     /// Commit time of the newest change handed out, microseconds since 1970-01-01T00:00:00Z.
     pub newest_commit_us: Option<i64>,
-    /// Log bytes the department's server keeps because of this source.
-    pub retained_bytes: Option<u64>,
-    /// How much more the server may write before it removes changes that were not read, where that is near.
-    pub left_bytes: Option<u64>,
     /// Bytes between the server's end of log and what was handed out.
     pub behind_bytes: Option<u64>,
     pub tables: Vec<String>,
@@ -172,6 +184,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Changes of the system are missing.
+    pub(crate) fn gap(system: &str, detail: impl Into<String>) -> Self {
+        let repair = format!(
+            "run `guitong system repair {system}`: every table is read again under a new epoch (on_gap = \"resnapshot\" in \
+             systems/{system}.toml does so by itself)"
+        );
+        Self::Gap { system: system.to_owned(), detail: detail.into(), repair }
+    }
+
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

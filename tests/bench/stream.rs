@@ -12,7 +12,7 @@ use guitong_connectors::metrics::Metrics;
 use guitong_connectors::postgres::PostgresSource;
 use guitong_connectors::publish::PublishSettings;
 use guitong_connectors::run::{Connector, ConnectorSettings, SourceFactory};
-use guitong_connectors::source::{Source, SourceBudget};
+use guitong_connectors::source::{Kept, Source, SourceBudget};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::BuiltinRegistry;
 use guitong_log::{ExchangeLog, Role};
@@ -25,6 +25,7 @@ use guitong_schemas::contract::system::{
 use guitong_schemas::contract::{Name, Secret};
 use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::rounds::{Bar, Reference, Rounds, median};
@@ -192,11 +193,17 @@ async fn recvlogical(server: &Postgres, slot: &str) -> Result<Duration, Failure>
     Ok(took)
 }
 
+/// Nobody looks at what the server keeps.
+fn unwatched() -> watch::Receiver<Kept> {
+    watch::Sender::default().subscribe()
+}
+
 /// Every change is encoded as `publish` encodes it, key and value, into a buffer that each batch begins anew.
 pub(crate) async fn dropped(system: System, wanted: u64) -> Result<Duration, Failure> {
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let begun = Instant::now();
-    let mut source = PostgresSource::connect(Arc::new(system), None, std::env::temp_dir().into(), metrics.postgres()).await?;
+    let mut source =
+        PostgresSource::connect(Arc::new(system), None, std::env::temp_dir().into(), (metrics.postgres(), unwatched())).await?;
     let (mut buffer, mut marks, mut plan) = (Vec::with_capacity(2 * BATCH), Marks::default(), None);
     let mut rows = 0;
     while rows < wanted {
@@ -237,7 +244,7 @@ pub(crate) async fn connector(log: Arc<dyn ExchangeLog>, schemas: &EmbeddedLog, 
     let source: SourceFactory = Arc::new(move |position| {
         let (system, metrics) = (Arc::clone(&system), of_source.clone());
         Box::pin(async move {
-            let source = PostgresSource::connect(system, position, std::env::temp_dir().into(), &metrics).await?;
+            let source = PostgresSource::connect(system, position, std::env::temp_dir().into(), (&metrics, unwatched())).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
     });

@@ -16,7 +16,7 @@ use guitong_tests::conformance::{Failure, compare};
 struct Arguments {
     /// Folder with setup.sql, stream.sql and dump.json
     dir: PathBuf,
-    /// The dump, where it is not dump.json of the folder
+    /// The dump, where it is not dump.json of the folder: a file, or its name in the folder
     #[arg(long)]
     dump: Option<PathBuf>,
 }
@@ -26,7 +26,10 @@ async fn main() -> Result<ExitCode, Failure> {
     // Two TLS providers are in the dependency tree; rustls refuses to choose between them.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Arguments { dir, dump } = Arguments::parse();
-    let dump = dump.unwrap_or_else(|| dir.join("dump.json"));
+    let dump = match dump {
+        Some(file) if file.exists() => file,
+        named => dir.join(named.unwrap_or_else(|| "dump.json".into())),
+    };
     let report = compare(&dir, &dump).await?;
     print!("{report}");
     Ok(if report.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

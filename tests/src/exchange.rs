@@ -12,6 +12,9 @@ use crate::servers::{ServerError, free_port, log_tail};
 /// The table that the exchange tails. `bh` is its key; `tyshxydm`, the credit code, is the entity's.
 pub const COMPANIES: &str = "CREATE TABLE qy (bh bigint PRIMARY KEY, tyshxydm varchar(40), qymc varchar(200), fddbr varchar(40))";
 
+/// File of the system that an exchange tails.
+pub const SYSTEM: &str = "systems/licensing.toml";
+
 /// The mapping of [`COMPANIES`]; what the table has not is constant.
 pub const RESOURCE: &str = r#"code = "3450010102/000001"
 title = "企业登记基本信息"
@@ -58,46 +61,46 @@ impl Exchange {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(layout: &Layout) -> Result<Self, ServerError> {
+        let exchange = Self::tailing(&format!("tables = [\"{}.qy\"]\n{}", layout.schema, layout.source), &layout.log)?;
+        exchange.put("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n")?;
+        exchange.put("resources/enterprise.toml", &RESOURCE.replace("SCHEMA", layout.schema))?;
+        exchange.put(
+            "subscriptions/credit-enterprise.toml",
+            &format!(
+                "subscriber = \"credit\"\nresource = \"3450010102/000001\"\npurpose = \"信用主体建档\"\nfields = [\"uscc\", \"name\", \"legal_rep_name\"]\n\n[sink]\n{}",
+                layout.sink
+            ),
+        )?;
+        Ok(exchange)
+    }
+
+    /// Writes a directory of one system and nothing behind it: `system` is its file behind title and department, `log` are sections of
+    /// `exchange.toml`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn tailing(system: &str, log: &str) -> Result<Self, ServerError> {
         // `reqwest` takes the process's TLS provider; another test may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let failed = |error: std::io::Error| ServerError::new("exchange", error);
         let root = tempfile::tempdir().map_err(failed)?;
         let port = free_port().map_err(failed)?;
-        let files = [
-            (
-                "exchange.toml",
-                format!(
-                    "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\nlisten = \"127.0.0.1:{port}\"\n\n{}",
-                    layout.log
-                ),
-            ),
-            ("departments/registry.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n".to_owned()),
-            ("departments/credit.toml", "title = \"公共信用信息中心\"\ncode = \"11450000PDY000044M\"\n".to_owned()),
-            (
-                "systems/licensing.toml",
-                format!(
-                    "title = \"企业登记\"\ndepartment = \"11450000PDY00001X0\"\ntables = [\"{}.qy\"]\n{}",
-                    layout.schema, layout.source
-                ),
-            ),
-            ("resources/enterprise.toml", RESOURCE.replace("SCHEMA", layout.schema)),
-            (
-                "subscriptions/credit-enterprise.toml",
-                format!(
-                    "subscriber = \"credit\"\nresource = \"3450010102/000001\"\npurpose = \"信用主体建档\"\nfields = [\"uscc\", \"name\", \"legal_rep_name\"]\n\n[sink]\n{}",
-                    layout.sink
-                ),
-            ),
-        ];
         let exchange = Self { root, port };
-        for (name, content) in files {
-            let path = exchange.path().join(name);
-            path.parent()
-                .map_or(Ok(()), std::fs::create_dir_all)
-                .and_then(|()| std::fs::write(&path, content))
-                .map_err(failed)?;
-        }
+        let first = "name = \"test\"\ntitle = \"测试\"\ntime_zone = \"Asia/Shanghai\"\n";
+        exchange.put("exchange.toml", &format!("{first}listen = \"127.0.0.1:{port}\"\n\n{log}"))?;
+        exchange.put("departments/registry.toml", "title = \"市场监督管理局\"\ncode = \"11450000PDY00001X0\"\n")?;
+        exchange.put(SYSTEM, &format!("title = \"企业登记\"\ndepartment = \"11450000PDY00001X0\"\n{system}"))?;
         Ok(exchange)
+    }
+
+    /// Writes a file of the directory, or writes it anew.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, name: &str, content: &str) -> Result<(), ServerError> {
+        let path = self.path().join(name);
+        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        made.and_then(|()| std::fs::write(&path, content)).map_err(|error| ServerError::new("exchange", error))
     }
 
     #[must_use]

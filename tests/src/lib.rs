@@ -1,6 +1,7 @@
 //! What the tests and benches share: real servers, the conformance suite of logs, the comparison with golden dumps, and whole
 //! exchanges.
 
+pub mod captured;
 pub mod child;
 pub mod conformance;
 pub mod containers;

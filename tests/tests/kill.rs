@@ -8,10 +8,14 @@ use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
 use guitong_tests::receiver::{Answer, KEY, Receiver, whsec};
 use guitong_tests::seed;
 use guitong_tests::servers::kafka::Kafka;
+use guitong_tests::servers::moto::{Moto, Objects};
 use guitong_tests::servers::postgres::{PASSWORD, Postgres};
+use guitong_tests::servers::proxy::{Mode, Proxy};
 use guitong_tests::servers::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgPool;
 use sqlx::{Executor, Row};
 
@@ -166,21 +170,50 @@ async fn survives_kills(log: String, random_seed: u64) {
     assert!(time < Duration::from_secs(10), "stopped in {time:?}");
 }
 
+/// A department of 200 companies.
+async fn department(random_seed: u64) -> (Postgres, Clerks) {
+    let server = Postgres::start().await.unwrap();
+    server.create_database("department").await.unwrap();
+    server.create_role("guitong", "REPLICATION").await.unwrap();
+    let pool = server.admin_of("department").await.unwrap();
+    pool.execute(COMPANIES).await.unwrap();
+    pool.execute("GRANT SELECT ON qy TO guitong; CREATE PUBLICATION test_licensing FOR TABLE qy").await.unwrap();
+    let mut clerks = Clerks { pool, random: StdRng::seed_from_u64(random_seed), next: 1, rows: BTreeMap::new() };
+    for _ in 0..200 {
+        clerks.insert().await;
+    }
+    (server, clerks)
+}
+
+impl Clerks {
+    /// They work until something else is done; what one of them has begun is finished: they would not know what of it the database has.
+    async fn act_until(&mut self, done: impl Future<Output = ()>) {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut done => break,
+                () = std::future::ready(()) => self.act().await,
+            }
+        }
+    }
+
+    /// Names of companies by their codes.
+    async fn truth(&self) -> HashMap<String, String> {
+        let rows: Vec<(String, String)> = sqlx::query_as("SELECT tyshxydm, qymc FROM qy").fetch_all(&self.pool).await.unwrap();
+        let count = rows.len();
+        let truth: HashMap<String, String> = rows.into_iter().collect();
+        assert_eq!(truth.len(), count, "two rows of the source share a code");
+        truth
+    }
+}
+
 /// The endpoint takes an event, and the node is killed before it hears of it: the event comes again under its id, or a later one of
 /// its row does; in the end the endpoint holds what the source has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_node_sends_an_endpoint_the_same_events_again() {
     let random_seed = seed();
-    let server = Postgres::start().await.unwrap();
-    server.create_database("department").await.unwrap();
-    server.create_role("guitong", "REPLICATION").await.unwrap();
-    let source = server.admin_of("department").await.unwrap();
-    source.execute(COMPANIES).await.unwrap();
-    source.execute("GRANT SELECT ON qy TO guitong; CREATE PUBLICATION test_licensing FOR TABLE qy").await.unwrap();
-    let mut clerks = Clerks { pool: source.clone(), random: StdRng::seed_from_u64(random_seed), next: 1, rows: BTreeMap::new() };
-    for _ in 0..200 {
-        clerks.insert().await;
-    }
+    let (server, mut clerks) = department(random_seed).await;
     let receiver = Receiver::start().await;
     let exchange = Exchange::write(&Layout {
         source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", PASSWORD, "department")),
@@ -198,24 +231,12 @@ async fn a_killed_node_sends_an_endpoint_the_same_events_again() {
         (0..skipped).for_each(|_| receiver.then(Answer::Status(204)));
         receiver.then(Answer::Silence);
         let node = exchange.start().unwrap();
-        let silent = receiver.is_silent();
-        tokio::pin!(silent);
-        loop {
-            // What a clerk has begun is finished: the clerks would not know what of it the database has.
-            tokio::select! {
-                biased;
-                () = &mut silent => break,
-                () = std::future::ready(()) => clerks.act().await,
-            }
-        }
+        clerks.act_until(receiver.is_silent()).await;
         node.kill().unwrap();
     }
 
     let node = exchange.start().unwrap();
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT tyshxydm, qymc FROM qy").fetch_all(&source).await.unwrap();
-    let count = rows.len();
-    let truth: HashMap<String, String> = rows.into_iter().collect();
-    assert_eq!(truth.len(), count, "seed {random_seed}: two rows of the source share a code");
+    let truth = clerks.truth().await;
     let deadline = Instant::now() + Duration::from_secs(60);
     while receiver.holds("name") != truth && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -236,6 +257,74 @@ async fn a_killed_node_sends_an_endpoint_the_same_events_again() {
         let before = newest.insert(&came.subject, &came.sequence).unwrap_or_default();
         assert!(before <= &*came.sequence, "seed {random_seed}: {} goes back", came.subject);
     }
+}
+
+/// The store takes an object or its manifest, and the node is killed before it hears of it: what is there already is not made again,
+/// what is not told of comes again under its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_puts_the_same_objects_again() {
+    let random_seed = seed();
+    let (server, mut clerks) = department(random_seed).await;
+    let store = Moto::start().await.unwrap();
+    store.make("exchange").await.unwrap();
+    let bucket = store.bucket("exchange", "credit");
+    let (listener, port) = Proxy::bind().await.unwrap();
+    let proxy = Proxy::start(listener, bucket.endpoint.rsplit(':').next().unwrap().parse().unwrap()).unwrap();
+    let exchange = Exchange::write(&Layout {
+        source: format!("kind = \"postgres\"\nurl = \"{}\"\n", server.url_of("guitong", PASSWORD, "department")),
+        schema: "public",
+        log: String::new(),
+        sink: format!(
+            "kind = \"files\"\nformat = \"jsonl\"\nstate = \"credit\"\nclose = {{ after = \"50 ms\" }}\n\n[sink.store]\n\
+             endpoint = \"http://127.0.0.1:{port}\"\nbucket = \"exchange\"\nprefix = \"credit\"\n\
+             access_key_id = \"{}\"\nsecret_access_key = \"{}\"\n",
+            bucket.access_key_id.reveal(),
+            bucket.secret_access_key.reveal()
+        ),
+    })
+    .unwrap();
+    for _ in 0..kills() {
+        // An object and its manifest are looked for and put with some 1,300 bytes of answers.
+        proxy.set(Mode::CutAt { received: proxy.received() + clerks.random.random_range(300..4_000) });
+        let node = exchange.start().unwrap();
+        clerks.act_until(proxy.reached(Mode::Cut)).await;
+        node.kill().unwrap();
+        proxy.set(Mode::Pass);
+    }
+
+    let node = exchange.start().unwrap();
+    let truth = clerks.truth().await;
+    let objects = Objects::of(&bucket).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while told(&objects).await != truth && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let status = exchange.status(Duration::from_secs(5)).await.unwrap();
+    assert!(told(&objects).await == truth, "seed {random_seed}: the bucket does not tell what the source has\n{status:#}");
+    assert_eq!(node.terminate().unwrap().0, Some(0), "a drained stop");
+}
+
+/// Names by codes, as who applies each file that a manifest names has them; each change is in one file.
+async fn told(objects: &Objects) -> HashMap<String, String> {
+    let (mut held, mut next) = (HashMap::new(), 1);
+    for name in objects.names().await.unwrap().iter().filter(|name| name.ends_with(".manifest.json")) {
+        let manifest: Value = serde_json::from_slice(&objects.read(name).await.unwrap().unwrap().0).unwrap();
+        for file in manifest["files"].as_array().unwrap() {
+            let (bytes, _) = objects.read(file["name"].as_str().unwrap()).await.unwrap().unwrap();
+            assert_eq!(file["sha256"], hex::encode(Sha256::digest(&bytes)), "{name}");
+            assert_eq!(file["first"], next, "{name}: no gap, and nothing twice");
+            next = file["last"].as_u64().unwrap() + 1;
+            for line in std::str::from_utf8(&bytes).unwrap().lines() {
+                let row: Value = serde_json::from_str(line).unwrap();
+                let text = |field: &str| row[field].as_str().unwrap().to_owned();
+                match text("guitong_op").as_str() {
+                    "delete" => drop(held.remove(&text("uscc"))),
+                    _ => drop(held.insert(text("uscc"), text("name"))),
+                }
+            }
+        }
+    }
+    held
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 
 mod postgres_source {
     mod added;
+    mod arrays;
     mod binary;
+    mod cut;
     mod ddl;
     mod failover;
     mod faults;
@@ -12,14 +14,18 @@ mod postgres_source {
     mod full_disk;
     pub(crate) mod harness;
     mod in_progress;
+    mod limits;
     mod load_workers;
+    mod logs;
     mod notices;
     mod random_rows;
     mod read_again;
+    mod restored;
     mod session;
     mod setup;
     mod standby;
     mod stream;
     mod tls;
     mod too_large;
+    mod watch;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use guitong_tests::exchange::{Answer, COMPANIES, Exchange, Layout, credit_code};
-use guitong_tests::servers::postgres::{ADMIN, PASSWORD, Postgres};
+use guitong_tests::servers::postgres::{ADMIN, Options, PASSWORD, Postgres};
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 
@@ -24,6 +24,11 @@ async fn status_where(exchange: &Exchange, holds: impl Fn(&Value) -> bool) -> Va
 /// A server with a department's database and a subscriber's, and the exchange between them.
 async fn departments() -> (Postgres, PgPool, Exchange) {
     let server = Postgres::start().await.unwrap();
+    let (department, exchange) = departments_on(&server).await;
+    (server, department, exchange)
+}
+
+async fn departments_on(server: &Postgres) -> (PgPool, Exchange) {
     server.create_database("department").await.unwrap();
     server.create_database("subscriber").await.unwrap();
     let department = server.admin_of("department").await.unwrap();
@@ -38,7 +43,7 @@ async fn departments() -> (Postgres, PgPool, Exchange) {
         ),
     })
     .unwrap();
-    (server, department, exchange)
+    (department, exchange)
 }
 
 fn snapshot(exchange: &Exchange, arguments: &[&str]) -> Answer {
@@ -129,4 +134,89 @@ async fn a_slot_that_nobody_needs_is_shown_and_dropped_and_no_other() {
     let idle = idle.as_array().unwrap().iter().find(|slot| slot["slot"] == own.as_str()).unwrap().clone();
     assert_eq!((&idle["state"], &idle["orphan"]), (&"idle".into(), &false.into()));
     assert_eq!(slots(&["--drop", &own]).code, Some(1));
+}
+
+/// Changes are lost with the slot, and a person decides: everything is read again once, and not by itself the next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_repaired_by_the_command_that_it_names_and_only_once() {
+    let (server, department, exchange) = departments().await;
+    let subscriber = server.admin_of("subscriber").await.unwrap();
+    let insert = async |number: u32| {
+        let insert = sqlx::query("INSERT INTO qy VALUES ($1, $2, '公司', '韦小明')").bind(i64::from(number));
+        insert.bind(credit_code(number)).execute(&department).await.unwrap();
+    };
+    let repair = || exchange.command(&["system", "repair", "licensing"]).unwrap();
+    // Whoever reads comes back at once.
+    let lose_slot = "DO $$ BEGIN LOOP BEGIN
+            PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active;
+            PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots;
+            EXIT;
+        EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.01);
+        END; END LOOP; END $$";
+    let delivered = async |count: i64| {
+        let deadline = Instant::now() + PATIENCE;
+        let counted = "SELECT count(*) FROM public.enterprise";
+        while sqlx::query_scalar::<_, i64>(counted).fetch_one(&subscriber).await.ok() != Some(count) {
+            assert!(Instant::now() < deadline, "{count} rows are not delivered");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    insert(1).await;
+    insert(2).await;
+    let _node = exchange.start().unwrap();
+    delivered(2).await;
+    let refused = repair();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("nothing of it is missing"), "{}", refused.err);
+    assert_eq!(exchange.command(&["system", "repair", "nobody"]).unwrap().code, Some(1));
+
+    for (number, left) in [(3, 2), (4, 3)] {
+        sqlx::raw_sql(lose_slot).execute(&department).await.unwrap();
+        // One row comes and one goes while nobody reads.
+        insert(number).await;
+        sqlx::query("DELETE FROM qy WHERE bh = $1").bind(i64::from(number - 2)).execute(&department).await.unwrap();
+        let stopped = status_where(&exchange, |system| system["state"] == "stopped").await;
+        assert!(stopped["problem"].as_str().unwrap().contains("run `guitong system repair licensing`"), "{stopped:#}");
+        let repaired = repair();
+        assert_eq!(repaired.code, Some(0), "{}", repaired.err);
+        status_where(&exchange, |system| system["state"] == "streaming").await;
+        delivered(2).await;
+        let names: Vec<String> =
+            sqlx::query_scalar("SELECT uscc FROM public.enterprise ORDER BY 1").fetch_all(&subscriber).await.unwrap();
+        let mut wanted = [left, number].map(credit_code);
+        wanted.sort();
+        assert_eq!(names, wanted);
+    }
+}
+
+/// A connector that has ended keeps nobody from seeing what the department's server keeps for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_keeps_for_a_stopped_connector_is_told() {
+    let server = Postgres::start_with(Options::default().set("max_slot_wal_keep_size", "64MB")).await.unwrap();
+    let (department, exchange) = departments_on(&server).await;
+    let node = exchange.start().unwrap();
+    status_where(&exchange, |system| system["state"] == "streaming").await;
+    node.terminate().unwrap();
+    let publication: String =
+        sqlx::query_scalar("SELECT pubname::text FROM pg_publication").fetch_one(&department).await.unwrap();
+    let alter = format!("ALTER PUBLICATION {publication} SET (publish = 'insert')");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(&department).await.unwrap();
+    let _node = exchange.start().unwrap();
+    status_where(&exchange, |system| system["state"] == "stopped").await;
+    sqlx::raw_sql("CREATE TABLE other (a text)").execute(&department).await.unwrap();
+    for _ in 0..4 {
+        sqlx::raw_sql("INSERT INTO other VALUES ('x'); SELECT pg_switch_wal()").execute(&department).await.unwrap();
+    }
+    let rows = "INSERT INTO other SELECT repeat('x', 100) FROM generate_series(1, 30000)";
+    sqlx::raw_sql(rows).execute(&department).await.unwrap();
+    let system = status_where(&exchange, |system| system["left_bytes"].is_u64()).await;
+    assert_eq!(system["state"], "stopped", "{system:#}");
+    assert!(system["retained_bytes"].as_u64().unwrap() > 51 << 20, "{system:#}");
+    let shown = exchange.command(&["status"]).unwrap().out;
+    assert!(shown.contains("the server gives up the slot after"), "{shown}");
+    let log = std::fs::read_to_string(exchange.path().join("node.log")).unwrap();
+    assert_eq!(log.matches("the server gives up the slot").count(), 1, "{log}");
+    let metrics = exchange.get("/metrics", PATIENCE).await.unwrap();
+    let left = metrics.lines().find(|line| line.starts_with("guitong_postgres_slot_left_bytes{")).unwrap();
+    assert!(left.ends_with(&format!(" {}", system["left_bytes"])), "{left}");
 }

@@ -314,10 +314,7 @@ fn check_gap(system: &str, position: &Position, instance: &str, highest: i64) ->
     } else {
         return Ok(());
     };
-    let repair = format!(
-        "set on_gap = \"resnapshot\" in systems/{system}.toml and start again: every table is read again under a new epoch"
-    );
-    Err(SourceError::Gap { system: system.to_owned(), detail, repair })
+    Err(SourceError::gap(system, detail))
 }
 
 async fn schema_version(system: &str, conn: &mut SqliteConnection) -> Result<i64, SourceError> {

@@ -90,6 +90,19 @@ pub enum Message {
 }
 
 impl Message {
+    /// What a transaction consists of: whenever the server sends it, it sends this. (Transactions without come or not, by how they are
+    /// sent.)
+    pub(crate) fn is_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Insert { .. }
+                | Self::Update { .. }
+                | Self::Delete { .. }
+                | Self::Truncate { .. }
+                | Self::Logical { transactional: true, .. }
+        )
+    }
+
     /// Changes tables, or tells their shape.
     pub(crate) fn is_of_tables(&self) -> bool {
         matches!(

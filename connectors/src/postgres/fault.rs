@@ -38,11 +38,7 @@ impl Faults {
     }
 
     pub(crate) fn gap(&self, detail: impl Into<String>) -> SourceError {
-        let repair = format!(
-            "set on_gap = \"resnapshot\" in systems/{}.toml and start again: every table is read again under a new epoch",
-            self.system
-        );
-        SourceError::Gap { system: self.system.clone(), detail: detail.into(), repair }
+        SourceError::gap(&self.system, detail)
     }
 
     /// What a query's error means.
@@ -123,6 +119,6 @@ mod tests {
         assert!(matches!(of("42704", "publication \"p\" does not exist"), SourceError::Gap { .. }));
         assert!(matches!(of("55006", "slot is active for PID 7"), SourceError::Unavailable { .. }));
         let gone = of("55000", "can no longer get changes from replication slot \"s\"");
-        assert!(gone.to_string().contains("repair: set on_gap"), "{gone}");
+        assert!(gone.to_string().contains("repair: run `guitong system repair register`"), "{gone}");
     }
 }

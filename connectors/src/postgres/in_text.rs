@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use guitong_schemas::contract::system::System;
 
 use super::PostgresSource;
+use super::proof::Proof;
 use super::relation::Relation;
 use super::start;
 use super::wire::{Login, Purpose, Wire};
@@ -46,12 +47,16 @@ impl PostgresSource {
         self.in_progress.begin_anew();
         self.relations.begin();
         self.assembly.begin_anew();
+        if let Some(proof) = &mut self.proof {
+            proof.begin_anew();
+        }
         Ok(())
     }
 
     async fn open_again(&self) -> Result<Wire, SourceError> {
         let address = start::address(&self.system, &self.config, &self.faults)?;
         let login = Login::open(&address, Purpose::Replicate, &self.faults).await?;
-        login.start(&self.config, (self.assembly.position.lsn, self.wire.durable()), self.patience).await
+        let from = self.proof.as_ref().map_or(self.assembly.position.lsn, Proof::from);
+        login.start(&self.config, (from, self.wire.durable()), self.patience).await
     }
 }

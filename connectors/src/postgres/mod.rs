@@ -3,8 +3,8 @@
 //! **Delivery.** Changes come in commit order, each with the version (epoch, commit LSN, LSN, index). The slot is confirmed only by
 //! [`Source::confirm`], with the end of the last transaction that the log holds whole, so nothing is forgotten that is not durable;
 //! after a restart the server sends a transaction that was published in part again, and the published part is left out. What cannot be
-//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, a server that went back or that took
-//! over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
+//! made whole is a [`SourceError::Gap`]: a slot that is gone, lost or ahead of us, another server, a server that went back ([`proof`])
+//! or that took over without all that was read ([`timeline`]). With `on_gap = "resnapshot"` the epoch rises, every table begins with a truncate and
 //! is read again.
 //!
 //! **Memory** is bounded by the batch's byte budget, the chunks' bytes during a first load, and one block (or one longer message, its
@@ -52,6 +52,7 @@ mod position;
 mod prepare;
 mod printed;
 mod progress;
+mod proof;
 mod ranges;
 mod relation;
 mod sample;
@@ -67,6 +68,7 @@ mod team;
 mod timeline;
 mod types;
 mod visibility;
+mod watch;
 mod whole;
 mod wire;
 mod worker;
@@ -81,6 +83,7 @@ use bytes::Bytes;
 use guitong_schemas::contract::system::{PostgresConfig, System};
 use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
+use tokio::sync::watch::Receiver;
 
 pub use self::apply::apply;
 pub use self::catalogue::{ColumnFacts, TableFacts};
@@ -94,6 +97,7 @@ use self::metrics::SystemMetrics;
 use self::position::Position;
 pub use self::prepare::{prepare_sql, unprepare_sql};
 pub use self::printed::Printed;
+use self::proof::Proof;
 use self::relation::{Relation, Relations};
 pub use self::sample::sample;
 use self::session::Session;
@@ -102,18 +106,18 @@ pub use self::slots::{drop_slot, server, slots};
 use self::snapshot::FirstLoad;
 pub use self::start::{Survey, survey};
 use self::stream::Assembly;
+pub use self::watch::SlotWatch;
 use self::wire::{Event, Wire};
 pub use self::wire::{Rows, Shortener};
-use crate::source::{Durable, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus};
+use crate::source::{
+    Durable, Kept, Phase, Refused, SnapshotCommand, Source, SourceBatch, SourceBudget, SourceError, SourceStatus,
+};
 
 /// Name of the database that the URL leads to; empty where the URL does not read, which [`PostgresSource::connect`] then says.
 pub(crate) fn database(config: &PostgresConfig) -> String {
     let faults = Faults::new("");
     config::Address::parse(&config.url, String::new(), &faults).map(|address| address.database).unwrap_or_default()
 }
-
-/// How often the server is asked what it keeps for the slot.
-const SURVEY: Duration = Duration::from_secs(10);
 
 /// One PostgreSQL database that is being tailed. After an error it is of no more use: connect again with the last stored position.
 #[derive(Debug)]
@@ -136,9 +140,10 @@ pub struct PostgresSource {
     handed: (Lsn, Instant),
     /// End of the server's log as last heard.
     server_end: Lsn,
-    /// As last asked for.
-    slot: Option<Slot>,
-    next_survey: Instant,
+    /// As [`SlotWatch`] last heard.
+    kept: Receiver<Kept>,
+    /// What the server has to send first to show that it is the one that was read.
+    proof: Option<Proof>,
     tables: Vec<String>,
     /// Tables that the stream shows and the catalogue does not, so that none is waited for twice.
     passed_over: BTreeSet<TableName>,
@@ -149,7 +154,8 @@ pub struct PostgresSource {
 
 impl PostgresSource {
     /// Connects, checks slot and publication, and begins to stream after `position`, the one that was stored last; `None` where this
-    /// system has never been read. Transactions that the server sends before their commit go to files in `directory`.
+    /// system has never been read. Transactions that the server sends before their commit go to files in `directory`; `kept` is
+    /// [`SlotWatch::kept`].
     ///
     /// # Errors
     /// [`SourceError::Setup`] with the statement that helps, [`SourceError::Gap`], or [`SourceError::Unavailable`].
@@ -157,9 +163,9 @@ impl PostgresSource {
         system: Arc<System>,
         position: Option<Bytes>,
         directory: Arc<Path>,
-        metrics: &Metrics,
+        (metrics, kept): (&Metrics, Receiver<Kept>),
     ) -> Result<Self, SourceError> {
-        start::connect(system, position, directory, metrics).await
+        start::connect(system, position, directory, (metrics, kept)).await
     }
 
     async fn handle(&mut self, event: Event) -> Result<(), SourceError> {
@@ -176,6 +182,7 @@ impl PostgresSource {
             }
             Event::KeepAlive { end } => {
                 self.server_end = self.server_end.max(end);
+                self.nothing_before(end)?;
                 self.assembly.idle(end.0);
                 Ok(())
             }
@@ -184,12 +191,21 @@ impl PostgresSource {
 
     async fn data(&mut self, lsn: u64, data: &Bytes) -> Result<(), SourceError> {
         let message = decode(data).map_err(|error| self.faults.protocol(format!("at {}: {error}", Lsn(lsn))))?;
-        if message.is_of_tables() {
+        let published = self.is_published_already(&message)?;
+        if message.is_content() {
+            if published {
+                return Ok(());
+            }
+            self.assembly.hold();
+        }
+        if message.is_of_tables() && !published {
             self.assembly.touch();
         }
         let shaped = match message {
             Message::Begin { commit, commit_time, xid } => {
-                self.assembly.begin(commit, xid, commit_time);
+                if !published {
+                    self.assembly.begin(commit, xid, commit_time);
+                }
                 Ok(())
             }
             Message::Commit { end } => return self.commit(end).await,
@@ -198,7 +214,9 @@ impl PostgresSource {
                 Ok(())
             }
             Message::StreamCommit { xid, commit, end, commit_time } => {
-                self.assembly.begin(commit, xid, commit_time);
+                if !published {
+                    self.assembly.begin(commit, xid, commit_time);
+                }
                 let replay = self.in_progress.commit(xid, end).await;
                 self.replay = Some(replay.map_err(|error| self.not_kept(error))?);
                 Ok(())
@@ -317,6 +335,9 @@ impl PostgresSource {
     }
 
     async fn commit(&mut self, end: u64) -> Result<(), SourceError> {
+        if self.proof.as_mut().is_some_and(Proof::ended) {
+            return Ok(());
+        }
         let Some(transaction) = self.assembly.commit(end) else { return Ok(()) };
         let mut index = 0;
         for chunk in self.load.take_chunks(&mut self.assembly.position, &self.faults)? {
@@ -342,28 +363,8 @@ impl PostgresSource {
         Ok(())
     }
 
-    async fn ask_for_slot(&mut self) {
-        self.next_survey = Instant::now() + SURVEY;
-        match self.session.slot(&self.config.slot).await {
-            Ok(slot) => {
-                let near = |slot: &Option<Slot>| slot.as_ref().is_some_and(Slot::is_near_the_bound);
-                if near(&slot) && !near(&self.slot) {
-                    tracing::warn!(
-                        system = %self.system.name, slot = self.config.slot,
-                        retained = slot.as_ref().and_then(|slot| slot.retained), left = slot.as_ref().and_then(|slot| slot.left),
-                        "the server gives up the slot, and changes with it, once `left` more bytes are written (max_slot_wal_keep_size)"
-                    );
-                }
-                self.metrics.left(slot.as_ref().and_then(|slot| slot.left));
-                self.slot = slot;
-            }
-            // The stream may be well; if the server is gone, it says so itself.
-            Err(error) => tracing::debug!(system = %self.system.name, %error, "could not ask for the slot"),
-        }
-    }
-
     fn retained(&self) -> Option<u64> {
-        self.slot.as_ref().and_then(|slot| slot.retained)
+        self.kept.borrow().retained_bytes
     }
 
     fn behind(&self) -> u64 {
@@ -403,9 +404,6 @@ impl Source for PostgresSource {
     async fn next_batch(&mut self, budget: SourceBudget) -> Result<SourceBatch, SourceError> {
         let deadline = Instant::now() + budget.wait;
         let heartbeat = self.config.heartbeat;
-        if Instant::now() >= self.next_survey && self.assembly.transaction.is_none() {
-            self.ask_for_slot().await;
-        }
         loop {
             if self.assembly.bytes() >= budget.bytes {
                 return self.hand_out(heartbeat);
@@ -462,8 +460,6 @@ impl Source for PostgresSource {
         SourceStatus {
             phase,
             newest_commit_us: self.assembly.newest_commit_us,
-            retained_bytes: self.retained(),
-            left_bytes: self.slot.as_ref().filter(|slot| slot.is_near_the_bound()).and_then(|slot| slot.left),
             behind_bytes: Some(self.behind()),
             tables: self.tables.clone(),
             snapshot: self.load.status(self.assembly.position.paused),

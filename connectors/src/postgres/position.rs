@@ -32,6 +32,12 @@ pub(crate) struct Position {
     /// The transaction that the server sends again from its start, and how much of it is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) inside: Option<Inside>,
+    /// The last transaction with content that is wholly published, by which a server shows that it is the one that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<Last>,
+    /// What the stream was asked for when `last` and `inside` were read. Asked for other things, the same server may not send them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asked: Option<String>,
     pub(crate) tables: Vec<TableProgress>,
     /// An operator's word: nothing is read until it is taken back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -51,6 +57,21 @@ pub(crate) struct Again {
     key: Vec<String>,
 }
 
+/// What tells a transaction from another that is committed at the same place of another history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) xid: u32,
+    /// Commit time, microseconds since 2000-01-01T00:00:00Z.
+    pub(crate) time: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub(crate) commit: u64,
+    pub(crate) end: Lsn,
+    pub(crate) mark: Mark,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Inside {
     pub(crate) commit: u64,
@@ -61,11 +82,13 @@ pub(crate) struct Inside {
     /// before it or after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mark: Option<Mark>,
 }
 
 impl Inside {
-    pub(crate) fn new(commit: u64) -> Self {
-        Self { commit, change: 0, index: 0, message: None }
+    pub(crate) fn new(commit: u64, mark: Mark) -> Self {
+        Self { commit, change: 0, index: 0, message: None, mark: Some(mark) }
     }
 }
 
@@ -138,6 +161,8 @@ impl Position {
             lsn,
             last_commit: None,
             inside: None,
+            last: None,
+            asked: None,
             tables: Vec::new(),
             paused: false,
             settling: Vec::new(),
@@ -163,6 +188,18 @@ impl Position {
             }
         }
         serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    /// The stream is asked for this: what was read when it was asked for something else proves nothing.
+    pub(crate) fn asks(&mut self, asked: String) {
+        if self.asked.as_ref() == Some(&asked) {
+            return;
+        }
+        self.last = None;
+        if let Some(inside) = &mut self.inside {
+            inside.mark = None;
+        }
+        self.asked = Some(asked);
     }
 
     pub(crate) fn progress(&self) -> BTreeMap<TableName, TableProgress> {
@@ -226,7 +263,11 @@ mod tests {
     #[test]
     fn a_position_survives_its_text() {
         let mut position = Position::new("7123".into(), 2, 3, Lsn(0x16_B374_D848));
-        position.inside = Some(Inside { commit: 9, change: 8, index: 7, message: Some(8) });
+        let mark = Mark { xid: 7, time: -1 };
+        position.inside = Some(Inside { commit: 9, change: 8, index: 7, message: Some(8), mark: Some(mark) });
+        position.last = Some(Last { commit: 5, end: Lsn(8), mark });
+        position.asks("16384 any".into());
+        position.last = Some(Last { commit: 5, end: Lsn(8), mark });
         let table = TableName::new("登记", "a.b");
         let progress = position.of(&table);
         progress.ranges.push(Range { after: Some(vec!["1".into(), "it's".into()]), upto: Some(vec!["2".into()]) });
@@ -249,6 +290,23 @@ mod tests {
         assert_eq!(progress[&TableName::new("s", "a")].ranges, [range]);
         assert!(progress[&TableName::new("s", "b")].ranges.is_empty());
         assert_eq!(position.to_bytes().map(|bytes| Position::from_bytes(&bytes)).unwrap(), Ok(position));
+    }
+
+    #[test]
+    fn what_was_read_proves_nothing_where_something_else_is_asked_for() {
+        let read = br#"{"format":2,"system_id":"7","timeline":1,"epoch":1,"lsn":5,"tables":[],
+            "inside":{"commit":9,"change":8,"index":7}}"#;
+        let mut position = Position::from_bytes(read).unwrap();
+        assert_eq!((position.last, position.inside.unwrap().mark), (None, None), "as it was stored before there was a proof");
+        let mark = Mark { xid: 7, time: 1 };
+        position.asks("1 any".into());
+        position.last = Some(Last { commit: 3, end: Lsn(4), mark });
+        position.inside = Some(Inside::new(9, mark));
+        let known = position.clone();
+        position.asks("1 any".into());
+        assert_eq!(position, known);
+        position.asks("1 none".into());
+        assert_eq!((position.last, position.inside.unwrap().mark), (None, None));
     }
 
     #[test]

@@ -6,7 +6,6 @@ use sqlx::postgres::PgConnection;
 
 use super::config::{Address, quote_literal};
 use super::fault::Faults;
-use super::slot::{self, Slot};
 use super::visibility::Visibility;
 use super::wire::{Login, Purpose, Reader};
 use crate::source::SourceError;
@@ -28,18 +27,12 @@ pub(crate) struct Session {
     address: Address,
     /// Taken while a query runs, so that one that is cancelled or fails does not leave a session in an unknown state.
     idle: Option<PgConnection>,
-    /// The server that decodes, where it is another, with an idle connection.
-    standby: Option<(Address, Option<PgConnection>)>,
     pub(crate) faults: Faults,
 }
 
 impl Session {
-    pub(crate) fn new(
-        (address, idle): (Address, PgConnection),
-        standby: Option<(Address, PgConnection)>,
-        faults: Faults,
-    ) -> Self {
-        Self { address, idle: Some(idle), standby: standby.map(|(address, idle)| (address, Some(idle))), faults }
+    pub(crate) fn new((address, idle): (Address, PgConnection), faults: Faults) -> Self {
+        Self { address, idle: Some(idle), faults }
     }
 
     pub(crate) async fn take(&mut self) -> Result<PgConnection, SourceError> {
@@ -82,21 +75,6 @@ impl Session {
         let xid = xid.map_err(|error| self.faults.query("asking for a transaction id", &error))?;
         self.give_back(connection);
         xid.parse().map_err(|_| self.faults.protocol(format!("`{xid}` is no transaction id")))
-    }
-
-    pub(crate) async fn slot(&mut self, name: &str) -> Result<Option<Slot>, SourceError> {
-        let (address, idle) = match &mut self.standby {
-            Some((address, idle)) => (&*address, idle),
-            None => (&self.address, &mut self.idle),
-        };
-        let mut connection = match idle.take() {
-            Some(connection) => connection,
-            None => address.connect(&self.faults).await?,
-        };
-        let found = slot::find(&mut connection, name).await;
-        let found = found.map_err(|error| self.faults.query("asking for the slot", &error))?;
-        *idle = Some(connection);
-        Ok(found)
     }
 
     /// Opens a transaction whose reads all see one moment, on a connection of its own.

@@ -256,9 +256,17 @@ pub(crate) struct Publication {
     pub(crate) columns: Option<BTreeMap<TableName, Vec<String>>>,
     /// Generated columns among them are sent.
     generated: bool,
+    /// Another one has another, also where it has the name of one that was dropped.
+    oid: i64,
 }
 
 impl Publication {
+    /// What the stream is asked for: of what the same, it sends the same.
+    pub(crate) fn asked(&self, config: &PostgresConfig) -> String {
+        let origin = if config.origin == Origins::None { "none" } else { "any" };
+        format!("{} {origin}", self.oid)
+    }
+
     pub(crate) fn columns_of(&self, table: &TableName) -> Option<Listed<'_>> {
         let columns = self.columns.as_ref()?.get(table).map(Vec::as_slice).unwrap_or_default();
         Some(Listed { columns, generated: self.generated })
@@ -324,7 +332,9 @@ pub(crate) async fn publication(
     }
     let columns =
         (server.version >= COLUMN_LISTS).then(|| listed.into_iter().map(|(table, entry)| (table, entry.columns)).collect());
-    Ok(Publication { columns, generated: server.version >= GENERATED_COLUMNS })
+    let oid = sqlx::query_scalar("SELECT oid::int8 FROM pg_publication WHERE pubname = $1").bind(name);
+    let oid: i64 = oid.fetch_one(connection).await.map_err(failed)?;
+    Ok(Publication { columns, generated: server.version >= GENERATED_COLUMNS, oid })
 }
 
 struct Published {

@@ -24,7 +24,7 @@ pub struct Slot {
     pub wal_status: Option<String>,
     /// Why a `lost` one is lost; servers before 17 do not say.
     invalidation: Option<String>,
-    confirmed: Option<Lsn>,
+    pub(crate) confirmed: Option<Lsn>,
     /// Bytes of log that the server keeps for it.
     pub retained: Option<u64>,
     /// Bytes that may still be written before the server removes what was not read; `None` where `max_slot_wal_keep_size` sets no
@@ -32,6 +32,8 @@ pub struct Slot {
     pub(crate) left: Option<u64>,
     /// Whether standbys may keep a copy of it; servers before 17 do not say.
     pub failover: Option<bool>,
+    /// Transactions come from it when they are prepared.
+    two_phase: bool,
 }
 
 impl Slot {
@@ -41,6 +43,11 @@ impl Slot {
         self.plugin.as_deref() == Some("pgoutput")
             && self.active_pid.is_none()
             && self.name.starts_with(&format!("{}_", exchange.replace('-', "_")))
+    }
+
+    /// The server has removed what was not read.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost")
     }
 
     /// Four fifths of what the server keeps at most are used.
@@ -78,7 +85,8 @@ pub(crate) async fn ask(connection: &mut PgConnection, name: Option<&str>) -> Re
         "SELECT slot_name::text AS name, plugin::text, database::text, active_pid, wal_status, \
          to_jsonb(s) ->> 'invalidation_reason' AS invalidation, (confirmed_flush_lsn - '0/0'::pg_lsn)::int8 AS confirmed, \
          (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn)::int8 AS retained, \
-         safe_wal_size AS left, (to_jsonb(s) ->> 'failover')::bool AS failover \
+         safe_wal_size AS left, (to_jsonb(s) ->> 'failover')::bool AS failover, \
+         two_phase \
          FROM pg_replication_slots s WHERE $1::text IS NULL OR slot_name = $1 ORDER BY slot_name",
     )
     .bind(name)
@@ -101,6 +109,7 @@ fn read(row: &PgRow) -> Result<Slot, sqlx::Error> {
         retained: bytes("retained")?,
         left: bytes("left")?,
         failover: row.try_get("failover")?,
+        two_phase: row.try_get("two_phase")?,
     })
 }
 
@@ -145,7 +154,7 @@ pub(crate) fn check(
             Some(position) => Err(Obstacle::Gap(gone(name, position, server))),
         };
     };
-    if slot.wal_status.as_deref() == Some("lost") {
+    if slot.is_lost() {
         let reason = match slot.invalidation.as_deref() {
             None | Some("wal_removed") => "the server removed more than max_slot_wal_keep_size lets it keep",
             Some("idle_timeout") => "nobody read from it for idle_replication_slot_timeout",
@@ -193,6 +202,15 @@ fn check_kind(slot: &Slot, name: &str, database: &str, faults: &Faults) -> Resul
             format!("{other}('{name}')"),
         ));
     }
+    if slot.two_phase {
+        return Err(faults.setup(
+            format!(
+                "replication slot {name} was made with two_phase, so that it sends transactions when they are prepared; this connector \
+                 takes them when they are committed"
+            ),
+            format!("drop it, and the connector makes one of its own: SELECT pg_drop_replication_slot('{name}')"),
+        ));
+    }
     if let Some(pid) = slot.active_pid {
         return Err(faults.unavailable(format!(
             "replication slot {name} is in use by server process {pid}; an earlier connection of this connector is let go when \
@@ -236,6 +254,7 @@ mod tests {
             retained: Some(0),
             left: None,
             failover: None,
+            two_phase: false,
         }
     }
 
@@ -280,6 +299,7 @@ mod tests {
         for (other, words) in [
             (Slot { plugin: Some("test_decoding".into()), ..slot() }, "of plugin test_decoding"),
             (Slot { plugin: None, ..slot() }, "physical"),
+            (Slot { two_phase: true, ..slot() }, "was made with two_phase"),
             (Slot { database: Some("other".into()), ..slot() }, "belongs to database other"),
             (Slot { active_pid: Some(7), ..slot() }, "in use by server process 7"),
         ] {

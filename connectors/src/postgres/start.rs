@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use guitong_schemas::contract::system::{GapPolicy, PostgresConfig, SourceConfig, System};
+use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
 use sqlx::postgres::PgConnection;
+use tokio::sync::watch::Receiver;
 
+use super::PostgresSource;
 use super::catalogue::{self, TableFacts};
 use super::config::Address;
 use super::fault::Faults;
@@ -19,6 +22,7 @@ use super::in_text;
 use super::job::Job;
 use super::metrics::Metrics;
 use super::position::Position;
+use super::proof::Proof;
 use super::relation::{Relation, Relations, message_of};
 use super::session::Session;
 use super::setup::{self, Publication, Server};
@@ -27,8 +31,11 @@ use super::snapshot::FirstLoad;
 use super::standby::{Slots, Standby};
 use super::stream::Assembly;
 use super::wire::{Identity, Login, Purpose};
-use super::{PostgresSource, SURVEY};
-use crate::source::SourceError;
+use crate::source::{Kept, SourceError};
+
+/// How long the server may take to end a session before its slot is free for another.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What `prepare` has to know of a database.
 #[derive(Debug, Clone)]
@@ -86,7 +93,47 @@ pub(crate) async fn connect(
     system: Arc<System>,
     position: Option<Bytes>,
     directory: Arc<Path>,
-    metrics: &Metrics,
+    (metrics, kept): (&Metrics, Receiver<Kept>),
+) -> Result<PostgresSource, SourceError> {
+    let faults = Faults::of(&system);
+    let on_gap = config_of(&system, &faults)?.on_gap;
+    let open = |lacking| {
+        let (system, position, directory) = (Arc::clone(&system), position.clone(), Arc::clone(&directory));
+        open(system, position, directory, (metrics, kept.clone()), lacking)
+    };
+    let mut source = open(None).await?;
+    match source.prove().await {
+        Err(SourceError::Gap { detail, .. }) if on_gap == GapPolicy::Resnapshot => {
+            drop(source);
+            wait_for_slot(&system, &faults).await?;
+            open(Some(detail)).await
+        }
+        proved => proved.map(|()| source),
+    }
+}
+
+/// Waits until the server has seen the end of the session that used the slot.
+async fn wait_for_slot(system: &System, faults: &Faults) -> Result<(), SourceError> {
+    let config = config_of(system, faults)?;
+    let mut connection = address(system, &config, faults)?.connect(faults).await?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let slot = slot::find(&mut connection, &config.slot).await;
+        let slot = slot.map_err(|error| faults.query("asking for the slot", &error))?;
+        if slot.is_none_or(|slot| slot.active_pid.is_none()) || Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Connects and begins to stream; where changes are `lacking`, for which reason is told, as the gap that this is.
+async fn open(
+    system: Arc<System>,
+    position: Option<Bytes>,
+    directory: Arc<Path>,
+    (metrics, kept): (&Metrics, Receiver<Kept>),
+    lacking: Option<String>,
 ) -> Result<PostgresSource, SourceError> {
     // Without a provider chosen TLS panics; another part of the process may have chosen one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -118,7 +165,8 @@ pub(crate) async fn connect(
             Slots { connection: &mut standby.connection, primary: Some(&mut connection) }
         }
     };
-    let begin = begin((slots, &mut login), &config, &address.database, position, &identity, &faults).await?;
+    let known = Known { position, lacking, asked: publication.asked(&config) };
+    let begin = begin((slots, &mut login), &config, &address.database, known, &identity, &faults).await?;
     let mut relations = Relations::default();
     let known = relations_of(&mut connection, &mut relations, &system, &publication, &tables, &faults).await?;
     if config.binary
@@ -129,7 +177,9 @@ pub(crate) async fn connect(
     }
     let patience = standby.as_ref().map_or(server.sender_timeout, |standby| standby.server.sender_timeout);
     let lsn = begin.position.lsn;
-    let wire = login.start(&config, (lsn, lsn), patience).await?;
+    // What has to be proved keeps its proof: the server is told no more than it knows.
+    let (from, durable) = begin.proof.as_ref().map_or((lsn, lsn), |proof| (proof.from(), begin.confirmed.min(lsn)));
+    let wire = login.start(&config, (from, durable), patience).await?;
 
     let metrics = metrics.of(system.name.as_str());
     let mut assembly = Assembly::new(begin.position, system.form.transactions, metrics.clone());
@@ -138,8 +188,7 @@ pub(crate) async fn connect(
             assembly.forget(&relation.table, now_us(), u32::try_from(index).unwrap_or(u32::MAX));
         }
     }
-    let slots = standby.map(|standby| (decoding, standby.connection));
-    let mut session = Session::new((address, connection), slots, faults.clone());
+    let mut session = Session::new((address, connection), faults.clone());
     let load = first_load(&system, &mut assembly.position, &known, &mut session, begin.read_again).await?;
     Ok(PostgresSource {
         tables: tables.iter().map(|table| table.name.to_string()).collect(),
@@ -157,16 +206,28 @@ pub(crate) async fn connect(
         replay: None,
         load,
         dirty: begin.fresh,
-        slot: None,
-        next_survey: Instant::now() + SURVEY / 10,
+        kept,
+        proof: begin.proof,
         passed_over: BTreeSet::new(),
         told: BTreeSet::new(),
         metrics,
     })
 }
 
+/// What is known when a place to begin is looked for.
+struct Known {
+    position: Option<Position>,
+    /// Why changes are missing, where that was found by streaming.
+    lacking: Option<String>,
+    /// What the stream is asked for.
+    asked: String,
+}
+
 struct Begin {
     position: Position,
+    /// As far as the slot was confirmed.
+    confirmed: Lsn,
+    proof: Option<Proof>,
     /// The position is not in the log yet.
     fresh: bool,
     /// Tables of an earlier epoch.
@@ -180,7 +241,7 @@ async fn begin(
     (mut slots, login): (Slots<'_>, &mut Login),
     config: &PostgresConfig,
     database: &str,
-    position: Option<Position>,
+    Known { position, lacking, asked }: Known,
     identity: &Identity,
     faults: &Faults,
 ) -> Result<Begin, SourceError> {
@@ -189,19 +250,26 @@ async fn begin(
     let fresh = |epoch, lsn| {
         let mut position = Position::new(identity.system_id.clone(), identity.timeline, epoch, lsn);
         position.forked = identity.history.begun();
+        position.asks(asked.clone());
         position
     };
-    match slot::check(found.as_ref(), position.as_ref(), identity, database, config, faults) {
+    let confirmed = found.as_ref().and_then(|found| found.confirmed).unwrap_or_default();
+    let checked = slot::check(found.as_ref(), position.as_ref(), identity, database, config, faults);
+    match checked.and_then(|start| lacking.map_or(Ok(start), |detail| Err(Obstacle::Gap(detail)))) {
         Ok(start) => {
             if config.failover && found.is_some_and(|found| found.failover == Some(false)) {
                 login.keep_copies(&config.slot).await?;
             }
             let (position, is_fresh) = match (start, position) {
-                (Start::Resume, Some(position)) => resume(position, identity, config),
+                (Start::Resume, Some(mut position)) => {
+                    position.asks(asked.clone());
+                    resume(position, identity, config)
+                }
                 (Start::Adopt(lsn), _) => (fresh(1, lsn), true),
                 (Start::New | Start::Resume, _) => (fresh(1, slots.make(config).await.map_err(failed)?), true),
             };
-            Ok(Begin { position, fresh: is_fresh, stale: Vec::new(), read_again: false })
+            let proof = Proof::of(&position, confirmed);
+            Ok(Begin { position, confirmed, proof, fresh: is_fresh, stale: Vec::new(), read_again: false })
         }
         Err(Obstacle::Fault(error)) => Err(error),
         Err(Obstacle::Gap(detail)) => {
@@ -217,7 +285,8 @@ async fn begin(
             }
             let lsn = slots.make(config).await.map_err(failed)?;
             let stale = old.tables.iter().map(|progress| progress.table()).collect();
-            Ok(Begin { position: fresh(old.epoch + 1, lsn), fresh: true, stale, read_again: true })
+            let position = fresh(old.epoch + 1, lsn);
+            Ok(Begin { position, confirmed: lsn, proof: None, fresh: true, stale, read_again: true })
         }
     }
 }

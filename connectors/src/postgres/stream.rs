@@ -16,7 +16,7 @@ use super::decode::{DecodeError, Old, Tuple};
 use super::image;
 use super::metadata::Metadata;
 use super::metrics::SystemMetrics;
-use super::position::{Inside, Position};
+use super::position::{Inside, Last, Mark, Position};
 use super::printed;
 use super::relation::Relation;
 use super::snapshot::{FirstLoad, Verdict};
@@ -40,6 +40,9 @@ pub(crate) struct Transaction {
     pub(crate) xid: u32,
     /// Commit time, microseconds since 1970-01-01T00:00:00Z.
     pub(crate) ts_us: i64,
+    mark: Mark,
+    /// It has changes or messages, if only of tables that are not wanted.
+    content: bool,
     change: u64,
     index: u32,
     begun: bool,
@@ -135,14 +138,27 @@ impl Assembly {
             let resumed = self.position.inside.is_some_and(|inside| inside.commit == commit);
             metadata.begin((xid, commit, ts_us), resumed);
         }
-        self.transaction = Some(Transaction { commit, xid, ts_us, change: 0, index: 0, begun: false });
+        self.transaction = Some(Transaction {
+            commit,
+            xid,
+            ts_us,
+            mark: Mark { xid, time: commit_time },
+            content: false,
+            change: 0,
+            index: 0,
+            begun: false,
+        });
     }
 
     /// The transaction is whole; `end` is where the next one can begin.
     pub(crate) fn commit(&mut self, end: u64) -> Option<Transaction> {
         self.position.lsn = self.position.lsn.max(Lsn(end));
         self.position.last_commit = Some(Lsn(end));
-        self.position.inside = None;
+        let commit = self.transaction.as_ref().map_or(end, |transaction| transaction.commit);
+        self.position.inside = self.position.inside.filter(|inside| inside.commit > commit);
+        if let Some(transaction) = self.transaction.as_ref().filter(|transaction| transaction.content) {
+            self.position.last = Some(Last { commit: transaction.commit, end: Lsn(end), mark: transaction.mark });
+        }
         if let Some(metadata) = &mut self.metadata {
             let before = self.notices.len();
             metadata.end(&mut self.notices);
@@ -154,6 +170,13 @@ impl Assembly {
     /// Something is to be handed out.
     pub(crate) fn has_news(&self) -> bool {
         !self.changes.is_empty() || !self.notices.is_empty()
+    }
+
+    /// The transaction has content.
+    pub(crate) fn hold(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.content = true;
+        }
     }
 
     /// The transaction holds more than this program's own messages.
@@ -171,7 +194,7 @@ impl Assembly {
         let (version, xid, ts_us) = if transactional {
             let Some(transaction) = &self.transaction else { return };
             let here = self.position.inside.filter(|inside| inside.commit == transaction.commit);
-            let here = here.unwrap_or_else(|| Inside::new(transaction.commit));
+            let here = here.unwrap_or_else(|| Inside::new(transaction.commit, transaction.mark));
             if here.message >= Some(lsn) {
                 return;
             }
@@ -224,7 +247,7 @@ impl Assembly {
         }
         let here = (transaction.change, transaction.index);
         let inside = self.position.inside.filter(|inside| inside.commit == transaction.commit);
-        let inside = inside.unwrap_or_else(|| Inside::new(transaction.commit));
+        let inside = inside.unwrap_or_else(|| Inside::new(transaction.commit, transaction.mark));
         if (inside.change, inside.index) >= here {
             return None;
         }

@@ -112,7 +112,7 @@ fn published(position: &Position) -> Lsn {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::position::{Inside, Settling};
+    use super::super::position::{Inside, Mark, Settling};
     use super::*;
 
     const HISTORY: &str = "1\t0/3000060\tno recovery target specified\n\n# by hand\n2\t0/5000000\tat restore point \"x y\"\n";
@@ -168,7 +168,7 @@ mod tests {
         gap(&at(2, 1), &server(1, ""), "does not come from timeline 2");
         gap(&at(1, 1), &server(2, ""), "does not have the history");
         let before = || at(1, 0x300_0000);
-        let part = |commit| with(before(), |at| at.inside = Some(Inside::new(commit)));
+        let part = |commit| with(before(), |at| at.inside = Some(Inside::new(commit, Mark { xid: 7, time: 0 })));
         assert_eq!(follow(&part(0x300_005F), &server(2, "1\t0/3000060\t")), Ok(()));
         gap(&part(0x300_0060), &server(2, "1\t0/3000060\t"), "had not reached the standby");
         let whole =

@@ -24,6 +24,8 @@ struct Names {
     before: Arc<str>,
     absent: Arc<str>,
     lossy: Arc<str>,
+    dimensions: Arc<str>,
+    before_dimensions: Arc<str>,
     unreadable: Arc<str>,
     too_large: Arc<str>,
     unkeyed: Arc<str>,
@@ -37,6 +39,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| Names {
     before: "guitong-before".into(),
     absent: "guitong-absent".into(),
     lossy: "guitong-lossy".into(),
+    dimensions: "guitong-dimensions".into(),
+    before_dimensions: "guitong-before-dimensions".into(),
     unreadable: "guitong-unreadable".into(),
     too_large: "guitong-too-large".into(),
     unkeyed: "guitong-unkeyed".into(),
@@ -59,6 +63,8 @@ struct DraftRecord {
     before: &'static str,
     absent: Option<Range<usize>>,
     lossy: Option<Range<usize>>,
+    dimensions: Option<Range<usize>>,
+    before_dimensions: Option<Range<usize>>,
     unreadable: Option<Range<usize>>,
     too_large: Option<Range<usize>>,
     /// Columns of the key whose values no key can have, so that it is in words.
@@ -181,15 +187,17 @@ impl Draft {
         self.totals.events += 1;
         self.totals.lossy += u64::from(!self.marks.lossy.is_empty());
         self.totals.too_large += u64::from(!too_large.is_empty());
-        let (absent, lossy) = (std::mem::take(&mut self.marks.absent), std::mem::take(&mut self.marks.lossy));
+        let marks = std::mem::take(&mut self.marks);
         let record = DraftRecord {
             key,
             value,
             version: self.version(change.version),
             before: change.before.code(),
-            absent: self.names(&absent, table),
-            lossy: self.names(&lossy, table),
-            unreadable: self.bytes_of(&unreadable, table),
+            absent: self.names(&marks.absent, table),
+            lossy: self.names(&marks.lossy, table),
+            dimensions: self.told(&marks.shaped, table),
+            before_dimensions: self.told(&marks.shaped_before, table),
+            unreadable: self.told(&unreadable, table),
             too_large: self.names(&too_large, table),
             unkeyed: None,
             other_key: other_half.and_then(|row| self.key_json(row, table)),
@@ -197,7 +205,7 @@ impl Draft {
             tombstone: table.is_keyed() && leaves == DeleteLeaves::EventAndTombstone,
             table: place,
         };
-        (self.marks.absent, self.marks.lossy) = (absent, lossy);
+        self.marks = marks;
         self.records.push(record);
         Ok(())
     }
@@ -319,6 +327,8 @@ impl Draft {
             before: "key",
             absent: self.names(&absent, table),
             lossy: None,
+            dimensions: None,
+            before_dimensions: None,
             unreadable: None,
             too_large: None,
             unkeyed: None,
@@ -372,17 +382,17 @@ impl Draft {
         Some(start..self.buffer.len())
     }
 
-    /// Columns whose value did not read, one a line: its first bytes, a space, and the column's field.
-    fn bytes_of(&mut self, unreadable: &[(usize, String)], table: &Published) -> Option<Range<usize>> {
+    /// What is to be told of columns, one a line: such as the first bytes of a value that did not read, a space, and the column's field.
+    fn told(&mut self, columns: &[(usize, String)], table: &Published) -> Option<Range<usize>> {
         let start = self.buffer.len();
-        for (column, digits) in unreadable {
+        for (column, told) in columns {
             if self.buffer.len() > start {
                 self.buffer.push(b'\n');
             }
             let name = table.plan.field(*column).map_or(b"".as_slice(), |name| name.as_bytes());
-            self.buffer.extend([digits.as_bytes(), b" ", name].into_iter().flatten());
+            self.buffer.extend([told.as_bytes(), b" ", name].into_iter().flatten());
         }
-        (!unreadable.is_empty()).then_some(start..self.buffer.len())
+        (!columns.is_empty()).then_some(start..self.buffer.len())
     }
 
     /// Notes what keyed state holds of the row after this change.
@@ -505,6 +515,8 @@ fn headers(draft: &DraftRecord, buffer: &Bytes) -> Headers {
     for (name, range) in [
         (&NAMES.absent, &draft.absent),
         (&NAMES.lossy, &draft.lossy),
+        (&NAMES.dimensions, &draft.dimensions),
+        (&NAMES.before_dimensions, &draft.before_dimensions),
         (&NAMES.unreadable, &draft.unreadable),
         (&NAMES.too_large, &draft.too_large),
         (&NAMES.unkeyed, &draft.unkeyed),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use guitong_log::{AppendError, Batch, OwnedLog};
+use guitong_log::{AppendError, Batch, LogError, OwnedLog};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Cheap to clone; those that share it take turns.
@@ -19,8 +19,11 @@ impl Hold {
         self.0.lock().await
     }
 
-    /// Writes a batch, all or nothing. A call that is dropped half-way leaves a hold that writes nothing more: the log is opened again.
+    /// Writes a batch, all or nothing. It does so to the end when the call is dropped: a hold whose append was cut short would write
+    /// nothing more, and others share it.
     pub(crate) async fn append(&self, batch: Batch) -> Result<(), AppendError> {
-        self.lock().await.append(batch).await.map(drop)
+        let hold = self.clone();
+        let appended = tokio::spawn(async move { hold.lock().await.append(batch).await.map(drop) }).await;
+        appended.unwrap_or_else(|error| Err(AppendError::Unknown(LogError::Unavailable { detail: error.to_string() })))
     }
 }

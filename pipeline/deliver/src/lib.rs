@@ -4,6 +4,7 @@ mod avro;
 mod event;
 pub mod files;
 mod hold;
+mod http;
 mod json;
 pub mod kafka;
 mod metrics;

@@ -114,6 +114,10 @@ impl Client {
         self.call("/v1/system/snapshot", Some(json!(request))).await
     }
 
+    pub(crate) async fn repair(&self, system: &str) -> Result<String, Failure> {
+        self.call("/v1/system/repair", Some(json!({ "system": system }))).await
+    }
+
     /// What the node answers about its resources and subscriptions.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, Failure> {
         self.call("/v1/questions", Some(json!(question))).await

@@ -48,6 +48,7 @@ pub(crate) fn control(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/backup", post(backup))
         .route("/v1/system/snapshot", post(snapshot))
+        .route("/v1/system/repair", post(repair))
         .route("/v1/questions", post(questions))
         .with_state(shared)
 }
@@ -128,6 +129,15 @@ async fn backup(State(shared): State<Arc<Shared>>, Json(to): Json<BackupTo>) -> 
 
 async fn snapshot(State(shared): State<Arc<Shared>>, Json(request): Json<SnapshotRequest>) -> Response {
     answer(shared.snapshot(request).await)
+}
+
+#[derive(Debug, Deserialize)]
+struct Repair {
+    system: String,
+}
+
+async fn repair(State(shared): State<Arc<Shared>>, Json(request): Json<Repair>) -> Response {
+    answer(shared.repair(&request.system).await)
 }
 
 async fn questions(State(shared): State<Arc<Shared>>, Json(question): Json<Question>) -> Response {

@@ -204,10 +204,15 @@ impl Status {
             let retained = system.retained_bytes.map(text::bytes).unwrap_or_default();
             table.row(&system.part, [state, behind(&system.part), text::count(system.events), retained]);
             if let Some(left) = system.left_bytes {
-                table.note(&format!(
-                    "the server gives up the slot after {} more of its log, and changes are lost then",
-                    text::bytes(left)
-                ));
+                table.note(&match left {
+                    0 => "the server gives up the slot now, or has: changes that were not read are lost then".to_owned(),
+                    left => {
+                        format!(
+                            "the server gives up the slot after {} more of its log, and changes are lost then",
+                            text::bytes(left)
+                        )
+                    }
+                });
             }
             if let Some(snapshot) = &system.snapshot {
                 table.note(&snapshot.line());

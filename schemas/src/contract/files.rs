@@ -1,24 +1,34 @@
-//! The sink `files` of a subscription: a folder that the subscriber, or whoever carries files over a gap, takes files from.
+//! The sink `files` of a subscription: a folder, or a bucket of an object store, that the subscriber, or whoever carries files over a
+//! gap, takes files from.
+
+mod bucket;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::bucket::{Addressing, Bucket};
 use super::load::World;
 use super::reading::scalar;
 use super::reading::section::Section;
 
 /// Every key of the section.
-pub(super) const KEYS: [&str; 8] = ["path", "state", "format", "encoding", "header", "formulas", "close", "kind"];
+pub(super) const KEYS: [&str; 9] = ["path", "store", "state", "format", "encoding", "header", "formulas", "close", "kind"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// Where files appear.
-    pub path: PathBuf,
+    pub place: Place,
     /// Folder in which the exchange keeps what it knows of the subscription: offsets, rows that were delivered, changes that are
     /// in no file yet. On a disk with locks: no network mount.
     pub state: PathBuf,
     pub format: FileFormat,
     pub close: Close,
+}
+
+/// Where files appear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Folder(PathBuf),
+    Bucket(Bucket),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +108,13 @@ const OF_CSV: [&str; 3] = ["encoding", "header", "formulas"];
 const STATE: &str = ".guitong";
 
 pub(super) fn read(section: &Section<'_>, world: &World<'_>) -> Option<Files> {
-    let path = section.required("path", Section::words).map(|found| world.surroundings.root.join(found.value));
+    let place = read_place(section, world);
     let state = section.words("state").map(|found| world.surroundings.root.join(found.value));
+    if state.is_none() && section.has("store") {
+        let help = "name a folder on a disk of the node: state = \"/var/lib/guitong/<subscription>\"".to_owned();
+        let message = "`state` is missing: an object store cannot hold what the exchange keeps";
+        section.problem(&section.key_at("store"), "missing-key", message, Some(help));
+    }
     let format = section.required("format", |section, key| section.choice(key, &FORMATS)).map(|found| found.value);
     let csv = Csv {
         encoding: section.choice("encoding", &ENCODINGS).map_or(Encoding::Utf8Marked, |found| found.value),
@@ -118,13 +133,31 @@ pub(super) fn read(section: &Section<'_>, world: &World<'_>) -> Option<Files> {
         }
     }
     let close = section.section("close").map_or(Some(USUAL), read_close);
-    let path = path?;
-    let state = state.unwrap_or_else(|| path.join(STATE));
+    let place = place?;
+    let state = match (state, &place) {
+        (Some(state), _) => state,
+        (None, Place::Folder(path)) => path.join(STATE),
+        (None, Place::Bucket(_)) => return None,
+    };
     let format = match format? {
         Format::Csv => FileFormat::Csv(csv),
         Format::Other(format) => format,
     };
-    Some(Files { path, state, format, close: close? })
+    Some(Files { place, state, format, close: close? })
+}
+
+fn read_place(section: &Section<'_>, world: &World<'_>) -> Option<Place> {
+    let Some(store) = section.own_section("store") else {
+        let path = section.required("path", Section::words)?;
+        return Some(Place::Folder(world.surroundings.root.join(path.value)));
+    };
+    if section.has("path") {
+        section.know("path");
+        let help = "leave out `path`, or the section `store`".to_owned();
+        section.problem(&section.key_at("path"), "one-place", "`path` and `store` are two places for the same files", Some(help));
+        return None;
+    }
+    bucket::read(store, &world.surroundings).map(Place::Bucket)
 }
 
 /// A file of 64 MiB can be opened in a spreadsheet; what changed is with the subscriber within five minutes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Formulas, Header};
+use guitong_schemas::contract::files::{Addressing, Bucket, Close, Csv, Encoding, FileFormat, Formulas, Header, Place};
 use guitong_schemas::contract::kafka::TopicFormat;
 use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::contract::{Deletes, RegistryConfig, SinkConfig, SinkTable, Webhook};
@@ -36,7 +36,7 @@ fn files_have_one_of_four_formats_and_are_closed_in_time() {
         let root = directory.path().to_owned();
         let loaded = load_with(&root, &[URL], CHECK).unwrap();
         let SinkConfig::Files(files) = loaded.subscriptions["local"].sink.clone() else { panic!("files") };
-        assert_eq!(files.path, root.join("drop"));
+        assert_eq!(files.place, Place::Folder(root.join("drop")));
         (*files, root)
     };
     let (files, root) = read(", format = \"csv\"");
@@ -58,6 +58,71 @@ fn files_have_one_of_four_formats_and_are_closed_in_time() {
     ] {
         let problems = codes(&[("subscriptions/local.toml", sqlite, &of(rest))]);
         assert_eq!(problems.first(), Some(&code), "{rest}: {problems:?}");
+    }
+}
+
+#[test]
+fn objects_are_put_encrypted_or_on_this_machine_and_the_state_lies_elsewhere() {
+    let sqlite = "sink = { kind = \"sqlite\", path = \"sinks/local.db\", table = \"统计\" }";
+    let of =
+        |more: &str, store: &str| format!("sink = {{ kind = \"files\", format = \"parquet\"{more}, store = {{ {store} }} }}");
+    let keys = "access_key_id = \"geheim1\", secret_access_key = \"geheim2\"";
+    let (state, bucket) = (", state = \"credit\"", format!("bucket = \"exchange\", {keys}"));
+    let right =
+        of(state, &format!("endpoint = \"https://OBS.example:9000/\", prefix = \"a/b/\", addressing = \"host\", {bucket}"));
+    let directory = changed(&[("subscriptions/local.toml", sqlite, &right)]);
+    let directory = load_with(directory.path(), &[URL], CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let SinkConfig::Files(files) = &directory.subscriptions["local"].sink else { panic!("files") };
+    let read = Bucket {
+        endpoint: "https://OBS.example:9000".to_owned(),
+        region: "us-east-1".to_owned(),
+        bucket: "exchange".to_owned(),
+        prefix: "a/b".to_owned(),
+        addressing: Addressing::Host,
+        access_key_id: Secret::new("geheim1".to_owned()),
+        secret_access_key: Secret::new("geheim2".to_owned()),
+        ca: None,
+    };
+    assert_eq!((&files.place, &files.state), (&Place::Bucket(read), &directory.root.join("credit")));
+    assert!(!format!("{files:?}").contains("geheim"));
+    let secure = format!("endpoint = \"https://obs.example\", {bucket}");
+    for (more, store, code) in [
+        ("", secure.clone(), "missing-key"),
+        (", state = \"credit\", path = \"drop\"", secure.clone(), "one-place"),
+        (state, bucket.clone(), "missing-key"),
+        (state, format!("endpoint = \"http://obs.example\", {bucket}"), "bad-value"),
+        (state, format!("endpoint = \"http://127.0.0.1.example\", {bucket}"), "bad-value"),
+        (state, format!("endpoint = \"https://u:geheim@obs.example\", {bucket}"), "bad-value"),
+        (state, format!("endpoint = \"https://obs.example/exchange\", {bucket}"), "bad-value"),
+        (state, format!("endpoint = \"https://obs.example\", bucket = \"Ex\", {keys}"), "bad-value"),
+        (state, "endpoint = \"https://obs.example\", bucket = \"exchange\"".to_owned(), "missing-key"),
+        (state, format!("{secure}, prefix = \"a//b\""), "bad-value"),
+        (state, format!("{secure}, prefix = \"../b\""), "bad-value"),
+        (state, format!("{secure}, allow_http = true"), "unknown-key"),
+    ] {
+        let directory = changed(&[("subscriptions/local.toml", sqlite, &of(more, &store))]);
+        let problems = load_with(directory.path(), &[URL], CHECK).unwrap_err();
+        assert_eq!(problems.list.first().map(|problem| problem.code), Some(code), "{store}: {}", problems.render(false));
+        assert!(!problems.render(false).contains("geheim"), "{}", problems.render(false));
+    }
+    for local in ["http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000"] {
+        assert_eq!(
+            codes(&[("subscriptions/local.toml", sqlite, &of(state, &format!("endpoint = \"{local}\", {bucket}")))]),
+            [""; 0]
+        );
+    }
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/files.md")).unwrap();
+    let environment = [URL, ("CREDIT_S3_ID", "geheim"), ("CREDIT_S3_KEY", "geheim")];
+    for sample in guide.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+        // Keys that are shown as not given are right too.
+        let given = |line: &str| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n";
+        let bare: String = sample.lines().map(given).collect();
+        for sample in [sample.to_owned(), bare] {
+            let directory = changed(&[("subscriptions/local.toml", sqlite, "")]);
+            let path = directory.path().join("subscriptions/local.toml");
+            fs::write(&path, fs::read_to_string(&path).unwrap() + &sample).unwrap();
+            load_with(directory.path(), &environment, CHECK).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+        }
     }
 }
 

@@ -14,18 +14,22 @@ use super::Failure;
 
 /// Schemas that were met, by id.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     registry: Arc<dyn SchemaRegistry>,
     known: HashMap<u32, (Json, Schema)>,
 }
 
 impl Decoder {
-    pub(super) fn new(registry: Arc<dyn SchemaRegistry>) -> Self {
+    #[must_use]
+    pub fn new(registry: Arc<dyn SchemaRegistry>) -> Self {
         Self { registry, known: HashMap::new() }
     }
 
     /// The value, and where its schema stands in `used`, which holds the schemas met so far in their order.
-    pub(super) async fn read(&mut self, framed: &[u8], used: &mut Vec<(u32, Json)>) -> Result<(usize, Json), Failure> {
+    ///
+    /// # Errors
+    /// When the schema is not known, or the bytes are no value of it.
+    pub async fn read(&mut self, framed: &[u8], used: &mut Vec<(u32, Json)>) -> Result<(usize, Json), Failure> {
         let (id, mut body) = frame::read(framed).map_err(Failure::new)?;
         if !self.known.contains_key(&id) {
             let text = self.registry.schema(id).await.map_err(Failure::new)?;

@@ -77,6 +77,12 @@ fn system(dump: &Dump, url: &str, tables: &Tables) -> Result<String, Failure> {
     if let Some(name) = dump.meta.config.keys().find(|name| !is_known(name)) {
         return Err(Failure::new(format!("the dump was made with {name}, which has no counterpart here")));
     }
+    // Of these some settings have.
+    for (name, here) in [("hstore.handling.mode", ["json"].as_slice()), ("skipped.operations", &["none", "t"])] {
+        if let Some(value) = dump.config(name).filter(|value| !here.contains(value)) {
+            return Err(Failure::new(format!("the dump was made with {name} = {value}, which has no counterpart here")));
+        }
+    }
     let names = names(dump)?.0;
     let tables: Vec<String> = tables.values().map(|table| quoted(table)).collect();
     let mut lines = BTreeMap::from([

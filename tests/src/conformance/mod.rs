@@ -14,6 +14,7 @@ mod text;
 use std::fmt;
 use std::path::Path;
 
+pub use self::avro::Decoder;
 pub use self::compare::Difference;
 pub use self::dump::{Dump, Message, Meta, Topic};
 pub use self::rules::{Applied, Rule};

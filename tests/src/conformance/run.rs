@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guitong_connectors::metrics::Metrics;
-use guitong_connectors::registration;
+use guitong_connectors::registration::{self, Parts};
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus};
 use guitong_connectors::source::Phase;
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
@@ -90,7 +90,7 @@ pub(super) async fn run(dir: &Path, dump: &Dump) -> Result<Run, Failure> {
     let log = log.map_err(Failure::new)?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(BuiltinRegistry::open(&log).await.map_err(Failure::new)?);
     let metrics = Metrics::register(&prometheus::Registry::new()).map_err(Failure::new)?;
-    let (settings, source) = registration::of(&system, &directory.exchange, &metrics);
+    let Parts { settings, source, .. } = registration::of(&system, &directory.exchange, &metrics);
     let shared = Arc::new(log.clone());
     let connector = Connector::new(settings, shared, Arc::clone(&registry), source, metrics.of(system.name.as_str()));
     let (status, stop) = (connector.status(), CancellationToken::new());
@@ -126,7 +126,7 @@ async fn streaming(mut status: watch::Receiver<ConnectorStatus>) -> Result<(), F
     });
     match tokio::time::timeout(LIMIT, reached).await {
         Ok(Ok(seen)) => match &seen.state {
-            ConnectorState::Failed { error } | ConnectorState::Retrying { error, .. } => Err(Failure::new(error)),
+            ConnectorState::Failed { error, .. } | ConnectorState::Retrying { error, .. } => Err(Failure::new(error)),
             _ => Ok(()),
         },
         Ok(Err(_)) => Err(Failure::new("the connector ended before it streamed")),

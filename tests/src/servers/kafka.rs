@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::jvm::{Machine, Process, java, java_of};
+use super::process::{Machine, Process, java, java_of};
 use super::tls::Identity;
 use super::{ServerError, fetched, free_port, log_tail};
 

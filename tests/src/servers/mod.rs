@@ -1,10 +1,11 @@
 //! Real servers for tests: each runs on a free loopback port in a temporary directory of its own, and is stopped when its
 //! handle goes.
 
-mod jvm;
 pub mod kafka;
 pub mod mariadb;
+pub mod moto;
 pub mod postgres;
+mod process;
 pub mod proxy;
 pub mod registry;
 pub mod tls;

@@ -18,6 +18,8 @@ pub enum Mode {
     Pass,
     /// Connections stay open and nothing moves.
     Hold,
+    /// What a PostgreSQL replication client sends while it streams, its confirmations, is kept back; all else passes.
+    HoldFeedback,
     /// Connections are closed, new ones too.
     Cut,
     /// They pass until [`Proxy::received`] is this, whatever message that ends in, and from then on it is [`Mode::Cut`].
@@ -27,6 +29,11 @@ pub enum Mode {
     /// The next Kafka request with this API key is kept back, and from then on it is [`Mode::Hold`].
     HoldRequest { api_key: i16 },
 }
+
+/// How the startup message of a PostgreSQL replication client names what it wants.
+const REPLICATION: &[u8] = b"\0replication\0";
+/// Bytes that a client's startup message, and what it may ask before, are within.
+const STARTUP: usize = 1 << 10;
 
 /// Kafka's Produce.
 pub const PRODUCE: i16 = 0;
@@ -146,6 +153,7 @@ async fn requests(
 ) -> io::Result<()> {
     let mut watching = mode.subscribe();
     let mut frames = Frames::default();
+    let (mut replicates, mut passed) = (false, 0);
     let mut buffer = vec![0_u8; 64 << 10];
     loop {
         let count = from.read(&mut buffer).await?;
@@ -158,7 +166,16 @@ async fn requests(
                 mode.send_replace(Mode::Hold);
             }
         });
-        let _ = watching.wait_for(|now| *now != Mode::Hold).await;
+        if passed < STARTUP {
+            replicates |= bytes.windows(REPLICATION.len()).any(|part| part == REPLICATION);
+            passed += count;
+        }
+        let is_held = |now: &Mode| *now == Mode::Hold || (replicates && *now == Mode::HoldFeedback);
+        let _ = watching.wait_for(|now| !is_held(now)).await;
+        // What was kept back goes with its connection.
+        if *mode.borrow() == Mode::Cut {
+            return Ok(());
+        }
         to.write_all(bytes).await?;
     }
 }

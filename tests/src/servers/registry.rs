@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::jvm::{Process, java};
+use super::process::{Process, java};
 use super::{ServerError, fetched, free_port};
 
 const VERSION: &str = "2.6.13.Final";

@@ -77,5 +77,5 @@ async fn what_a_person_must_settle_ends_the_connector_with_its_message() {
     let status = connector.status();
     let error = connector.run(CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, ConnectorError::Source(_)) && error.to_string().contains("guitong system prepare"), "{error}");
-    assert!(matches!(&status.borrow().state, ConnectorState::Failed { error } if error.contains("not prepared")));
+    assert!(matches!(&status.borrow().state, ConnectorState::Failed { error, gap: false } if error.contains("not prepared")));
 }

@@ -1,7 +1,8 @@
-//! A log whose answers to an owner's appends can be lost.
+//! A log whose answers to an owner's appends can be lost, or come late.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use guitong_log::{
     AppendError, Batch, Bounds, Committed, ExchangeLog, KeyedState, LogError, LogId, LogReader, OwnedLog, OwnerId, Placement,
     StoredOffset, TopicPartition, TopicSpec,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// What happens to the next append that holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +27,29 @@ pub(crate) enum Lose {
 pub(crate) struct LosingLog {
     inner: Arc<dyn ExchangeLog>,
     next: Arc<AtomicU8>,
+    late: Arc<Late>,
+}
+
+/// Appends without records wait for their answers while it is closed.
+#[derive(Debug, Default)]
+struct Late {
+    closed: watch::Sender<bool>,
+    waiting: Notify,
 }
 
 impl LosingLog {
     pub(crate) fn new(inner: Arc<dyn ExchangeLog>) -> Self {
-        Self { inner, next: Arc::default() }
+        Self { inner, next: Arc::default(), late: Arc::default() }
+    }
+
+    /// No append without records is answered, until they all are.
+    pub(crate) fn answers_late(&self, late: bool) {
+        self.late.closed.send_replace(late);
+    }
+
+    /// Waits until an append waits for its answer.
+    pub(crate) async fn is_late(&self) {
+        tokio::time::timeout(Duration::from_secs(30), self.late.waiting.notified()).await.expect("an append that waits");
     }
 
     pub(crate) fn lose(&self, what: Lose) {
@@ -47,10 +66,34 @@ impl LosingLog {
 struct LosingOwner {
     inner: Box<dyn OwnedLog>,
     next: Arc<AtomicU8>,
+    late: Arc<Late>,
+    /// An append was given up, or its answer lost: as every owner, it writes nothing more.
+    in_doubt: bool,
 }
 
 fn lost() -> AppendError {
     AppendError::Unknown(LogError::Unavailable { detail: "the answer was lost".into() })
+}
+
+impl LosingOwner {
+    async fn append_or_lose(&mut self, batch: Batch) -> Result<Committed, AppendError> {
+        if batch.records.is_empty() {
+            let appended = self.inner.append(batch).await;
+            if *self.late.closed.borrow() {
+                self.late.waiting.notify_one();
+                let _ = self.late.closed.subscribe().wait_for(|closed| !closed).await;
+            }
+            return appended;
+        }
+        match self.next.swap(Lose::Nothing as u8, Ordering::SeqCst) {
+            lose if lose == Lose::Append as u8 => Err(lost()),
+            lose if lose == Lose::Answer as u8 => {
+                self.inner.append(batch).await?;
+                Err(lost())
+            }
+            _ => self.inner.append(batch).await,
+        }
+    }
 }
 
 #[async_trait]
@@ -68,17 +111,12 @@ impl OwnedLog for LosingOwner {
     }
 
     async fn append(&mut self, batch: Batch) -> Result<Committed, AppendError> {
-        if batch.records.is_empty() {
-            return self.inner.append(batch).await;
+        if std::mem::replace(&mut self.in_doubt, true) {
+            return Err(lost());
         }
-        match self.next.swap(Lose::Nothing as u8, Ordering::SeqCst) {
-            lose if lose == Lose::Append as u8 => Err(lost()),
-            lose if lose == Lose::Answer as u8 => {
-                self.inner.append(batch).await?;
-                Err(lost())
-            }
-            _ => self.inner.append(batch).await,
-        }
+        let appended = self.append_or_lose(batch).await;
+        self.in_doubt = appended.is_err();
+        appended
     }
 
     fn state(&self) -> Arc<dyn KeyedState> {
@@ -113,7 +151,8 @@ impl ExchangeLog for LosingLog {
     }
 
     async fn open(&self, owner: &OwnerId) -> Result<Box<dyn OwnedLog>, LogError> {
-        Ok(Box::new(LosingOwner { inner: self.inner.open(owner).await?, next: Arc::clone(&self.next) }))
+        let (next, late) = (Arc::clone(&self.next), Arc::clone(&self.late));
+        Ok(Box::new(LosingOwner { inner: self.inner.open(owner).await?, next, late, in_doubt: false }))
     }
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, LogError> {

@@ -7,7 +7,7 @@ use guitong_deliver::Phase;
 use guitong_deliver::files::form::{Form, Noted};
 use guitong_govern::Entitlement;
 use guitong_schemas::contract::SinkConfig;
-use guitong_schemas::contract::files::{Close, FileFormat};
+use guitong_schemas::contract::files::{Close, FileFormat, Place};
 use guitong_schemas::standard::StandardValue;
 use guitong_tests::{child, containers};
 
@@ -144,7 +144,7 @@ async fn what_the_encoding_cannot_carry_is_set_aside() {
     let SinkConfig::Files(sink) = &mut config else { panic!("files") };
     let FileFormat::Csv(csv) = &mut sink.format else { panic!("CSV") };
     csv.header = guitong_schemas::contract::files::Header::Titles;
-    let folder = sink.path.clone();
+    let Place::Folder(folder) = sink.place.clone() else { panic!("a folder") };
     let subscription = bench.subscription("credit", config, &["uscc", "name"]);
     let records = vec![
         bench.named("A", "=1+1", 1),
@@ -243,8 +243,9 @@ async fn on_a_small_disk() {
     let target = target(&bench, JSON, Close { size: 1 << 20, after: Duration::ZERO, daily: false }).await;
     let mut config = target.config("t");
     let SinkConfig::Files(sink) = &mut config else { panic!("files") };
-    std::fs::remove_dir(&sink.path).unwrap();
-    std::os::unix::fs::symlink(&dir, &sink.path).unwrap();
+    let Place::Folder(path) = &sink.place else { panic!("a folder") };
+    std::fs::remove_dir(path).unwrap();
+    std::os::unix::fs::symlink(&dir, path).unwrap();
     child::disk(&dir, "1m", false);
     let subscription = bench.subscription("credit", config, &["uscc", "name"]);
     let name = "公司".repeat(200);

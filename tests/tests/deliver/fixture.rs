@@ -349,6 +349,10 @@ impl Target {
         Self::Files(Dropped::new(bench.dir.path(), format))
     }
 
+    pub(crate) async fn objects(bench: &Bench, format: FileFormat) -> Self {
+        Self::Files(Dropped::stored(bench.dir.path(), format).await)
+    }
+
     pub(crate) async fn kafka() -> Self {
         Self::Kafka(Topics::shared().await)
     }

@@ -293,10 +293,10 @@ pub(crate) async fn random_faults_lose_no_delete(mut bench: Bench, target: &Targ
             }
             1 => drop(world.replay().await),
             2 => world.running().handle.resync(Word::default()).await.unwrap(),
-            3 => (0..random.random_range(1..4)).for_each(|_| {
+            3 => {
                 let fails = [Step::LoseReply, Step::Fail(SinkErrorKind::Unreachable), Step::Fail(SinkErrorKind::Busy)];
-                world.script.then(fails[random.random_range(0..fails.len())]);
-            }),
+                world.script.only((0..random.random_range(1..4)).map(|_| fails[random.random_range(0..fails.len())]));
+            }
             _ => {
                 if random.random() {
                     tokio::time::sleep(Duration::from_micros(random.random_range(0..40_000))).await;

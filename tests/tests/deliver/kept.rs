@@ -243,9 +243,9 @@ pub(crate) async fn random_faults_double_no_version(mut bench: Bench, target: &T
     let mut expected: BTreeMap<String, Vec<Version>> = BTreeMap::new();
     let (mut commit, mut served) = (0, 0);
     for _ in 0..12 {
-        for _ in 0..random.random_range(0..3) {
-            script.then(if random.random_bool(0.7) { Step::LoseReply } else { Step::Fail(SinkErrorKind::Busy) });
-        }
+        let fails = (0..random.random_range(0..3))
+            .map(|_| if random.random_bool(0.7) { Step::LoseReply } else { Step::Fail(SinkErrorKind::Busy) });
+        script.only(fails);
         let mut records = Vec::new();
         for _ in 0..random.random_range(1..40) {
             commit += 1;

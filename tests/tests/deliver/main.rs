@@ -21,6 +21,7 @@ mod pull;
 mod regrant;
 mod replay;
 mod scenarios;
+mod stores;
 mod tls;
 mod topics;
 mod verify;
@@ -72,6 +73,15 @@ macro_rules! on_every_sink {
             })+
         }
 
+        mod objects {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = crate::fixture::Bench::new().await;
+                let target = crate::fixture::Target::objects(&bench, crate::dropped::JSON).await;
+                crate::scenarios::$name(bench, &target).await;
+            })+
+        }
+
         mod parquet {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
@@ -116,6 +126,7 @@ tables:
     a_new_table_of_divisions_masks_addresses_anew
     a_table_of_the_wrong_shape_stops_only_its_subscription
     of_many_that_open_one_database_each_is_taken_over_for_itself
+    a_stop_leaves_no_audit_entry_behind
     a_record_the_sink_refuses_is_set_aside
     soft_deletes_keep_what_was_granted_to_the_last
     a_row_that_leaves_the_grant_leaves_its_key_alone

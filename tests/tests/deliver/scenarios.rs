@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKind, What};
 use guitong_deliver::{DeliverError, Phase, parked};
@@ -197,6 +198,27 @@ pub(crate) async fn an_audit_entry_that_did_not_reach_the_log_is_completed(mut b
     bench.deliver(&subscription).await;
     assert_eq!(target.names("t").await, names(&[("A", "5"), ("B", "6")]));
     assert_each_batch_once(&bench, 6).await;
+}
+
+/// What is cut short at the end is not in the way of the last entry.
+pub(crate) async fn a_stop_leaves_no_audit_entry_behind(mut bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let log = Arc::new(LosingLog::new(bench.log.clone()));
+    let mut running = bench.start_on(log.clone(), &subscription);
+    bench.append(vec![bench.named("A", "1", 1)]).await;
+    bench.caught_up(&mut running).await;
+    log.answers_late(true);
+    // That the row is gone is noted behind the delete.
+    bench.append(vec![bench.delete("A", 2)]).await;
+    log.is_late().await;
+    running.shutdown.cancel();
+    // Where the entry was in the log before, nothing is waited for.
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut running.task).await;
+    log.answers_late(false);
+    let ended = if let Ok(ended) = early { ended } else { running.task.await };
+    ended.unwrap().unwrap();
+    assert_eq!(target.count("t").await, 0);
+    assert_each_batch_once(&bench, 2).await;
 }
 
 /// The subscription's audit entries are one chain that covers every record once.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use guitong_deliver::pull::{PullError, Puller};
-use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Files, Formulas, Header};
+use guitong_schemas::contract::files::{Close, Csv, Encoding, FileFormat, Files, Formulas, Header, Place as Dropped};
 use guitong_schemas::contract::webhook::Mode;
 use guitong_schemas::contract::{Secret, SinkConfig};
 use guitong_tests::containers;
@@ -126,7 +126,12 @@ impl Place {
             Self::Sqlite(path) => SinkConfig::Sqlite { path: path.clone(), table },
             Self::Files { folder, state, format } => {
                 let close = Close { size: 1 << 20, after: Duration::ZERO, daily: false };
-                SinkConfig::Files(Box::new(Files { path: folder.clone(), state: state.clone(), format: *format, close }))
+                SinkConfig::Files(Box::new(Files {
+                    place: Dropped::Folder(folder.clone()),
+                    state: state.clone(),
+                    format: *format,
+                    close,
+                }))
             }
             Self::Webhook(receiver, mode) => receiver.sink(*mode),
             Self::Pull => SinkConfig::Pull { keep: Duration::from_secs(86_400) },

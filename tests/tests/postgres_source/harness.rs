@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use guitong_connectors::postgres::{Metrics, PostgresSource};
+use guitong_connectors::postgres::{Metrics, PostgresSource, SlotWatch};
 use guitong_connectors::publish::{PublishSettings, Publisher};
 use guitong_connectors::registration;
-use guitong_connectors::source::{Phase, Source, SourceBudget, SourceError};
+use guitong_connectors::source::{Kept, Phase, Source, SourceBudget, SourceError, Watch};
 use guitong_log::embedded::{EmbeddedConfig, EmbeddedLog};
 use guitong_log::registry::{Compatibility, RegistryError, SchemaRegistry};
 use guitong_log::{ExchangeLog, OwnerId, Record, Role, TopicPartition};
@@ -27,6 +27,8 @@ use guitong_schemas::table::{Table, TableName};
 use guitong_tests::everything;
 use guitong_tests::servers::postgres::{ADMIN, Postgres};
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const SLOT: &str = "exchange_register";
 /// The role of [`prepared`] systems.
@@ -97,7 +99,7 @@ pub(crate) fn config(system: &mut System) -> &mut PostgresConfig {
 
 /// Numbers schemas: the publisher asks for ids, and nobody reads them here.
 #[derive(Debug, Default)]
-struct Numbers(Mutex<Vec<Arc<str>>>);
+pub(crate) struct Numbers(Mutex<Vec<Arc<str>>>);
 
 #[async_trait]
 impl SchemaRegistry for Numbers {
@@ -123,8 +125,8 @@ impl SchemaRegistry for Numbers {
 /// A log that outlives the source's sessions.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    log: EmbeddedLog,
-    registry: Arc<Numbers>,
+    pub(crate) log: EmbeddedLog,
+    pub(crate) registry: Arc<Numbers>,
     metrics: Metrics,
     pub(crate) prometheus: prometheus::Registry,
     home: TempDir,
@@ -152,9 +154,8 @@ impl Exchange {
         self.open(system, 4 << 20, &self.home.path().join(directory)).await
     }
 
-    async fn open(&self, system: &System, batch: usize, directory: &Path) -> Result<Session, SourceError> {
-        let owned = self.log.open(&OwnerId::new(Role::Connect, "register")).await.unwrap();
-        let settings = PublishSettings {
+    pub(crate) fn settings(system: &System) -> PublishSettings {
+        PublishSettings {
             system: "register".into(),
             database: "postgres".into(),
             kind: SourceKind::Postgres,
@@ -162,12 +163,34 @@ impl Exchange {
             max_record: 16 << 20,
             complete: system.complete,
             form: system.form.clone(),
-        };
+        }
+    }
+
+    async fn open(&self, system: &System, batch: usize, directory: &Path) -> Result<Session, SourceError> {
+        let owned = self.log.open(&OwnerId::new(Role::Connect, "register")).await.unwrap();
+        let settings = Self::settings(system);
         let registry: Arc<dyn SchemaRegistry> = Arc::<Numbers>::clone(&self.registry);
         let publisher = Publisher::new(owned, Arc::new(self.log.clone()), registry, settings).await.unwrap();
+        let system = Arc::new(system.clone());
+        let watch = Arc::new(SlotWatch::new(Arc::clone(&system), &self.metrics));
+        let kept = watch.kept();
+        let ended = CancellationToken::new();
+        let looking = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = watch.run(&|_| {}) => {}
+            }
+        });
         let source =
-            PostgresSource::connect(Arc::new(system.clone()), publisher.position(), directory.into(), &self.metrics).await?;
-        Ok(Session { source, publisher, batch })
+            PostgresSource::connect(system, publisher.position(), directory.into(), (&self.metrics, kept.clone())).await?;
+        Ok(Session { source, publisher, batch, kept, looking })
+    }
+
+    /// The stored position.
+    pub(crate) async fn stored(&self) -> serde_json::Value {
+        let owned = self.log.open(&OwnerId::new(Role::Connect, "register")).await.unwrap();
+        json(&owned.position().unwrap())
     }
 
     /// Connects again until the server has let the earlier connection go.
@@ -218,6 +241,10 @@ pub(crate) struct Session {
     pub(crate) source: PostgresSource,
     pub(crate) publisher: Publisher,
     pub(crate) batch: usize,
+    /// What the server keeps.
+    pub(crate) kept: watch::Receiver<Kept>,
+    /// Dropped, nobody asks for that any more.
+    pub(crate) looking: DropGuard,
 }
 
 impl Session {
@@ -233,6 +260,14 @@ impl Session {
             self.source.confirm(durable).await?;
         }
         Ok(changes)
+    }
+
+    /// One batch, published, of which the server does not hear.
+    pub(crate) async fn step_unconfirmed(&mut self) -> Vec<Change> {
+        let batch = self.source.next_batch(self.budget()).await.unwrap();
+        let changes = batch.changes.clone();
+        self.publisher.publish(batch).await.unwrap();
+        changes
     }
 
     /// One batch that is read and then lost with the process.

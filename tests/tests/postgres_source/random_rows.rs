@@ -31,7 +31,10 @@ const KINDS: &[Kind] = &[
     ("oid", |random| random.random::<u32>().to_string()),
     ("float4", |random| float(random, |random| format!("{:e}", finite(f32::from_bits(random.random()))))),
     ("float8", |random| float(random, |random| format!("{:e}", finite_double(f64::from_bits(random.random()))))),
-    ("numeric", |random| one_of(random, &["NaN", "Infinity", "-Infinity"], |random| decimal(random, 120, 60))),
+    ("numeric", |random| {
+        let (whole, scale) = if random.random_bool(0.1) { (9_000, 3_000) } else { (120, 60) };
+        one_of(random, &["NaN", "Infinity", "-Infinity"], |random| decimal(random, whole, scale))
+    }),
     ("numeric(18, 2)", |random| one_of(random, &["NaN"], |random| decimal(random, 15, 2))),
     ("numeric(38, 10)", |random| decimal(random, 27, 10)),
     ("amount", |random| decimal(random, 9, 2)),
@@ -67,6 +70,11 @@ const KINDS: &[Kind] = &[
     ("uuid[]", |random| array(random, |random| format!("{:032x}", random.random::<u128>()))),
     ("bool[]", |random| array(random, |random| random.random::<bool>().to_string())),
     ("date[]", |random| array(random, |random| format!("\"{}\"", date(random)))),
+    ("float8[]", |random| array(random, |random| float(random, |random| format!("{:e}", random.random::<f64>())))),
+    ("time(3)[]", |random| array(random, |random| clock(random, 3))),
+    ("interval[]", |random| array(random, |random| format!("\"{}\"", interval(random)))),
+    ("inet[]", |random| array(random, |random| format!("10.1.{}.1", random.random::<u8>()))),
+    ("json[]", |random| array(random, |random| format!("\"{{\\\"a\\\":  {}}}\"", random.random::<i32>()))),
     ("bit(11)", |random| bits(random, 11)),
     ("bit(1)", |random| bits(random, 1)),
     ("varbit", |random| {
@@ -75,12 +83,23 @@ const KINDS: &[Kind] = &[
     }),
     ("point", |random| format!("({:e},{:e})", random.random::<f64>(), random.random::<f64>() - 0.5)),
     ("box", |random| format!("(({},{}),({},{}))", random.random::<i8>(), random.random::<i8>(), random.random::<i8>(), 0.5)),
+    ("line", |random| format!("{{{},{},0.5}}", i32::from(random.random::<u16>()) + 1, random.random::<i8>())),
+    ("lseg", |random| format!("[{},{}]", place(random), place(random))),
+    ("path", |random| format!("[{},{},{}]", place(random), place(random), place(random))),
+    ("polygon", |random| format!("({},{},{})", place(random), place(random), place(random))),
+    ("circle", |random| format!("<{},{}>", place(random), random.random::<u8>())),
     ("int4range", |random| one_of(random, &["empty", "(,)"], |random| format!("[{},40000)", random.random::<i16>()))),
     ("tstzrange", |random| one_of(random, &["empty"], |random| format!("[\"{}\",infinity)", moment(random, 6)))),
+    ("int8range", |random| format!("[{},)", random.random::<i32>())),
+    ("numrange", |random| format!("[{},70000.5]", random.random::<i16>())),
+    ("daterange", |random| format!("[{},infinity]", date(random))),
+    ("tsrange", |random| one_of(random, &["(,)"], |random| format!("(\"{}\",infinity]", moment(random, 6)))),
     ("nummultirange", |random| format!("{{[{},5000),(6000,)}}", random.random_range(-4000..4000))),
     ("inet", |random| format!("10.{}.{}.1/{}", random.random::<u8>(), random.random::<u8>(), random.random_range(0..33))),
     ("cidr", |random| format!("fd{:02x}::/{}", random.random::<u8>(), random.random_range(16..129))),
     ("macaddr", |random| format!("{:012x}", random.random::<u64>() >> 16)),
+    ("macaddr8", |random| format!("{:016x}", random.random::<u64>())),
+    ("regclass", |random| one_of(random, &["pg_type"], |_| "pg_class".to_owned())),
     ("pair", |random| format!("({},{})", random.random::<i32>(), item(random))),
     ("ltree", |random| format!("top.n{}", random.random::<u16>())),
     ("hstore", |random| format!("a=>{}, \"b c\"=>NULL", item(random))),
@@ -193,6 +212,10 @@ fn text(random: &mut StdRng) -> String {
 fn bytes(random: &mut StdRng) -> String {
     let length = random.random_range(0..30);
     format!("\\x{}", hex::encode((0..length).map(|_| random.random::<u8>()).collect::<Vec<_>>()))
+}
+
+fn place(random: &mut StdRng) -> String {
+    format!("({:e},{})", random.random::<f64>() - 0.5, random.random::<i8>())
 }
 
 fn bits(random: &mut StdRng, length: usize) -> String {

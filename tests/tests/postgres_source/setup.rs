@@ -12,6 +12,7 @@ use guitong_schemas::table::TableName;
 use guitong_tests::servers::postgres::{ADMIN, Options, PASSWORD, Postgres, Stop};
 
 use super::harness::*;
+use super::logs;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, name text, phone text)";
 
@@ -292,4 +293,52 @@ async fn another_server_is_a_gap() {
         *server = other;
     })
     .await;
+}
+
+/// Such a slot sends transactions before they are committed, which this connector does not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_with_two_phase_is_refused_and_the_command_mends_it() {
+    let server = Postgres::start_with(Options::default().set("max_prepared_transactions", "4")).await.unwrap();
+    server.execute(TABLE).await.unwrap();
+    let exchange = Exchange::new().await;
+    let system = prepared(&server).await;
+    server.execute("SELECT pg_create_logical_replication_slot('exchange_register', 'pgoutput', false, true)").await.unwrap();
+    let mend = "SELECT pg_drop_replication_slot('exchange_register')";
+    refused(&exchange, &system, &["replication slot exchange_register was made with two_phase", mend]).await;
+    server.execute(mend).await.unwrap();
+    let mut session = exchange.connect(&system).await.unwrap();
+    session.load().await;
+    server.execute("BEGIN; INSERT INTO t VALUES (1, 'a', 'p'); PREPARE TRANSACTION 'later'").await.unwrap();
+    server.execute("COMMIT PREPARED 'later'").await.unwrap();
+    assert_eq!(lines(&session.take(1).await), ["c t [1,a,p]"]);
+}
+
+/// What updates and deletes will say of the row before is told at start; a table that says nothing of it, as a warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_each_replica_identity_means_is_told() {
+    logs::start();
+    let server = Postgres::start().await.unwrap();
+    server
+        .execute(
+            "CREATE TABLE known_key (id int PRIMARY KEY);
+             CREATE TABLE known_index (id int PRIMARY KEY, no int NOT NULL UNIQUE);
+             ALTER TABLE known_index REPLICA IDENTITY USING INDEX known_index_no_key;
+             CREATE TABLE known_row (id int); ALTER TABLE known_row REPLICA IDENTITY FULL;
+             CREATE TABLE known_nothing (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let system = prepared(&server).await;
+    server.execute("ALTER TABLE known_nothing REPLICA IDENTITY NOTHING").await.unwrap();
+    Exchange::new().await.connect(&system).await.unwrap();
+    for (level, table, meaning) in [
+        ("INFO", "known_key", "is the primary key: deletes, and updates that change it, say the key before"),
+        ("INFO", "known_index", "is an index: deletes, and updates that change its columns, say these before"),
+        ("INFO", "known_row", "is the full row: updates and deletes say the whole row before"),
+        ("WARN", "known_nothing", "no replica identity: inserts arrive, and the server refuses updates and deletes"),
+    ] {
+        let told = logs::with(&[table, "replica identity"]);
+        let [line] = &told[..] else { panic!("{told:?}") };
+        assert!(line.contains(level) && line.contains(meaning), "{line}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use guitong_connectors::source::{Source, SourceError};
+use guitong_connectors::source::SourceError;
 use guitong_schemas::contract::Secret;
 use guitong_tests::servers::postgres::{Options, Postgres, Stop};
 
@@ -73,7 +73,7 @@ async fn a_standby_decodes_and_the_primary_is_read() {
         session = exchange.reconnect(&system).await;
     }
     let deadline = Instant::now() + Duration::from_secs(30);
-    while session.source.status().retained_bytes.is_none() {
+    while session.kept.borrow().retained_bytes.is_none() {
         assert!(Instant::now() < deadline, "the standby's slot is not looked at");
         session.quiet().await;
     }

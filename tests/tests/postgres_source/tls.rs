@@ -55,7 +55,8 @@ async fn is_read(server: &Postgres, exchange: &Exchange, system: &System, user: 
     server.execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
     assert_eq!(lines(&session.take(1).await), [format!("c t [{id}]")]);
     let admin = server.admin().await.unwrap();
-    let sessions = "SELECT backend_type, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = $1 ORDER BY 1";
+    let sessions =
+        "SELECT DISTINCT backend_type, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE usename = $1 ORDER BY 1";
     let sessions: Vec<(String, bool)> = sqlx::query_as(sessions).bind(user).fetch_all(&admin).await.unwrap();
     assert_eq!(sessions, [("client backend".to_owned(), true), ("walsender".to_owned(), true)]);
 }

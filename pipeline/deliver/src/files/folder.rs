@@ -50,6 +50,15 @@ impl Folder {
         Ok(Upload { folder: self, file, temporary, name: name.to_owned() })
     }
 
+    pub(super) async fn has(&self, name: &str) -> Result<bool, SinkError> {
+        let path = self.path.join(name);
+        match fs::metadata(&path).await {
+            Ok(found) => Ok(found.is_file()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error(&path, &error)),
+        }
+    }
+
     pub(super) async fn remove(&self, name: &str) -> Result<(), SinkError> {
         let path = self.path.join(name);
         match fs::remove_file(&path).await {
@@ -78,13 +87,18 @@ impl Upload<'_> {
         self.file.write_all(bytes).await.map_err(|error| io_error(&self.temporary, &error))
     }
 
-    /// The file is there, and stays there, once this returns.
-    pub(super) async fn finish(mut self) -> Result<(), SinkError> {
+    /// All of it is on the disk.
+    pub(super) async fn sync(&mut self) -> Result<(), SinkError> {
         let synced = async {
             self.file.flush().await?;
             self.file.sync_all().await
         };
-        synced.await.map_err(|error| io_error(&self.temporary, &error))?;
+        synced.await.map_err(|error| io_error(&self.temporary, &error))
+    }
+
+    /// The file is there, and stays there, once this returns.
+    pub(super) async fn finish(mut self) -> Result<(), SinkError> {
+        self.sync().await?;
         let path = self.folder.path.join(&self.name);
         fs::rename(&self.temporary, &path).await.map_err(|error| io_error(&path, &error))?;
         let folder = &self.folder.path;

@@ -1,16 +1,19 @@
-//! Files: changes gather in an outbox and are closed into files by size, time or day. Each file appears whole or not at all, and
-//! counts only once its manifest is there, which appears last.
+//! Files: changes gather in an outbox and are closed into files by size, time or day. Each file appears whole or not at all, in a folder
+//! or in a bucket of an object store, and counts only once its manifest is there, which appears last.
 //!
-//! **Where the offset lies.** The folder holds none, for whoever takes files away would take it along. The outbox is a SQLite file
+//! **Where the offset lies.** The place holds none, for whoever takes files away would take it along. The outbox is a SQLite file
 //! in the sink's `state` folder, one for each subscription, and it is written by the SQLite sink as any table is: entitled rows,
 //! offsets and audit entries in one transaction that only the holder of the newest epoch commits, older changes refused, deletes
 //! only of rows that were delivered, refills met and swept. Triggers of the table note each change of a row in the same
 //! transaction. So a batch is durable once it is in the outbox, and is applied once.
 //!
 //! **How a file is made.** First the outbox notes, against the epoch, the number of the file and the changes that go into it. Then
-//! the file is written under another name, synced and renamed, and its manifest after it. Only then the outbox forgets the changes.
+//! the file is written under another name, synced and renamed, or uploaded and completed, and its manifest after it. Only then the outbox
+//! forgets the changes.
 //! A process that is killed anywhere between makes the same file again, byte by byte and under the same name: whoever has it
-//! already has it once. An older holder can make no file but one that the outbox noted.
+//! already has it once. An older holder can make no file but one that the outbox noted, which has the same bytes; a manifest that is there
+//! is never made again. What a store gives no means against: an older holder that is held up between seeing that it still is one and its
+//! last request may put a file, or its manifest, of a grant that ended once more after their removal.
 //!
 //! **When the grant changes** a new generation begins: what was not yet closed is dropped, files of earlier generations that still
 //! lie in the folder are removed, and everything that is granted now is delivered again.
@@ -19,7 +22,9 @@ mod folder;
 pub mod form;
 mod manifest;
 mod outbox;
+mod place;
 mod shown;
+mod store;
 
 use std::sync::Arc;
 
@@ -28,10 +33,10 @@ use guitong_schemas::contract::files::{Close, Files};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use self::folder::Folder;
 use self::form::{Form, Noted, Writing};
 use self::manifest::{FileEntry, Manifest};
 use self::outbox::{Closing, Outbox};
+use self::place::Place;
 use crate::pools::Pools;
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, What};
 use crate::sql::sqlite::SqliteSink;
@@ -46,7 +51,7 @@ const PAGE: usize = 1 << 20;
 pub struct FileSink {
     rows: SqliteSink,
     outbox: Outbox,
-    folder: Folder,
+    place: Place,
     form: Form,
     close: Close,
     time_zone: TimeZone,
@@ -64,7 +69,7 @@ impl FileSink {
         Self {
             rows: SqliteSink::new(pools, &path, ROWS, plan.clone()),
             outbox: Outbox::new(pools.sqlite(&path), files.state.clone(), &plan),
-            folder: Folder::new(files.path.clone(), Arc::clone(&plan.subscription)),
+            place: Place::new(&files.place, Arc::clone(&plan.subscription)),
             form: Form::new(files.format, &plan),
             close: files.close,
             time_zone: plan.time_zone.clone(),
@@ -78,11 +83,14 @@ impl FileSink {
     /// Closes every file that is due.
     async fn close_due(&mut self) -> Result<(), SinkError> {
         while let Some(closing) = self.outbox.unfinished().await? {
-            if self.form.extension() == closing.extension() {
+            if self.place.has(&closing.manifest()).await? {
+                // It was told of, whatever another release or another format would make of it now.
+                self.outbox.finish(self.epoch, &closing).await?;
+            } else if self.form.extension() == closing.extension() {
                 self.make(&closing).await?;
             } else {
                 // The format changed meanwhile; nobody was told of what may lie there in the old one.
-                self.folder.remove(&closing.name).await?;
+                self.place.remove(&closing.name).await?;
                 self.outbox.rename(self.epoch, &closing, self.form.extension()).await?;
             }
             self.outbox.count_anew();
@@ -92,12 +100,23 @@ impl FileSink {
             self.outbox.count().await?;
         }
         while let Some(last) = self.due().await? {
+            self.never_given().await?;
             let closing = self.outbox.close(self.epoch, last, !self.refilling, self.form.extension()).await?;
             self.make(&closing).await?;
             self.outbox.count_anew();
             self.outbox.count().await?;
         }
         Ok(())
+    }
+
+    /// An outbox that was put back from a copy would give names a second time, to other changes.
+    async fn never_given(&self) -> Result<(), SinkError> {
+        let manifest = self.outbox.next_manifest().await?;
+        if !self.place.has(&manifest).await? {
+            return Ok(());
+        }
+        let what = format!("{manifest} is there already, so the sink's state is older than what was delivered");
+        Err(SinkError::new(SinkErrorKind::Shape, format!("{what}; stop the node and remove the state to begin a new generation")))
     }
 
     /// Up to which change a file is to be closed now; `None` where there is none.
@@ -124,16 +143,14 @@ impl FileSink {
             files.push(self.write_file(closing).await?);
         }
         let manifest = Manifest::new(&self.plan, &self.form, closing, files);
-        let mut upload = self.folder.begin(&closing.manifest()).await?;
-        upload.write(&manifest.to_bytes()).await?;
         self.outbox.holds(self.epoch).await?;
-        upload.finish().await?;
+        self.place.put_new(&closing.manifest(), manifest.to_bytes()).await?;
         self.outbox.finish(self.epoch, closing).await
     }
 
     async fn write_file(&self, closing: &Closing) -> Result<FileEntry, SinkError> {
         let mut entry = FileEntry::new(closing);
-        let mut upload = self.folder.begin(&closing.name).await?;
+        let mut upload = self.place.begin(&closing.name).await?;
         let mut bytes = Vec::new();
         let mut file = self.form.begin(&closing.name, &mut bytes)?;
         let mut after = closing.first.saturating_sub(1);
@@ -150,6 +167,7 @@ impl FileSink {
         let rest = aside(move || file.end(&mut bytes).map(|()| bytes)).await?;
         upload.write(&rest).await?;
         entry.hash(&rest);
+        upload.send().await?;
         self.outbox.holds(self.epoch).await?;
         upload.finish().await?;
         Ok(entry.done())
@@ -159,18 +177,18 @@ impl FileSink {
 #[async_trait]
 impl Sink for FileSink {
     async fn open(&mut self) -> Result<Stand, SinkError> {
-        self.folder.check().await?;
+        self.place.check().await?;
         let regranted = self.outbox.prepare().await?;
         let stand = self.rows.open().await?;
         (self.epoch, self.refilling, self.stirred) = (stand.epoch, stand.refilling, true);
         if regranted {
             for name in self.outbox.files().await? {
-                self.folder.remove(&name).await?;
+                self.place.remove(&name).await?;
             }
             self.outbox.begin_generation(self.epoch).await?;
         }
         self.outbox.count_anew();
-        self.folder.clear().await?;
+        self.place.clear().await?;
         Ok(stand)
     }
 

@@ -256,6 +256,13 @@ impl Outbox {
         last.map(unsigned).ok_or_else(|| damaged("changes were counted that are not there"))
     }
 
+    /// What the manifest of the next file is going to be called.
+    pub(super) async fn next_manifest(&self) -> Result<String, SinkError> {
+        let number = sqlx::query_scalar::<_, i64>("SELECT coalesce(max(number), 0) + 1 FROM guitong_files");
+        let number = number.fetch_one(&self.file.pool).await.map_err(sink_error)?;
+        Ok(manifest_of(&self.name(&self.generation, unsigned(number), ""), ""))
+    }
+
     /// Notes that the changes up to `last` are a file.
     pub(super) async fn close(&mut self, epoch: u64, last: u64, settled: bool, extension: &str) -> Result<Closing, SinkError> {
         let mut transaction = self.file.begin().await?;

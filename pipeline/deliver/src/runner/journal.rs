@@ -13,6 +13,7 @@ use guitong_govern::audit::{AuditEntry, Digest};
 use guitong_log::{
     AppendError, Batch, ExchangeLog, LogError, NewRecord, OwnedLog, OwnerId, Retention, Role, StateChange, TopicSpec,
 };
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -166,10 +167,12 @@ impl Journal {
     pub(crate) async fn note(&mut self, entry: AuditEntry) -> Result<(), AppendError> {
         self.last = entry.digest();
         self.unlogged.push_back(entry.clone());
-        match self.asks.send(Ask::Note(entry)).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.failed().await),
-        }
+        // There is room: whoever wrote had waited for it ([`Journal::unlogged`]). So no stop comes between the sink's answer and this.
+        let noted = match self.asks.try_send(Ask::Note(entry)) {
+            Err(TrySendError::Full(ask)) => self.asks.send(ask).await.is_ok(),
+            sent => sent.is_ok(),
+        };
+        if noted { Ok(()) } else { Err(self.failed().await) }
     }
 
     /// Keeps records aside. Comes before the sink moves past them: a crash between parks them again, under the same key.

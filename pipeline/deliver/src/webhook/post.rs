@@ -1,8 +1,8 @@
 //! One signed request, and what its answer means.
 
 use std::error::Error as _;
-use std::fmt::{Display, Write as _};
-use std::path::{Path, PathBuf};
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use guitong_log::tls::Refusal;
 use guitong_schemas::contract::Webhook;
 use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, Identity, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Identity, Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 
 use super::address::{Allowed, NotAllowed};
@@ -18,11 +18,9 @@ use super::breaker::Breaker;
 use super::endpoints::{Endpoints, Rules};
 use super::message::Message;
 use super::sign::Signer;
+use crate::http::{self, pem, unusable};
 use crate::sink::{SinkError, SinkErrorKind};
 
-const CONNECT: Duration = Duration::from_secs(5);
-/// Connections that nobody used for so long are closed.
-const IDLE: Duration = Duration::from_secs(60);
 /// What is read of an answer's body, so that its connection can be used again.
 const BODY: usize = 64 << 10;
 const BODY_WAIT: Duration = Duration::from_secs(1);
@@ -38,10 +36,6 @@ pub(crate) struct Endpoint {
     signer: Signer,
     allowed: Allowed,
     breaker: Arc<Breaker>,
-}
-
-fn unusable(why: impl Display) -> SinkError {
-    SinkError::new(SinkErrorKind::Shape, format!("the sink's {why}"))
 }
 
 impl Endpoint {
@@ -127,32 +121,15 @@ impl Endpoint {
 }
 
 fn client(allowed: Allowed, ca: Option<(Vec<u8>, &PathBuf)>, identity: Option<(Vec<u8>, &PathBuf)>) -> Result<Client, SinkError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Two threads may come here at once; either one's provider will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    let mut http = Client::builder()
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
-        // A redirect would lead past what was checked.
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .dns_resolver(allowed)
-        .user_agent(concat!("guitong/", env!("CARGO_PKG_VERSION")));
+    let mut http = http::builder().dns_resolver(allowed);
     if let Some((pem, path)) = ca {
-        let authorities = Certificate::from_pem_bundle(&pem).ok().filter(|all| !all.is_empty());
-        let none = || unusable(format!("`ca` {} holds no certificate as PEM", path.display()));
-        http = http.tls_certs_only(authorities.ok_or_else(none)?);
+        http = http::trusting(http, &pem, path)?;
     }
     if let Some((pem, path)) = identity {
         let none = |_| unusable(format!("`client_certificate` {} holds no certificate with its key as PEM", path.display()));
         http = http.identity(Identity::from_pem(&pem).map_err(none)?);
     }
     http.build().map_err(|error| unusable(format!("HTTP client cannot be made: {}", error.without_url())))
-}
-
-fn pem(path: &Path, key: &str) -> Result<Vec<u8>, SinkError> {
-    std::fs::read(path).map_err(|error| unusable(format!("{key} {}: {error}", path.display())))
 }
 
 fn address(url: &Url) -> String {

@@ -88,6 +88,7 @@ impl RegistryClient {
             .timeout(ANSWER_LIMIT)
             .redirect(redirect::Policy::limited(3))
             .no_proxy()
+            .http1_only()
             .build()
             .map_err(|error| unusable(error.to_string()))?;
         let user = config.user.clone().map(|user| (user, config.password.clone()));

@@ -20,6 +20,8 @@ pub(super) enum SystemCommand {
     Unprepare(Change),
     /// Read a table again, or one that was added; pause, resume or cancel the reading of tables. The changes go on meanwhile
     Snapshot(Snapshot),
+    /// Go on with a system that stopped because changes are missing: every table is read again, under a new epoch, which takes the place of what was published before
+    Repair(Repair),
     /// Look at the system's tables: keys, comments, types, sizes, and what a sample of their rows is like; nothing is written there
     Inspect(Inspect),
     /// Show the replication slots of the systems' servers, and drop one that nobody needs
@@ -66,6 +68,21 @@ impl Snapshot {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Repair {
+    /// Name of the system: its file in systems/
+    name: String,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+impl Repair {
+    async fn execute(self) -> Result<(), Failure> {
+        println!("{}", Client::require(&self.at.dir).await?.repair(&self.name).await?);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Change {
     /// Name of the system: its file in systems/
     name: String,
@@ -85,6 +102,7 @@ impl SystemCommand {
             Self::Prepare(change) => (change, Direction::Prepare),
             Self::Unprepare(change) => (change, Direction::Unprepare),
             Self::Snapshot(snapshot) => return snapshot.execute().await,
+            Self::Repair(repair) => return repair.execute().await,
             Self::Inspect(inspect) => return inspect.execute(color).await,
             Self::Slots(slots) => return slots.execute(color).await,
         };

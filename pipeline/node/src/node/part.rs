@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guitong_connectors::registration;
+use guitong_connectors::registration::{self, Parts};
 use guitong_connectors::run::{Connector, ConnectorState, ConnectorStatus, Request};
 use guitong_connectors::source::Phase as SourcePhase;
 use guitong_deliver::{DeliverStatus, Deliverer, DelivererHandle, Delivery, Phase as DeliverPhase, Pools};
@@ -122,7 +122,7 @@ impl Stages {
         let stop = CancellationToken::new();
         let (ended, problem) = watch::channel(None);
         let started = match &config {
-            Config::System(system) => self.connect(directory, opened, system, stop.clone(), ended),
+            Config::System(system) => self.connect(directory, opened, system, stop.clone(), ended, false),
             Config::Resource(resource, _) => self.normalise(directory, opened, resource, stop.clone(), ended),
             Config::Subscription(subscription, resource, _) => {
                 self.deliver(directory, opened, subscription, resource, stop.clone(), ended)
@@ -132,6 +132,14 @@ impl Stages {
         Part { config, stop, task, view, problem }
     }
 
+    /// Starts a system's connector, which reads everything anew where changes are missing.
+    pub(crate) fn repair(&self, directory: &Directory, opened: &Opened, system: &Arc<System>) -> Part {
+        let stop = CancellationToken::new();
+        let (ended, problem) = watch::channel(None);
+        let (view, task) = self.connect(directory, opened, system, stop.clone(), ended, true);
+        Part { config: Config::System(Arc::clone(system)), stop, task, view, problem }
+    }
+
     fn connect(
         &self,
         directory: &Directory,
@@ -139,10 +147,13 @@ impl Stages {
         system: &Arc<System>,
         stop: CancellationToken,
         ended: Ended,
+        repair: bool,
     ) -> Started {
-        let (settings, source) = registration::of(system, &directory.exchange, &self.connect);
+        let Parts { settings, source, watch, anew } = registration::of(system, &directory.exchange, &self.connect);
         let metrics = self.connect.of(system.name.as_str());
         let connector = Connector::new(settings, Arc::clone(&opened.log), Arc::clone(&opened.registry), source, metrics);
+        let connector = connector.watched(watch);
+        let connector = if repair { connector.repairing(anew) } else { connector };
         let view = View::System(connector.status(), connector.requests());
         (view, spawn(system.name.as_str(), "system", connector.run(stop), ended))
     }
@@ -276,11 +287,16 @@ impl Part {
     }
 
     /// Where commands for the system's source go.
-    pub(crate) fn requests(&self) -> Option<(&System, &mpsc::Sender<Request>)> {
+    pub(crate) fn requests(&self) -> Option<(&Arc<System>, &mpsc::Sender<Request>)> {
         match (&self.config, &self.view) {
             (Config::System(system), View::System(_, requests)) => Some((system, requests)),
             _ => None,
         }
+    }
+
+    /// Whether it is a system that stopped because changes are missing.
+    pub(crate) fn has_gap(&self) -> bool {
+        matches!(&self.view, View::System(status, _) if matches!(status.borrow().state, ConnectorState::Failed { gap: true, .. }))
     }
 
     /// Adds what the part says of itself.
@@ -329,7 +345,7 @@ fn of_system(system: &System, view: &ConnectorStatus, problem: Option<String>) -
         (ConnectorState::Running, SourcePhase::Snapshot { .. }) => ("snapshot", None),
         (ConnectorState::Running, SourcePhase::Streaming) => ("streaming", None),
         (ConnectorState::Retrying { error, .. }, _) => ("retrying", Some(error.clone())),
-        (ConnectorState::Failed { error }, _) => ("stopped", Some(error.clone())),
+        (ConnectorState::Failed { error, .. }, _) => ("stopped", Some(error.clone())),
         (ConnectorState::Stopped, _) => ("stopped", None),
     };
     let snapshot_done = match view.source.phase {
@@ -342,8 +358,8 @@ fn of_system(system: &System, view: &ConnectorStatus, problem: Option<String>) -
         part: part(system.name.as_str(), &system.title, state, problem, Some(view.lag)),
         events: view.totals.events,
         snapshot_done,
-        retained_bytes: view.source.retained_bytes,
-        left_bytes: view.source.left_bytes,
+        retained_bytes: view.kept.retained_bytes,
+        left_bytes: view.kept.left_bytes,
         behind_bytes: view.source.behind_bytes,
         snapshot: view.source.snapshot.as_ref().map(|snapshot| Snapshot {
             rows_done: snapshot.rows_done,

@@ -1,15 +1,17 @@
-//! Commands about the reading of a system's tables, handed to its running connector.
+//! Commands about the reading of a system's tables, handed to its running connector, and the repair of one that stopped at a gap.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use guitong_connectors::run::Request;
 use guitong_connectors::source::SnapshotCommand;
+use guitong_log::OwnerId;
 use guitong_schemas::contract::{SourceConfig, System};
 use guitong_schemas::table::TableName;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::{Shared, State};
 use crate::exit::Failure;
 
 /// Longest wait for a connector that is starting or busy.
@@ -38,14 +40,7 @@ impl Shared {
         let name = request.system;
         let (requests, command) = {
             let state = self.state.read().await;
-            let mut systems = state.parts.values().filter_map(super::Part::requests);
-            let Some((system, requests)) = systems.find(|(system, _)| system.name.as_str() == name) else {
-                let known = state.directory.systems.keys().any(|known| known.as_str() == name);
-                return Err(match known {
-                    true => Failure::no(format!("system {name} runs on another node")).help("give the command to that node"),
-                    false => Failure::usage(format!("there is no system `{name}`")),
-                });
-            };
+            let (_, system, requests) = state.system(&name)?;
             (requests.clone(), command(request.action, system))
         };
         let (answer, answered) = oneshot::channel();
@@ -61,6 +56,38 @@ impl Shared {
             Err(_) => Err(Failure::unreachable(format!("the connector of {name} has not answered in {PATIENCE:?}"))
                 .help("it does the command when it can; `guitong status` shows what it is doing")),
         }
+    }
+}
+
+impl Shared {
+    /// Starts the connector of a system that stopped because changes are missing: it reads every table again, under a new epoch.
+    pub(crate) async fn repair(&self, name: &str) -> Result<String, Failure> {
+        let mut state = self.state.write().await;
+        let (owner, system, _) = state.system(name)?;
+        let (owner, system) = (owner.clone(), Arc::clone(system));
+        let Some(stopped) = state.parts.get(&owner).filter(|part| part.has_gap()) else {
+            return Err(Failure::no(format!("system {name} has not stopped at a gap: nothing of it is missing"))
+                .help(format!("to read one of its tables again: guitong system snapshot {name} --table TABLE")));
+        };
+        // It has ended; what looks beside it at the server has not.
+        stopped.cancel();
+        let part = self.stages.repair(&state.directory, &self.opened, &system);
+        state.parts.insert(owner, part);
+        Ok(format!("{name}: every table is read again, under a new epoch; `guitong status` shows how far that is"))
+    }
+}
+
+impl State {
+    /// A system that this node runs, with where its commands go.
+    fn system(&self, name: &str) -> Result<(&OwnerId, &Arc<System>, &mpsc::Sender<Request>), Failure> {
+        let mut systems = self.parts.iter().filter_map(|(owner, part)| Some((owner, part.requests()?)));
+        if let Some((owner, (system, requests))) = systems.find(|(_, (system, _))| system.name.as_str() == name) {
+            return Ok((owner, system, requests));
+        }
+        Err(match self.directory.systems.keys().any(|known| known.as_str() == name) {
+            true => Failure::no(format!("system {name} runs on another node")).help("give the command to that node"),
+            false => Failure::usage(format!("there is no system `{name}`")),
+        })
     }
 }
 

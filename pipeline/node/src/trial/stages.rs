@@ -40,7 +40,7 @@ pub(crate) struct Fate {
 /// The settings under which a system's connector publishes.
 pub(crate) fn settings(directory: &Directory, system: &Arc<System>) -> Result<PublishSettings, Failure> {
     let metrics = guitong_connectors::metrics::Metrics::register(&prometheus::Registry::new()).map_err(broken)?;
-    Ok(registration::of(system, &directory.exchange, &metrics).0.publish)
+    Ok(registration::of(system, &directory.exchange, &metrics).settings.publish)
 }
 
 /// Runs changes: those of tables beside the resource's own, then its own, in steps of which each is some of their places; tells the fate

@@ -37,12 +37,19 @@ pub struct Marks {
     pub absent: Vec<usize>,
     /// Sent, but beyond what the Avro type holds.
     pub lossy: Vec<usize>,
+    /// Arrays whose elements are written one after another, with their dimensions as PostgreSQL's `array_dims` gives them; of the same
+    /// image as [`Marks::absent`].
+    pub shaped: Vec<(usize, String)>,
+    /// The same of `before`, where there is an `after`.
+    pub shaped_before: Vec<(usize, String)>,
 }
 
 impl Marks {
     pub fn clear(&mut self) {
         self.absent.clear();
         self.lossy.clear();
+        self.shaped.clear();
+        self.shaped_before.clear();
     }
 }
 
@@ -70,6 +77,8 @@ pub enum EncodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Exact,
+    /// Written, and what the Avro type does not say of it is to be told beside it ([`array::dimensions`]).
+    Shaped,
     /// Written, with a part left out.
     Partly,
     /// Not held: what was written is to be cut off.
@@ -233,7 +242,9 @@ impl EncodePlan {
                 Cell::Binary(value) => output.binary(&slot.wire, value, out).map_err(|bad| (bad, value.len())),
             };
             match written {
-                Ok(Fit::Unfit | Fit::Partly) => return Err(self.cell(wanted, Bad::new("a key that its type cannot hold", 0), 0)),
+                Ok(Fit::Unfit | Fit::Partly | Fit::Shaped) => {
+                    return Err(self.cell(wanted, Bad::new("a key that its type cannot hold", 0), 0));
+                }
                 Ok(Fit::Exact) => {}
                 Err((bad, length)) => return Err(self.cell(wanted, bad, length)),
             }
@@ -291,6 +302,7 @@ impl EncodePlan {
             None => output.none(Part::After, out),
             Some(row) => self.write_image(output, Part::After, (row, Sent::Whole), out, marks)?,
         }
+        marks.shaped_before = before_marks.shaped;
         for column in before_marks.lossy {
             if let Err(at) = marks.lossy.binary_search(&column) {
                 marks.lossy.insert(at, column);
@@ -409,6 +421,9 @@ impl EncodePlan {
                     output.open(slot, out);
                     let fit = output.text(&slot.wire, value, out).map_err(|bad| self.cell(index, bad, value.len()))?;
                     slot.close(output, (at, fit, index), out, marks);
+                    if fit == Fit::Shaped {
+                        marks.shaped.push((index, array::dimensions(value)));
+                    }
                 }
                 Cell::Binary(value) => {
                     let at = out.len();
@@ -479,7 +494,7 @@ impl Slot {
             out.truncate(at);
             self.write_null(output, out);
         }
-        if fit != Fit::Exact {
+        if matches!(fit, Fit::Unfit | Fit::Partly) {
             marks.lossy.push(index);
         }
     }

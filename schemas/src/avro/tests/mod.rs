@@ -161,7 +161,7 @@ fn absent_and_lossy_columns_are_named_and_filled() {
     assert_eq!(&**plan.topic(), "gx.public._u4f01_u4e1a_u767b_u8bb0");
     let after = row(&[Given::Text(b"91450100MA5N000001".into()), Given::Text(b"NaN".into()), Given::Null, Given::Absent]);
     let (bytes, marks) = encode(&plan, &change(&table, Operation::Update, Before::None, Some(after.clone()))).unwrap();
-    assert_eq!(marks, Marks { absent: vec![3], lossy: vec![1] });
+    assert_eq!(marks, Marks { absent: vec![3], lossy: vec![1], ..Marks::default() });
     let wanted = json!({
         "统一社会信用代码": "91450100MA5N000001", "注册资本": null, "经营状态": null, "备注": "__debezium_unavailable_value"
     });
@@ -185,7 +185,7 @@ fn fillers_of_a_key_only_before_are_named_where_they_look_like_data() {
     let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
     let before = Before::Key(texts(&[Some("91450100MA5N000001"), None, None, None]));
     let (bytes, marks) = encode(&plan, &change(&table, Operation::Delete, before, None)).unwrap();
-    assert_eq!(marks, Marks { absent: vec![3], lossy: vec![] });
+    assert_eq!(marks, Marks { absent: vec![3], ..Marks::default() });
     assert_eq!(
         oracle(plan.value_schema().unwrap(), &bytes)["before"],
         json!({"统一社会信用代码": "91450100MA5N000001", "注册资本": null, "经营状态": null, "备注": ""})
@@ -225,11 +225,10 @@ fn two_columns_never_share_a_field() {
 #[test]
 fn what_is_no_whole_value_is_null_and_lossy() {
     let cases = [
-        (ColumnType::Array(Box::new(ColumnType::Int32)), "{{1,2},{3,4}}", Json::Null),
-        (ColumnType::Array(Box::new(ColumnType::Int32)), "[2:3]={1,2}", Json::Null),
         (ColumnType::Timestamp { precision: 6 }, "294276-12-31 23:59:59", Json::Null),
         (ColumnType::VariableDecimal, "Infinity", Json::Null),
         (ColumnType::Array(Box::new(ColumnType::Decimal { precision: 5, scale: 1 })), "{1.5,NaN}", json!([{"$hex": "0f"}, null])),
+        (ColumnType::Array(Box::new(ColumnType::Decimal { precision: 5, scale: 1 })), "{{1.5,NaN}}", Json::Null),
     ];
     for (kind, text, wanted) in cases {
         let table = Arc::new(Table { name: TableName::new("public", "t"), columns: vec![column("c", kind, true)], key: vec![] });
@@ -238,6 +237,59 @@ fn what_is_no_whole_value_is_null_and_lossy() {
         assert_eq!(marks.lossy, vec![0], "{text}");
         assert_eq!(oracle(plan.value_schema().unwrap(), &bytes)["after"]["c"], wanted, "{text}");
     }
+}
+
+/// Elements in row-major order and dimensions, from which the value can be made again; in `before` and `after`, in Avro and in JSON.
+#[test]
+fn arrays_of_more_dimensions_are_their_elements_and_their_dimensions() {
+    let array = |of| ColumnType::Array(Box::new(of));
+    let cases = [
+        (ColumnType::Int32, "{{1,2},{3,4}}", json!([1, 2, 3, 4]), "[1:2][1:2]"),
+        (ColumnType::Int32, "{{{1,2,3}},{{NULL,5,6}}}", json!([1, 2, 3, null, 5, 6]), "[1:2][1:1][1:3]"),
+        (ColumnType::Int32, "[2:3]={1,2}", json!([1, 2]), "[2:3]"),
+        (ColumnType::Int32, "[0:1][-1:0]={{1,2},{3,4}}", json!([1, 2, 3, 4]), "[0:1][-1:0]"),
+        (
+            ColumnType::Text,
+            r#"{{"a,b","}{"},{"\"","\\"},{NULL,"NULL"}}"#,
+            json!(["a,b", "}{", "\"", "\\", null, "NULL"]),
+            "[1:3][1:2]",
+        ),
+        (ColumnType::Bool, "{{t,f}}", json!([true, false]), "[1:1][1:2]"),
+    ];
+    for (kind, text, wanted, dimensions) in cases {
+        let table =
+            Arc::new(Table { name: TableName::new("public", "t"), columns: vec![column("c", array(kind), true)], key: vec![] });
+        let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
+        let row = || texts(&[Some(text)]);
+        let (bytes, marks) = encode(&plan, &change(&table, Operation::Update, Before::Full(row()), Some(row()))).unwrap();
+        let told = vec![(0, dimensions.to_owned())];
+        assert_eq!(marks, Marks { shaped: told.clone(), shaped_before: told.clone(), ..Marks::default() }, "{text}");
+        let value = oracle(plan.value_schema().unwrap(), &bytes);
+        assert_eq!((&value["after"]["c"], &value["before"]["c"]), (&wanted, &wanted), "{text}");
+        let (_, marks) = encode(&plan, &change(&table, Operation::Delete, Before::Full(row()), None)).unwrap();
+        assert_eq!(marks, Marks { shaped: told, ..Marks::default() }, "{text}");
+    }
+    for flat in ["{}", "{1,2}", "{NULL}"] {
+        let table = Arc::new(Table {
+            name: TableName::new("public", "t"),
+            columns: vec![column("c", array(ColumnType::Int32), true)],
+            key: vec![],
+        });
+        let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
+        let (_, marks) = encode(&plan, &change(&table, Operation::Create, Before::None, Some(texts(&[Some(flat)])))).unwrap();
+        assert_eq!(marks, Marks::default(), "{flat}");
+    }
+}
+
+/// Two keys that differ in their dimensions alone would be one.
+#[test]
+fn an_array_of_more_dimensions_is_no_key() {
+    let kind = ColumnType::Array(Box::new(ColumnType::Int32));
+    let table = Arc::new(Table { name: TableName::new("public", "t"), columns: vec![column("c", kind, false)], key: vec![0] });
+    let plan = EncodePlan::compile(&table, &CONTEXT).unwrap();
+    let mut out = Vec::new();
+    assert!(plan.key(&texts(&[Some("{1,2}")]), 1, &mut out).is_ok());
+    assert!(plan.key(&texts(&[Some("{{1},{2}}")]), 1, &mut out).is_err());
 }
 
 #[test]

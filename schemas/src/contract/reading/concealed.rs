@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::secret::is_literal;
 
 /// Keys whose values are shown.
-const OPEN: [&str; 80] = [
+const OPEN: [&str; 83] = [
+    "addressing",
     "after",
     "allow",
     "allow_remote",
@@ -17,6 +18,7 @@ const OPEN: [&str; 80] = [
     "batch",
     "binary",
     "brokers",
+    "bucket",
     "ca",
     "cel",
     "chunk",
@@ -61,6 +63,7 @@ const OPEN: [&str; 80] = [
     "prefix",
     "publication",
     "purpose",
+    "region",
     "replication_factor",
     "resource",
     "retained_log",

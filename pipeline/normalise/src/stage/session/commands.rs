@@ -51,7 +51,8 @@ impl Normaliser {
                 let _ = reply.send(Ok(report));
             }
             Command::Rebuild { reply } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("a second one begins when it is done")));
+                let _ = reply
+                    .send(Err(session.rebuilding("ask again when it is done, where the mapping has changed since it began")));
             }
             Command::Rebuild { reply } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));

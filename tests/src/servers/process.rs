@@ -1,4 +1,4 @@
-//! What the servers on a Java machine share: starting, signals, and an end with the test process.
+//! What servers that are one process share: starting, signals, and an end with the test process.
 
 use std::fs::File;
 use std::io;
