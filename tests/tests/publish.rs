@@ -252,6 +252,40 @@ async fn a_truncate_that_is_cut_off_is_finished_and_doubles_nothing() {
     assert!(exchange.publisher(1).await.publish(batch(vec![create(8, ROWS + 4)], "next")).await.unwrap().is_some());
 }
 
+/// After a restart the source cuts its batches elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_a_truncate_that_is_cut_off_is_doubled_in_no_smaller_batch() {
+    let exchange = Exchange::new().await;
+    let table = table();
+    let create = |at: u64| change(&table, Operation::Create, at, 0, None, Some(row(&[Some(&at.to_string()), None, Some("x")])));
+    let truncate = || change(&table, Operation::Truncate, 7, 0, None, None);
+    let mut changes: Vec<_> = (1..=6).map(create).collect();
+    changes.extend([truncate(), create(8)]);
+    exchange.publisher(1).await.publish(batch(changes, "all")).await.unwrap_err();
+    let again = [
+        (vec![], "0"),
+        ((1..=2).map(create).collect(), "2"),
+        ((3..=4).map(create).collect(), "4"),
+        (vec![create(5), create(6), truncate()], "7"),
+        (vec![create(8)], "8"),
+    ];
+    // Some of them by one publisher, the next by another.
+    let mut publisher = exchange.publisher(2).await;
+    for (changes, position) in again {
+        let changes: Vec<Change> = changes;
+        if publisher.publish(batch(changes.clone(), position)).await.is_err() {
+            publisher = exchange.publisher(3).await;
+            publisher.publish(batch(changes, position)).await.unwrap();
+        }
+    }
+    let records = exchange.records().await;
+    let rows = records.iter().filter(|record| record.value.is_some());
+    let versions: Vec<_> = rows.map(|record| record.header("guitong-version").unwrap().clone()).collect();
+    let once: BTreeSet<_> = versions.iter().collect();
+    assert_eq!((versions.len(), once.len()), (7 + 6, 7 + 6), "seven rows come and six go: {versions:?}");
+    assert_eq!(records.len(), 7 + 6 + 6, "a tombstone for each that goes");
+}
+
 /// The keys that are held by what the topic says, and how many records it has.
 async fn held(exchange: &Exchange) -> (BTreeSet<Bytes>, usize) {
     let mut held = BTreeSet::new();

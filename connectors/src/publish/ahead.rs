@@ -34,6 +34,8 @@ pub(super) enum Stage {
 pub(super) struct Drafted {
     pub(super) out: Finished,
     pub(super) position: Option<Bytes>,
+    /// All of the batch was published before a truncate was cut off, and more may be.
+    pub(super) behind: bool,
 }
 
 impl From<SourceBatch> for Upcoming {
@@ -52,7 +54,7 @@ pub(super) fn ahead(tables: &mut Tables, settings: &PublishSettings, room: usize
     let mut upcoming = Upcoming::from(batch);
     if let (Some(out), Stage::Read(batch)) = (out, &mut upcoming.stage) {
         let position = batch.position.take();
-        upcoming.stage = Stage::Drafted(Drafted { out, position });
+        upcoming.stage = Stage::Drafted(Drafted { out, position, behind: false });
     }
     upcoming
 }

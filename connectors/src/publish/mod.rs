@@ -164,9 +164,9 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]. Unless it is refused for its content, open the owner again and read the source from the position found.
     pub async fn publish(&mut self, batch: impl Into<Upcoming>) -> Result<Option<Durable>, PublishError> {
-        let Some(Drafted { out, position }) = self.draft(batch.into()).await? else { return Ok(None) };
+        let Some(Drafted { out, position, behind }) = self.draft(batch.into()).await? else { return Ok(None) };
         let committed = self.append(out.batch).await?;
-        Ok(self.published(&committed, position))
+        Ok(self.published(&committed, position, behind))
     }
 
     /// Publishes the batch as [`Publisher::publish`] does. While it is being written, the next one is read, and made ready as far as it can
@@ -179,7 +179,7 @@ impl Publisher {
         batch: Upcoming,
         reading: impl Future<Output = Result<SourceBatch, E>>,
     ) -> Result<(Option<Durable>, Result<Upcoming, E>), PublishError> {
-        let Some(Drafted { out, position }) = self.draft(batch).await? else {
+        let Some(Drafted { out, position, behind }) = self.draft(batch).await? else {
             return Ok((None, reading.await.map(Upcoming::from)));
         };
         let (tables, settings, room, whole) = (&mut self.tables, &self.settings, self.room, self.progress.is_none());
@@ -188,36 +188,40 @@ impl Publisher {
             Ok(if whole { ahead::ahead(tables, settings, room, batch) } else { Upcoming::from(batch) })
         };
         let (committed, next) = tokio::join!(self.owned.append(out.batch), next);
-        Ok((self.published(&committed?, position), next))
+        Ok((self.published(&committed?, position, behind), next))
     }
 
-    fn published(&mut self, committed: &Committed, position: Option<Bytes>) -> Option<Durable> {
+    fn published(&mut self, committed: &Committed, position: Option<Bytes>, behind: bool) -> Option<Durable> {
         let position = position?;
-        self.progress = None;
+        if !behind {
+            self.progress = None;
+        }
         Some(Durable::from_commit(committed, position))
     }
 
     /// The batch as it is written at last; `None` where nothing is left to be written.
     async fn draft(&mut self, batch: Upcoming) -> Result<Option<Drafted>, PublishError> {
-        let Drafted { mut out, position } = match batch.stage {
+        let Drafted { mut out, position, behind } = match batch.stage {
             Stage::Drafted(drafted) => drafted,
             Stage::Read(batch) => self.encode(batch).await?,
         };
         self.count(&out.totals);
         self.room = out.bytes + out.bytes / 8;
         out.batch.position.clone_from(&position);
-        if position.is_some() && self.progress.is_some() {
+        if position.is_some() && self.progress.is_some() && !behind {
             out.batch.state.push(Progress::removal());
         }
-        Ok((!out.batch.is_empty()).then_some(Drafted { out, position }))
+        Ok((!out.batch.is_empty()).then_some(Drafted { out, position, behind }))
     }
 
     async fn encode(&mut self, batch: SourceBatch) -> Result<Drafted, PublishError> {
         let now_us = jiff::Timestamp::now().as_microsecond();
         let SourceBatch { mut changes, notices, loaded, position } = batch;
-        if let Some(progress) = &self.progress {
+        // The source may cut its batches elsewhere now: several may end before what is published does.
+        let behind = self.progress.is_some_and(|progress| {
             changes.retain(|change| change.version > progress.done);
-        }
+            changes.is_empty()
+        });
         if self.settings.form.truncates == Truncates::Skip {
             changes.retain(|change| change.operation != Operation::Truncate || ends_epoch(change));
         }
@@ -250,7 +254,7 @@ impl Publisher {
             let told = loaded.iter().map(|table| loaded::record(&self.settings.system, table, now_us.div_euclid(1_000)));
             out.batch.records.extend(told);
         }
-        Ok(Drafted { out, position })
+        Ok(Drafted { out, position, behind })
     }
 
     fn count(&mut self, more: &Totals) {
