@@ -110,8 +110,8 @@ impl Backlog {
         })
     }
 
-    /// The time from the start of a subscription until all of the topic is durable with it.
-    pub(crate) async fn deliver(&self, name: &str, sink: SinkConfig) -> Result<Duration, Failure> {
+    /// The time until all of the topic is durable with a subscription.
+    pub(crate) async fn deliver(&self, name: &str, sink: SinkConfig) -> Result<Delivered, Failure> {
         let declared = self.directory.subscriptions.values().next().ok_or("no subscription")?;
         let name = Name::parse(name).ok_or("a name")?;
         let resource = self.directory.resources.values().next().ok_or("no resource")?;
@@ -133,6 +133,8 @@ impl Backlog {
         let (mut status, shutdown) = (deliverer.status(), CancellationToken::new());
         let begun = Instant::now();
         let task = tokio::spawn(deliverer.run(shutdown.clone()));
+        status.wait_for(|status| matches!(status.phase, Phase::Live | Phase::Refilling { .. })).await?;
+        let takeover = begun.elapsed();
         status.wait_for(|status| status.phase == Phase::Live && status.offsets == ends).await?;
         let took = begun.elapsed();
         let parked = status.borrow().parked;
@@ -141,6 +143,15 @@ impl Backlog {
         if parked > 0 {
             return Err(format!("{parked} records were refused in {}", self.exchange.path().display()).into());
         }
-        Ok(took)
+        Ok(Delivered { takeover, took })
     }
+}
+
+/// From the start of a subscription.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delivered {
+    /// Until it holds the sink and knows where it stands there.
+    pub(crate) takeover: Duration,
+    /// Until everything was durable.
+    pub(crate) took: Duration,
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(runs: usize) -> Outcome {
         for number in 0..runs {
             let before = endpoint.bytes.load(Ordering::Relaxed);
             ours.push(
-                way.records as f64 / backlog.deliver(&format!("run-{number}"), sink(&endpoint, &way)?).await?.as_secs_f64(),
+                way.records as f64 / backlog.deliver(&format!("run-{number}"), sink(&endpoint, &way)?).await?.took.as_secs_f64(),
             );
             let body = (endpoint.bytes.load(Ordering::Relaxed) - before) as usize / (way.records as usize / way.batch);
             plain.push(way.records as f64 / post(&endpoint, &way, body).await?.as_secs_f64());
