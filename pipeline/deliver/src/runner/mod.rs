@@ -116,7 +116,8 @@ pub struct Deliverer {
     writing: Option<JoinHandle<()>>,
     aside: Aside,
     asks: mpsc::Sender<Request>,
-    asked: mpsc::Receiver<Request>,
+    /// Until somebody answers.
+    asked: Option<mpsc::Receiver<Request>>,
     /// Reads what the subscriber pulls.
     puller: Option<Puller>,
 }
@@ -217,7 +218,7 @@ impl Deliverer {
             writing: None,
             aside: Aside::default(),
             asks,
-            asked,
+            asked: Some(asked),
             name,
             topic,
             exchange,
@@ -266,10 +267,11 @@ impl Deliverer {
 
     /// Answers commands until `shutdown` and delivers nothing by itself.
     pub async fn attend(mut self, shutdown: CancellationToken) {
+        let Some(mut asked) = self.asked.take() else { return };
         loop {
             let request = tokio::select! {
                 () = shutdown.cancelled() => break,
-                request = self.asked.recv() => request,
+                request = asked.recv() => request,
             };
             let Some(request) = request else { break };
             tokio::select! {
@@ -288,9 +290,8 @@ impl Deliverer {
     }
 
     async fn deliver_until(&mut self, shutdown: &CancellationToken) -> Result<(), DeliverError> {
-        // Nobody else receives: what is asked for is done here, between two calls of `work`.
-        let (_, nothing) = mpsc::channel(1);
-        let mut asked = std::mem::replace(&mut self.asked, nothing);
+        // What is asked for is done here, between two calls of `work`.
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
         let mut rest = Rest::For(Duration::ZERO);
         loop {
             // When the approval begins or ends, what is under way is dropped, and everything is looked at anew.

@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A power of two; 16 MiB, of which the system gives what is used.
-const BUCKETS: usize = 1 << 18;
+/// A power of two; 8 MiB, of which the system gives what is used.
+const BUCKETS: usize = 1 << 16;
 
-/// Fingerprints that share a place: with one at each, every twentieth of 100,000 would be lost to another.
+/// Fingerprints that share a place, so that few are lost to others while there is room elsewhere.
 type Bucket = [u128; ROOM];
-const ROOM: usize = 4;
+const ROOM: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Known(Mutex<Vec<Bucket>>);
