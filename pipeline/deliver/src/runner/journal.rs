@@ -126,7 +126,10 @@ impl OpenJournal {
 enum Ask {
     /// Boxed: the channel has room for as many asks as it may hold, for each subscription.
     Note(Box<AuditEntry>),
-    Append { batch: Box<Batch>, done: oneshot::Sender<()> },
+    Append {
+        batch: Box<Batch>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A subscription's hold on the exchange log.

@@ -9,7 +9,7 @@ mod ahead;
 mod batch;
 mod chain;
 mod commands;
-mod decode;
+pub(crate) mod decode;
 mod fault;
 mod hand;
 mod handle;
@@ -185,7 +185,7 @@ impl Deliverer {
         delivery: Delivery,
         sink: impl FnOnce(SinkPlan) -> Result<Box<dyn Sink>, SinkError>,
     ) -> Result<Self, DeliverError> {
-        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools: _, metrics } = delivery;
+        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools, metrics } = delivery;
         let entitlement = Entitlement::compile(&subscription, &resource, &entity, &exchange.time_zone)?;
         let name: Arc<str> = subscription.name.as_str().into();
         let topic: Arc<str> = format!("std.{}", resource.name).into();
@@ -210,7 +210,7 @@ impl Deliverer {
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
             unchanged: subscription.unchanged,
-            schemas: Schemas::new(registry, entity),
+            schemas: Schemas::new(registry, entity, pools.plans()),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
             gap: false,
@@ -241,7 +241,7 @@ impl Deliverer {
         Some(Verifier {
             topic: Arc::clone(&self.topic),
             log: Arc::clone(&self.log),
-            registry: Arc::clone(self.schemas.registry()),
+            schemas: self.schemas.clone(),
             entitlement: Arc::clone(&self.entitlement),
             holdings: self.sink.holdings()?,
             aside: self.aside.clone(),
