@@ -1,9 +1,10 @@
 //! Changes and position into the log, in one commit: the one path that may confirm upstream.
 //!
 //! Invariants: a [`Durable`] exists only for a position that a commit holds; a batch that is tried again after its log was
-//! opened anew is published once, also where a truncate made it several commits ([`state::Progress`]); a value that cannot be
-//! published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`, `guitong-unkeyed`) and stops nothing. Several commits are
-//! made for one batch only by a truncate, and only the last of them holds the position.
+//! opened anew is published once, also where a truncate made it several commits and the source cuts its batches elsewhere then
+//! ([`state::Progress`]); a value that cannot be published whole is marked (`guitong-absent`, `guitong-lossy`, `guitong-too-large`,
+//! `guitong-unkeyed`) and stops nothing. Several commits are made for one batch only by a truncate, and only the last of them holds
+//! the position.
 
 mod ahead;
 mod draft;
