@@ -17,9 +17,9 @@ use self_cell::self_cell;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Fault;
 use super::batch::{Item, decide};
 use super::decode::Schemas;
+use super::{Fault, READ_WAIT};
 
 type Items<'r> = Vec<Item<'r>>;
 
@@ -59,18 +59,23 @@ pub(super) struct Decider {
     pub(super) unchanged: bool,
     /// As [`super::Session::caught_up`].
     pub(super) caught_up: Arc<AtomicBool>,
-    /// Of one read.
-    pub(super) budget: ReadBudget,
+    /// Of one read: [`Decider::most`], and less at first, so that the sink has something to do while more is read.
+    pub(super) bytes: usize,
+    pub(super) most: usize,
 }
+
+/// By how much a read may be larger than the one before.
+const GROWTH: usize = 4;
 
 impl Decider {
     async fn next(&mut self, reader: &mut dyn LogReader) -> Result<Decided, Fault> {
         let batch = loop {
-            let batch = reader.read(self.budget).await?;
+            let batch = reader.read(ReadBudget { bytes: self.bytes, wait: READ_WAIT }).await?;
             if !batch.next.is_empty() {
                 break batch;
             }
         };
+        self.bytes = self.most.min(self.bytes * GROWTH);
         self.schemas.prepare(&batch.records).await.map_err(Fault::Registry)?;
         let read = Read { batch, schemas: self.schemas.clone() };
         Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)
@@ -86,7 +91,8 @@ impl Decider {
 /// Reads ahead until it is dropped or a fault ends it.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    decided: mpsc::Receiver<Result<Decided, Fault>>,
+    /// Boxed: the channel has room for many more than come.
+    decided: mpsc::Receiver<Result<Decided, Box<Fault>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -96,7 +102,7 @@ impl Ahead {
         let task = tokio::spawn(async move {
             // Room first: what is read then waits here and nowhere else.
             while let Ok(room) = sender.reserve().await {
-                let next = decider.next(reader.as_mut()).await;
+                let next = decider.next(reader.as_mut()).await.map_err(Box::new);
                 let over = next.is_err();
                 room.send(next);
                 if over {
@@ -110,7 +116,7 @@ impl Ahead {
     /// The next batch; `None` where none comes within `wait`.
     pub(super) async fn next(&mut self, wait: Duration) -> Result<Option<Decided>, Fault> {
         match tokio::time::timeout(wait, self.decided.recv()).await {
-            Ok(Some(next)) => next.map(Some),
+            Ok(Some(next)) => next.map(Some).map_err(|fault| *fault),
             // After a fault there is nothing more, and the session is over.
             Ok(None) | Err(_) => Ok(None),
         }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use guitong_govern::{Entitlement, Standing, Stop};
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, LogError, ReadBudget, TopicPartition, deletes_kept, holds_deletes};
+use guitong_log::{ExchangeLog, LogError, TopicPartition, deletes_kept, holds_deletes};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
@@ -68,6 +68,8 @@ use crate::webhook::WebhookSink;
 
 /// Longest wait for records; an append ends it at once.
 const READ_WAIT: Duration = Duration::from_secs(1);
+/// Part of the batch's budget that a hold reads first.
+const FIRST_READ: usize = 16;
 /// Between two looks for a topic that is not there yet.
 const TOPIC_WAIT: Duration = Duration::from_millis(250);
 /// Between two measurements of the lag.
@@ -115,9 +117,10 @@ pub struct Deliverer {
     /// The task that writes what was last opened of the journal.
     writing: Option<JoinHandle<()>>,
     aside: Aside,
-    asks: mpsc::Sender<Request>,
+    /// Boxed: the channel has room for many, and few come.
+    asks: mpsc::Sender<Box<Request>>,
     /// Until somebody answers.
-    asked: Option<mpsc::Receiver<Request>>,
+    asked: Option<mpsc::Receiver<Box<Request>>>,
     /// Reads what the subscriber pulls.
     puller: Option<Puller>,
 }
@@ -276,7 +279,7 @@ impl Deliverer {
             let Some(request) = request else { break };
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = self.answer(request) => {}
+                () = self.answer(*request) => {}
             }
         }
         self.written().await;
@@ -316,7 +319,7 @@ impl Deliverer {
                         biased;
                         () = shutdown.cancelled() => return rest.ended(),
                         () = pause::until(turn) => {}
-                        () = self.answer(request) => {}
+                        () = Box::pin(self.answer(*request)) => {}
                     }
                     // Whoever asked for something had a look: it is tried again at once.
                     rest = Rest::For(Duration::ZERO);
@@ -334,7 +337,7 @@ impl Deliverer {
             match rest {
                 Rest::For(pause) => tokio::time::sleep(*pause).await,
                 Rest::UntilAsked(_) => std::future::pending().await,
-                Rest::Suspend(word) => self.suspend(word.clone()).await?,
+                Rest::Suspend(word) => Box::pin(self.suspend(word.clone())).await?,
             }
             self.serve().await
         };
@@ -346,7 +349,7 @@ impl Deliverer {
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, Fault> {
         let partitions = self.wait_for_topic().await?;
-        let mut session = self.open_session(partitions).await?;
+        let mut session = Box::pin(self.open_session(partitions)).await?;
         self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
         let reader = self.log.reader(from).await?;
@@ -366,7 +369,8 @@ impl Deliverer {
             entitlement: Arc::clone(&self.entitlement),
             unchanged: self.unchanged,
             caught_up: Arc::clone(&session.caught_up),
-            budget: ReadBudget { bytes: self.exchange.budgets.batch, wait: READ_WAIT },
+            bytes: self.exchange.budgets.batch / FIRST_READ,
+            most: self.exchange.budgets.batch,
         }
     }
 
@@ -453,7 +457,7 @@ impl Deliverer {
         if let Some(decided) = ahead.next(READ_WAIT).await? {
             let next = || decided.read().next.iter().map(|(at, next)| (at.partition, *next));
             if next().any(|(partition, next)| session.positions.get(&partition) != Some(&next)) {
-                self.deliver(session, &decided, &next().collect::<Vec<_>>()).await?;
+                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>())).await?;
                 self.backoff.reset();
             }
         }
