@@ -103,7 +103,7 @@ impl Hand<'_> {
         let removal = |row: &HeldRow| {
             let version = row.version.as_ref().and_then(|bytes| Version::from_bytes(bytes).ok()).unwrap_or_default();
             let key = RowKey { id: row.key.join("\0").into_bytes(), clear: Vec::new() };
-            Change { version, source_us: 0, what: What::Delete(key, Gone::NotGranted) }
+            Change::new(version, 0, What::Delete(key, Gone::NotGranted))
         };
         let removals: Vec<_> = rows.iter().map(removal).collect();
         let changes: Vec<_> = removals.iter().collect();
