@@ -14,6 +14,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 
 use crate::pull::OutboxFile;
+use crate::runner::Room;
 use crate::runner::decode::Plans;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::holders::known::Known;
@@ -61,6 +62,7 @@ struct Inner {
     kafka: Mutex<Vec<(KafkaCluster, Outlets)>>,
     known: Arc<Known>,
     plans: Arc<Plans>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Inner {
@@ -116,6 +118,10 @@ impl Pools {
 
     pub(crate) fn plans(&self) -> Arc<Plans> {
         Arc::clone(&self.inner.plans)
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        self.inner.room.clone()
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

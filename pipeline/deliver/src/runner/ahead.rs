@@ -11,15 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guitong_govern::{Entitlement, Stop};
-use guitong_log::{LogReader, ReadBatch, ReadBudget};
+use guitong_log::{LogReader, ReadBatch};
 use jiff::Timestamp;
 use self_cell::self_cell;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Fault;
+use super::appetite::{Appetite, Place};
 use super::batch::{Item, decide};
 use super::decode::Schemas;
-use super::{Fault, READ_WAIT};
 
 type Items<'r> = Vec<Item<'r>>;
 
@@ -38,6 +39,7 @@ self_cell! {
 pub(super) struct Read {
     pub(super) batch: ReadBatch,
     schemas: Schemas,
+    _place: Option<Place>,
 }
 
 impl Decided {
@@ -59,29 +61,25 @@ pub(super) struct Decider {
     pub(super) unchanged: bool,
     /// As [`super::Session::caught_up`].
     pub(super) caught_up: Arc<AtomicBool>,
-    /// Of one read: [`Decider::most`], and less at first, so that the sink has something to do while more is read.
-    pub(super) bytes: usize,
-    pub(super) most: usize,
+    pub(super) appetite: Appetite,
 }
-
-/// By how much a read may be larger than the one before.
-const GROWTH: usize = 4;
 
 impl Decider {
     async fn next(&mut self, reader: &mut dyn LogReader) -> Result<Decided, Fault> {
-        let batch = loop {
-            let batch = reader.read(ReadBudget { bytes: self.bytes, wait: READ_WAIT }).await?;
+        let (batch, place) = loop {
+            let (budget, place) = self.appetite.budget();
+            let batch = reader.read(budget).await?;
+            self.appetite.had(&batch);
             if !batch.next.is_empty() {
-                break batch;
+                break (batch, place);
             }
         };
-        self.bytes = self.most.min(self.bytes * GROWTH);
         self.schemas.prepare(&batch.records).await.map_err(Fault::Registry)?;
-        let read = Read { batch, schemas: self.schemas.clone() };
+        let read = Read { batch, schemas: self.schemas.clone(), _place: place };
         Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)
     }
 
-    fn decide<'r>(&self, Read { batch, schemas }: &'r Read) -> Result<Items<'r>, Stop> {
+    fn decide<'r>(&self, Read { batch, schemas, .. }: &'r Read) -> Result<Items<'r>, Stop> {
         // Of what is far behind the log may have dropped the record that a later one repeats.
         let repeats = self.unchanged || !self.caught_up.load(Ordering::Relaxed);
         decide(&self.entitlement, schemas, &batch.records, repeats, Timestamp::now())

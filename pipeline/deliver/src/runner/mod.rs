@@ -6,6 +6,7 @@
 //! record that the sink refuses is found by halving, set aside with its reason, and the rest goes on.
 
 mod ahead;
+mod appetite;
 mod batch;
 mod chain;
 mod commands;
@@ -37,6 +38,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::ahead::{Ahead, Decided, Decider};
+use self::appetite::Appetite;
+pub(crate) use self::appetite::Room;
 pub use self::chain::{Audited, Broken, audited};
 use self::decode::Schemas;
 pub use self::fault::DeliverError;
@@ -68,8 +71,6 @@ use crate::webhook::WebhookSink;
 
 /// Longest wait for records; an append ends it at once.
 const READ_WAIT: Duration = Duration::from_secs(1);
-/// Part of the batch's budget that a hold reads first.
-const FIRST_READ: usize = 16;
 /// Between two looks for a topic that is not there yet.
 const TOPIC_WAIT: Duration = Duration::from_millis(250);
 /// Between two measurements of the lag.
@@ -106,6 +107,7 @@ pub struct Deliverer {
     /// The subscription asks for records that are as they were.
     unchanged: bool,
     schemas: Schemas,
+    room: Room,
     sink: Box<dyn Sink>,
     metrics: SubscriptionMetrics,
     status: watch::Sender<DeliverStatus>,
@@ -214,6 +216,7 @@ impl Deliverer {
             revision: hex(&revision.0),
             unchanged: subscription.unchanged,
             schemas: Schemas::new(registry, entity, pools.plans()),
+            room: pools.room(),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
             gap: false,
@@ -369,8 +372,7 @@ impl Deliverer {
             entitlement: Arc::clone(&self.entitlement),
             unchanged: self.unchanged,
             caught_up: Arc::clone(&session.caught_up),
-            bytes: self.exchange.budgets.batch / FIRST_READ,
-            most: self.exchange.budgets.batch,
+            appetite: Appetite::new(self.room.clone(), self.exchange.budgets.batch),
         }
     }
 
