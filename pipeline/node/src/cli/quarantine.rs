@@ -236,21 +236,26 @@ fn read_again(entry: &Value) -> String {
     let parts = field(entry, "key").split(", ").filter_map(|part| part.split_once('='));
     let conditions: Vec<String> =
         parts.map(|(column, value)| format!("\"{}\" = '{}'", column.replace('"', "\"\""), value.replace('\'', "''"))).collect();
-    let row = conditions.join(" AND ").replace('\'', "'\\''");
-    format!("guitong system snapshot {} --table {} --where '{row}'", field(entry, "system"), field(entry, "table"))
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let table = field(entry, "table");
+    let is_plain = table.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '.' | '_'));
+    let table = if is_plain { table.to_owned() } else { quoted(table) };
+    format!("guitong system snapshot {} --table {table} --where {}", field(entry, "system"), quoted(&conditions.join(" AND ")))
 }
 
 impl Replay {
     async fn execute(self, color: bool) -> Result<(), Failure> {
         let desk = Desk::open(&self.at.dir, Some(&self.resource), color).await?;
-        let question = Question::Replay { filter: self.which.filter(self.ids)?, resource: self.resource };
+        let (filter, resource) = (self.which.filter(self.ids)?, self.resource);
+        let named = filter.ids.clone();
+        let question = Question::Replay { filter, resource: resource.clone() };
         let report: ReplayReport = desk.ask_once(question).await?;
         if self.json {
             say!("{}", serde_json::json!(report));
         } else {
             say!("{} tried, {} released, {} stay with their reasons", report.tried, report.released, report.kept);
         }
-        Ok(())
+        met(&resource, named, report.tried)
     }
 }
 
@@ -279,16 +284,31 @@ impl Drop {
             return Err(Failure::usage(message).help("say --yes to do so; the events stay in the raw log"));
         }
         let surrender = Surrender { by: user(), reason: self.reason };
-        let report: DropReport = desk.ask_once(Question::Drop { resource, filter, surrender }).await?;
+        let named = filter.ids.clone();
+        let report: DropReport = desk.ask_once(Question::Drop { resource: resource.clone(), filter, surrender }).await?;
         if self.json {
             say!("{}", serde_json::json!(report));
-            return Ok(());
+            return met(&resource, named, report.dropped);
         }
         say!("{} given up; each is told of in the topic audit.quarantine", report.dropped);
         if report.settled > 0 {
             say!("{} rows keep their last good version, which is no longer counted as held back", report.settled);
         }
-        Ok(())
+        met(&resource, named, report.dropped)
+    }
+}
+
+/// Whether all entries that were named are among the `met` ones: a number that is none is told rather than passed over.
+fn met(resource: &str, mut named: Vec<String>, met: u64) -> Result<(), Failure> {
+    named.sort_unstable();
+    named.dedup();
+    match (named.len() as u64).saturating_sub(met) {
+        0 => Ok(()),
+        missing => {
+            let message =
+                format!("{missing} of the entries that were named are not open in {resource}, or not as the other options say");
+            Err(Failure::no(message).help(format!("those there are: guitong quarantine list {resource}")))
+        }
     }
 }
 
@@ -328,5 +348,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let spaced = serde_json::json!({ "system": "licensing", "table": "public.企业 台账", "key": "序号=1" });
+        let command = r#"guitong system snapshot licensing --table 'public.企业 台账' --where '"序号" = '\''1'\'''"#;
+        assert_eq!(read_again(&spaced), command, "a shell takes it as it is");
     }
 }
