@@ -14,8 +14,12 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn broken() -> Exchange {
+    exchange("slott = \"x\"\n")
+}
+
+fn exchange(more: &str) -> Exchange {
     Exchange::write(&Layout {
-        source: "kind = \"sqlite\"\npath = \"department.db\"\nslott = \"x\"\n".to_owned(),
+        source: format!("kind = \"sqlite\"\npath = \"department.db\"\n{more}"),
         schema: "main",
         log: String::new(),
         sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
@@ -59,13 +63,7 @@ fn check_says_where_a_problem_is_and_run_starts_nothing() {
 
 #[test]
 fn commands_that_need_a_node_say_how_to_start_one() {
-    let exchange = Exchange::write(&Layout {
-        source: "kind = \"sqlite\"\npath = \"department.db\"\n".to_owned(),
-        schema: "main",
-        log: String::new(),
-        sink: "kind = \"sqlite\"\npath = \"sink.db\"\ntable = \"enterprise\"\n".to_owned(),
-    })
-    .unwrap();
+    let exchange = exchange("");
     let dir = exchange.path().to_str().unwrap();
     let status = guitong(&["status", dir]);
     assert_eq!(status.status.code(), Some(3));
@@ -99,4 +97,36 @@ fn help_version_and_completions_are_there() {
     }
     assert!(text(&guitong(&["version"]).stdout).starts_with("guitong "));
     assert!(text(&guitong(&["completions", "bash"]).stdout).contains("complete -F"));
+}
+
+/// Whoever reads through `head` leaves early: that is no failure. A disk that is full is one.
+#[test]
+fn an_answer_that_nobody_reads_is_no_failure_and_one_that_cannot_be_written_is() {
+    let (exchange, broken) = (exchange(""), broken());
+    let (dir, bad) = (exchange.path().to_str().unwrap(), broken.path().to_str().unwrap());
+    let unread = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let rows = exchange.path().join("rows.jsonl");
+    std::fs::write(&rows, "no row\n").unwrap();
+    let rows = rows.to_str().unwrap();
+    let commands: [(&[&str], i32); 6] = [
+        (&["resource", "try", "enterprise", "--dir", dir, "--input", rows], 1),
+        (&["version"], 0),
+        (&["completions", "bash"], 0),
+        (&["standard", "list"], 0),
+        (&["check", bad, "--json"], 1),
+        (&["check", bad], 1),
+    ];
+    for (arguments, code) in commands {
+        let mut command = Command::new(binary().unwrap());
+        let left = command.args(arguments).stdout(unread()).stderr(unread()).status().unwrap();
+        assert_eq!(left.code(), Some(code), "{arguments:?}");
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let told = Command::new(binary().unwrap()).arg("version").stdout(full).output().unwrap();
+    assert_eq!(told.status.code(), Some(3));
+    assert!(text(&told.stderr).contains("the answer was not written whole"), "{}", text(&told.stderr));
 }

@@ -95,6 +95,10 @@ async fn a_rejected_row_is_explained_and_flows_once_it_is_put_right() {
     let replayed = exchange.command(&["quarantine", "replay", "enterprise", "--rule", "uscc.length", "--json"]).unwrap();
     let replayed: Value = serde_json::from_str(&replayed.out).unwrap_or_else(|_| panic!("{}", replayed.err));
     assert_eq!((replayed["tried"].as_u64(), replayed["released"].as_u64()), (Some(0), Some(0)), "another rule's entries");
+    for arguments in [&["replay", "enterprise", "99"][..], &["drop", "enterprise", "99", "--reason", "测试", "--yes"]] {
+        let none = exchange.command(&[&["quarantine"], arguments].concat()).unwrap();
+        assert!(none.code == Some(1) && none.err.contains("1 of the entries that were named are not open"), "{none:?}");
+    }
     let resumed = exchange.command(&["resource", "resume", "enterprise"]).unwrap();
     assert_eq!(resumed.code, Some(1), "{}", resumed.err);
 

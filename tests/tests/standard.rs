@@ -214,6 +214,13 @@ fn the_standard_is_listed_and_shown_in_both_languages() {
     let rules = json(&["standard", "list", "--rules", "--json"]);
     assert!(rules.as_array().unwrap().len() > 90 && rules.as_array().unwrap().contains(&rule), "{rules:#}");
 
+    for (title, name) in [("社会救助", "SocialAssistance"), ("性别", "gbt2261_1_sex")] {
+        let shown = |called| ok(exchange.command(&["standard", "show", called]).unwrap());
+        assert_eq!(shown(title), shown(name), "what people call it by is a name as well");
+    }
+    let check = ok(exchange.command(&["standard", "show", "uscc"]).unwrap());
+    assert!(check.contains("统一社会信用代码") && check.contains("guitong standard check uscc VALUE"), "{check}");
+
     let unknown = exchange.command(&["standard", "show", "SocialAsistance"]).unwrap();
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.err.contains("did you mean `SocialAssistance`?"), "{}", unknown.err);

@@ -82,6 +82,20 @@ fn rows_of_a_file_need_no_database() {
     assert!(shown.contains("韦小明") && shown.contains("legal_rep_name"), "{shown}");
 }
 
+/// A department's values go to a terminal: what would steer it, or is not seen there, is written as its code point.
+#[test]
+fn what_is_not_seen_in_a_value_is_written_out() {
+    let exchange = exchange();
+    let rows = [row(1, &credit_code(1), "广西\u{1b}[2J甲\u{202e}公司"), row(2, &credit_code(2), "广西乙\u{200b}公司")].join("\n");
+    let tried = try_rows(&exchange, rows.as_bytes(), &["--values"]);
+    assert_eq!(tried.status.code(), Some(1), "{}", text(&tried.stderr));
+    let shown = text(&tried.stdout);
+    assert!(!shown.contains(['\u{1b}', '\u{202e}', '\u{200b}']), "{shown:?}");
+    for part in ["广西\\u{1b}[2J甲\\u{202e}公司", "[广西乙\\u{200b}公司]"] {
+        assert!(shown.contains(part), "{part}\n{shown}");
+    }
+}
+
 #[test]
 fn a_line_that_is_no_row_is_told_with_its_number_and_the_rest_goes_on() {
     let exchange = exchange();
@@ -213,6 +227,7 @@ fn check_runs_examples_and_tells_each_difference_with_its_line() {
         "reasons: expected uscc:uscc.length",
         "uscc: expected null, got",
         "resources/enterprise.examples.jsonl:3:1",
+        "beside `row` stand `table`, `at` (RFC 3339) and `expect`",
         "resources/enterprise.examples.jsonl:4:1",
         "0 resources",
     ] {
@@ -221,6 +236,14 @@ fn check_runs_examples_and_tells_each_difference_with_its_line() {
     let json = exchange.command(&["check", &dir, "--json"]).unwrap();
     let json: Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!((&json["errors"][0]["code"], &json["errors"][0]["line"]), (&json!("example"), &json!(1)));
+
+    // Expectations may be written by hand: they are replaced for who says so.
+    let refused = try_rows(&exchange, row(1, &credit_code(1), "广西甲(集团)有限公司").as_bytes(), &["--save"]);
+    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains("say --yes to replace it"), "{refused:?}");
+    assert!(fs::read_to_string(exchange.path().join(examples)).unwrap().contains("expects"), "nothing was written");
+    let saved = try_rows(&exchange, row(1, &credit_code(1), "广西甲(集团)有限公司").as_bytes(), &["--save", "--yes"]);
+    assert_eq!(saved.status.code(), Some(0), "{}", text(&saved.stderr));
+    assert_eq!(exchange.command(&["check", &dir]).unwrap().code, Some(0));
 }
 
 /// Cases with their steps in a table beside them, and the same steps as rows of a resource that folds them to cases.

@@ -1,5 +1,10 @@
 //! The node: one binary that wires connectors, normalisers and deliveries from an exchange directory, and the commands around it.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod output;
+
 pub mod cli;
 mod control;
 pub mod demo;

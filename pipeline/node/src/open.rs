@@ -52,13 +52,13 @@ pub(crate) fn draft_or_report(dir: &Path, color: bool) -> Result<Directory, Fail
     };
     let named = directory.warnings.iter().map(|problem| problem.file.as_str()).filter(is_left_out);
     for file in named.collect::<BTreeSet<_>>() {
-        eprintln!("warning: {file} has problems and is left out; `guitong check` tells them");
+        note!("warning: {file} has problems and is left out; `guitong check` tells them");
     }
     Ok(directory)
 }
 
 fn reported(problems: &Problems, color: bool) -> Failure {
-    eprint!("{}", problems.render(color));
+    crate::output::write_note(problems.render(color));
     Failure { code: exit::USAGE, message: String::new(), help: None }
 }
 

@@ -74,6 +74,21 @@ pub fn clip(text: &str, columns: usize) -> String {
     out
 }
 
+/// A value of somebody's on one line of a terminal: what would not be seen there is written as its code point.
+#[must_use]
+pub fn visible(value: &str) -> String {
+    let hidden = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{A0}' | '\u{AD}' | '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}')
+            || matches!(letter, '\u{3000}' | '\u{FEFF}' | '\u{E000}'..='\u{F8FF}' | '\u{F0000}'..)
+    };
+    let mut out = String::new();
+    for letter in value.chars() {
+        if hidden(letter) { out.extend(letter.escape_unicode()) } else { out.push(letter) }
+    }
+    out
+}
+
 /// A point in time, microseconds since 1970-01-01T00:00:00Z: `2026-11-23`, `2026-11-23 09:14`, RFC 3339, or a span before now, `2 h`.
 /// Without a zone it is on this machine's clock.
 ///
@@ -92,6 +107,14 @@ pub fn moment(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_seen_is_written_as_its_code_point() {
+        assert_eq!(
+            visible("南宁\u{3000}市\u{200b}\t\u{e000}\u{1b}[31m\u{202e}é"),
+            "南宁\\u{3000}市\\u{200b}\\u{9}\\u{e000}\\u{1b}[31m\\u{202e}é"
+        );
+    }
 
     #[test]
     fn moments() {

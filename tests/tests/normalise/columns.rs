@@ -20,7 +20,7 @@ fn reading(resource: &Resource, field: &str, column: &str) -> Arc<Resource> {
     Arc::new(resource)
 }
 
-async fn paused(stage: &Stage) -> String {
+pub(super) async fn paused(stage: &Stage) -> String {
     let status = stage.until(|status| matches!(status.phase, Phase::Paused(_))).await;
     let Phase::Paused(reason) = status.phase else { panic!("{status:?}") };
     reason

@@ -8,7 +8,7 @@ use guitong_schemas::contract::quality::PauseAbove;
 
 use super::harness::{RAW, Stage, World, uscc};
 
-fn corrected(resource: &Resource) -> Arc<Resource> {
+pub(super) fn corrected(resource: &Resource) -> Arc<Resource> {
     let mut resource = resource.clone();
     resource.map.get_mut("status").unwrap().codes.insert("不明".into(), "9".into());
     Arc::new(resource)

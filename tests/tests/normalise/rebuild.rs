@@ -13,8 +13,9 @@ use guitong_schemas::contract::{Name, Resource};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::columns::paused;
 use super::harness::{ABSENT, RAW, STD, Stage, World, headers, key_only, row, uscc};
-use super::quality::figures;
+use super::quality::{corrected, figures};
 
 /// The mapping with one more value of the status.
 fn knows(resource: &mut Resource, status: &str) {
@@ -161,6 +162,63 @@ async fn a_mapping_that_rejects_too_much_halts_before_anything_counts() {
     assert_eq!((report.published, report.deleted, report.unchanged), (0, 0, 6));
     assert_eq!(world.records(STD).await.len(), before);
     assert_eq!(stage.handle.status().borrow().quarantined, 0);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_rejects_too_much_pauses_its_rebuild_and_both_go_on() {
+    let mut world = World::new().await;
+    world.resource.quality.pause_above = PauseAbove { percent: 50, of: 4 };
+    world.create(1, &uscc(1), &[]).await;
+    for id in 2..=9 {
+        world.create(id, &uscc(id), &[("djzt", Some("不明"))]).await;
+    }
+    let stage = world.start();
+    paused(&stage).await;
+    let revision = stage.handle.rebuild().await.unwrap();
+    let halted_at = |offset| {
+        move |status: &NormaliserStatus| {
+            let halted = status.rebuild.as_ref().is_some_and(|rebuild| rebuild.halted.is_some());
+            halted && matches!(status.phase, Phase::Paused(_)) && status.offset == offset
+        }
+    };
+    let status = stage.until(halted_at(4)).await;
+    assert_eq!((status.entities, status.quarantined), (1, 3));
+    // A word lets both go on, up to the next pause of either.
+    assert!(stage.handle.resume().await.unwrap());
+    let status = stage.until(halted_at(7)).await;
+    assert_eq!((status.entities, status.quarantined), (1, 6));
+    reload(&stage, &corrected(&world.resource)).await;
+    let report = rebuilt(&stage, revision).await.rebuilt.unwrap();
+    assert_eq!((report.deleted, report.left), (0, 0));
+    let status = world.settled(&stage).await;
+    assert_eq!((status.entities, status.quarantined, status.held_back), (9, 0, 0));
+    assert_eq!(world.names().await.len(), 9);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_of_a_resource_that_waits_for_a_column_says_so_and_ends_with_the_column_back() {
+    let mut world = World::new().await;
+    world.create(1, &uscc(1), &[("lxr", Some("甲"))]).await;
+    let stage = world.start();
+    world.settled(&stage).await;
+    world.drop_column("djzt");
+    world.create(2, &uscc(2), &[]).await;
+    paused(&stage).await;
+    let revision = stage.handle.rebuild().await.unwrap();
+    let halted = |status: &NormaliserStatus| status.rebuild.as_ref().and_then(|rebuild| rebuild.halted.clone());
+    let status = stage.until(|status| halted(status).is_some()).await;
+    let why = halted(&status).unwrap();
+    assert!(why.contains("the resource, which is paused: main.qy_jbxx has no column `djzt`"), "{why}");
+    let asked = stage.handle.rebuild().await.unwrap_err().to_string();
+    assert!(asked.contains(&why), "{asked}");
+    world.restore_columns();
+    world.update(2, &uscc(2), &[]).await;
+    let status = rebuilt(&stage, revision).await;
+    let report = status.rebuilt.unwrap();
+    assert_eq!((report.published, report.deleted, report.unchanged, report.left), (0, 0, 2, 0));
+    assert_eq!((status.entities, status.quarantined), (2, 0));
     stage.stop().await;
 }
 

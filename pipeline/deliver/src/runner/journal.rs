@@ -76,10 +76,8 @@ impl OpenJournal {
         word: &Word,
         at_us: i64,
     ) -> Result<(), AppendError> {
-        ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
-        self.hold.append(ended(&self.subscription, entries, word, at_us)).await?;
-        entries.iter().for_each(|(parked, _)| self.aside.remove(parked.place()));
-        Ok(())
+        let batch = ended(&self.subscription, entries, word, at_us);
+        end(log, &self.aside, entries, self.hold.append(batch)).await
     }
 
     /// Appends those of the sink's entries that the log lacks.
@@ -120,6 +118,19 @@ impl OpenJournal {
         });
         (Journal { subscription, asks, failed: Some(failed), unlogged: VecDeque::new(), count, noted: 0, last, aside }, task)
     }
+}
+
+/// Ends entries by what `append` writes: once the topic that tells of it is there, and they are set aside until it is written.
+async fn end(
+    log: &dyn ExchangeLog,
+    aside: &Aside,
+    entries: &[(Parked, End)],
+    append: impl Future<Output = Result<(), AppendError>>,
+) -> Result<(), AppendError> {
+    ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
+    append.await?;
+    entries.iter().for_each(|(parked, _)| aside.remove(parked.place()));
+    Ok(())
 }
 
 /// What the writing task is asked for.
@@ -198,10 +209,8 @@ impl Journal {
         word: &Word,
         at_us: i64,
     ) -> Result<(), AppendError> {
-        ensure(log, PARKED_TOPIC).await.map_err(AppendError::Refused)?;
-        self.append(ended(&self.subscription, entries, word, at_us)).await?;
-        entries.iter().for_each(|(parked, _)| self.aside.remove(parked.place()));
-        Ok(())
+        let (batch, aside) = (ended(&self.subscription, entries, word, at_us), self.aside.clone());
+        end(log, &aside, entries, self.append(batch)).await
     }
 
     /// Waits until the log has the batch.

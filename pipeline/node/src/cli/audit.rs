@@ -25,9 +25,9 @@ impl Audit {
         let desk = Desk::of_subscriptions(&self.at.dir, self.subscription.as_deref(), color).await?;
         let audited: Vec<Audited> = desk.ask_once(Question::Audit { subscription: self.subscription }).await?;
         if self.json {
-            println!("{}", json!(audited));
+            say!("{}", json!(audited));
         } else {
-            audited.iter().for_each(|audited| print!("{}", text_of(audited)));
+            audited.iter().for_each(|audited| crate::output::write(text_of(audited)));
         }
         match audited.iter().filter(|audited| audited.broken.is_some()).count() {
             0 => Ok(()),

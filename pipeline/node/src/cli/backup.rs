@@ -33,7 +33,7 @@ impl Backup {
             }
         }
         let bytes = std::fs::metadata(&target).map_or(0, |data| data.len());
-        println!("wrote {} ({})", target.display(), crate::text::bytes(bytes));
+        say!("wrote {} ({})", target.display(), crate::text::bytes(bytes));
         Ok(())
     }
 }
@@ -53,10 +53,8 @@ impl Restore {
     pub(super) async fn execute(self, color: bool) -> Result<(), Failure> {
         let directory = open::load_or_report(&self.at.dir, color)?;
         let restored = open::restore(&directory, &self.file, self.yes).await?;
-        println!("{} is in place as a new log", restored.display());
-        println!(
-            "Offsets that sinks stored belong to the old one: subscriptions compare themselves with the log at the next start."
-        );
+        say!("{} is in place as a new log", restored.display());
+        say!("Offsets that sinks stored belong to the old one: subscriptions compare themselves with the log at the next start.");
         Ok(())
     }
 }

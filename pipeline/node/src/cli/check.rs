@@ -44,15 +44,15 @@ impl Check {
         }
         let unseen = seen::unseen(&directory);
         if self.json {
-            println!("{}", valid(&directory, &unseen));
+            say!("{}", valid(&directory, &unseen));
             return Ok(());
         }
-        eprint!("{}", problem::render(&directory.warnings, color));
+        crate::output::write_note(problem::render(&directory.warnings, color));
         for (system, tables) in &unseen {
             let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
             let (were, their) = if tables.len() == 1 { ("was", "its") } else { ("were", "their") };
             let tables = tables.join(", ");
-            eprintln!(
+            note!(
                 "{tables} {were} not looked at, so {their} columns, types and codes are not checked; `guitong system inspect {system}` looks"
             );
         }
@@ -61,15 +61,15 @@ impl Check {
             1 => " There is 1 warning.".to_owned(),
             warnings => format!(" There are {warnings} warnings."),
         };
-        println!("{} are well.{warned} Nothing was started.", well(&directory, &[]));
+        say!("{} are well.{warned} Nothing was started.", well(&directory, &[]));
         Ok(())
     }
 
     fn report(&self, problems: &Problems, color: bool) -> Failure {
         if self.json {
-            println!("{}", problems.to_json());
+            say!("{}", problems.to_json());
         } else {
-            eprint!("{}", problems.render(color));
+            crate::output::write_note(problems.render(color));
         }
         Failure { code: exit::NO, message: String::new(), help: None }
     }

@@ -28,13 +28,13 @@ impl Demo {
             demo::DemoError::Node(failure) => failure,
             other => Failure::unreachable(other.to_string()),
         })?;
-        print!("{}", render(&outcome));
+        crate::output::write(render(&outcome));
         match &self.dir {
             Some(dir) => {
                 let at = dir.display();
-                println!("  look around:  guitong run {at}   guitong status {at}   sqlite3 {at}/sinks/credit-office.db");
+                say!("  look around:  guitong run {at}   guitong status {at}   sqlite3 {at}/sinks/credit-office.db");
             }
-            None => println!("  keep it next time:  guitong demo --dir guitong-demo"),
+            None => say!("  keep it next time:  guitong demo --dir guitong-demo"),
         }
         if outcome.is_equal() {
             Ok(())

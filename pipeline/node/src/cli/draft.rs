@@ -46,7 +46,7 @@ impl DraftCommand {
         let table = look_at(&directory, system, &self.table).await?;
         let drafted = draft(&table, entity, &directory.standard);
         if self.json {
-            println!("{}", as_json(&drafted)?);
+            say!("{}", as_json(&drafted)?);
             return Ok(());
         }
         let code = free_code(&directory);
@@ -54,13 +54,13 @@ impl DraftCommand {
         let heading = Heading { code: &code, system: system.name.as_str(), table: &table.table, title: title.trim() };
         let text = drafted.to_toml(heading, &table, entity);
         if !system.tables.iter().any(|pattern| pattern.matches(&table_name(system, &table.table))) {
-            eprintln!("note: system {} does not tail {} yet: add it to its `tables`", system.name, table.table);
+            note!("note: system {} does not tail {} yet: add it to its `tables`", system.name, table.table);
         }
         match &self.output {
-            None => print!("{text}"),
+            None => crate::output::write(text),
             Some(path) => {
                 write(path, &text)?;
-                eprintln!("{}", summary(&drafted, entity, path));
+                note!("{}", summary(&drafted, entity, path));
             }
         }
         Ok(())
@@ -108,7 +108,7 @@ async fn look_at(directory: &Directory, system: &System, table: &str) -> Result<
             else {
                 return Err(failure);
             };
-            eprintln!("{failure}\nnote: drafting from the profile of {taken}");
+            note!("{failure}\nnote: drafting from the profile of {taken}");
             Ok(table)
         }
         Err(failure) => Err(failure),

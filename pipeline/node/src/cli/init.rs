@@ -25,9 +25,9 @@ impl Init {
             let target = self.dir.join(path);
             let written = target.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&target, content));
             written.map_err(|error| Failure::unreachable(format!("{}: {error}", target.display())))?;
-            println!("  {}", target.display());
+            say!("  {}", target.display());
         }
-        println!("Change the files to your departments, then: guitong check {}", self.dir.display());
+        say!("Change the files to your departments, then: guitong check {}", self.dir.display());
         Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl Inspect {
         if self.json {
             let profile = Profile { system: self.name, taken: taken(&directory), tables: shown };
             let json = serde_json::to_string_pretty(&profile).map_err(|error| Failure::unreachable(error.to_string()))?;
-            println!("{json}");
+            say!("{json}");
         } else {
             shown.iter().for_each(print_table);
         }
@@ -79,7 +79,7 @@ pub(super) async fn look(
         }
     };
     let lacking = registration::inspect(system, selection, &mut each).await.map_err(prepare::failure)?;
-    lacking.iter().for_each(|grant| eprintln!("left out for want of: {grant}"));
+    lacking.iter().for_each(|grant| note!("left out for want of: {grant}"));
     Ok(profiles)
 }
 
@@ -93,7 +93,7 @@ fn save(directory: &Directory, system: &System, tables: Vec<TableProfile>) -> Re
     profile.taken = taken(directory);
     profile.merge(tables.clone());
     let path = profile.save(&directory.root).map_err(failed)?;
-    eprintln!("saved in {}", path.display());
+    note!("saved in {}", path.display());
     Ok(tables)
 }
 
@@ -108,24 +108,25 @@ pub(super) fn table_name(system: &System, name: &str) -> TableName {
 }
 
 fn print_table(table: &TableProfile) {
-    let comment = table.comment.as_deref().map(|comment| format!("  {comment}")).unwrap_or_default();
+    let comment =
+        table.comment.as_deref().map(|comment| format!("  {}", text::visible(&comment.replace('\n', " ")))).unwrap_or_default();
     let key = if table.key.is_empty() { "no key".to_owned() } else { format!("key {}", table.key.join(", ")) };
     let size = if table.bytes > 0 { format!(", {}", text::bytes(table.bytes)) } else { String::new() };
     let (rows, sampled) = (text::count(table.rows), text::count(table.sampled));
-    println!("{}{comment}\n  about {rows} rows{size}; {key}; what follows is of {sampled} sampled rows", table.table);
+    say!("{}{comment}\n  about {rows} rows{size}; {key}; what follows is of {sampled} sampled rows", table.table);
     let of = |width: fn(&ColumnProfile) -> usize| table.columns.iter().map(width).max().unwrap_or_default().min(40);
     let (names, types) = (of(|column| text::width(&column.name)), of(|column| text::width(&column.declared)));
     for column in &table.columns {
-        let title = column.comment.as_deref().unwrap_or_default().replace('\n', " ");
+        let title = text::visible(&column.comment.as_deref().unwrap_or_default().replace('\n', " "));
         let line = format!(
             "  {}  {}  {}",
             text::pad(&column.name, names),
             text::pad(&column.declared, types),
             describe(table, column, &title)
         );
-        println!("{}", line.trim_end());
+        say!("{}", line.trim_end());
     }
-    println!();
+    say!();
 }
 
 /// Checks that many values pass which are something else.
@@ -158,7 +159,7 @@ fn describe(table: &TableProfile, column: &ColumnProfile, title: &str) -> String
         (rows * 10 >= present * 9).then(|| format!("in {name} {}", share(rows, present)))
     };
     parts.extend(column.lists.iter().filter_map(listed).take(3));
-    let value = |counted: &Counted| format!("{} ({})", counted.value.replace(['\n', '\r', '\t'], " "), text::count(counted.rows));
+    let value = |counted: &Counted| format!("{} ({})", text::visible(&counted.value), text::count(counted.rows));
     if !column.values.is_empty() {
         parts.push(column.values.iter().take(10).map(value).collect::<Vec<_>>().join(", "));
     }

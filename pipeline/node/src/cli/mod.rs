@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit::{self, Failure};
+use crate::output;
 
 /// Guitong (桂通): department databases to subscribing departments, every change once, to those who may have it.
 #[derive(Debug, Parser)]
@@ -125,24 +126,36 @@ pub async fn execute(cli: Cli) -> u8 {
         Command::Restore(command) => command.execute(color).await,
         Command::Demo(command) => command.execute().await,
         Command::Version => {
-            println!("guitong {}", env!("CARGO_PKG_VERSION"));
+            say!("guitong {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "guitong", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "guitong", &mut script);
+            output::write(String::from_utf8_lossy(&script));
             Ok(())
         }
     };
-    match outcome {
+    match outcome.and_then(|()| output::finish()) {
         Ok(()) => exit::DONE,
         Err(failure) => report(&failure, color),
+    }
+}
+
+/// Prints a page of a list: a line for each entry, what says more of one, and the command that lists those behind it, where there are any.
+fn list(lines: impl ExactSizeIterator<Item = String>, more: &str, next: Option<String>) {
+    let count = lines.len();
+    lines.for_each(|line| say!("{line}"));
+    say!("{count} shown; {more}");
+    if let Some(next) = next {
+        say!("there are more: {next}");
     }
 }
 
 fn report(failure: &Failure, color: bool) -> u8 {
     if !failure.message.is_empty() {
         let (red, reset) = if color && std::io::stderr().is_terminal() { ("\x1b[31;1m", "\x1b[0m") } else { ("", "") };
-        eprintln!("{red}error{reset}: {failure}");
+        note!("{red}error{reset}: {failure}");
     }
     failure.code
 }

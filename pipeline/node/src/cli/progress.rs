@@ -50,7 +50,7 @@ impl Progress for Shown {
             Some(bar) => bar.set_position(done),
             None if self.line.is_some_and(|line| line.elapsed() >= LINE) => {
                 self.line = Some(Instant::now());
-                println!("  {} {} of {}", text::pad(self.what, 20), text::count(done), text::count(self.total));
+                say!("  {} {} of {}", text::pad(self.what, 20), text::count(done), text::count(self.total));
             }
             None => {}
         }
@@ -61,6 +61,6 @@ impl Progress for Shown {
             bar.finish_and_clear();
         }
         let time = self.begun.map(|begun| begun.elapsed()).unwrap_or_default();
-        println!("  {} {:>9} in {}", text::pad(self.what, 20), text::count(self.done), text::span(time));
+        say!("  {} {:>9} in {}", text::pad(self.what, 20), text::count(self.done), text::span(time));
     }
 }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use guitong_normalise::{DropReport, Filter, ReplayReport, Surrender};
 use serde_json::Value;
 
-use super::InDirectory;
+use super::{InDirectory, list};
 use crate::exit::Failure;
 use crate::node::{Desk, Page, Question};
 use crate::text;
@@ -129,16 +129,12 @@ impl List {
         let question = Question::List { resource: self.resource, filter, after: self.after, limit };
         let page: Page = desk.ask_once(question).await?;
         if self.json {
-            println!("{}", Value::from(page.entries));
+            say!("{}", Value::from(page.entries));
             return Ok(());
         }
-        for entry in &page.entries {
-            println!("{}", line(entry));
-        }
-        println!("{} shown; guitong quarantine show RESOURCE ID says why", page.entries.len());
-        if let Some(last) = page.entries.last().filter(|_| page.more) {
-            println!("there are more: guitong quarantine list {} --after {}", field(last, "resource"), field(last, "id"));
-        }
+        let next = page.entries.last().filter(|_| page.more);
+        let next = next.map(|last| format!("guitong quarantine list {} --after {}", field(last, "resource"), field(last, "id")));
+        list(page.entries.iter().map(line), "guitong quarantine show RESOURCE ID says why", next);
         Ok(())
     }
 }
@@ -163,7 +159,7 @@ fn line(entry: &Value) -> String {
         text::pad(field(entry, "resource"), 20),
         text::pad(field(entry, "id"), 4),
         field(entry, "local_time"),
-        field(entry, "key"),
+        text::visible(field(entry, "key")),
         rules.join(", ")
     )
 }
@@ -174,9 +170,9 @@ impl Show {
         let question = Question::Show { resource: self.resource, id: self.id.to_ascii_lowercase() };
         let entry: Value = desk.ask_once(question).await?;
         if self.json {
-            println!("{entry}");
+            say!("{entry}");
         } else {
-            print!("{}", shown(&entry));
+            crate::output::write(shown(&entry));
         }
         Ok(())
     }
@@ -192,16 +188,19 @@ fn shown(entry: &Value) -> String {
         of("id"),
         of("system_title"),
         of("table"),
-        of("key"),
+        text::visible(of("key")),
         of("version"),
         of("local_time")
     );
     for reason in reasons(entry) {
         let of = |name| field(reason, name);
-        out.push_str(&format!("{}      {} {}\n", of("zh"), of("rule"), of("en")));
+        out.push_str(&format!("{}      {} {}\n", text::visible(of("zh")), of("rule"), text::visible(of("en"))));
         let facts = [("value", of("value")), ("rule", of("standard")), ("grade", of("grade"))];
-        let facts: Vec<String> =
-            facts.iter().filter(|(_, fact)| !fact.is_empty()).map(|(name, fact)| format!("{name} {fact}")).collect();
+        let facts: Vec<String> = facts
+            .iter()
+            .filter(|(_, fact)| !fact.is_empty())
+            .map(|(name, fact)| format!("{name} {}", text::visible(fact)))
+            .collect();
         if !facts.is_empty() {
             out.push_str(&format!("    {}\n", facts.join("   ")));
         }
@@ -237,21 +236,26 @@ fn read_again(entry: &Value) -> String {
     let parts = field(entry, "key").split(", ").filter_map(|part| part.split_once('='));
     let conditions: Vec<String> =
         parts.map(|(column, value)| format!("\"{}\" = '{}'", column.replace('"', "\"\""), value.replace('\'', "''"))).collect();
-    let row = conditions.join(" AND ").replace('\'', "'\\''");
-    format!("guitong system snapshot {} --table {} --where '{row}'", field(entry, "system"), field(entry, "table"))
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let table = field(entry, "table");
+    let is_plain = table.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '.' | '_'));
+    let table = if is_plain { table.to_owned() } else { quoted(table) };
+    format!("guitong system snapshot {} --table {table} --where {}", field(entry, "system"), quoted(&conditions.join(" AND ")))
 }
 
 impl Replay {
     async fn execute(self, color: bool) -> Result<(), Failure> {
         let desk = Desk::open(&self.at.dir, Some(&self.resource), color).await?;
-        let question = Question::Replay { filter: self.which.filter(self.ids)?, resource: self.resource };
+        let (filter, resource) = (self.which.filter(self.ids)?, self.resource);
+        let named = filter.ids.clone();
+        let question = Question::Replay { filter, resource: resource.clone() };
         let report: ReplayReport = desk.ask_once(question).await?;
         if self.json {
-            println!("{}", serde_json::json!(report));
+            say!("{}", serde_json::json!(report));
         } else {
-            println!("{} tried, {} released, {} stay with their reasons", report.tried, report.released, report.kept);
+            say!("{} tried, {} released, {} stay with their reasons", report.tried, report.released, report.kept);
         }
-        Ok(())
+        met(&resource, named, report.tried)
     }
 }
 
@@ -280,16 +284,31 @@ impl Drop {
             return Err(Failure::usage(message).help("say --yes to do so; the events stay in the raw log"));
         }
         let surrender = Surrender { by: user(), reason: self.reason };
-        let report: DropReport = desk.ask_once(Question::Drop { resource, filter, surrender }).await?;
+        let named = filter.ids.clone();
+        let report: DropReport = desk.ask_once(Question::Drop { resource: resource.clone(), filter, surrender }).await?;
         if self.json {
-            println!("{}", serde_json::json!(report));
-            return Ok(());
+            say!("{}", serde_json::json!(report));
+            return met(&resource, named, report.dropped);
         }
-        println!("{} given up; each is told of in the topic audit.quarantine", report.dropped);
+        say!("{} given up; each is told of in the topic audit.quarantine", report.dropped);
         if report.settled > 0 {
-            println!("{} rows keep their last good version, which is no longer counted as held back", report.settled);
+            say!("{} rows keep their last good version, which is no longer counted as held back", report.settled);
         }
-        Ok(())
+        met(&resource, named, report.dropped)
+    }
+}
+
+/// Whether all entries that were named are among the `met` ones: a number that is none is told rather than passed over.
+fn met(resource: &str, mut named: Vec<String>, met: u64) -> Result<(), Failure> {
+    named.sort_unstable();
+    named.dedup();
+    match (named.len() as u64).saturating_sub(met) {
+        0 => Ok(()),
+        missing => {
+            let message =
+                format!("{missing} of the entries that were named are not open in {resource}, or not as the other options say");
+            Err(Failure::no(message).help(format!("those there are: guitong quarantine list {resource}")))
+        }
     }
 }
 
@@ -313,6 +332,7 @@ mod tests {
             "reasons": [
                 { "rule": "uscc.check_digit", "field": "uscc", "value": "91450100MA5", "zh": "统一社会信用代码：校验码不符",
                   "en": "uscc: the check character is wrong", "standard": "GB 32100-2015", "grade": "G0" },
+                { "rule": "text.control", "field": "name", "value": "甲\u{1b}[31m公司", "zh": "含控制字符", "en": "a control character" },
                 { "rule": "row.too_large", "field": "", "zh": "字段值超过上限", "en": "a value over the limit" },
             ],
         });
@@ -320,6 +340,7 @@ mod tests {
         for part in [
             "企业登记 public.qy_jbxx  key qybh=4501003721  version 7/0/1  2026-11-23 09:14:05 +08:00",
             "统一社会信用代码：校验码不符      uscc.check_digit uscc: the check character is wrong",
+            "    value 甲\\u{1b}[31m公司\n",
             "    value 91450100MA5   rule GB 32100-2015   grade G0",
             "stays with its 3 subscribers (held back)",
             r#"guitong system snapshot licensing --table public.qy_jbxx --where '"qybh" = '\''4501003721'\'''"#,
@@ -327,5 +348,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let spaced = serde_json::json!({ "system": "licensing", "table": "public.企业 台账", "key": "序号=1" });
+        let command = r#"guitong system snapshot licensing --table 'public.企业 台账' --where '"序号" = '\''1'\'''"#;
+        assert_eq!(read_again(&spaced), command, "a shell takes it as it is");
     }
 }

@@ -45,12 +45,12 @@ impl Rebuild {
             return self.tell(&report);
         }
         if self.json {
-            println!("{}", json!({ "resource": self.name, "revision": revision }));
+            say!("{}", json!({ "resource": self.name, "revision": revision }));
         } else if desk.is_node() {
-            println!("{} is made again as revision {revision}; guitong status shows how far it is", self.name);
+            say!("{} is made again as revision {revision}; guitong status shows how far it is", self.name);
         } else {
             let dir = self.at.dir.display();
-            println!("noted: {} is made again as revision {revision} once a node runs: guitong run {dir}", self.name);
+            say!("noted: {} is made again as revision {revision} once a node runs: guitong run {dir}", self.name);
         }
         Ok(())
     }
@@ -68,8 +68,10 @@ impl Rebuild {
                 return Ok(report);
             }
             if let Some(why) = now.as_ref().and_then(|now| now.halted.as_ref()) {
-                let help =
-                    format!("with a corrected mapping it begins anew by itself; as it is: guitong resource resume {}", self.name);
+                let help = format!(
+                    "with a corrected mapping it begins anew by itself; rejected rows and all: guitong resource resume {}",
+                    self.name
+                );
                 return Err(Failure::no(format!("the rebuild of {} halts: {why}", self.name)).help(help));
             }
             if let (Some(shown), Some(now)) = (&mut shown, &now) {
@@ -81,11 +83,11 @@ impl Rebuild {
 
     fn tell(&self, report: &RebuildReport) -> Result<(), Failure> {
         if self.json {
-            println!("{}", json!({ "resource": self.name, "report": report }));
+            say!("{}", json!({ "resource": self.name, "report": report }));
             return Ok(());
         }
         let RebuildReport { published, deleted, unchanged, left, .. } = *report;
-        println!(
+        say!(
             "{} was made again as revision {}: {} records published, {} deleted, {} as they were",
             self.name,
             report.revision,
@@ -97,7 +99,7 @@ impl Rebuild {
             let directory = open::look_or_report(&self.at.dir, false)?;
             let resource = directory.resources.values().find(|resource| resource.name.as_str() == self.name);
             let read = resource.map(|it| format!(": guitong system snapshot {} --table {}", it.system, it.table));
-            println!(
+            say!(
                 "{} rows stay as they were, since the log holds them no longer, or in a form that the mapping cannot read; \
                  the department's table has them{}",
                 text::count(left),

@@ -53,12 +53,12 @@ impl Quality {
         let question = Question::Quality { resource: self.resource, from: self.from, to: self.to };
         let figures: Vec<Figures> = desk.ask_once(question).await?;
         if self.json {
-            println!("{}", json!(figures.iter().map(document).collect::<Vec<_>>()));
+            say!("{}", json!(figures.iter().map(document).collect::<Vec<_>>()));
         } else if self.csv {
-            print!("{}", csv(&figures));
+            crate::output::write(csv(&figures));
         } else {
             for of in &figures {
-                print!("{}", render(of));
+                crate::output::write(render(of));
             }
         }
         Ok(())

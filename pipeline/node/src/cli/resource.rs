@@ -1,6 +1,6 @@
 //! `guitong resource`: drafting a mapping, and what one makes of rows, before anything is published.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -50,6 +50,9 @@ pub(super) struct Try {
     /// Write the rows with what came of them to resources/NAME.examples.jsonl, which `guitong check` runs from then on
     #[arg(long, requires = "input")]
     save: bool,
+    /// Replace the examples that are there
+    #[arg(long, requires = "save")]
+    yes: bool,
     /// Show values of the grades G2 and G3 as they are
     #[arg(long)]
     values: bool,
@@ -75,7 +78,7 @@ impl Resume {
         if !was_paused {
             return Err(Failure::no(format!("neither {0} nor a rebuild of it is paused for rejected rows", self.name)));
         }
-        println!("{} goes on; it pauses again where as many rows are rejected", self.name);
+        say!("{} goes on; it pauses again where as many rows are rejected", self.name);
         Ok(())
     }
 }
@@ -88,12 +91,15 @@ impl Try {
             None => open::load_or_report(&self.at.dir, color)?,
         };
         let trial = Trial::new(&directory, &self.name)?;
+        if self.save {
+            crate::trial::free(&directory.root, &self.name, self.yes)?;
+        }
         let outcomes = match &self.input {
             Some(path) => {
                 let lines = crate::trial::lines(&read(path)?);
                 let outcomes = trial.lines(&lines).await?;
                 if self.save {
-                    eprintln!("{} was written.", crate::trial::save(&trial, &lines, &outcomes)?);
+                    note!("{} was written.", crate::trial::save(&trial, &lines, &outcomes)?);
                 }
                 outcomes
             }
@@ -102,17 +108,12 @@ impl Try {
         let view =
             View { entity: &trial.entity, columns: trial.columns(), values: self.values, color, terminal: terminal_width() };
         let mut summary = Summary::default();
-        let mut out = std::io::stdout().lock();
         for outcome in outcomes.iter().flatten() {
             summary.add(outcome);
-            let text = if self.json { outcome.to_json().to_string() } else { view.outcome(outcome) };
-            // Who reads may have seen enough.
-            if writeln!(out, "{text}").is_err() {
-                break;
-            }
+            say!("{}", if self.json { outcome.to_json().to_string() } else { view.outcome(outcome) });
         }
         if !self.json {
-            let _ = write!(out, "{}", summary.text());
+            crate::output::write(summary.text());
         }
         if summary.has_rejected() { Err(Failure { code: exit::NO, message: String::new(), help: None }) } else { Ok(()) }
     }

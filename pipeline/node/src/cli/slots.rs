@@ -45,9 +45,9 @@ impl Slots {
         if let Some(name) = &self.drop {
             drop_orphans(&found, name).await?;
         } else if self.json {
-            println!("{}", Value::from(found.iter().map(Found::json).collect::<Vec<_>>()));
+            say!("{}", Value::from(found.iter().map(Found::json).collect::<Vec<_>>()));
         } else {
-            print!("{}", render(&found));
+            crate::output::write(render(&found));
         }
         failed.map_or(Ok(()), Err)
     }
@@ -117,7 +117,7 @@ async fn drop_orphans(found: &[Found<'_>], name: &str) -> Result<(), Failure> {
         }
         postgres::drop_slot(found.through, name).await.map_err(prepare::failure)?;
         let freed = found.slot.retained.map_or(String::new(), |bytes| format!("; {} of log are let go", text::bytes(bytes)));
-        println!("{name} is dropped on {}{freed}", found.server);
+        say!("{name} is dropped on {}{freed}", found.server);
     }
     Ok(())
 }

@@ -23,9 +23,9 @@ impl StatusCommand {
         let status = client.status().await?;
         if self.json {
             let text = serde_json::to_string_pretty(&status).map_err(|error| Failure::unreachable(error.to_string()))?;
-            println!("{text}");
+            say!("{text}");
         } else {
-            print!("{}", status.render());
+            crate::output::write(status.render());
         }
         Ok(())
     }

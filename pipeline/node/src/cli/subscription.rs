@@ -6,8 +6,8 @@ mod verify;
 use clap::{Args, Subcommand};
 use guitong_deliver::{Made, ReplayReport, Shown, Word};
 
-use super::InDirectory;
 use super::quarantine::user;
+use super::{InDirectory, list};
 use crate::exit::{self, Failure};
 use crate::node::{About, AsidePage, Desk, Issued, Question};
 use crate::text;
@@ -187,7 +187,7 @@ impl Pause {
         if !ask(&self.at, Some(&self.name), about, color).await? {
             return Err(Failure::no(format!("{} is paused already", self.name)));
         }
-        println!("{0} is paused; what comes meanwhile waits in the log. To go on: guitong subscription resume {0}", self.name);
+        say!("{0} is paused; what comes meanwhile waits in the log. To go on: guitong subscription resume {0}", self.name);
         Ok(())
     }
 }
@@ -198,7 +198,7 @@ impl Resume {
         if !ask(&self.at, Some(&self.name), about, color).await? {
             return Err(Failure::no(format!("{} was not paused and did not stand still", self.name)));
         }
-        println!("{} goes on where its sink stands", self.name);
+        say!("{} goes on where its sink stands", self.name);
         Ok(())
     }
 }
@@ -215,7 +215,7 @@ impl Resync {
         }
         let about = About::Resync { subscription: self.name.clone(), word: Word { by: user(), reason: String::new() } };
         ask::<()>(&self.at, Some(&self.name), about, color).await?;
-        println!("{} is delivered again from the log; guitong status shows how far that is", self.name);
+        say!("{} is delivered again from the log; guitong status shows how far that is", self.name);
         Ok(())
     }
 }
@@ -225,14 +225,16 @@ impl Token {
         let about = About::Token { subscription: self.name.clone(), days: self.days, by: user() };
         let issued: Issued = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", serde_json::json!(issued));
+            say!("{}", serde_json::json!(issued));
             return Ok(());
         }
-        println!("{}", issued.token);
-        eprintln!(
+        say!("{}", issued.token);
+        note!(
             "valid until {}; it is shown this once, and the one before is void. The subscriber asks with it:\n  \
              curl --header 'Authorization: Bearer <token>' http://{}/v1/subscriptions/{}/events",
-            issued.expires, issued.listen, self.name
+            issued.expires,
+            issued.listen,
+            self.name
         );
         Ok(())
     }
@@ -243,18 +245,17 @@ impl List {
         let about = About::Parked { subscription: self.name.clone(), after: self.after, limit: self.limit };
         let page: AsidePage = ask(&self.at, self.name.as_deref(), about, color).await?;
         if self.json {
-            println!("{}", serde_json::json!(page.entries));
+            say!("{}", serde_json::json!(page.entries));
             return Ok(());
         }
-        for entry in &page.entries {
+        let lines = page.entries.iter().map(|entry| {
             let (name, id) = (text::pad(&entry.subscription, 20), text::pad(&entry.id, 10));
-            let key = entry.parked.key.as_deref().unwrap_or("-");
-            println!("{name}  {id}  {}  {key}  {}", entry.local_time, entry.parked.reason);
-        }
-        println!("{} shown; guitong subscription parked show NAME ID shows what would be delivered", page.entries.len());
-        if let Some(last) = page.entries.last().filter(|_| page.more) {
-            println!("there are more: guitong subscription parked list {} --after {}", last.subscription, last.id);
-        }
+            let key = text::visible(entry.parked.key.as_deref().unwrap_or("-"));
+            format!("{name}  {id}  {}  {key}  {}", entry.local_time, text::visible(&entry.parked.reason))
+        });
+        let next = page.entries.last().filter(|_| page.more);
+        let next = next.map(|last| format!("guitong subscription parked list {} --after {}", last.subscription, last.id));
+        list(lines, "guitong subscription parked show NAME ID shows what would be delivered", next);
         Ok(())
     }
 }
@@ -264,9 +265,9 @@ impl Show {
         let about = About::Show { subscription: self.name.clone(), id: self.id.clone(), values: self.values };
         let shown: Shown = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", serde_json::json!(shown));
+            say!("{}", serde_json::json!(shown));
         } else {
-            print!("{}", text_of(&self.name, &self.id, &shown));
+            crate::output::write(text_of(&self.name, &self.id, &shown));
         }
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Show {
 /// A record for people.
 fn text_of(name: &str, id: &str, shown: &Shown) -> String {
     let parked = &shown.parked;
-    let of = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let of = |known: &Option<String>| known.as_deref().map_or("-".to_owned(), text::visible);
     let mut out = format!(
         "{name} ({id})\n{} partition {} offset {}  key {}  version {}\n    {}\n",
         parked.topic,
@@ -283,7 +284,7 @@ fn text_of(name: &str, id: &str, shown: &Shown) -> String {
         parked.offset,
         of(&parked.key),
         of(&parked.version),
-        parked.reason
+        text::visible(&parked.reason)
     );
     match &shown.made {
         Made::Delete => out.push_str("It is a delete of the row, or the row lies outside the subscription's condition.\n"),
@@ -293,7 +294,7 @@ fn text_of(name: &str, id: &str, shown: &Shown) -> String {
             for cell in cells {
                 let value = match (&cell.value, cell.concealed) {
                     (_, true) => "(not shown without --values)",
-                    (Some(value), _) => value,
+                    (Some(value), _) => &text::visible(value),
                     (None, _) => "(empty)",
                 };
                 out.push_str(&format!("    {}  {}  {}  {value}\n", text::pad(&cell.name, 24), cell.grade, cell.title));
@@ -311,11 +312,14 @@ impl Replay {
         let about = About::Replay { subscription: self.name.clone(), ids: self.ids };
         let report: ReplayReport = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", serde_json::json!(report));
+            say!("{}", serde_json::json!(report));
         } else {
-            println!(
+            say!(
                 "{} tried, {} delivered, {} superseded by later changes, {} refused again",
-                report.tried, report.delivered, report.superseded, report.kept
+                report.tried,
+                report.delivered,
+                report.superseded,
+                report.kept
             );
         }
         match report.kept {
@@ -343,9 +347,9 @@ impl Drop {
         let about = About::Drop { subscription: self.name.clone(), ids: self.ids, word };
         let dropped: u64 = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", serde_json::json!({ "dropped": dropped }));
+            say!("{}", serde_json::json!({ "dropped": dropped }));
         } else {
-            println!("{dropped} given up; each is told of in the topic audit.parked");
+            say!("{dropped} given up; each is told of in the topic audit.parked");
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl Snapshot {
             (None, None) => Action::Resume,
         };
         let client = Client::require(&self.at.dir).await?;
-        println!("{}", client.snapshot(&SnapshotRequest { system: self.name, action }).await?);
+        say!("{}", client.snapshot(&SnapshotRequest { system: self.name, action }).await?);
         Ok(())
     }
 }
@@ -77,7 +77,7 @@ pub(super) struct Repair {
 
 impl Repair {
     async fn execute(self) -> Result<(), Failure> {
-        println!("{}", Client::require(&self.at.dir).await?.repair(&self.name).await?);
+        say!("{}", Client::require(&self.at.dir).await?.repair(&self.name).await?);
         Ok(())
     }
 }
@@ -109,14 +109,14 @@ impl SystemCommand {
         let directory = open::load_or_report(&change.at.dir, color)?;
         let statements = prepare::statements(&directory, &change.name, direction).await?;
         for statement in &statements {
-            println!("{statement}{}", if statement.starts_with("--") || statement.ends_with(';') { "" } else { ";" });
+            say!("{statement}{}", if statement.starts_with("--") || statement.ends_with(';') { "" } else { ";" });
         }
         if change.apply {
             let administrator = change.administrator.map(Secret::new);
             prepare::apply(&directory, &change.name, administrator.as_ref(), &statements).await?;
-            eprintln!("{} statements ran.", statements.iter().filter(|statement| !statement.starts_with("--")).count());
+            note!("{} statements ran.", statements.iter().filter(|statement| !statement.starts_with("--")).count());
         } else if statements.is_empty() {
-            eprintln!("Nothing is to be done.");
+            note!("Nothing is to be done.");
         }
         Ok(())
     }

@@ -83,15 +83,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<M
 
 impl<'de> Deserialize<'de> for Example {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Probe<'p> {
-            #[serde(borrow)]
-            row: Option<&'p RawValue>,
-        }
         let line = Box::<RawValue>::deserialize(deserializer)?;
-        let probe = serde_json::from_str::<Probe<'_>>(line.get());
-        let is_whole = probe.is_ok_and(|probe| probe.row.is_some_and(|row| row.get().starts_with('{')));
-        if is_whole {
+        if rows::holds_row(line.get()) {
             let Whole { table, row, at, expect } = serde_json::from_str(line.get()).map_err(D::Error::custom)?;
             return Ok(Self { table, row, at, expect });
         }
@@ -103,6 +96,18 @@ impl<'de> Deserialize<'de> for Example {
 /// Where a resource's examples stand, below the directory's root.
 fn file_of(resource: &str) -> String {
     format!("resources/{resource}.examples.jsonl")
+}
+
+/// The file of a resource's examples, for rows that are to be written there.
+///
+/// # Errors
+/// When there is one that nobody said to replace: its expectations may be written by hand.
+pub(crate) fn free(root: &Path, resource: &str, replace: bool) -> Result<(), Failure> {
+    let file = file_of(resource);
+    if !replace && root.join(&file).exists() {
+        return Err(Failure::usage(format!("{file} is there already")).help("say --yes to replace it; nothing was written"));
+    }
+    Ok(())
 }
 
 /// Writes rows with what came of them as the resource's examples, in the place of those that were there; gives the file's name.

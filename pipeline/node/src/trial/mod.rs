@@ -25,7 +25,7 @@ use guitong_schemas::standard::{Entity, Zone};
 
 use crate::exit::Failure;
 
-pub(crate) use example::{Example, check, save};
+pub(crate) use example::{Example, check, free, save};
 pub(crate) use outcome::Outcome;
 pub(crate) use rows::MAX_INPUT;
 pub(crate) use rows::lines;

@@ -45,7 +45,13 @@ pub(crate) struct WrittenRow(pub(crate) Vec<(String, Written)>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BadLine {
     Encoding,
-    Form { column: usize },
+    Form {
+        column: usize,
+    },
+    /// A row with something beside it that is not read.
+    Beside {
+        column: usize,
+    },
 }
 
 impl BadLine {
@@ -60,6 +66,13 @@ impl BadLine {
                     "the line is no JSON object of columns with text, number, true, false or null; it stops to read at column {column}"
                 );
                 ("input.form", "该行不是“列名: 值”的 JSON 对象", en)
+            }
+            Self::Beside { column } => {
+                let en = format!(
+                    "beside `row` stand `table`, `at` (RFC 3339) and `expect` (with `verdict`, `reasons`, `record`, `records`, `partial`); \
+                     the line stops to read at column {column}"
+                );
+                ("input.form", "该行 row 之外只能有 table、at 和 expect", en)
             }
         }
     }
@@ -82,7 +95,20 @@ pub(crate) fn lines<T: for<'l> Deserialize<'l>>(file: &[u8]) -> Vec<Line<T>> {
 
 fn read<T: for<'l> Deserialize<'l>>(line: &[u8]) -> Result<T, BadLine> {
     let text = std::str::from_utf8(line).map_err(|_| BadLine::Encoding)?;
-    serde_json::from_str(text).map_err(|error| BadLine::Form { column: error.column() })
+    serde_json::from_str(text).map_err(|error| {
+        let column = error.column();
+        if holds_row(text) { BadLine::Beside { column } } else { BadLine::Form { column } }
+    })
+}
+
+/// Whether a line is not a row itself but an object with one in it.
+pub(crate) fn holds_row(line: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Probe<'p> {
+        #[serde(borrow)]
+        row: Option<&'p RawValue>,
+    }
+    serde_json::from_str::<Probe<'_>>(line).is_ok_and(|probe| probe.row.is_some_and(|row| row.get().starts_with('{')))
 }
 
 impl<'de> Deserialize<'de> for WrittenRow {

@@ -8,7 +8,7 @@ use guitong_schemas::standard::{Entity, Grade};
 use serde_json::{Map, Value as Json};
 
 use super::outcome::{Level, Outcome, Verdict};
-use crate::text::{clip, count, pad, width};
+use crate::text::{clip, count, pad, visible, width};
 
 /// Widest table that is worth reading, in columns of a terminal.
 const WIDEST: usize = 160;
@@ -39,7 +39,7 @@ impl View<'_> {
     pub(crate) fn outcome(&self, outcome: &Outcome) -> String {
         let key = outcome.key.iter().map(|(column, value)| {
             // As the quarantine shows keys; a column that no field reads is mostly a number of the department's.
-            format!("{column}={}", self.masked(value, self.grade(column).unwrap_or(Grade::G1)))
+            format!("{}={}", visible(column), self.masked(value, self.grade(column).unwrap_or(Grade::G1)))
         });
         let key: Vec<String> = key.collect();
         let verdict = outcome.verdict();
@@ -64,9 +64,9 @@ impl View<'_> {
         }
         for reason in &outcome.reasons {
             let mark = if reason.level == Level::Error { "✗" } else { "!" };
-            let value = reason.value.as_ref().map(|value| format!("  [{value}]")).unwrap_or_default();
-            let _ = writeln!(out, "  {mark} {}  {}{value}", reason.rule, reason.zh);
-            let _ = writeln!(out, "    {}", reason.en);
+            let value = reason.value.as_ref().map(|value| format!("  [{}]", visible(value))).unwrap_or_default();
+            let _ = writeln!(out, "  {mark} {}  {}{value}", reason.rule, visible(&reason.zh));
+            let _ = writeln!(out, "    {}", visible(&reason.en));
         }
         out
     }
@@ -107,7 +107,7 @@ impl View<'_> {
         // Of a column that no field reads nothing is known.
         let grade = self.grade(column).unwrap_or(Grade::G2);
         let value = outcome.value(column).map_or_else(|| "∅".to_owned(), |value| self.masked(value, grade));
-        Side { name: column.to_owned(), value }
+        Side { name: visible(column), value }
     }
 
     fn lay_out(&self, lines: &[(Side, Side)], out: &mut String) {
@@ -138,8 +138,7 @@ impl View<'_> {
     }
 
     fn masked(&self, value: &str, grade: Grade) -> String {
-        let value: String = value.chars().map(|c| if c.is_control() { '␣' } else { c }).collect();
-        if self.values { value } else { conceal(&value, grade) }
+        visible(&if self.values { value.to_owned() } else { conceal(value, grade) })
     }
 
     fn painted(&self, verdict: Verdict) -> String {

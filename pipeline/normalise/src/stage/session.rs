@@ -22,7 +22,7 @@ use super::output::Names;
 use super::worker::{Ends, Progress, Worker};
 use crate::drift::{Drift, Surroundings};
 use crate::error::SessionError;
-use crate::handle::{HandleError, Phase};
+use crate::handle::Phase;
 use crate::join;
 use crate::join::begin::{Load, Standing};
 use crate::join::merge::Merge;
@@ -35,7 +35,7 @@ use crate::quality::window::{Pause, Window};
 use crate::quality::{PAUSED, QUALITY, WINDOW};
 use crate::quarantine::replay::Replay;
 use crate::quarantine::{DROPPED_TOPIC, QuarantineStore};
-use crate::rebuild::{self, Rebuild, RebuildReport, Stepped};
+use crate::rebuild::{self, Rebuild, RebuildReport, RebuildStatus, Stepped};
 use crate::transform::SHARED_KEY;
 
 /// How long one read waits for a record.
@@ -98,8 +98,12 @@ impl Session {
 
     /// Whether there is work that waits for nothing.
     fn is_busy(&self) -> bool {
-        let waits = self.rebuild.as_ref().is_some_and(|rebuild| rebuild.waits(self.next));
-        self.replay.is_some() || self.rebuilds() && !waits
+        self.replay.is_some() || self.rebuilds() && !self.rebuild_waits()
+    }
+
+    /// Whether a rebuild has read all that it may, until the resource itself is further.
+    fn rebuild_waits(&self) -> bool {
+        self.rebuild.as_ref().is_some_and(|rebuild| rebuild.waits(self.next))
     }
 
     /// Whether a rebuild goes on now.
@@ -125,13 +129,6 @@ impl Session {
             self.forget_window().await?;
         }
         Ok(())
-    }
-
-    /// Why something is not done while a rebuild is under way.
-    fn rebuilding(&self, advice: &str) -> HandleError {
-        let status = self.rebuild.as_ref().and_then(|rebuild| rebuild.status(self.next, &self.worker));
-        let far = status.map_or_else(String::new, |status| format!("{status}; "));
-        HandleError::Rebuilding(format!("{far}{advice}"))
     }
 
     /// Counts rejections anew from here on.
@@ -424,6 +421,15 @@ impl Normaliser {
         session.worker.has_changed(table, *newest).await
     }
 
+    /// How far a rebuild is, and why it goes no further.
+    fn rebuild_status(&self, session: &Session) -> Option<RebuildStatus> {
+        let mut rebuild = session.rebuild.as_ref()?.status(session.next, &session.worker)?;
+        if let (Phase::Paused(why), true) = (&self.status.borrow().phase, session.rebuild_waits()) {
+            rebuild.halted.get_or_insert_with(|| format!("it is as far as the resource, which is paused: {why}"));
+        }
+        Some(rebuild)
+    }
+
     async fn step_rebuild(&mut self, session: &mut Session) -> Result<Stepped, SessionError> {
         let Some(rebuild) = &mut session.rebuild else { return Ok(Stepped::Ended) };
         let (log, bytes) = (&*self.context.log, self.context.exchange.budgets.batch);
@@ -454,6 +460,7 @@ impl Normaliser {
     async fn report(&self, session: &mut Session) -> Result<(), SessionError> {
         let worker = &session.worker;
         let totals = worker.counters.totals.clone();
+        let rebuild = self.rebuild_status(session);
         let asked = session.asked.is_some_and(|asked| asked.elapsed() < STATUS_EVERY);
         let (mut end, mut oldest) = (None, None);
         if !asked {
@@ -471,7 +478,7 @@ impl Normaliser {
             status.offset = session.next;
             status.joined = session.beside.iter().map(|(at, next)| (at.topic.to_string(), *next)).collect();
             status.refreshing = session.refreshing;
-            status.rebuild = session.rebuild.as_ref().and_then(|rebuild| rebuild.status(session.next, worker));
+            status.rebuild = rebuild;
             status.rebuilt = session.rebuilt;
             status.version = totals.stamp.to_string();
             if status.changes.len() != worker.drift.away() || !asked {

@@ -4,9 +4,9 @@ use clap::Args;
 use guitong_schemas::standard::{CHECKS, Checked, Clock, Level, Zone};
 use serde_json::{Value, json};
 
-use super::{Of, Page, shown};
+use super::{Of, Page};
 use crate::exit::{self, Failure};
-use crate::text::pad;
+use crate::text::{pad, visible};
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -71,9 +71,9 @@ fn to_json(value: &str, checked: &Checked) -> Value {
 }
 
 fn print(page: &mut Page, value: &str, checked: &Checked) {
-    let normalised = checked.normalised.as_deref().map(shown).unwrap_or_default();
-    let arrow = if normalised.is_empty() || normalised == shown(value) { String::new() } else { format!("  → {normalised}") };
-    page.line(format_args!("{}  {}{arrow}", pad(checked.verdict().as_str(), 7), shown(value)));
+    let normalised = checked.normalised.as_deref().map(visible).unwrap_or_default();
+    let arrow = if normalised.is_empty() || normalised == visible(value) { String::new() } else { format!("  → {normalised}") };
+    page.line(format_args!("{}  {}{arrow}", pad(checked.verdict().as_str(), 7), visible(value)));
     for finding in &checked.findings {
         let rule = finding.rule;
         page.line(format_args!(

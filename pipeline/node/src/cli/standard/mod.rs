@@ -6,7 +6,6 @@ mod show;
 mod test;
 
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,13 +59,13 @@ impl Of {
             return Err(Failure::usage(format!("{} is no directory", dir.display())));
         }
         load_standard(dir).map_err(|problems| {
-            eprint!("{}", problems.render(color));
+            crate::output::write_note(problems.render(color));
             Failure { code: exit::USAGE, message: String::new(), help: None }
         })
     }
 }
 
-/// What a command prints, gathered line by line: answers of thousands of lines are read through `head` and `less`, which leave early.
+/// What a command prints, gathered line by line.
 #[derive(Debug, Default)]
 struct Page(String);
 
@@ -77,31 +76,6 @@ impl Page {
     }
 
     fn print(self) {
-        // Whoever closed the pipe has read enough.
-        let _ = std::io::stdout().lock().write_all(self.0.as_bytes());
-    }
-}
-
-/// A value of somebody's on one line of a terminal: what would not be seen there is written as its code point.
-fn shown(value: &str) -> String {
-    let hidden = |letter: char| {
-        letter.is_control()
-            || matches!(letter, '\u{A0}' | '\u{AD}' | '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}')
-            || matches!(letter, '\u{3000}' | '\u{FEFF}' | '\u{E000}'..='\u{F8FF}' | '\u{F0000}'..)
-    };
-    let mut out = String::new();
-    for letter in value.chars() {
-        if hidden(letter) { out.extend(letter.escape_unicode()) } else { out.push(letter) }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn what_is_not_seen_is_written_as_its_code_point() {
-        assert_eq!(shown("南宁\u{3000}市\u{200b}\t\u{e000}é"), "南宁\\u{3000}市\\u{200b}\\u{9}\\u{e000}é");
+        crate::output::write(self.0);
     }
 }

@@ -1,7 +1,7 @@
 //! `guitong standard show`.
 
 use clap::Args;
-use guitong_schemas::standard::{Entity, EntityField, Obligation, Rule, Standard, Table};
+use guitong_schemas::standard::{CHECKS, Check, Entity, EntityField, Obligation, Rule, Standard, Table};
 use serde_json::{Value, json};
 
 use super::list::{broken, key};
@@ -11,7 +11,8 @@ use crate::text::{pad, width};
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// An entity (LegalEntity), a code table (gbt2261_1_sex), a list of one (regional_lists:penalty_kind), or a rule (uscc.check_digit)
+    /// An entity (LegalEntity, or 法人), a code table (gbt2261_1_sex, or 性别), a list of one (regional_lists:penalty_kind), a check (uscc),
+    /// or a rule (uscc.check_digit)
     name: String,
     #[command(flatten)]
     of: Of,
@@ -27,7 +28,8 @@ impl Show {
     }
 
     fn write(&self, page: &mut Page, standard: &Standard) -> Result<(), Failure> {
-        if let Some(entity) = standard.entity(&self.name) {
+        let titled = || standard.entities().find(|entity| entity.title_zh == self.name);
+        if let Some(entity) = standard.entity(&self.name).or_else(titled) {
             let schema = schema(entity)?;
             if self.of.json {
                 page.line(format_args!("{}", entity_json(entity, &schema)));
@@ -44,16 +46,26 @@ impl Show {
             }
             return Ok(());
         }
+        if let Some(Check { kind, zh, en, basis }) = CHECKS.iter().find(|check| check.kind == self.name) {
+            if self.of.json {
+                page.line(format_args!("{}", json!({ "kind": kind, "title_zh": zh, "title_en": en, "basis": basis })));
+            } else {
+                page.line(format_args!("{kind}\n  {zh}\n  {en}\n  {basis}\nto try values: guitong standard check {kind} VALUE…"));
+            }
+            return Ok(());
+        }
         self.table(page, standard)
     }
 
     fn table(&self, page: &mut Page, standard: &Standard) -> Result<(), Failure> {
         let (name, list) = self.name.split_once(':').map_or((self.name.as_str(), None), |(name, list)| (name, Some(list)));
+        let name = standard.tables().find(|known| standard.title(known).zh == name).unwrap_or(name);
         if !standard.tables().any(|known| known == name) {
             return Err(unknown(standard, &self.name));
         }
         // A list that is not there is told with the nearest.
-        standard.code_list(&self.name).map(drop).or_else(|error| if list.is_some() { Err(broken(error)) } else { Ok(()) })?;
+        let whole = list.map_or_else(|| name.to_owned(), |list| format!("{name}:{list}"));
+        standard.code_list(&whole).map(drop).or_else(|error| if list.is_some() { Err(broken(error)) } else { Ok(()) })?;
         let table = standard.table(name).map_err(broken)?;
         let list_at = table.list_column();
         let belongs = |row: &Vec<&str>| match (list, list_at.and_then(|at| row.get(at))) {
@@ -72,8 +84,8 @@ impl Show {
 
 fn unknown(standard: &Standard, name: &str) -> Failure {
     let names = standard.entities().map(|entity| entity.name.as_str()).chain(standard.tables());
-    let names = names.chain(Rule::ALL.iter().map(|rule| rule.code()));
-    let failure = Failure::usage(format!("the standard has no entity, code table or rule `{name}`"));
+    let names = names.chain(Rule::ALL.iter().map(|rule| rule.code())).chain(CHECKS.iter().map(|check| check.kind));
+    let failure = Failure::usage(format!("the standard has no entity, code table, check or rule `{name}`"));
     match guitong_schemas::standard::nearest(name, names) {
         Some(near) => failure.help(format!("did you mean `{near}`?")),
         None => failure.help("guitong standard list names them"),
@@ -155,7 +167,8 @@ fn print_entity(page: &mut Page, entity: &Entity, schema: &Value) {
         ));
         let limits = ["when", "minimum", "maximum", "not_before", "not_after"];
         let limits = limits.iter().filter_map(|name| Some(format!("{name} {}", annotation(name)?)));
-        let notes: Vec<String> = std::iter::once(field.title_en.clone()).chain(limits).collect();
+        let title = field.title_en.trim_end_matches('.').to_owned();
+        let notes: Vec<String> = std::iter::once(title).chain(limits).collect();
         page.line(format_args!("{}  {}", pad("", name_width), notes.join("; ")));
     }
     let rules = schema.get("rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

@@ -6,9 +6,9 @@ use clap::Args;
 use guitong_schemas::standard::vectors::{self, Difference, Outcome, Report};
 use serde_json::{Value, json};
 
-use super::{Of, Page, shown};
+use super::{Of, Page};
 use crate::exit::{self, Failure};
-use crate::text::pad;
+use crate::text::{pad, visible};
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -46,10 +46,15 @@ fn passed(report: &Report) -> usize {
 fn print(page: &mut Page, report: &Report) {
     page.line(format_args!("{}  passed  failed", pad("kind", 24)));
     for tally in &report.kinds {
-        page.line(format_args!("{}  {:>6}  {:>6}", pad(&shown(&tally.kind), 24), tally.passed, tally.failed));
+        page.line(format_args!("{}  {:>6}  {:>6}", pad(&visible(&tally.kind), 24), tally.passed, tally.failed));
     }
     for Difference { line, kind, input, expected, found } in &report.differences {
-        page.line(format_args!("line {line}: {kind} {}: expected {}, found {}", shown(input), outcome(expected), outcome(found)));
+        page.line(format_args!(
+            "line {line}: {kind} {}: expected {}, found {}",
+            visible(input),
+            outcome(expected),
+            outcome(found)
+        ));
     }
     page.line(format_args!("{} passed, {} failed", passed(report), report.differences.len()));
 }
@@ -57,11 +62,11 @@ fn print(page: &mut Page, report: &Report) {
 /// `45… with a warning`, `not valid (uscc.length)`.
 fn outcome(outcome: &Outcome) -> String {
     let Outcome { normalised, warning, reason } = outcome;
-    let reason = if reason.is_empty() { String::new() } else { format!(" ({})", shown(reason)) };
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({})", visible(reason)) };
     match normalised {
         None => format!("not valid{reason}"),
-        Some(text) if *warning => format!("{} with a warning{reason}", shown(text)),
-        Some(text) => format!("{}{reason}", shown(text)),
+        Some(text) if *warning => format!("{} with a warning{reason}", visible(text)),
+        Some(text) => format!("{}{reason}", visible(text)),
     }
 }
 

@@ -39,15 +39,15 @@ impl Replay {
         let about = About::Redeliver { subscription: self.name.clone(), since: self.from, word };
         let ranges: Vec<Redelivered> = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", json!({ "subscription": self.name, "delivered_again": ranges }));
+            say!("{}", json!({ "subscription": self.name, "delivered_again": ranges }));
             return Ok(());
         }
         let records = ranges.iter().map(|range| range.to - range.from).sum();
-        println!("{}: {} records at most are delivered again, in order:", self.name, text::count(records));
+        say!("{}: {} records at most are delivered again, in order:", self.name, text::count(records));
         for Redelivered { partition, from, to } in ranges {
-            println!("  from {partition}-{from} up to {partition}-{to}");
+            say!("  from {partition}-{from} up to {partition}-{to}");
         }
-        println!("guitong status shows how far that is");
+        say!("guitong status shows how far that is");
         Ok(())
     }
 }

@@ -37,9 +37,9 @@ impl Verify {
         let about = About::Verify { subscription: self.name.clone(), ask: question };
         let found: Verification = ask(&self.at, Some(&self.name), about, color).await?;
         if self.json {
-            println!("{}", json!(found));
+            say!("{}", json!(found));
         } else {
-            print!("{}", text_of(&self.name, &found));
+            crate::output::write(text_of(&self.name, &found));
         }
         verdict(&self.name, &found)
     }
@@ -109,11 +109,13 @@ fn line(row: &DifferentRow) -> String {
         Wrong::Superfluous => "superfluous",
         Wrong::Differing => "differing",
     };
-    let key = row.key.as_deref().unwrap_or("(key not shown)");
+    let key = row.key.as_deref().map_or("(key not shown)".to_owned(), text::visible);
     let record = row.record.map(|place| format!("  record {place}")).unwrap_or_default();
     let mut out = format!("  {}  {key}{record}\n", text::pad(wrong, 11));
     for DifferentCell { name, title, grade, concealed, granted, held } in &row.cells {
-        let shown = |value: &Option<String>| value.as_ref().map_or("(empty)".to_owned(), |value| text::clip(value, WIDTH));
+        let shown = |value: &Option<String>| {
+            value.as_ref().map_or("(empty)".to_owned(), |value| text::clip(&text::visible(value), WIDTH))
+        };
         let values = match concealed {
             true => "(not shown)".to_owned(),
             false => format!("granted {}, held {}", shown(granted), shown(held)),

@@ -13,6 +13,12 @@ use crate::rebuild;
 use crate::stage::Normaliser;
 
 impl Normaliser {
+    /// Why something is not done while a rebuild is under way.
+    fn rebuilding(&self, session: &Session, advice: &str) -> HandleError {
+        let far = self.rebuild_status(session).map_or_else(String::new, |status| format!("{status}; "));
+        HandleError::Rebuilding(format!("{far}{advice}"))
+    }
+
     /// Answers one request. An answer that nobody waits for any more is dropped.
     pub(super) async fn serve(&mut self, session: &mut Session, command: Command) -> Result<Option<End>, SessionError> {
         if let Err(error) = session.owner.settle().await {
@@ -32,7 +38,7 @@ impl Normaliser {
                 let _ = reply.send(Err(HandleError::Busy));
             }
             Command::Replay { reply, .. } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("it runs every entry again by itself")));
+                let _ = reply.send(Err(self.rebuilding(session, "it runs every entry again by itself")));
             }
             Command::Replay { filter, reply } => {
                 let topic = Arc::clone(&session.worker.quarantine_topic);
@@ -42,7 +48,7 @@ impl Normaliser {
                 let _ = reply.send(Err(HandleError::Busy));
             }
             Command::Drop { reply, .. } if session.rebuild.is_some() => {
-                let _ = reply.send(Err(session.rebuilding("give up what it leaves in quarantine")));
+                let _ = reply.send(Err(self.rebuilding(session, "give up what it leaves in quarantine")));
             }
             Command::Drop { filter, surrender, reply } => {
                 let name = self.resource.name.as_str();
@@ -51,8 +57,9 @@ impl Normaliser {
                 let _ = reply.send(Ok(report));
             }
             Command::Rebuild { reply } if session.rebuild.is_some() => {
-                let _ = reply
-                    .send(Err(session.rebuilding("ask again when it is done, where the mapping has changed since it began")));
+                let _ = reply.send(Err(
+                    self.rebuilding(session, "ask again when it is done, where the mapping has changed since it began")
+                ));
             }
             Command::Rebuild { reply } if session.replay.is_some() => {
                 let _ = reply.send(Err(HandleError::Busy));
