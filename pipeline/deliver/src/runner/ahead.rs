@@ -24,6 +24,9 @@ use super::decode::Schemas;
 
 type Items<'r> = Vec<Item<'r>>;
 
+/// Items that take long to free.
+const MANY: usize = 2_000;
+
 self_cell! {
     /// What was read, and what comes of each record.
     pub(super) struct Decided {
@@ -49,6 +52,13 @@ impl Decided {
 
     pub(super) fn items(&self) -> &[Item<'_>] {
         self.borrow_dependent()
+    }
+
+    /// Frees it. What is large takes milliseconds, in which the sink would have nothing to do.
+    pub(super) fn let_go(self) {
+        if self.items().len() > MANY {
+            tokio::task::spawn_blocking(move || drop(self));
+        }
     }
 }
 

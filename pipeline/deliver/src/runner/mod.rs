@@ -462,6 +462,7 @@ impl Deliverer {
                 Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>())).await?;
                 self.backoff.reset();
             }
+            decided.let_go();
         }
         if session.refill.as_ref().is_some_and(|ends| ends.iter().all(|(at, end)| session.positions.get(at) >= Some(end))) {
             let swept = self.sink.sweep().await?;
