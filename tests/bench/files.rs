@@ -28,8 +28,7 @@ const ROWS_OF_GROUP: usize = 40_000;
 /// Rows a second of one core.
 const BAR: f64 = 500_000.0;
 const PARQUET: &str = "parquet";
-/// Nothing was measured yet that an idle machine reaches, so that no run is void.
-const COLUMNS: Reference = Reference { name: "parquet crate, columns that are there (reference)", measured: 0.0 };
+const COLUMNS: Reference = Reference { name: "parquet crate, columns that are there (reference)", measured: 2_080_000.0 };
 
 const FIELDS: [&str; 12] = [
     "uscc",

@@ -14,6 +14,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 
 use crate::pull::OutboxFile;
+use crate::runner::Room;
+use crate::runner::decode::Plans;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::holders::known::Known;
 use crate::sql::sqlite::SqliteFile;
@@ -59,6 +61,8 @@ struct Inner {
     endpoints: Endpoints,
     kafka: Mutex<Vec<(KafkaCluster, Outlets)>>,
     known: Arc<Known>,
+    plans: Arc<Plans>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Inner {
@@ -110,6 +114,14 @@ impl Pools {
 
     pub(crate) fn known(&self) -> Arc<Known> {
         Arc::clone(&self.inner.known)
+    }
+
+    pub(crate) fn plans(&self) -> Arc<Plans> {
+        Arc::clone(&self.inner.plans)
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        self.inner.room.clone()
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

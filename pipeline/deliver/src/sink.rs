@@ -24,7 +24,9 @@ use guitong_govern::{Column, Gone, KeyForm, Row, RowKey};
 use guitong_log::LogId;
 use guitong_schemas::contract::SinkTable;
 use guitong_schemas::position::Version;
+use guitong_schemas::standard::StandardValue;
 use jiff::tz::TimeZone;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use self::holdings::{HeldRow, Holdings};
@@ -98,6 +100,8 @@ pub struct Change<'a> {
     /// Commit at the source, microseconds since 1970-01-01T00:00Z.
     pub source_us: i64,
     pub what: What<'a>,
+    /// SHA-256 over what is handed over: version, key and cells, each part after its length or kind.
+    pub content: [u8; 32],
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -108,11 +112,47 @@ pub enum What<'a> {
 
 impl<'a> Change<'a> {
     #[must_use]
+    pub fn new(version: Version, source_us: i64, what: What<'a>) -> Self {
+        let content = content(version, &what);
+        Self { version, source_us, what, content }
+    }
+
+    #[must_use]
     pub fn key(&self) -> &RowKey<'a> {
         match &self.what {
             What::Upsert(row) => &row.key,
             What::Delete(key, _) => key,
         }
+    }
+}
+
+fn content(version: Version, what: &What<'_>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(version.to_bytes());
+    let key = match what {
+        What::Upsert(row) => &row.key,
+        What::Delete(key, _) => key,
+    };
+    hash.update((key.id.len() as u64).to_be_bytes());
+    hash.update(&key.id);
+    match what {
+        What::Delete(..) => hash.update(b"d"),
+        What::Upsert(row) => row.cells.iter().for_each(|cell| put(&mut hash, cell)),
+    }
+    hash.finalize().into()
+}
+
+fn put(hash: &mut Sha256, cell: &StandardValue<'_>) {
+    let mut text = |kind: &[u8], text: &str| {
+        hash.update(kind);
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    };
+    match cell {
+        StandardValue::Null => hash.update(b"n"),
+        StandardValue::Text(value) => text(b"t", value),
+        StandardValue::Steps(steps) => text(b"s", &crate::json::steps(steps).to_string()),
+        value => text(b"v", &value.to_string()),
     }
 }
 

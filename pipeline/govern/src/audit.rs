@@ -34,7 +34,7 @@ pub struct AuditEntry {
     pub ranges: Vec<Range>,
     /// Rows and deletes handed to the sink.
     pub count: u64,
-    /// SHA-256 in hexadecimal over what was handed to the sink.
+    /// SHA-256 in hexadecimal over those of what was handed to the sink, in their order.
     pub content: Digest,
     /// Fingerprint in hexadecimal of the grant it was delivered under.
     pub grant: String,

@@ -65,7 +65,7 @@ async fn a_copy_that_is_dropped_leaves_no_answer_to_others() {
         .map(|n| {
             let key = RowKey { id: n.to_be_bytes().to_vec(), clear: vec![text(format!("K{n}"))] };
             let row = Row { key, cells: vec![text(format!("K{n}")), text("甲".repeat(500))] };
-            Change { version: version(1), source_us: 1_000_000, what: What::Upsert(row) }
+            Change::new(version(1), 1_000_000, What::Upsert(row))
         })
         .collect();
     let all: Vec<&Change<'_>> = upserts.iter().collect();

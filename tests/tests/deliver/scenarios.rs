@@ -144,7 +144,7 @@ pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_hol
         let text = |text: &str| StandardValue::Text(text.to_owned().into());
         let key = RowKey { id: vec![from as u8], clear: vec![text(&format!("K{from}"))] };
         let row = Row { key, cells: vec![text(&format!("K{from}")), text("甲")] };
-        let change = Change { version: version(1), source_us: 1_000_000, what: What::Upsert(row) };
+        let change = Change::new(version(1), 1_000_000, What::Upsert(row));
         let ranges = vec![Range { partition: 0, from, to }];
         let entry = AuditEntry {
             subscription: "credit".into(),
@@ -492,7 +492,7 @@ pub(crate) async fn calls_that_are_dropped_leave_connections_for_others(bench: B
     let deletes: Vec<Change<'_>> = (0..60_u8)
         .map(|n| {
             let key = RowKey { id: vec![n], clear: vec![StandardValue::Text(format!("K{n}").into())] };
-            Change { version: version(1), source_us: 1_000_000, what: What::Delete(key, Gone::Deleted) }
+            Change::new(version(1), 1_000_000, What::Delete(key, Gone::Deleted))
         })
         .collect();
     let entry = AuditEntry {

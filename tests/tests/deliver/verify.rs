@@ -339,7 +339,7 @@ pub(crate) async fn random_values_of_every_kind_are_digested_as_they_are_here(mu
                         RowKey { id: n.to_be_bytes().to_vec(), clear }
                     }
                 };
-                Change { version: version(1), source_us: 1, what: What::Upsert(Row { key, cells }) }
+                Change::new(version(1), 1, What::Upsert(Row { key, cells }))
             })
             .collect();
         let entry = AuditEntry {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use foldhash::fast::RandomState;
 use guitong_govern::audit::Digest;
 use guitong_govern::{Decision, Entitlement, EvaluationError, Gone, Record as Whole, RowKey, Stop};
 use guitong_log::Record;
-use guitong_schemas::standard::StandardValue;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -30,8 +30,6 @@ pub(crate) enum Outcome<'r> {
     Unreadable(Unreadable, Option<RowKey<'r>>),
     /// Repeats what was delivered, and the subscription does not ask for that.
     Unchanged,
-    /// Was set aside before.
-    Parked,
 }
 
 /// Decides on every record, or says why nothing may be delivered now. `repeats`: records that are as they were are delivered too.
@@ -44,11 +42,12 @@ pub(crate) fn decide<'r>(
 ) -> Result<Vec<Item<'r>>, Stop> {
     let mut items = Vec::with_capacity(records.len());
     for record in records {
+        let (partition, offset) = (record.at.partition, record.offset);
         let mut item = Item {
-            partition: record.at.partition,
-            offset: record.offset,
+            partition,
+            offset,
             source_us: record.timestamp_ms.saturating_mul(1000),
-            outcome: Outcome::Parked,
+            outcome: Outcome::Unchanged,
             unjudged: None,
         };
         match schemas.read(record) {
@@ -62,10 +61,7 @@ pub(crate) fn decide<'r>(
                 });
                 item.outcome = Outcome::Unreadable(unreadable, row);
             }
-            Ok(decoded) if decoded.unchanged && !repeats => {
-                item.source_us = decoded.source_us;
-                item.outcome = Outcome::Unchanged;
-            }
+            Ok(decoded) if decoded.unchanged && !repeats => item.source_us = decoded.source_us,
             Ok(decoded) => {
                 item.source_us = decoded.source_us;
                 let whole = Whole { key: &decoded.key, fields: decoded.fields.as_deref(), source_us: decoded.source_us };
@@ -79,7 +75,7 @@ pub(crate) fn decide<'r>(
                     }
                     Decision::Stopped(stop) => return Err(stop),
                 };
-                item.outcome = Outcome::Change(Change { version: decoded.version, source_us: decoded.source_us, what });
+                item.outcome = Outcome::Change(Change::new(decoded.version, decoded.source_us, what));
             }
         }
         items.push(item);
@@ -89,7 +85,7 @@ pub(crate) fn decide<'r>(
 
 /// The newest change of each key; of equal versions the later record's.
 pub(crate) fn newest<'i, 'r>(items: &'i [Item<'r>]) -> Vec<&'i Change<'r>> {
-    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(items.len());
+    let mut places: HashMap<&[u8], usize, RandomState> = HashMap::with_capacity_and_hasher(items.len(), RandomState::default());
     let mut newest: Vec<&'i Change<'r>> = Vec::with_capacity(items.len());
     for item in items {
         let Outcome::Change(change) = &item.outcome else { continue };
@@ -136,34 +132,11 @@ pub(crate) fn earlier<'i, 'r>(items: &'i [Item<'r>], newest: &[&'i Change<'r>], 
     parts
 }
 
-/// SHA-256 over what is handed to a sink, in hexadecimal; every part is preceded by its length or kind.
+/// SHA-256 over the contents of what is handed to a sink, in their order; in hexadecimal.
 pub(crate) fn digest<'b, 'i: 'b, 'r: 'i>(changes: impl IntoIterator<Item = &'b &'i Change<'r>>) -> Digest {
     let mut hash = Sha256::new();
-    for change in changes {
-        hash.update(change.version.to_bytes());
-        let key = &change.key().id;
-        hash.update((key.len() as u64).to_be_bytes());
-        hash.update(key);
-        match &change.what {
-            What::Delete(..) => hash.update(b"d"),
-            What::Upsert(row) => row.cells.iter().for_each(|cell| put(&mut hash, cell)),
-        }
-    }
+    changes.into_iter().for_each(|change| hash.update(change.content));
     Digest(hex::encode(hash.finalize()))
-}
-
-fn put(hash: &mut Sha256, cell: &StandardValue<'_>) {
-    let mut text = |kind: &[u8], text: &str| {
-        hash.update(kind);
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
-    };
-    match cell {
-        StandardValue::Null => hash.update(b"n"),
-        StandardValue::Text(value) => text(b"t", value),
-        StandardValue::Steps(steps) => text(b"s", &crate::json::steps(steps).to_string()),
-        value => text(b"v", &value.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -175,7 +148,7 @@ mod tests {
 
     fn delete(key: u8, commit: u64) -> Item<'static> {
         let version = Version { commit, ..Version::default() };
-        let change = Change { version, source_us: 0, what: What::Delete(RowKey { id: vec![key], clear: vec![] }, Gone::Deleted) };
+        let change = Change::new(version, 0, What::Delete(RowKey { id: vec![key], clear: vec![] }, Gone::Deleted));
         Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
     }
 
@@ -189,7 +162,7 @@ mod tests {
     fn upsert(key: u8, commit: u64) -> Item<'static> {
         let version = Version { commit, ..Version::default() };
         let row = Row { key: RowKey { id: vec![key], clear: vec![] }, cells: vec![] };
-        let change = Change { version, source_us: 0, what: What::Upsert(row) };
+        let change = Change::new(version, 0, What::Upsert(row));
         Item { partition: 0, offset: commit, source_us: 0, outcome: Outcome::Change(change), unjudged: None }
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use guitong_log::Record;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
@@ -41,21 +41,44 @@ pub(crate) struct Decoded<'r> {
     pub(crate) unchanged: bool,
 }
 
-/// Compiled schemas by id.
+/// Compiled schemas that all subscriptions of a node share, by entity and text; those that nobody has any more go.
+#[derive(Debug, Default)]
+pub(crate) struct Plans(Mutex<HashMap<(usize, Arc<str>), Plan>>);
+
 #[derive(Debug)]
+struct Plan {
+    /// Its place in memory, by which it is looked up, is given to no other as long as this is here.
+    _entity: Weak<Entity>,
+    written: Weak<Written>,
+}
+
+impl Plans {
+    /// `None` where the schema is not one of the entity's records.
+    fn of(&self, entity: &Arc<Entity>, schema: &Arc<str>) -> Option<Arc<Written>> {
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::as_ptr(entity).addr(), Arc::clone(schema));
+        if let Some(written) = plans.get(&key).and_then(|plan| plan.written.upgrade()) {
+            return Some(written);
+        }
+        let written = Arc::new(Written::compile(entity, schema).ok()?);
+        plans.retain(|_, plan| plan.written.strong_count() > 0);
+        plans.insert(key, Plan { _entity: Arc::downgrade(entity), written: Arc::downgrade(&written) });
+        Some(written)
+    }
+}
+
+/// Compiled schemas by id. Clones share what is compiled.
+#[derive(Debug, Clone)]
 pub(crate) struct Schemas {
     registry: Arc<dyn SchemaRegistry>,
     entity: Arc<Entity>,
-    writers: HashMap<u32, Option<Written>>,
+    plans: Arc<Plans>,
+    writers: Arc<HashMap<u32, Option<Arc<Written>>>>,
 }
 
 impl Schemas {
-    pub(crate) fn new(registry: Arc<dyn SchemaRegistry>, entity: Arc<Entity>) -> Self {
-        Self { registry, entity, writers: HashMap::new() }
-    }
-
-    pub(crate) fn registry(&self) -> &Arc<dyn SchemaRegistry> {
-        &self.registry
+    pub(crate) fn new(registry: Arc<dyn SchemaRegistry>, entity: Arc<Entity>, plans: Arc<Plans>) -> Self {
+        Self { registry, entity, plans, writers: Arc::default() }
     }
 
     /// Fetches the schemas of `records` that are not known yet. One that the registry does not have makes its records
@@ -68,23 +91,23 @@ impl Schemas {
                 continue;
             }
             let writer = match self.registry.schema(id).await {
-                Ok(schema) => Written::compile(&self.entity, &schema).ok(),
+                Ok(schema) => self.plans.of(&self.entity, &schema),
                 Err(RegistryError::NoSchema { .. }) => None,
                 Err(error) => return Err(error),
             };
-            self.writers.insert(id, writer);
+            Arc::make_mut(&mut self.writers).insert(id, writer);
         }
         Ok(())
     }
 
     /// Schemas that the registry did not have are asked for again.
     pub(crate) fn forget_missing(&mut self) {
-        self.writers.retain(|_, writer| writer.is_some());
+        Arc::make_mut(&mut self.writers).retain(|_, writer| writer.is_some());
     }
 
     fn writer<'r>(&'r self, framed: &'r [u8]) -> Result<(&'r Written, &'r [u8]), Unreadable> {
         let (id, body) = frame::read(framed)?;
-        let writer = self.writers.get(&id).and_then(Option::as_ref).ok_or(Unreadable::NoSchema(id))?;
+        let writer = self.writers.get(&id).and_then(Option::as_deref).ok_or(Unreadable::NoSchema(id))?;
         Ok((writer, body))
     }
 
@@ -119,5 +142,27 @@ impl Schemas {
         };
         let unchanged = record.header("guitong-unchanged").is_some();
         Ok(Decoded { key, fields, version, source_us, unchanged })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_schemas::standard::Standard;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_is_compiled_once_for_an_entity_and_goes_with_the_last_who_has_it() {
+        let (plans, standard) = (Plans::default(), Standard::builtin());
+        let (company, person) =
+            (standard.entity("LegalEntity").unwrap(), Arc::new(standard.entity("NaturalPerson").unwrap().as_ref().clone()));
+        let schema: Arc<str> = company.schema_json.as_str().into();
+        let one = plans.of(company, &schema).unwrap();
+        assert!(Arc::ptr_eq(&one, &plans.of(company, &schema).unwrap()));
+        assert!(plans.of(&person, &schema).is_none_or(|other| !Arc::ptr_eq(&one, &other)), "another entity's");
+        assert!(plans.of(company, &"{}".into()).is_none());
+        drop(one);
+        plans.of(&person, &person.schema_json.as_str().into()).unwrap();
+        assert_eq!(plans.0.lock().unwrap().len(), 1);
     }
 }

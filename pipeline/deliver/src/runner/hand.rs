@@ -35,7 +35,7 @@ pub(super) struct Hand<'h> {
 
 impl Hand<'_> {
     /// Hands over all items; those that cannot be delivered are set aside first. `next`: where each partition is to be read next.
-    pub(super) async fn over(&mut self, items: &mut [Item<'_>], next: &[(u32, u64)]) -> Result<(), Fault> {
+    pub(super) async fn over(&mut self, items: &[Item<'_>], next: &[(u32, u64)]) -> Result<(), Fault> {
         let unreadable = items.iter().filter_map(|item| match &item.outcome {
             Outcome::Unreadable(reason, _) => Some(self.parked(item, reason.to_string())),
             _ => None,
@@ -57,16 +57,18 @@ impl Hand<'_> {
                 }
             };
             self.metrics.sink_error(refused.kind);
-            match items.get_mut(span.clone()).unwrap_or_default() {
-                [] => return Err(Fault::Sink(SinkError { kind: SinkErrorKind::Shape, ..refused })),
+            match part {
                 [one] if matches!(one.outcome, Outcome::Change(_)) => {
                     let parked = self.parked(one, refused.to_string());
                     self.park(vec![parked]).await?;
-                    one.outcome = Outcome::Parked;
-                    spans.push(span);
+                    // The offsets move over it, and nothing is left that the sink could refuse.
+                    let ranges = self.ranges(part, last.then_some(next));
+                    self.write(&[], ranges, true).await.map_err(|fault| match fault {
+                        Fault::Sink(error) if error.kind.reaction() == Reaction::Park => misshapen(error),
+                        fault => fault,
+                    })?;
                 }
-                // Nothing of the record is left that the sink could refuse.
-                [_] => return Err(Fault::Sink(SinkError { kind: SinkErrorKind::Shape, ..refused })),
+                [] | [_] => return Err(misshapen(refused)),
                 many => {
                     let middle = span.start + many.len() / 2;
                     spans.push(middle..span.end);
@@ -101,7 +103,7 @@ impl Hand<'_> {
         let removal = |row: &HeldRow| {
             let version = row.version.as_ref().and_then(|bytes| Version::from_bytes(bytes).ok()).unwrap_or_default();
             let key = RowKey { id: row.key.join("\0").into_bytes(), clear: Vec::new() };
-            Change { version, source_us: 0, what: What::Delete(key, Gone::NotGranted) }
+            Change::new(version, 0, What::Delete(key, Gone::NotGranted))
         };
         let removals: Vec<_> = rows.iter().map(removal).collect();
         let changes: Vec<_> = removals.iter().collect();
@@ -138,7 +140,7 @@ impl Hand<'_> {
         let (row, version) = match &item.outcome {
             Outcome::Change(change) => (Some(change.key()), Some(change.version.to_string())),
             Outcome::Unreadable(_, row) => (row.as_ref(), None),
-            Outcome::Unchanged | Outcome::Parked => (None, None),
+            Outcome::Unchanged => (None, None),
         };
         let is_upsert = matches!(&item.outcome, Outcome::Change(change) if matches!(change.what, What::Upsert(_)));
         Parked {
@@ -237,7 +239,7 @@ impl Hand<'_> {
                     unchanged += 1;
                     continue;
                 }
-                Outcome::Unreadable(..) | Outcome::Parked => continue,
+                Outcome::Unreadable(..) => continue,
             }
             // The age of what is delivered again says nothing about delivery.
             if !self.session.repeats() {
@@ -258,6 +260,11 @@ impl Hand<'_> {
             status.offsets = self.session.positions.iter().map(|(&partition, &next)| (partition, next)).collect();
         });
     }
+}
+
+/// A sink that refuses what holds no value of a record refuses its own form.
+fn misshapen(refused: SinkError) -> Fault {
+    Fault::Sink(SinkError { kind: SinkErrorKind::Shape, ..refused })
 }
 
 /// A row's key as the subscriber knows it.

@@ -147,7 +147,7 @@ pub(super) enum Request {
 /// Speaks with one running deliverer; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DelivererHandle {
-    asks: mpsc::Sender<Request>,
+    asks: mpsc::Sender<Box<Request>>,
     status: watch::Receiver<DeliverStatus>,
     aside: Aside,
     puller: Option<Puller>,
@@ -156,7 +156,7 @@ pub struct DelivererHandle {
 
 impl DelivererHandle {
     pub(super) fn new(
-        asks: mpsc::Sender<Request>,
+        asks: mpsc::Sender<Box<Request>>,
         status: watch::Receiver<DeliverStatus>,
         aside: Aside,
         puller: Option<Puller>,
@@ -271,7 +271,7 @@ impl DelivererHandle {
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(request(reply)).await.map_err(|_| CommandError::Stopped)?;
+        self.asks.send(Box::new(request(reply))).await.map_err(|_| CommandError::Stopped)?;
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 }

@@ -135,8 +135,12 @@ async fn end(
 
 /// What the writing task is asked for.
 enum Ask {
-    Note(AuditEntry),
-    Append { batch: Batch, done: oneshot::Sender<()> },
+    /// Boxed: the channel has room for as many asks as it may hold, for each subscription.
+    Note(Box<AuditEntry>),
+    Append {
+        batch: Box<Batch>,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// A subscription's hold on the exchange log.
@@ -179,7 +183,7 @@ impl Journal {
         self.last = entry.digest();
         self.unlogged.push_back(entry.clone());
         // There is room: whoever wrote had waited for it ([`Journal::unlogged`]). So no stop comes between the sink's answer and this.
-        let noted = match self.asks.try_send(Ask::Note(entry)) {
+        let noted = match self.asks.try_send(Ask::Note(Box::new(entry))) {
             Err(TrySendError::Full(ask)) => self.asks.send(ask).await.is_ok(),
             sent => sent.is_ok(),
         };
@@ -212,7 +216,7 @@ impl Journal {
     /// Waits until the log has the batch.
     async fn append(&mut self, batch: Batch) -> Result<(), AppendError> {
         let (done, answer) = oneshot::channel();
-        let asked = self.asks.send(Ask::Append { batch, done }).await;
+        let asked = self.asks.send(Ask::Append { batch: Box::new(batch), done }).await;
         if asked.is_err() || answer.await.is_err() {
             return Err(self.failed().await);
         }
@@ -243,7 +247,7 @@ async fn write(
         let (mut entries, mut next) = (Vec::new(), Some(first));
         let asked_for = loop {
             match next.take() {
-                Some(Ask::Note(entry)) => entries.push(entry),
+                Some(Ask::Note(entry)) => entries.push(*entry),
                 Some(Ask::Append { batch, done }) => break Some((batch, done)),
                 None => break None,
             }
@@ -257,7 +261,7 @@ async fn write(
             due = Instant::now() + GATHER;
         }
         if let Some((batch, done)) = asked_for {
-            hold.append(batch).await?;
+            hold.append(*batch).await?;
             // Whoever asked may have given up.
             let _ = done.send(());
         }

@@ -5,10 +5,12 @@
 //! nothing but the sink and the log holds progress. A broken sink is tried again with growing pauses and stops nobody else; a
 //! record that the sink refuses is found by halving, set aside with its reason, and the rest goes on.
 
+mod ahead;
+mod appetite;
 mod batch;
 mod chain;
 mod commands;
-mod decode;
+pub(crate) mod decode;
 mod fault;
 mod hand;
 mod handle;
@@ -22,11 +24,12 @@ mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guitong_govern::{Entitlement, Standing, Stop};
 use guitong_log::registry::SchemaRegistry;
-use guitong_log::{ExchangeLog, LogError, LogReader, ReadBatch, ReadBudget, TopicPartition, deletes_kept, holds_deletes};
+use guitong_log::{ExchangeLog, LogError, TopicPartition, deletes_kept, holds_deletes};
 use guitong_schemas::contract::{Exchange, Resource, Revision, SinkConfig, Subscription};
 use guitong_schemas::standard::Entity;
 use jiff::Timestamp;
@@ -34,7 +37,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::batch::decide;
+use self::ahead::{Ahead, Decided, Decider};
+use self::appetite::Appetite;
+pub(crate) use self::appetite::Room;
 pub use self::chain::{Audited, Broken, audited};
 use self::decode::Schemas;
 pub use self::fault::DeliverError;
@@ -102,6 +107,7 @@ pub struct Deliverer {
     /// The subscription asks for records that are as they were.
     unchanged: bool,
     schemas: Schemas,
+    room: Room,
     sink: Box<dyn Sink>,
     metrics: SubscriptionMetrics,
     status: watch::Sender<DeliverStatus>,
@@ -113,8 +119,10 @@ pub struct Deliverer {
     /// The task that writes what was last opened of the journal.
     writing: Option<JoinHandle<()>>,
     aside: Aside,
-    asks: mpsc::Sender<Request>,
-    asked: mpsc::Receiver<Request>,
+    /// Boxed: the channel has room for many, and few come.
+    asks: mpsc::Sender<Box<Request>>,
+    /// Until somebody answers.
+    asked: Option<mpsc::Receiver<Box<Request>>>,
     /// Reads what the subscriber pulls.
     puller: Option<Puller>,
 }
@@ -131,7 +139,7 @@ struct Session {
     /// Up to where everything was delivered before, by partition.
     delivered: BTreeMap<u32, u64>,
     /// Everything in the log was read at some moment of this hold: whatever was still there of each key is with the sink.
-    caught_up: bool,
+    caught_up: Arc<AtomicBool>,
     measured: Option<Instant>,
     forgotten: Option<Instant>,
 }
@@ -182,7 +190,7 @@ impl Deliverer {
         delivery: Delivery,
         sink: impl FnOnce(SinkPlan) -> Result<Box<dyn Sink>, SinkError>,
     ) -> Result<Self, DeliverError> {
-        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools: _, metrics } = delivery;
+        let Delivery { exchange, revision, subscription, resource, entity, log, registry, pools, metrics } = delivery;
         let entitlement = Entitlement::compile(&subscription, &resource, &entity, &exchange.time_zone)?;
         let name: Arc<str> = subscription.name.as_str().into();
         let topic: Arc<str> = format!("std.{}", resource.name).into();
@@ -207,7 +215,8 @@ impl Deliverer {
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
             unchanged: subscription.unchanged,
-            schemas: Schemas::new(registry, entity),
+            schemas: Schemas::new(registry, entity, pools.plans()),
+            room: pools.room(),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
             gap: false,
@@ -215,7 +224,7 @@ impl Deliverer {
             writing: None,
             aside: Aside::default(),
             asks,
-            asked,
+            asked: Some(asked),
             name,
             topic,
             exchange,
@@ -238,7 +247,7 @@ impl Deliverer {
         Some(Verifier {
             topic: Arc::clone(&self.topic),
             log: Arc::clone(&self.log),
-            registry: Arc::clone(self.schemas.registry()),
+            schemas: self.schemas.clone(),
             entitlement: Arc::clone(&self.entitlement),
             holdings: self.sink.holdings()?,
             aside: self.aside.clone(),
@@ -264,15 +273,16 @@ impl Deliverer {
 
     /// Answers commands until `shutdown` and delivers nothing by itself.
     pub async fn attend(mut self, shutdown: CancellationToken) {
+        let Some(mut asked) = self.asked.take() else { return };
         loop {
             let request = tokio::select! {
                 () = shutdown.cancelled() => break,
-                request = self.asked.recv() => request,
+                request = asked.recv() => request,
             };
             let Some(request) = request else { break };
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = self.answer(request) => {}
+                () = self.answer(*request) => {}
             }
         }
         self.written().await;
@@ -286,9 +296,8 @@ impl Deliverer {
     }
 
     async fn deliver_until(&mut self, shutdown: &CancellationToken) -> Result<(), DeliverError> {
-        // Nobody else receives: what is asked for is done here, between two calls of `work`.
-        let (_, nothing) = mpsc::channel(1);
-        let mut asked = std::mem::replace(&mut self.asked, nothing);
+        // What is asked for is done here, between two calls of `work`.
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
         let mut rest = Rest::For(Duration::ZERO);
         loop {
             // When the approval begins or ends, what is under way is dropped, and everything is looked at anew.
@@ -313,7 +322,7 @@ impl Deliverer {
                         biased;
                         () = shutdown.cancelled() => return rest.ended(),
                         () = pause::until(turn) => {}
-                        () = self.answer(request) => {}
+                        () = Box::pin(self.answer(*request)) => {}
                     }
                     // Whoever asked for something had a look: it is tried again at once.
                     rest = Rest::For(Duration::ZERO);
@@ -331,7 +340,7 @@ impl Deliverer {
             match rest {
                 Rest::For(pause) => tokio::time::sleep(*pause).await,
                 Rest::UntilAsked(_) => std::future::pending().await,
-                Rest::Suspend(word) => self.suspend(word.clone()).await?,
+                Rest::Suspend(word) => Box::pin(self.suspend(word.clone())).await?,
             }
             self.serve().await
         };
@@ -343,16 +352,27 @@ impl Deliverer {
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, Fault> {
         let partitions = self.wait_for_topic().await?;
-        let mut session = self.open_session(partitions).await?;
+        let mut session = Box::pin(self.open_session(partitions)).await?;
         self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
-        let mut reader = self.log.reader(from).await?;
+        let reader = self.log.reader(from).await?;
         self.schemas.forget_missing();
         // What the sink left unfinished before counts as delivered once it is finished.
         self.sink.settle().await?;
         self.live_phase(&mut session).await?;
+        let mut ahead = Ahead::start(reader, self.decider(&session));
         loop {
-            self.turn(&mut session, reader.as_mut()).await?;
+            self.turn(&mut session, &mut ahead).await?;
+        }
+    }
+
+    fn decider(&self, session: &Session) -> Decider {
+        Decider {
+            schemas: self.schemas.clone(),
+            entitlement: Arc::clone(&self.entitlement),
+            unchanged: self.unchanged,
+            caught_up: Arc::clone(&session.caught_up),
+            appetite: Appetite::new(self.room.clone(), self.exchange.budgets.batch),
         }
     }
 
@@ -399,7 +419,7 @@ impl Deliverer {
             positions: stand.partitions.iter().map(|stand| (stand.partition, stand.next)).collect(),
             refill: stand.refilling.then(|| ends.clone()),
             delivered: if stand.refilling { BTreeMap::new() } else { ends },
-            caught_up: false,
+            caught_up: Arc::default(),
             measured: None,
             forgotten: None,
             journal,
@@ -433,14 +453,15 @@ impl Deliverer {
         Ok(all)
     }
 
-    /// One read, and what comes of it.
-    async fn turn(&mut self, session: &mut Session, reader: &mut dyn LogReader) -> Result<(), Fault> {
+    /// One batch, and what comes of it.
+    async fn turn(&mut self, session: &mut Session, ahead: &mut Ahead) -> Result<(), Fault> {
         self.sink.settle().await?;
-        let read = reader.read(ReadBudget { bytes: self.exchange.budgets.batch, wait: READ_WAIT }).await?;
-        let next: Vec<_> = read.next.iter().map(|(at, next)| (at.partition, *next)).collect();
-        if next.iter().any(|(partition, next)| session.positions.get(partition) != Some(next)) {
-            self.deliver(session, &read, &next).await?;
-            self.backoff.reset();
+        if let Some(decided) = ahead.next(READ_WAIT).await? {
+            let next = || decided.read().next.iter().map(|(at, next)| (at.partition, *next));
+            if next().any(|(partition, next)| session.positions.get(&partition) != Some(&next)) {
+                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>())).await?;
+                self.backoff.reset();
+            }
         }
         if session.refill.as_ref().is_some_and(|ends| ends.iter().all(|(at, end)| session.positions.get(at) >= Some(end))) {
             let swept = self.sink.sweep().await?;
@@ -462,13 +483,9 @@ impl Deliverer {
         Ok(())
     }
 
-    async fn deliver(&mut self, session: &mut Session, read: &ReadBatch, next: &[(u32, u64)]) -> Result<(), Fault> {
-        // Of what is far behind the log may have dropped the record that a later one repeats.
-        let repeats = self.unchanged || !session.caught_up;
-        let (mut hand, entitlement, schemas) = self.hand(session);
-        schemas.prepare(&read.records).await.map_err(Fault::Registry)?;
-        let mut items = decide(entitlement, schemas, &read.records, repeats, Timestamp::now()).map_err(Fault::Stopped)?;
-        hand.over(&mut items, next).await?;
+    async fn deliver(&mut self, session: &mut Session, decided: &Decided, next: &[(u32, u64)]) -> Result<(), Fault> {
+        let (read, items) = (decided.read(), decided.items());
+        self.hand(session).0.over(items, next).await?;
         let newest_us = items.iter().map(|item| item.source_us).max();
         let bytes = read
             .records
@@ -524,7 +541,9 @@ impl Deliverer {
         let lag = futures::future::try_join_all(lags).await?.into_iter().sum();
         let age = self.newest_us.filter(|_| lag > 0).map_or(0, |newest| Timestamp::now().as_microsecond() - newest);
         let lag_seconds = age.max(0) as f64 / 1e6;
-        session.caught_up |= lag == 0 && session.refill.is_none();
+        if lag == 0 && session.refill.is_none() {
+            session.caught_up.store(true, Ordering::Relaxed);
+        }
         self.metrics.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.lag_seconds.set(lag_seconds);
         let phase = match (&session.refill, session.left_to_replay()) {

@@ -1,5 +1,7 @@
 //! A subscriber's table as the exchange writes it, and the parts of statements that databases share.
 
+use std::borrow::Cow;
+
 use guitong_govern::{Column, KeyForm};
 use guitong_schemas::contract::sink_table::{DELETED_AT, Deletes, OnTypeChange, SinkTable, VALID};
 
@@ -93,8 +95,8 @@ impl Layout {
     }
 
     /// The table that has each row's version and epoch.
-    pub(crate) fn versioned(&self) -> Self {
-        if self.foreign { self.versions() } else { self.clone() }
+    pub(crate) fn versioned(&self) -> Cow<'_, Self> {
+        if self.foreign { Cow::Owned(self.versions()) } else { Cow::Borrowed(self) }
     }
 
     /// The tables that the exchange makes beside this one.

@@ -23,7 +23,7 @@ const FORMAT: u32 = 1;
 /// Pages of 4 KiB: a small commit and a changed entry of keyed state do not write much more than they must.
 const PAGE: u32 = 4 << 10;
 /// Page cache of the writer, in KiB: the inner pages of the keyed state stay in it.
-const WRITER_CACHE: u32 = 16 << 10;
+const WRITER_CACHE: u32 = 6 << 10;
 /// Bytes of the write-ahead log beyond which the writer waits for its readers, so that it begins again at the front.
 pub(crate) const WAL_BYTES: u64 = 64 << 20;
 /// Pages of the write-ahead log after which SQLite copies it into the file: 16 MiB, so that a page which changes with every commit is

@@ -109,7 +109,7 @@ impl LogReader for Reader {
         let until = Instant::now() + budget.wait.min(Duration::from_secs(86_400));
         let mut skipped = Vec::new();
         loop {
-            let mut batch = self.gather(budget.bytes).await?;
+            let mut batch = Box::pin(self.gather(budget.bytes)).await?;
             if !batch.records.is_empty() {
                 return Ok(batch);
             }

@@ -239,6 +239,8 @@ fn spawn<E: std::error::Error + Send>(
 ) -> JoinHandle<()> {
     let name = name.to_owned();
     let span = tracing::info_span!("part", kind, name);
+    // In the task itself it would have two places: that where it is given, and that where it runs.
+    let run = Box::pin(run);
     let task = async move {
         if let Err(error) = run.await {
             tracing::error!(%error, "stopped");

@@ -41,8 +41,15 @@ pub(super) struct Entitled<'v> {
 
 impl<'v> Entitled<'v> {
     pub(super) fn new(verifier: &'v Verifier, slice: Slice, text_of: TextOf) -> Self {
-        let schemas = Schemas::new(verifier.registry.clone(), verifier.entitlement.entity().clone());
-        Self { verifier, schemas, text_of, slice, shrinks: true, rows: HashMap::new(), next: BTreeMap::new() }
+        Self {
+            verifier,
+            schemas: verifier.schemas.clone(),
+            text_of,
+            slice,
+            shrinks: true,
+            rows: HashMap::new(),
+            next: BTreeMap::new(),
+        }
     }
 
     pub(super) fn get(&self, key: u64) -> Option<Due> {

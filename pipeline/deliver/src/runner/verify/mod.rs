@@ -18,14 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guitong_govern::{Column, Decision, Entitlement, KeyForm, Record as Whole};
-use guitong_log::registry::SchemaRegistry;
 use guitong_log::{ExchangeLog, LogError, TopicPartition, record_at};
 use guitong_schemas::standard::{Grade, KeySource};
 use jiff::Timestamp;
 
 use self::entitled::{Due, Entitled};
 pub use self::report::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
-use super::decode::Decoded;
+use super::decode::{Decoded, Schemas};
 use super::fault::Fault;
 use super::hand::key_text;
 use super::handle::{Cell, CommandError, DelivererHandle};
@@ -54,7 +53,7 @@ const AT_ONCE: usize = 200;
 pub(crate) struct Verifier {
     pub(super) topic: Arc<str>,
     pub(super) log: Arc<dyn ExchangeLog>,
-    pub(super) registry: Arc<dyn SchemaRegistry>,
+    pub(super) schemas: Schemas,
     pub(super) entitlement: Arc<Entitlement>,
     pub(super) holdings: Arc<dyn Holdings>,
     pub(super) aside: Aside,

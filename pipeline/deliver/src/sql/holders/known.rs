@@ -1,5 +1,5 @@
-//! Rows that are known to be noted as sent, so that an update asks nobody: fingerprints in a table of fixed size, in which a new one
-//! takes the place of an old one where there is no room. One for the node.
+//! Rows that are known to be noted as sent, so that an update asks nobody: fingerprints in a table that grows up to a size, from which on
+//! a new one takes the place of an old one where there is no room. One for the node.
 //!
 //! A fingerprint that is taken for another row's would keep that row from being noted, and so lose its delete: it is 128 bits of two
 //! keyed hashes, of keys that no other process and no other hold has.
@@ -8,15 +8,24 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A power of two; 16 MiB, of which the system gives what is used.
-const BUCKETS: usize = 1 << 18;
+/// Powers of two; 64 KiB and 8 MiB.
+const FEWEST: usize = 1 << 9;
+const MOST: usize = 1 << 16;
 
-/// Fingerprints that share a place: with one at each, every twentieth of 100,000 would be lost to another.
+/// Fingerprints that share a place, so that few are lost to others while there is room elsewhere.
 type Bucket = [u128; ROOM];
-const ROOM: usize = 4;
+const ROOM: usize = 8;
+/// Fingerprints to a bucket, on average, from which on the table grows: one bucket in 260 would have to hold more than it can.
+const CROWDED: usize = 3;
 
 #[derive(Debug)]
-pub(crate) struct Known(Mutex<Vec<Bucket>>);
+pub(crate) struct Known(Mutex<Table>);
+
+#[derive(Debug)]
+struct Table {
+    buckets: Vec<Bucket>,
+    held: usize,
+}
 
 /// Where there is no fingerprint.
 const NONE: u128 = 0;
@@ -34,45 +43,66 @@ impl Seal {
 
 impl Default for Known {
     fn default() -> Self {
-        Self(Mutex::new(vec![[NONE; ROOM]; BUCKETS]))
+        Self(Mutex::new(Table::new(FEWEST)))
     }
 }
 
 impl Known {
-    fn buckets(&self) -> MutexGuard<'_, Vec<Bucket>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of the rows that are not known.
     pub(super) fn lacks<'k>(&self, seal: &Seal, rows: impl Iterator<Item = &'k [u8]>) -> HashSet<&'k [u8]> {
         let prints: Vec<_> = rows.map(|row| (row, seal.print(row))).collect();
-        let buckets = self.buckets();
-        let is_known = |print: u128| buckets.get(place(print)).is_some_and(|bucket| bucket.contains(&print));
-        prints.into_iter().filter(|(_, print)| !is_known(*print)).map(|(row, _)| row).collect()
+        let mut table = self.table();
+        prints.into_iter().filter(|(_, print)| !table.bucket(*print).contains(print)).map(|(row, _)| row).collect()
     }
 
     pub(super) fn add<'k>(&self, seal: &Seal, rows: impl Iterator<Item = &'k [u8]>) {
         let prints: Vec<_> = rows.map(|row| seal.print(row)).collect();
-        let mut buckets = self.buckets();
+        let mut table = self.table();
         for print in prints {
-            if let Some(bucket) = buckets.get_mut(place(print)) {
-                let at = bucket.iter().position(|held| *held == print || *held == NONE).unwrap_or(victim(print));
-                bucket.get_mut(at).into_iter().for_each(|slot| *slot = print);
-            }
+            table.add(print);
         }
     }
 
     pub(super) fn remove(&self, seal: &Seal, row: &[u8]) {
         let print = seal.print(row);
-        if let Some(bucket) = self.buckets().get_mut(place(print)) {
-            bucket.iter_mut().filter(|slot| **slot == print).for_each(|slot| *slot = NONE);
-        }
+        let mut table = self.table();
+        let places = table.bucket(print).iter_mut().filter(|slot| **slot == print);
+        let cleared = places.map(|slot| *slot = NONE).count();
+        table.held -= cleared;
     }
 }
 
-/// By bits that are left out of no comparison.
-fn place(print: u128) -> usize {
-    (print >> 64) as usize % BUCKETS
+impl Table {
+    fn new(buckets: usize) -> Self {
+        Self { buckets: vec![[NONE; ROOM]; buckets], held: 0 }
+    }
+
+    fn bucket(&mut self, print: u128) -> &mut [u128] {
+        // By bits that are left out of no comparison.
+        let place = (print >> 64) as usize % self.buckets.len();
+        self.buckets.get_mut(place).map_or(&mut [], |bucket| bucket.as_mut_slice())
+    }
+
+    fn add(&mut self, print: u128) {
+        if self.held >= self.buckets.len() * CROWDED && self.buckets.len() < MOST {
+            self.grow();
+        }
+        let bucket = self.bucket(print);
+        let at = bucket.iter().position(|held| *held == print || *held == NONE).unwrap_or(victim(print));
+        let Some(slot) = bucket.get_mut(at) else { return };
+        let new = std::mem::replace(slot, print) == NONE;
+        self.held += usize::from(new);
+    }
+
+    fn grow(&mut self) {
+        let larger = Self::new(self.buckets.len() * 2);
+        let smaller = std::mem::replace(self, larger);
+        smaller.buckets.into_iter().flatten().filter(|print| *print != NONE).for_each(|print| self.add(print));
+    }
 }
 
 /// Whose place a fingerprint takes where there is no room.
@@ -92,8 +122,8 @@ mod tests {
         assert_eq!(known.lacks(&seal, all()).len(), rows.len());
         known.add(&seal, all());
         let lacks = known.lacks(&seal, all()).len();
-        assert!(lacks < rows.len() / 500, "{lacks} lost their place to others");
-        let many: Vec<[u8; 4]> = (0..8 * BUCKETS as u32).map(u32::to_be_bytes).collect();
+        assert!(lacks < rows.len() / 100, "{lacks} lost their place to others");
+        let many: Vec<[u8; 4]> = (0..8 * MOST as u32).map(u32::to_be_bytes).collect();
         known.add(&seal, many.iter().map(|row| row.as_slice()));
         let newest = many.iter().rev().take(1_000).map(|row| row.as_slice());
         assert!(known.lacks(&seal, newest).len() < 100, "a new one takes the place of an old one");
@@ -102,5 +132,19 @@ mod tests {
         assert_eq!(known.lacks(&Seal::default(), [b"one".as_slice()].into_iter()).len(), 1, "another hold");
         known.remove(&seal, b"one");
         assert_eq!(known.lacks(&seal, [b"one".as_slice()].into_iter()).len(), 1);
+    }
+
+    #[test]
+    fn what_was_removed_is_known_no_more_whatever_came_and_went_beside_it() {
+        let (known, seal) = (Known::default(), Seal::default());
+        let rows: Vec<[u8; 4]> = (0..50_000_u32).map(u32::to_be_bytes).collect();
+        let every = |step: usize| rows.iter().step_by(step).map(|row| row.as_slice());
+        known.add(&seal, every(1));
+        every(2).for_each(|row| known.remove(&seal, row));
+        // In front of some of these there is room now.
+        known.add(&seal, every(1));
+        every(1).for_each(|row| known.remove(&seal, row));
+        assert_eq!(known.lacks(&seal, every(1)).len(), rows.len());
+        assert_eq!(known.table().held, 0);
     }
 }

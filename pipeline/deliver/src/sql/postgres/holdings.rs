@@ -41,10 +41,10 @@ impl Holdings for PostgresHoldings {
                 return Ok(None);
             }
         }
-        let own = Own::new(&self.place);
-        let stored = sqlx::query_as::<_, Stored>(AssertSqlSafe(own.stored)).bind(&*self.plan.subscription);
+        let own = Own { place: &self.place };
+        let stored = sqlx::query_as::<_, Stored>(AssertSqlSafe(own.stored())).bind(&*self.plan.subscription);
         let stored = stored.fetch_optional(&mut connection).await.map_err(sink_error)?;
-        let offsets = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(own.partitions));
+        let offsets = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(own.partitions()));
         let offsets = offsets.bind(&*self.plan.subscription).bind(&*self.plan.topic);
         let offsets = offsets.fetch_all(&mut connection).await.map_err(sink_error)?;
         let Some(positions) = settled(stored.as_ref(), &offsets, &self.plan, &self.layout)? else { return Ok(None) };

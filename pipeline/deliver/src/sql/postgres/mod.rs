@@ -4,6 +4,7 @@ mod array;
 mod copy;
 mod errors;
 mod holdings;
+mod own;
 mod table;
 mod write;
 
@@ -16,8 +17,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, 
 use self::copy::Copy;
 use self::errors::sink_error;
 use self::holdings::PostgresHoldings;
+use self::own::Own;
 use self::table::Place;
-use self::write::{MERGE_VERSION, Statements, Writer};
+use self::write::{Form, MERGE_VERSION, Statements, Writer};
 use super::kept::{self, Dialect};
 use super::layout::{Layout, join, quote};
 use super::lease::Lease;
@@ -28,69 +30,6 @@ use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
 use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
 
-/// Statements on the exchange's own tables.
-#[derive(Debug)]
-struct Own {
-    stored: String,
-    store: String,
-    set_sweep: String,
-    partitions: String,
-    insert_offset: String,
-    delete_offsets: String,
-    resume_offsets: String,
-    move_offsets: String,
-    remembers: String,
-    forget: String,
-}
-
-impl Own {
-    fn new(place: &Place) -> Self {
-        let subscriptions = place.qualified("guitong_subscriptions");
-        let offsets = place.qualified("guitong_offsets");
-        let deleted = place.qualified("guitong_deleted");
-        Self {
-            stored: format!(
-                "SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
-                 FROM {subscriptions} WHERE subscription = $1"
-            ),
-            store: format!(
-                "INSERT INTO {subscriptions}
-                    (subscription, table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-                 ON CONFLICT (subscription) DO UPDATE SET table_name = excluded.table_name, made = excluded.made,
-                    log_id = excluded.log_id, topic = excluded.topic, epoch = excluded.epoch, sweep_epoch = excluded.sweep_epoch,
-                    grant_fingerprint = excluded.grant_fingerprint, shape = excluded.shape"
-            ),
-            set_sweep: format!("UPDATE {subscriptions} SET sweep_epoch = $3 WHERE subscription = $1 AND epoch = $2"),
-            partitions: format!(
-                "SELECT partition, next_offset, refill_to FROM {offsets} WHERE subscription = $1 AND topic = $2 ORDER BY partition"
-            ),
-            insert_offset: format!(
-                "INSERT INTO {offsets}
-                    (subscription, log_id, topic, partition, next_offset, refill_to, epoch, batch_count, batch_digest)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '')"
-            ),
-            delete_offsets: format!("DELETE FROM {offsets} WHERE subscription = $1"),
-            resume_offsets: format!("UPDATE {offsets} SET epoch = $2 WHERE subscription = $1"),
-            // Each offset moves on only from where the batch starts, and only for the holder of the epoch.
-            move_offsets: format!(
-                "WITH moved AS (
-                    UPDATE {offsets} o SET next_offset = r.next, batch_count = $4, batch_digest = $5
-                    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS r(partition, previous, next)
-                    WHERE o.subscription = $6 AND o.topic = $7 AND o.partition = r.partition AND o.next_offset = r.previous
-                        AND o.epoch = $8
-                    RETURNING 1
-                 ), noted AS (
-                    UPDATE {subscriptions} SET entries = $9 WHERE subscription = $6 AND epoch = $8 RETURNING 1
-                 )
-                 SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM noted)"
-            ),
-            remembers: format!("SELECT EXISTS (SELECT 1 FROM {deleted} WHERE subscription = $1)"),
-            forget: format!("DELETE FROM {deleted} WHERE subscription = $1 AND deleted_us < $2"),
-        }
-    }
-}
-
 /// One subscription's table in a PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresSink {
@@ -98,8 +37,7 @@ pub struct PostgresSink {
     place: Place,
     plan: SinkPlan,
     layout: Layout,
-    own: Own,
-    statements: Statements,
+    form: Form,
     buffer: Copy,
     epoch: i64,
     sweep_epoch: Option<i64>,
@@ -117,8 +55,7 @@ impl PostgresSink {
         let layout = Layout::new(table, |name| place.qualified(name), &plan);
         Ok(Self {
             pool: pools.postgres(url)?,
-            own: Own::new(&place),
-            statements: Statements::new(&place, &layout, &plan),
+            form: Form::new(&layout, &plan),
             buffer: Copy::default(),
             epoch: 0,
             sweep_epoch: None,
@@ -128,6 +65,10 @@ impl PostgresSink {
             layout,
             plan,
         })
+    }
+
+    fn own(&self) -> Own<'_> {
+        Own { place: &self.place }
     }
 
     /// Makes the table fit, and says what is to happen with offsets and whether the exchange made the table.
@@ -177,7 +118,7 @@ impl PostgresSink {
         (epoch, sweep_epoch): (i64, Option<i64>),
         shape: String,
     ) -> Result<(), SinkError> {
-        let store = sqlx::query(AssertSqlSafe(self.own.store.as_str()))
+        let store = sqlx::query(AssertSqlSafe(self.own().store()))
             .bind(&*self.plan.subscription)
             .bind(&self.layout.table)
             .bind(made)
@@ -193,7 +134,7 @@ impl PostgresSink {
 
     /// Sets the epoch of the refill under way if this holder still has the subscription.
     async fn set_sweep(&self, connection: &mut PgConnection, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
-        let set = sqlx::query(AssertSqlSafe(self.own.set_sweep.as_str()));
+        let set = sqlx::query(AssertSqlSafe(self.own().set_sweep()));
         let set = set.bind(&*self.plan.subscription).bind(self.epoch).bind(sweep_epoch);
         match set.execute(connection).await.map_err(sink_error)?.rows_affected() {
             0 => Err(fenced(&self.plan.subscription)),
@@ -204,7 +145,7 @@ impl PostgresSink {
     /// Moves each offset on from where the batch starts, and keeps the audit entries; fenced where one is not there.
     async fn move_offsets(&self, connection: &mut PgConnection, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
         let of = |part: fn(&guitong_govern::audit::Range) -> i64| batch.ranges.iter().map(part).collect::<Vec<_>>();
-        let moved = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(self.own.move_offsets.as_str()))
+        let moved = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(self.own().move_offsets()))
             .bind(of(|range| i64::from(range.partition)))
             .bind(of(|range| signed(range.from)))
             .bind(of(|range| signed(range.to)))
@@ -224,10 +165,10 @@ impl PostgresSink {
     async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let mut transaction = self.pool.begin().await.map_err(sink_error)?;
         self.set_sweep(&mut transaction, sweep_epoch).await?;
-        let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
+        let delete = sqlx::query(AssertSqlSafe(self.own().delete_offsets())).bind(&*self.plan.subscription);
         delete.execute(&mut *transaction).await.map_err(sink_error)?;
         for stand in partitions {
-            let insert = sqlx::query(AssertSqlSafe(self.own.insert_offset.as_str()))
+            let insert = sqlx::query(AssertSqlSafe(self.own().insert_offset()))
                 .bind(&*self.plan.subscription)
                 .bind(&*self.plan.log.0)
                 .bind(&*self.plan.topic)
@@ -243,24 +184,23 @@ impl PostgresSink {
     }
 
     async fn take_over(&self, transaction: &mut Tx<'_>) -> Result<(Taken, Stand), SinkError> {
-        let stored = AssertSqlSafe(format!("{} FOR UPDATE", self.own.stored));
+        let stored = AssertSqlSafe(format!("{} FOR UPDATE", self.own().stored()));
         let stored = sqlx::query_as::<_, Stored>(stored).bind(&*self.plan.subscription);
         let stored = stored.fetch_optional(&mut **transaction).await.map_err(sink_error)?;
         let (takeover, made) = self.prepare(transaction, stored.as_ref()).await?;
         let epoch = stored.as_ref().map_or(0, |stored| stored.epoch) + 1;
         let sweep_epoch = match takeover {
             Takeover::Resume => {
-                let resume = sqlx::query(AssertSqlSafe(self.own.resume_offsets.as_str()));
+                let resume = sqlx::query(AssertSqlSafe(self.own().resume_offsets()));
                 resume.bind(&*self.plan.subscription).bind(epoch).execute(&mut **transaction).await.map_err(sink_error)?;
                 stored.as_ref().and_then(|stored| stored.sweep_epoch)
             }
             Takeover::Refill | Takeover::Regrant(_) => {
-                let delete = sqlx::query(AssertSqlSafe(self.own.delete_offsets.as_str())).bind(&*self.plan.subscription);
+                let delete = sqlx::query(AssertSqlSafe(self.own().delete_offsets())).bind(&*self.plan.subscription);
                 delete.execute(&mut **transaction).await.map_err(sink_error)?;
                 if takeover.rekeys() {
                     // Rows are keyed in another way: deleted keys are granted no longer.
-                    let forget =
-                        sqlx::query(AssertSqlSafe(self.own.forget.as_str())).bind(&*self.plan.subscription).bind(i64::MAX);
+                    let forget = sqlx::query(AssertSqlSafe(self.own().forget())).bind(&*self.plan.subscription).bind(i64::MAX);
                     forget.execute(&mut **transaction).await.map_err(sink_error)?;
                 }
                 Some(epoch)
@@ -268,10 +208,10 @@ impl PostgresSink {
         };
         let shape = shape_to_store(stored.as_ref(), &self.plan, &self.layout)?;
         self.store(transaction, made, (epoch, sweep_epoch), shape).await?;
-        let partitions = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(self.own.partitions.as_str()));
+        let partitions = sqlx::query_as::<_, StoredOffset>(AssertSqlSafe(self.own().partitions()));
         let partitions = partitions.bind(&*self.plan.subscription).bind(&*self.plan.topic);
         let partitions = partitions.fetch_all(&mut **transaction).await.map_err(sink_error)?;
-        let remembers = sqlx::query_scalar::<_, bool>(AssertSqlSafe(self.own.remembers.as_str())).bind(&*self.plan.subscription);
+        let remembers = sqlx::query_scalar::<_, bool>(AssertSqlSafe(self.own().remembers())).bind(&*self.plan.subscription);
         let remembers = remembers.fetch_one(&mut **transaction).await.map_err(sink_error)?;
         let stand = Stand {
             epoch: unsigned(epoch),
@@ -334,7 +274,7 @@ impl Sink for PostgresSink {
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         let mut writer = Writer {
-            statements: &self.statements,
+            statements: Statements::new(&self.place, &self.layout, &self.form),
             subscription: &self.plan.subscription,
             epoch: self.epoch,
             sweep_epoch: self.sweep_epoch,
@@ -400,7 +340,7 @@ impl Sink for PostgresSink {
     }
 
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError> {
-        let forget = sqlx::query(AssertSqlSafe(self.own.forget.as_str())).bind(&*self.plan.subscription).bind(before_us);
+        let forget = sqlx::query(AssertSqlSafe(self.own().forget())).bind(&*self.plan.subscription).bind(before_us);
         forget.execute(&self.pool).await.map_err(sink_error)?;
         Ok(())
     }

@@ -6,6 +6,8 @@
 //!
 //! MERGE needs PostgreSQL 15; version 14 takes `INSERT … ON CONFLICT` and a DELETE.
 
+use std::borrow::Cow;
+
 use guitong_govern::{ColumnKind, RowKey};
 use guitong_schemas::standard::StandardValue;
 use sha2::{Digest as _, Sha256};
@@ -35,142 +37,30 @@ const DELETE: &str = "guitong_delete";
 const AT: &str = "guitong_at";
 const BELOW: &str = "guitong_below";
 
-/// Statements of one layout.
+/// How rows are written.
 #[derive(Debug)]
-pub(crate) struct Statements {
-    /// Makes the temporary table where the connection has none, and begins the transaction.
-    pub(crate) begin: String,
-    copy: String,
-    /// The same rows from arrays; `None` where a column is an array itself, of which there are no arrays.
-    few: Option<Few>,
-    leave_out: String,
-    forget: String,
-    /// Where a row that is deleted does not keep its version itself.
-    remember: Option<String>,
-    write: Write,
-    /// What [`Write`] does not do about deletes, in order.
-    deletes: Vec<String>,
-    /// Before and after what is done to the versions of a table that is the department's own.
-    foreign: Option<(String, String)>,
-    /// What is done first where a change takes its row's history with it, and what is always done.
-    history: Option<(String, [String; 2])>,
-    /// Makes the temporary table ready for what follows in the same transaction.
-    empty: String,
-    /// Columns of the temporary table before those that are written.
+pub(crate) struct Form {
+    /// The temporary table, without its schema.
+    stage: String,
+    /// Its columns before those that are written.
     own: usize,
     /// Kind of each written column, and for a key column its place in the key.
     columns: Vec<(Kind, Option<usize>)>,
 }
 
-/// Rows that come as arrays.
-#[derive(Debug)]
-struct Few {
-    /// Into the temporary table.
-    stage: String,
-    /// Into the subscriber's table.
-    write: Write,
-}
-
-/// From a source of rows into the subscriber's table.
-#[derive(Debug)]
-struct Write {
-    merge: String,
-    upsert: String,
-}
-
-impl Write {
-    fn new(source: &str, layout: &Layout, held: &str) -> Self {
-        let (table, written, same_key) = (&layout.table, layout.quoted_written(), layout.same_key("t", "s"));
-        let values = join(layout.written().into_iter().map(|name| format!("s.{}", quote(name))), ", ");
-        let delete = if layout.soft { String::new() } else { format!("WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE") };
-        Self {
-            merge: format!(
-                "MERGE INTO {table} t USING {source} s ON {same_key}
-                 {delete}
-                 WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
-                 WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
-                older("t", "s"),
-                layout.assignments("s"),
-            ),
-            upsert: format!(
-                "INSERT INTO {table} AS t ({written}) SELECT {values} FROM {source} s WHERE NOT s.{DELETE}
-                 ON CONFLICT ({}) DO UPDATE SET {} WHERE {}",
-                layout.quoted_key(),
-                layout.assignments("excluded"),
-                older("t", "excluded"),
-            ),
-        }
-    }
-}
-
-/// Columns of the temporary table before those that are written.
-fn own_columns(layout: &Layout) -> Vec<(&'static str, Kind)> {
-    let kept = [(AT, Kind::Granted(ColumnKind::Time)), (BELOW, Kind::Epoch)];
-    let kept = kept.into_iter().filter(|_| layout.keeps());
-    [(ROW, Kind::Bytes), (DELETE, Kind::Boolean)].into_iter().chain(kept).collect()
-}
-
-impl Statements {
-    pub(crate) fn new(place: &Place, layout: &Layout, plan: &SinkPlan) -> Self {
+impl Form {
+    pub(crate) fn new(layout: &Layout, plan: &SinkPlan) -> Self {
         let (own, written) = (own_columns(layout), written(layout));
         // A pooled connection may hold the temporary table of another subscription, or of another grant.
         let mut name = Sha256::new();
         name.update(plan.subscription.as_bytes());
         name.update(plan.grant);
-        let staged: Vec<_> = own.iter().copied().chain(written.iter().map(|column| (column.name, column.kind))).collect();
-        let columns = join(staged.iter().map(|(name, kind)| format!("{} {}", quote(name), kind.sql())), ", ");
-        name.update(&columns);
-        let stage = format!("pg_temp.guitong_{}", hex::encode(&name.finalize()[..12]));
-        let versioned = layout.versioned();
-        let (table, deleted) = (&versioned.table, place.qualified("guitong_deleted"));
-        let same_key = layout.same_key("t", "s");
-        let held = format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})");
-        let deletion = format!("d.subscription = $1 AND d.row_key = s.{ROW} AND NOT s.{DELETE}");
-        let arrays = staged.iter().enumerate().map(|(index, (_, kind))| format!("${}::{}[]", index + 1, kind.sql()));
-        let arrays = join(arrays, ", ");
-        let names = join(staged.iter().map(|(name, _)| quote(name)), ", ");
-        let rows = format!("(SELECT * FROM unnest({arrays}) AS r({names}))");
-        let nested = written.iter().any(|column| column.kind == Kind::Granted(ColumnKind::TextList));
+        name.update(staged(layout));
         let key_place = |name: &str| (name != KEY).then(|| layout.key.iter().position(|key| key == name)).flatten();
-        let delete = format!("DELETE FROM {table} t USING {stage} s WHERE {same_key} AND s.{DELETE} AND {held}");
-        let feed = feed(&stage, layout);
-        let soft = || {
-            kept::soft_deletes(Dialect::Postgres, layout).iter().map(|fed| fed.on(&format!("{feed} WHERE {DELETE}"))).collect()
-        };
         Self {
-            copy: format!("COPY {stage} FROM STDIN (FORMAT binary)"),
-            few: (!nested).then(|| Few {
-                stage: format!("INSERT INTO {stage} SELECT * FROM unnest({arrays})"),
-                write: Write::new(&rows, &versioned, &held),
-            }),
-            leave_out: format!(
-                "DELETE FROM {stage} s USING {deleted} d WHERE {deletion} AND (d.version, d.epoch) >= (s.{VERSION}, s.{EPOCH})"
-            ),
-            forget: format!("DELETE FROM {deleted} d USING {stage} s WHERE {deletion}"),
-            remember: (!layout.soft).then(|| format!(
-                "INSERT INTO {deleted} (subscription, row_key, version, epoch, deleted_us)
-                 SELECT $1, s.{ROW}, s.{VERSION}, s.{EPOCH}, $2 FROM {stage} s JOIN {table} t ON {same_key} WHERE s.{DELETE} AND {held}
-                 ON CONFLICT (subscription, row_key) DO UPDATE
-                 SET version = excluded.version, epoch = excluded.epoch, deleted_us = excluded.deleted_us"
-            )),
-            write: Write::new(&stage, &versioned, &held),
-            deletes: if layout.soft { soft() } else { vec![delete] },
-            foreign: layout.foreign.then(|| {
-                let foreign = Foreign::new(Dialect::Postgres, layout);
-                let removed = format!("SELECT {}{VERSION} AS v, {EPOCH} AS e FROM {stage} WHERE {DELETE}", fed_key(layout));
-                (foreign.take.on(&removed), foreign.put.on(&format!("SELECT * FROM {stage} WHERE NOT {DELETE}")))
-            }),
-            history: layout.history.then(|| {
-                let history = History::new(Dialect::Postgres, layout);
-                (history.leave.on(&feed), history.follow.map(|fed| fed.on(&feed)))
-            }),
-            empty: format!("DELETE FROM {stage}"),
+            stage: format!("guitong_{}", hex::encode(&name.finalize()[..12])),
             own: own.len(),
             columns: written.iter().map(|column| (column.kind, key_place(column.name))).collect(),
-            begin: format!(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({columns}) ON COMMIT DELETE ROWS; BEGIN",
-                stage.trim_start_matches("pg_temp.")
-            ),
         }
     }
 
@@ -207,9 +97,173 @@ impl Statements {
     }
 }
 
-/// The changes in the temporary table as statements of [`kept`] take them.
-fn feed(stage: &str, layout: &Layout) -> String {
-    format!("SELECT {}{VERSION} AS v, {EPOCH} AS e, {AT} AS at, {BELOW} AS below FROM {stage}", fed_key(layout))
+/// Statements of one layout, written where they are used: kept for each of a thousand subscriptions, they would take more than all
+/// else that a subscription holds.
+#[derive(Debug)]
+pub(crate) struct Statements<'s> {
+    layout: &'s Layout,
+    /// Has each row's version.
+    versioned: Cow<'s, Layout>,
+    form: &'s Form,
+    stage: String,
+    /// The table of versions of deleted keys.
+    deleted: String,
+}
+
+impl<'s> Statements<'s> {
+    pub(crate) fn new(place: &Place, layout: &'s Layout, form: &'s Form) -> Self {
+        let (versioned, deleted) = (layout.versioned(), place.qualified("guitong_deleted"));
+        Self { layout, versioned, form, stage: format!("pg_temp.{}", form.stage), deleted }
+    }
+
+    /// Makes the temporary table where the connection has none, and begins the transaction.
+    fn begin(&self) -> String {
+        let columns = staged(self.layout);
+        format!("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({columns}) ON COMMIT DELETE ROWS; BEGIN", self.form.stage)
+    }
+
+    fn copy(&self) -> String {
+        format!("COPY {} FROM STDIN (FORMAT binary)", self.stage)
+    }
+
+    /// Makes the temporary table ready for what follows in the same transaction.
+    fn empty(&self) -> String {
+        format!("DELETE FROM {}", self.stage)
+    }
+
+    /// Rows may come as arrays: none of their columns is an array itself, of which there are no arrays.
+    fn takes_arrays(&self) -> bool {
+        self.form.columns.iter().all(|(kind, _)| *kind != Kind::Granted(ColumnKind::TextList))
+    }
+
+    /// The rows that come as arrays, a column each.
+    fn arrays(&self) -> String {
+        let (own, written) = (own_columns(self.layout), written(self.layout));
+        let kinds = own.iter().map(|(_, kind)| *kind).chain(written.iter().map(|column| column.kind));
+        let arrays = join(kinds.enumerate().map(|(index, kind)| format!("${}::{}[]", index + 1, kind.sql())), ", ");
+        let names = own.iter().map(|(name, _)| *name).chain(written.iter().map(|column| column.name));
+        format!("(SELECT * FROM unnest({arrays}) AS r({}))", join(names.map(quote), ", "))
+    }
+
+    /// From arrays into the temporary table.
+    fn stage_arrays(&self) -> String {
+        format!("INSERT INTO {} SELECT * FROM {} AS r", self.stage, self.arrays())
+    }
+
+    fn merge(&self, source: &str) -> String {
+        let (layout, held) = (&*self.versioned, held());
+        let (table, written, same_key) = (&layout.table, layout.quoted_written(), layout.same_key("t", "s"));
+        let values = join(layout.written().into_iter().map(|name| format!("s.{}", quote(name))), ", ");
+        let delete = if layout.soft { String::new() } else { format!("WHEN MATCHED AND s.{DELETE} AND {held} THEN DELETE") };
+        format!(
+            "MERGE INTO {table} t USING {source} s ON {same_key}
+             {delete}
+             WHEN MATCHED AND NOT s.{DELETE} AND {} THEN UPDATE SET {}
+             WHEN NOT MATCHED AND NOT s.{DELETE} THEN INSERT ({written}) VALUES ({values})",
+            older("t", "s"),
+            layout.assignments("s"),
+        )
+    }
+
+    fn upsert(&self, source: &str) -> String {
+        let layout = &*self.versioned;
+        let values = join(layout.written().into_iter().map(|name| format!("s.{}", quote(name))), ", ");
+        format!(
+            "INSERT INTO {} AS t ({}) SELECT {values} FROM {source} s WHERE NOT s.{DELETE}
+             ON CONFLICT ({}) DO UPDATE SET {} WHERE {}",
+            layout.table,
+            layout.quoted_written(),
+            layout.quoted_key(),
+            layout.assignments("excluded"),
+            older("t", "excluded"),
+        )
+    }
+
+    fn deletion(&self) -> String {
+        format!("d.subscription = $1 AND d.row_key = s.{ROW} AND NOT s.{DELETE}")
+    }
+
+    fn leave_out(&self) -> String {
+        format!(
+            "DELETE FROM {} s USING {} d WHERE {} AND (d.version, d.epoch) >= (s.{VERSION}, s.{EPOCH})",
+            self.stage,
+            self.deleted,
+            self.deletion()
+        )
+    }
+
+    fn forget(&self) -> String {
+        format!("DELETE FROM {} d USING {} s WHERE {}", self.deleted, self.stage, self.deletion())
+    }
+
+    /// `None` where a row that is deleted keeps its version itself.
+    fn remember(&self) -> Option<String> {
+        let (layout, held) = (&*self.versioned, held());
+        (!self.layout.soft).then(|| {
+            format!(
+                "INSERT INTO {} (subscription, row_key, version, epoch, deleted_us)
+                 SELECT $1, s.{ROW}, s.{VERSION}, s.{EPOCH}, $2 FROM {} s JOIN {} t ON {} WHERE s.{DELETE} AND {held}
+                 ON CONFLICT (subscription, row_key) DO UPDATE
+                 SET version = excluded.version, epoch = excluded.epoch, deleted_us = excluded.deleted_us",
+                self.deleted,
+                self.stage,
+                layout.table,
+                layout.same_key("t", "s")
+            )
+        })
+    }
+
+    /// What [`Statements::merge`] or [`Statements::upsert`] does not do about deletes, in order.
+    fn deletes(&self) -> Vec<String> {
+        if self.layout.soft {
+            let removed = format!("{} WHERE {DELETE}", self.feed());
+            return kept::soft_deletes(Dialect::Postgres, self.layout).iter().map(|fed| fed.on(&removed)).collect();
+        }
+        let (layout, held) = (&*self.versioned, held());
+        let same_key = layout.same_key("t", "s");
+        vec![format!("DELETE FROM {} t USING {} s WHERE {same_key} AND s.{DELETE} AND {held}", layout.table, self.stage)]
+    }
+
+    /// Before and after what is done to the versions of a table that is the department's own.
+    fn foreign(&self) -> Option<(String, String)> {
+        let Layout { foreign: true, .. } = self.layout else { return None };
+        let foreign = Foreign::new(Dialect::Postgres, self.layout);
+        let stage = &self.stage;
+        let removed = format!("SELECT {}{VERSION} AS v, {EPOCH} AS e FROM {stage} WHERE {DELETE}", fed_key(self.layout));
+        Some((foreign.take.on(&removed), foreign.put.on(&format!("SELECT * FROM {stage} WHERE NOT {DELETE}"))))
+    }
+
+    /// What is done first where a change takes its row's history with it, and what is always done.
+    fn history(&self) -> Option<(String, [String; 2])> {
+        let Layout { history: true, .. } = self.layout else { return None };
+        let history = History::new(Dialect::Postgres, self.layout);
+        let feed = self.feed();
+        Some((history.leave.on(&feed), history.follow.map(|fed| fed.on(&feed))))
+    }
+
+    /// The changes in the temporary table as statements of [`kept`] take them.
+    fn feed(&self) -> String {
+        format!("SELECT {}{VERSION} AS v, {EPOCH} AS e, {AT} AS at, {BELOW} AS below FROM {}", fed_key(self.layout), self.stage)
+    }
+}
+
+/// Columns of the temporary table before those that are written.
+fn own_columns(layout: &Layout) -> Vec<(&'static str, Kind)> {
+    let kept = [(AT, Kind::Granted(ColumnKind::Time)), (BELOW, Kind::Epoch)];
+    let kept = kept.into_iter().filter(|_| layout.keeps());
+    [(ROW, Kind::Bytes), (DELETE, Kind::Boolean)].into_iter().chain(kept).collect()
+}
+
+/// Every column of the temporary table, with its type.
+fn staged(layout: &Layout) -> String {
+    let (own, written) = (own_columns(layout), written(layout));
+    let columns = own.into_iter().chain(written.iter().map(|column| (column.name, column.kind)));
+    join(columns.map(|(name, kind)| format!("{} {}", quote(name), kind.sql())), ", ")
+}
+
+/// What `t` holds is older than the delete `s`.
+fn held() -> String {
+    format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})")
 }
 
 fn fed_key(layout: &Layout) -> String {
@@ -231,7 +285,7 @@ fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardVa
 /// Who writes, and how.
 #[derive(Debug)]
 pub(crate) struct Writer<'w> {
-    pub(crate) statements: &'w Statements,
+    pub(crate) statements: Statements<'w>,
     pub(crate) subscription: &'w str,
     pub(crate) epoch: i64,
     /// Of the refill under way.
@@ -245,22 +299,24 @@ pub(crate) struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    /// Statement for rows as arrays that needs no temporary table.
-    fn direct(&self, changes: &[&Change<'_>]) -> Option<&str> {
-        let Statements { few, history, foreign, .. } = self.statements;
-        let needs_table = self.remembers || history.is_some() || foreign.is_some() || deletes(changes);
-        let few = few.as_ref().filter(|_| changes.len() <= FEW && !needs_table)?;
-        Some(self.write(&few.write))
+    /// Rows go as arrays and need no temporary table.
+    fn is_direct(&self, changes: &[&Change<'_>]) -> bool {
+        let layout = self.statements.layout;
+        let needs_table = self.remembers || layout.history || layout.foreign || deletes(changes);
+        changes.len() <= FEW && !needs_table && self.statements.takes_arrays()
     }
 
-    fn write<'s>(&self, write: &'s Write) -> &'s str {
-        if self.merges { &write.merge } else { &write.upsert }
+    fn write(&self, source: &str) -> String {
+        if self.merges { self.statements.merge(source) } else { self.statements.upsert(source) }
     }
 
     /// Begins a transaction for the batch; its temporary table comes in the same round trip.
-    pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> &str {
-        let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.direct(changes).is_some();
-        if batch.earlier.is_empty() && needs_no_table(batch.changes) { "BEGIN" } else { &self.statements.begin }
+    pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> String {
+        let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.is_direct(changes);
+        match batch.earlier.is_empty() && needs_no_table(batch.changes) {
+            true => "BEGIN".to_owned(),
+            false => self.statements.begin(),
+        }
     }
 
     /// Applies the batch; `remembers` says afterwards whether a deleted key is remembered. What [`Writer::begin`] says was done before.
@@ -273,7 +329,7 @@ impl Writer<'_> {
         let mut begun = false;
         for changes in batch.parts().filter(|changes| !changes.is_empty()) {
             if std::mem::replace(&mut begun, true) {
-                self.execute(connection, &self.statements.empty).await?;
+                self.execute(connection, &self.statements.empty()).await?;
             }
             self.remembers |= self.apply_part(connection, buffer, changes).await?;
         }
@@ -287,37 +343,39 @@ impl Writer<'_> {
         buffer: &mut Copy,
         changes: &[&Change<'_>],
     ) -> Result<bool, SinkError> {
-        if let Some(direct) = self.direct(changes) {
-            self.arrays(connection, direct, buffer, changes).await?;
+        let statements = &self.statements;
+        if self.is_direct(changes) {
+            self.arrays(connection, &self.write(&statements.arrays()), buffer, changes).await?;
             return Ok(false);
         }
-        let statements = self.statements;
-        match &statements.few {
-            Some(few) if changes.len() <= FEW => self.arrays(connection, &few.stage, buffer, changes).await?,
-            _ => self.copy(connection, buffer, changes).await?,
+        match changes.len() <= FEW && statements.takes_arrays() {
+            true => self.arrays(connection, &statements.stage_arrays(), buffer, changes).await?,
+            false => self.copy(connection, buffer, changes).await?,
         }
         if self.remembers {
-            self.execute_for(connection, &statements.leave_out, false).await?;
-            self.execute_for(connection, &statements.forget, false).await?;
+            self.execute_for(connection, &statements.leave_out(), false).await?;
+            self.execute_for(connection, &statements.forget(), false).await?;
         }
         let deletes = deletes(changes);
-        let remembered = match statements.remember.as_ref().filter(|_| deletes) {
+        let remember = statements.remember();
+        let remembered = match remember.as_ref().filter(|_| deletes) {
             Some(remember) => self.execute_for(connection, remember, true).await? > 0,
             None => false,
         };
-        if let Some((take, _)) = statements.foreign.as_ref().filter(|_| deletes) {
+        let foreign = statements.foreign();
+        if let Some((take, _)) = foreign.as_ref().filter(|_| deletes) {
             self.execute(connection, take).await?;
         }
-        self.execute(connection, self.write(&statements.write)).await?;
-        if deletes && (!self.merges || statements.remember.is_none()) {
-            for delete in &statements.deletes {
-                self.execute(connection, delete).await?;
+        self.execute(connection, &self.write(&statements.stage)).await?;
+        if deletes && (!self.merges || remember.is_none()) {
+            for delete in statements.deletes() {
+                self.execute(connection, &delete).await?;
             }
         }
-        if let Some((_, put)) = &statements.foreign {
+        if let Some((_, put)) = &foreign {
             self.execute(connection, put).await?;
         }
-        if let Some((leave, follow)) = &statements.history {
+        if let Some((leave, follow)) = &statements.history() {
             let leave = changes.iter().any(|change| kept::takes_history(change)).then_some(leave);
             for statement in leave.into_iter().chain(follow) {
                 self.execute(connection, statement).await?;
@@ -345,12 +403,12 @@ impl Writer<'_> {
         buffer: &mut Copy,
         changes: &[&Change<'_>],
     ) -> Result<(), SinkError> {
-        let own = [Element::Bytes, Element::Boolean, Element::Time, Element::Long].into_iter().take(self.statements.own);
-        let written = self.statements.columns.iter().map(|(kind, _)| Element::of(*kind));
+        let own = [Element::Bytes, Element::Boolean, Element::Time, Element::Long].into_iter().take(self.statements.form.own);
+        let written = self.statements.form.columns.iter().map(|(kind, _)| Element::of(*kind));
         let mut columns: Vec<Column> = own.chain(written).map(Column::new).collect();
         for change in changes {
             buffer.bytes.clear();
-            self.statements.encode(buffer, change, self)?;
+            self.statements.form.encode(buffer, change, self)?;
             array::take_row(&mut columns, &buffer.bytes);
         }
         let bound = columns.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), sqlx::query::Query::bind);
@@ -359,10 +417,10 @@ impl Writer<'_> {
     }
 
     async fn copy(&self, connection: &mut PgConnection, buffer: &mut Copy, changes: &[&Change<'_>]) -> Result<(), SinkError> {
-        let mut copy = connection.copy_in_raw(&self.statements.copy).await.map_err(sink_error)?;
+        let mut copy = connection.copy_in_raw(&self.statements.copy()).await.map_err(sink_error)?;
         buffer.start();
         for change in changes {
-            if let Err(error) = self.statements.encode(buffer, change, self) {
+            if let Err(error) = self.statements.form.encode(buffer, change, self) {
                 copy.abort("a value that cannot be written").await.map_err(sink_error)?;
                 return Err(error);
             }

@@ -1,0 +1,122 @@
+//! The next batch, read and decided on while the sink has the one before: what the subscriber's server takes for a batch is as long as
+//! what reading the next one takes, or longer.
+//!
+//! At most one batch waits, beside the one that is handed over. Nothing of what waits counts: where a session ends, the next one reads
+//! from the sink's own offsets again.
+
+#![allow(unsafe_code, reason = "self_cell's macro, which is safe to use")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use guitong_govern::{Entitlement, Stop};
+use guitong_log::{LogReader, ReadBatch};
+use jiff::Timestamp;
+use self_cell::self_cell;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Fault;
+use super::appetite::{Appetite, Place};
+use super::batch::{Item, decide};
+use super::decode::Schemas;
+
+type Items<'r> = Vec<Item<'r>>;
+
+self_cell! {
+    /// What was read, and what comes of each record.
+    pub(super) struct Decided {
+        owner: Read,
+        #[covariant]
+        dependent: Items,
+    }
+
+    impl { Debug }
+}
+
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) batch: ReadBatch,
+    schemas: Schemas,
+    _place: Option<Place>,
+}
+
+impl Decided {
+    pub(super) fn read(&self) -> &ReadBatch {
+        &self.borrow_owner().batch
+    }
+
+    pub(super) fn items(&self) -> &[Item<'_>] {
+        self.borrow_dependent()
+    }
+}
+
+/// What decides on the records of a session.
+#[derive(Debug)]
+pub(super) struct Decider {
+    pub(super) schemas: Schemas,
+    pub(super) entitlement: Arc<Entitlement>,
+    /// The subscription asks for records that are as they were.
+    pub(super) unchanged: bool,
+    /// As [`super::Session::caught_up`].
+    pub(super) caught_up: Arc<AtomicBool>,
+    pub(super) appetite: Appetite,
+}
+
+impl Decider {
+    async fn next(&mut self, reader: &mut dyn LogReader) -> Result<Decided, Fault> {
+        let (batch, place) = loop {
+            let (budget, place) = self.appetite.budget();
+            let batch = reader.read(budget).await?;
+            self.appetite.had(&batch);
+            if !batch.next.is_empty() {
+                break (batch, place);
+            }
+        };
+        self.schemas.prepare(&batch.records).await.map_err(Fault::Registry)?;
+        let read = Read { batch, schemas: self.schemas.clone(), _place: place };
+        Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)
+    }
+
+    fn decide<'r>(&self, Read { batch, schemas, .. }: &'r Read) -> Result<Items<'r>, Stop> {
+        // Of what is far behind the log may have dropped the record that a later one repeats.
+        let repeats = self.unchanged || !self.caught_up.load(Ordering::Relaxed);
+        decide(&self.entitlement, schemas, &batch.records, repeats, Timestamp::now())
+    }
+}
+
+/// Reads ahead until it is dropped or a fault ends it.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// Boxed: the channel has room for many more than come.
+    decided: mpsc::Receiver<Result<Decided, Box<Fault>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Ahead {
+    pub(super) fn start(mut reader: Box<dyn LogReader>, mut decider: Decider) -> Self {
+        let (sender, decided) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            // Room first: what is read then waits here and nowhere else.
+            while let Ok(room) = sender.reserve().await {
+                let next = decider.next(reader.as_mut()).await.map_err(Box::new);
+                let over = next.is_err();
+                room.send(next);
+                if over {
+                    return;
+                }
+            }
+        });
+        Self { decided, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The next batch; `None` where none comes within `wait`.
+    pub(super) async fn next(&mut self, wait: Duration) -> Result<Option<Decided>, Fault> {
+        match tokio::time::timeout(wait, self.decided.recv()).await {
+            Ok(Some(next)) => next.map(Some).map_err(|fault| *fault),
+            // After a fault there is nothing more, and the session is over.
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+}
