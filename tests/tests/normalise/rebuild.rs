@@ -371,6 +371,19 @@ fn change(random: &mut StdRng, rows: &mut BTreeSet<u32>) -> (Operation, RowImage
     (if is_new { Operation::Create } else { Operation::Update }, row(id, &code, &cells))
 }
 
+/// Begins a rebuild; the revision of what is made by the present mapping, or `last` where that is not known.
+async fn begun(stage: &Stage, last: Option<u32>, seed: u64) -> Option<u32> {
+    stage.until(|status| status.phase == Phase::Running).await;
+    match stage.handle.rebuild().await {
+        Ok(revision) => Some(revision),
+        // By an older mapping, perhaps: what is taking its place is left to finish.
+        Err(HandleError::Rebuilding(far)) if far.contains("are in place") => last,
+        // By the present mapping: with another one it begins anew.
+        Err(HandleError::Rebuilding(_)) => stage.handle.status().borrow().rebuild.as_ref().map(|rebuild| rebuild.revision),
+        Err(error) => panic!("seed {seed}: {error}"),
+    }
+}
+
 async fn under_load(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut world = World::new().await;
@@ -391,20 +404,12 @@ async fn under_load(seed: u64) {
                 world.resource = mapping(&mut random, &plain);
                 reload(&stage, &world.resource).await;
                 last = None;
-            }
-            2 | 3 => {
-                stage.until(|status| status.phase == Phase::Running).await;
-                match stage.handle.rebuild().await {
-                    Ok(revision) => last = Some(revision),
-                    // By an older mapping, perhaps: what is taking its place is left to finish.
-                    Err(HandleError::Rebuilding(far)) if far.contains("are in place") => {}
-                    // By the present mapping: with another one it begins anew.
-                    Err(HandleError::Rebuilding(_)) => {
-                        last = stage.handle.status().borrow().rebuild.as_ref().map(|rebuild| rebuild.revision);
-                    }
-                    Err(error) => panic!("seed {seed}: {error}"),
+                // What stands was made by the mapping before: there is much to replace and to take away.
+                if random.random_bool(0.5) {
+                    last = begun(&stage, last, seed).await;
                 }
             }
+            2 | 3 => last = begun(&stage, last, seed).await,
             4 | 5 => {
                 stage.kill().await;
                 stage = world.start();
