@@ -21,7 +21,7 @@ pub use hold::Hold;
 pub use metrics::Metrics;
 pub use pools::Pools;
 pub use runner::{
-    AUDIT_TOPIC, Audited, Broken, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, DifferentCell,
+    AUDIT_TOPIC, Audited, Broken, Cell, CommandError, Comparing, ComparingStage, DeliverError, Deliverer, DelivererHandle, Delivery, DifferentCell,
     DifferentRow, End, Ended, MOST_PARKED, Made, PARKED_TOPIC, Parked, Place, Redelivered, ReplayReport, Shown, Since,
     Verification, Verify, Word, Wrong, audited, parked,
 };

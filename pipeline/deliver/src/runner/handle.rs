@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::parked::{Aside, Parked, Place, Word};
 use super::redeliver::{Redelivered, Since};
 use super::repair::Repair;
-use super::verify::{Verification, Verifier, Verify};
+use super::verify::{Comparing, Verification, Verifier, Verify};
 use crate::pull::Puller;
 use crate::status::DeliverStatus;
 
@@ -255,6 +255,12 @@ impl DelivererHandle {
             self.ask(|reply| Request::Load { reply }).await?;
         }
         verifier.verify(ask, self).await
+    }
+
+    /// How far the comparison under way is.
+    #[must_use]
+    pub fn comparing(&self) -> Option<Comparing> {
+        self.verifier.as_ref()?.progress.get()
     }
 
     pub(super) async fn repair(&self, repair: Repair) -> Result<(), CommandError> {

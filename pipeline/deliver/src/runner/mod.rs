@@ -48,8 +48,8 @@ use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
 pub use self::redeliver::{Redelivered, Since};
-use self::verify::Verifier;
-pub use self::verify::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
+pub use self::verify::{Comparing, ComparingStage, DifferentCell, DifferentRow, Verification, Verify, Wrong};
+use self::verify::{Progress, Verifier};
 use crate::files::FileSink;
 use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
@@ -244,6 +244,7 @@ impl Deliverer {
             aside: self.aside.clone(),
             unchanged: self.unchanged,
             bytes: self.exchange.budgets.batch,
+            progress: Progress::default(),
         })
     }
 

@@ -65,6 +65,10 @@ pub(crate) enum About {
         subscription: String,
         ask: Verify,
     },
+    /// How far the comparison under way is, or `null`; answered with [`guitong_deliver::Comparing`].
+    Comparing {
+        subscription: String,
+    },
     /// A new token for a subscription that is pulled; answered with [`Issued`].
     Token {
         subscription: String,
@@ -166,6 +170,7 @@ impl Shared {
                 let _alone = self.comparing.lock().await;
                 told(handle.verify(&ask).await.map_err(failed)?)
             }
+            About::Comparing { subscription } => told(self.deliverer(&subscription).await?.comparing()),
             About::Token { subscription, days, by } => told(self.issue(&subscription, days, &by).await?),
             About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
             About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
