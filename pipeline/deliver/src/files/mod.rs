@@ -23,7 +23,6 @@ pub mod form;
 mod manifest;
 mod outbox;
 mod place;
-mod shown;
 mod store;
 
 use std::sync::Arc;

@@ -54,7 +54,7 @@ use crate::files::FileSink;
 use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
-use crate::pull::{Outbox, OutboxFile, Puller};
+use crate::pull::{AvroForm, Outbox, OutboxFile, Puller};
 use crate::sink::{Mark, PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
 use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
@@ -161,15 +161,16 @@ impl Deliverer {
         let made = Self::with_sink(delivery, |plan| match (&subscription.sink, outbox) {
             (SinkConfig::Pull { keep }, Some(file)) => {
                 let outbox = Outbox::new(Arc::clone(&file), Arc::clone(&plan.subscription), *keep);
-                pulled = Some((Arc::clone(&file), Arc::new(Layout::new(&outbox.rows(), quote, &plan))));
+                let forms = (Arc::new(Layout::new(&outbox.rows(), quote, &plan)), Arc::new(AvroForm::new(&plan)));
+                pulled = Some((Arc::clone(&file), forms));
                 Ok(Box::new(SqliteSink::outbox(Arc::clone(&file.writer), outbox, plan)))
             }
             _ => make_sink(&subscription.sink, &pools, &registry, plan),
         });
         let mut deliverer = made?;
-        deliverer.puller = pulled.map(|(file, layout)| {
+        deliverer.puller = pulled.map(|(file, forms)| {
             let (name, entitlement) = (Arc::clone(&deliverer.name), Arc::clone(&deliverer.entitlement));
-            Puller::new(file, name, layout, entitlement, deliverer.status.subscribe())
+            Puller::new(file, name, forms, entitlement, deliverer.status.subscribe())
         });
         Ok(deliverer)
     }
