@@ -197,6 +197,10 @@ impl Sink for FileSink {
         Ok(())
     }
 
+    fn keeps(&self) -> Option<&'static str> {
+        Some("files are the subscriber's once they are taken: ask him to delete them, and remove those in the folder by hand")
+    }
+
     fn replays(&self) -> bool {
         true
     }

@@ -292,7 +292,9 @@ impl Sink for KafkaSink {
             }
             let (value, there) = match &change.what {
                 What::Upsert(row) => (Some(form.value(row, &self.plan.columns)?), There::Yes),
-                What::Delete(..) if replayed || held.as_ref().is_some_and(Held::may_be_there) => (None, There::Gone(batch.entry.at_us)),
+                What::Delete(..) if replayed || held.as_ref().is_some_and(Held::may_be_there) => {
+                    (None, There::Gone(batch.entry.at_us))
+                }
                 // Deletes go only to who has the row.
                 What::Delete(..) => continue,
             };

@@ -129,6 +129,10 @@ pub(super) enum Request {
         word: Word,
         reply: Reply<()>,
     },
+    Purge {
+        word: Word,
+        reply: Reply<u64>,
+    },
     Redeliver {
         since: Since,
         word: Word,
@@ -233,6 +237,14 @@ impl DelivererHandle {
     /// As [`DelivererHandle::parked`].
     pub async fn resync(&self, word: Word) -> Result<(), CommandError> {
         self.ask(|reply| Request::Resync { word, reply }).await
+    }
+
+    /// Takes back what was delivered, once nothing may be delivered any more; says how many rows that were.
+    ///
+    /// # Errors
+    /// As [`DelivererHandle::parked`]; [`CommandError::Unfit`] where it may still deliver, and for a sink that cannot.
+    pub async fn purge(&self, word: Word) -> Result<u64, CommandError> {
+        self.ask(|reply| Request::Purge { word, reply }).await
     }
 
     /// Delivers again what came since, in order, by what the subscription grants now; says what that is.

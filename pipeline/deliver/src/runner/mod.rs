@@ -16,6 +16,7 @@ mod journal;
 mod orders;
 mod parked;
 mod pause;
+mod purge;
 mod redeliver;
 mod repair;
 mod verify;

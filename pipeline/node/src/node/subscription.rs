@@ -54,6 +54,11 @@ pub(crate) enum About {
         subscription: String,
         word: Word,
     },
+    /// Takes back what was delivered under a grant that has ended; answered with the number of rows.
+    Purge {
+        subscription: String,
+        word: Word,
+    },
     /// Delivers again what came since; answered with a list of [`guitong_deliver::Redelivered`].
     Redeliver {
         subscription: String,
@@ -174,6 +179,7 @@ impl Shared {
             About::Token { subscription, days, by } => told(self.issue(&subscription, days, &by).await?),
             About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
             About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
+            About::Purge { subscription, word } => told(self.deliverer(&subscription).await?.purge(word).await.map_err(failed)?),
             About::Resync { subscription, word } => {
                 told(self.deliverer(&subscription).await?.resync(word).await.map_err(failed)?)
             }
