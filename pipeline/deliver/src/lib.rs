@@ -11,6 +11,7 @@ mod metrics;
 mod pools;
 pub mod pull;
 mod runner;
+mod shown;
 pub mod sink;
 pub mod sql;
 mod stand;
@@ -21,8 +22,8 @@ pub use hold::Hold;
 pub use metrics::Metrics;
 pub use pools::Pools;
 pub use runner::{
-    AUDIT_TOPIC, Audited, Broken, Cell, CommandError, DeliverError, Deliverer, DelivererHandle, Delivery, DifferentCell,
-    DifferentRow, End, Ended, MOST_PARKED, Made, PARKED_TOPIC, Parked, Place, Redelivered, ReplayReport, Shown, Since,
-    Verification, Verify, Word, Wrong, audited, parked,
+    AUDIT_TOPIC, Audited, Broken, Cell, CommandError, Comparing, ComparingStage, DeliverError, Deliverer, DelivererHandle,
+    Delivery, DifferentCell, DifferentRow, End, Ended, MOST_PARKED, Made, PARKED_TOPIC, Parked, Place, Redelivered, ReplayReport,
+    Shown, Since, Verification, Verify, Word, Wrong, audited, parked,
 };
 pub use status::{DeliverStatus, Phase};

@@ -241,6 +241,11 @@ pub trait Sink: fmt::Debug + Send + Sync {
         Err(SinkError::new(SinkErrorKind::Shape, "this kind of sink cannot go back to a position"))
     }
 
+    /// Why rows stay with the subscriber, wholly or in part, that a refill did not meet; `None` where none does.
+    fn keeps(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What it holds, where that can be read.
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
         None

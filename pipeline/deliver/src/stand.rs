@@ -60,6 +60,17 @@ impl StandState {
         }
         Some(moved)
     }
+
+    /// Whether the replay under way sends the change at `version` again, which is the last one that was sent of the row.
+    pub(crate) fn is_replayed(&self, held: &Held, version: &[u8]) -> bool {
+        self.replay.is_some_and(|replay| held.epoch < replay) && version == held.version
+    }
+
+    /// The stand from which everything behind each partition's `next` is sent again.
+    pub(crate) fn back_to(&self, partitions: &[PartitionStand]) -> Self {
+        let partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
+        Self { replay: Some(self.epoch), partitions, ..self.clone() }
+    }
 }
 
 /// What is known of one row.

@@ -162,6 +162,10 @@ impl Sink for FaultySink {
         }
     }
 
+    fn keeps(&self) -> Option<&'static str> {
+        self.inner.keeps()
+    }
+
     fn replays(&self) -> bool {
         self.inner.replays()
     }

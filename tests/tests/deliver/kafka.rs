@@ -27,7 +27,7 @@ fn sink(topic: KafkaTopic) -> SinkConfig {
     SinkConfig::Kafka(Box::new(topic))
 }
 
-fn header<'r>(record: &'r Record, name: &str) -> &'r str {
+pub(crate) fn header<'r>(record: &'r Record, name: &str) -> &'r str {
     record.header(name).map(|value| std::str::from_utf8(value).unwrap()).unwrap_or_default()
 }
 

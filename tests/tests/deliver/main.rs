@@ -18,6 +18,7 @@ mod kafka;
 mod kept;
 mod mysql;
 mod pull;
+mod purge;
 mod regrant;
 mod replay;
 mod scenarios;
@@ -153,7 +154,8 @@ tables:
     what_is_being_delivered_is_not_reported
     random_values_of_every_kind_are_digested_as_they_are_here
     a_replay_doubles_nothing_and_obeys_what_is_granted_now
-    a_replay_goes_on_after_a_crash;
+    a_replay_goes_on_after_a_crash
+    what_was_delivered_is_taken_back_once_the_approval_ended;
 all:
     a_new_subscription_gets_the_whole_state_and_what_follows
     older_records_undo_nothing

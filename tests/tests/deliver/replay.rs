@@ -1,11 +1,17 @@
 //! Delivering again what came since a position or a moment.
 
-use guitong_deliver::{CommandError, Phase, Place, Redelivered, Since, Word};
-use guitong_log::{ExchangeLog as _, TopicPartition};
+use std::collections::HashMap;
+
+use guitong_deliver::{CommandError, DeliverStatus, Phase, Place, Redelivered, Since, Word};
+use guitong_log::{ExchangeLog as _, Record, TopicPartition};
 use guitong_schemas::contract::SinkConfig;
 use guitong_schemas::contract::webhook::Mode;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::fixture::{Bench, PARTITIONS, Running, Target, now_us};
+use crate::kafka::header;
+use crate::topics::Topics;
 use crate::webhook::World;
 
 fn word() -> Word {
@@ -169,4 +175,130 @@ async fn files_carry_again_what_came_since() {
     bench.caught_up(&mut running).await;
     assert_eq!(target.names("t").await, before);
     running.stop().await.unwrap();
+}
+
+/// Has it delivered again, and waits for the end of that.
+async fn replayed(bench: &Bench, running: &mut Running, since: Since) {
+    let served = |status: &DeliverStatus| status.upserts + status.deletes;
+    let before = served(&running.status.borrow());
+    replay(running, since).await.unwrap();
+    running.reaches(|status| served(status) > before).await;
+    bench.caught_up(running).await;
+}
+
+/// The last record of each row before a replay.
+fn newest(records: &[Record]) -> HashMap<&[u8], &Record> {
+    records.iter().map(|record| (&**record.key.as_ref().unwrap(), record)).collect()
+}
+
+/// Who reads a topic gets the newest change of each row again, deletes too, under the ids that they had, marked, and nothing else.
+fn assert_again(before: &[Record], again: &[Record]) {
+    let known = newest(before);
+    assert_eq!((again.len(), newest(again).len()), (known.len(), known.len()), "each row once");
+    for record in again {
+        let known = known[&**record.key.as_ref().unwrap()];
+        assert_eq!(header(record, "ce_replayed"), "true");
+        assert_eq!(record.value, known.value);
+        for name in ["ce_id", "ce_type", "ce_sequence"] {
+            assert_eq!(header(record, name), header(known, name), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_carries_the_newest_change_of_each_row_again() {
+    let topics = Topics::shared().await;
+    let mut bench = Bench::new().await;
+    let mut subscription = bench.subscription("credit", topics.config("t"), &["uscc", "name"]);
+    let numbered = |n: u64| bench.named(&format!("K{n}"), if n.is_multiple_of(2) { "even" } else { "odd" }, n);
+    bench.append((1..=40).map(numbered).collect()).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    bench.append(vec![bench.delete("K2", 50), bench.named("K3", "newer", 51), bench.delete("NEVER", 52)]).await;
+    bench.caught_up(&mut running).await;
+    let before = topics.records("t").await;
+    replayed(&bench, &mut running, beginning()).await;
+    let after = topics.records("t").await;
+    let is_new = |record: &&Record| !before.iter().any(|old| (old.at.clone(), old.offset) == (record.at.clone(), record.offset));
+    let again: Vec<Record> = after.iter().filter(is_new).cloned().collect();
+    assert_eq!(again.len(), 40);
+    assert_again(&before, &again);
+    bench.append(vec![bench.named("K1", "news", 60)]).await;
+    bench.caught_up(&mut running).await;
+    let news: Vec<_> = topics.records("t").await.into_iter().filter(|record| header(record, "ce_replayed").is_empty()).collect();
+    assert_eq!(news.len(), before.len() + 1, "what comes after it is news");
+    running.stop().await.unwrap();
+
+    // What is no longer granted does not come by a replay.
+    subscription.condition = Some("name != 'odd'".into());
+    bench.deliver(&subscription).await;
+    let before = topics.records("t").await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    replayed(&bench, &mut running, beginning()).await;
+    let after = topics.records("t").await;
+    let again: Vec<_> =
+        after.iter().filter(|record| !before.iter().any(|old| old.at == record.at && old.offset == record.offset)).collect();
+    assert!(again.iter().any(|record| record.value.is_some()), "what is granted comes");
+    let odd =
+        again.iter().filter(|record| record.value.as_ref().is_some_and(|value| value.windows(5).any(|part| part == b"\"odd\"")));
+    assert_eq!(odd.count(), 0);
+    running.stop().await.unwrap();
+}
+
+/// Deliverers that are killed within a replay: who reads committed records gets each row again once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_within_a_replay_double_nothing_of_it() {
+    const ROWS: u64 = 160;
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    let topics = Topics::shared().await;
+    let mut bench = Bench::new().await;
+    let subscription = bench.subscription("credit", topics.config("t"), &["uscc", "name"]);
+    // Several transactions, since a batch is of a mebibyte.
+    let filler = "长".repeat(10_000);
+    bench.append((1..=ROWS).map(|n| bench.named(&format!("K{n}"), &filler, n)).collect()).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let before = topics.records("t").await;
+    replay(&running, beginning()).await.unwrap();
+    let mut kills = 0;
+    loop {
+        let status = running.status.borrow().clone();
+        let some = status.upserts + random.random_range(1..60);
+        let status = running.reaches(|status| status.upserts >= some || status.phase == Phase::Live).await;
+        if status.phase == Phase::Live && kills > 0 {
+            break;
+        }
+        running.kill().await;
+        kills += 1;
+        running = bench.start(&subscription);
+    }
+    bench.caught_up(&mut running).await;
+    running.stop().await.unwrap();
+    let all = topics.records("t").await;
+    let (again, once): (Vec<_>, Vec<_>) = all.into_iter().partition(|record| header(record, "ce_replayed") == "true");
+    assert_eq!(once.len(), before.len());
+    assert_again(&before, &again);
+}
+
+/// A replay that is asked for while one is under way begins it anew, and cuts nothing off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_within_a_replay_is_whole() {
+    let topics = Topics::shared().await;
+    let mut bench = Bench::new().await;
+    let subscription = bench.subscription("credit", topics.config("t"), &["uscc", "name"]);
+    bench.append((1..=20).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let (before, ends) = (topics.records("t").await, ends(&bench).await);
+    let late = Since::Places(vec![Place { partition: 0, offset: ends[0] - 1 }]);
+    // One is answered right behind the other.
+    let (first, second) = tokio::join!(replay(&running, beginning()), replay(&running, late));
+    assert_eq!(first.unwrap(), second.unwrap());
+    running.reaches(|status| status.upserts > 20).await;
+    bench.caught_up(&mut running).await;
+    running.stop().await.unwrap();
+    let mut again = topics.records("t").await;
+    again.retain(|record| header(record, "ce_replayed") == "true");
+    assert_again(&before, &again);
 }

@@ -35,6 +35,7 @@ pub(crate) use crate::kept::{
     random_faults_double_no_version, soft_deletes_keep_what_was_granted_to_the_last, soft_deletes_need_columns_that_may_be_null,
     what_is_kept_is_not_taken_for_what_is_granted,
 };
+pub(crate) use crate::purge::what_was_delivered_is_taken_back_once_the_approval_ended;
 pub(crate) use crate::replay::{a_replay_doubles_nothing_and_obeys_what_is_granted_now, a_replay_goes_on_after_a_crash};
 pub(crate) use crate::verify::{
     random_values_of_every_kind_are_digested_as_they_are_here, rows_of_the_subscribers_own_are_left_alone,

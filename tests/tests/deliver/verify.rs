@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guitong_deliver::sink::holdings::number;
 use guitong_deliver::sink::{Change, PartitionStand, SinkBatch, SinkPlan, What};
-use guitong_deliver::{CommandError, Verification, Verify, Word, Wrong};
+use guitong_deliver::{CommandError, Comparing, ComparingStage, Verification, Verify, Word, Wrong};
 use guitong_govern::audit::{AuditEntry, Digest, Range};
 use guitong_govern::{Entitlement, KeyForm, Row, RowKey};
 use guitong_log::{ExchangeLog as _, NewRecord};
@@ -390,4 +390,34 @@ pub(crate) async fn random_values_of_every_kind_are_digested_as_they_are_here(mu
         .unwrap();
         assert_eq!(seen, 200, "{entity}");
     }
+}
+
+/// While the sink cannot be read, whoever waits sees what was done and what is under way; afterwards nothing is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_far_a_comparison_is_can_be_seen() {
+    let mut bench = Bench::new().await;
+    let target = Target::postgres().await;
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    bench.append((1..=20).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let Target::Postgres(_, _, pool) = &target else { panic!("PostgreSQL") };
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE shared.t IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let handle = running.handle.clone();
+    assert_eq!(handle.comparing(), None);
+    let verifying = tokio::spawn(async move { handle.verify(&look()).await });
+    let deadline = now_us() + 30_000_000;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|now: &Comparing| now.stage != ComparingStage::Comparing) {
+        assert!(now_us() < deadline, "{seen:?}");
+        seen.extend(running.handle.comparing());
+        tokio::task::yield_now().await;
+    }
+    seen.dedup();
+    assert!(seen.iter().all(|now| now.done <= now.of), "{seen:?}");
+    lock.rollback().await.unwrap();
+    assert_eq!(found(&verifying.await.unwrap().unwrap()), (0, 0, 0));
+    assert_eq!(running.handle.comparing(), None);
+    running.stop().await.unwrap();
 }

@@ -175,3 +175,55 @@ async fn a_stream_goes_on_where_the_one_before_was_cut() {
     }
     assert!(rest.contains("event: problem") && rest.contains("interrupted"), "{rest}");
 }
+
+/// The same changes in Avro, in the types of the granted fields, of a deleted row the key alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_come_in_avro_too() {
+    use apache_avro::types::Value as Avro;
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    exchange.get("/readyz", PATIENCE).await.unwrap();
+    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let mut held = Held::default();
+    held.until(&subscriber, &named(1..=3)).await;
+    run(&mut department, "DELETE FROM qy WHERE bh = 2".to_owned()).await;
+    held.until(&subscriber, &named(1..=3).into_iter().filter(|(key, _)| *key != credit_code(2)).collect()).await;
+    let page = subscriber.json("events").await;
+    let page = page["events"].as_array().unwrap();
+    let ask = async |rest: &str| {
+        let response = subscriber.get(rest).header(ACCEPT, "application/avro").send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"application/avro".parse().unwrap())
+        );
+        let next = response.headers()["guitong-next"].to_str().unwrap().to_owned();
+        let bytes = response.bytes().await.unwrap();
+        let records = apache_avro::Reader::new(&bytes[..]).unwrap().map(|record| match record.unwrap() {
+            Avro::Record(fields) => fields,
+            other => panic!("{other:?}"),
+        });
+        (records.collect::<Vec<_>>(), next)
+    };
+    let (records, next) = ask("events").await;
+    assert_eq!(Some(&*next), held.cursor.as_deref());
+    assert_eq!(records.len(), page.len());
+    for (record, event) in records.iter().zip(page) {
+        let of = |name: &str| record.iter().find(|(field, _)| field == name).unwrap().1.clone();
+        let plain = |name: &str| match of(name) {
+            Avro::Union(_, value) => *value,
+            value => value,
+        };
+        let text = |value: &Value| value.as_str().map_or(Avro::Null, |text| Avro::String(text.to_owned()));
+        assert_eq!((plain("guitong_op"), plain("guitong_cursor")), (text(&event["op"]), text(&event["cursor"])));
+        let Avro::TimestampMicros(time) = plain("guitong_time") else { panic!("{record:?}") };
+        let told: jiff::Timestamp = event["time"].as_str().unwrap().parse().unwrap();
+        assert_eq!(time, told.as_microsecond());
+        assert_eq!(plain("uscc"), text(&event["key"]["uscc"]));
+        for name in ["name", "legal_rep_name"] {
+            assert_eq!(plain(name), text(&event["record"][name]), "{name}");
+        }
+    }
+    assert!(page.iter().any(|event| event["op"] == "delete"));
+    let (none, same) = ask(&format!("events?after={next}")).await;
+    assert_eq!((none.len(), same), (0, next), "nothing more is a whole file, too");
+}

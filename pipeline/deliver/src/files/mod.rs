@@ -23,7 +23,6 @@ pub mod form;
 mod manifest;
 mod outbox;
 mod place;
-mod shown;
 mod store;
 
 use std::sync::Arc;
@@ -196,6 +195,10 @@ impl Sink for FileSink {
         self.rows.begin_refill(partitions).await?;
         self.refilling = true;
         Ok(())
+    }
+
+    fn keeps(&self) -> Option<&'static str> {
+        Some("files are the subscriber's once they are taken: ask him to delete them, and remove those in the folder by hand")
     }
 
     fn replays(&self) -> bool {

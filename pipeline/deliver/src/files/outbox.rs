@@ -12,7 +12,8 @@ use sqlx::{AssertSqlSafe, FromRow, Row as _, Sqlite, Transaction};
 
 use super::folder::io_error;
 use super::form::Noted;
-use super::{ROWS, damaged, shown};
+use super::{ROWS, damaged};
+use crate::shown;
 use crate::sink::{SinkError, SinkPlan};
 use crate::sql::layout::{Layout, join, quote};
 use crate::sql::sqlite::{SqliteFile, sink_error};

@@ -26,6 +26,8 @@ pub(super) struct Told<'t> {
     pub(super) time_us: Option<i64>,
     /// What the value is; `None` where the row is gone.
     pub(super) content: Option<&'static str>,
+    /// It was sent before, and is sent again since a person asked for it.
+    pub(super) replayed: bool,
 }
 
 /// Makes the headers of a subscription's records.
@@ -42,9 +44,10 @@ impl Teller {
     }
 
     pub(super) fn headers(&mut self, told: &Told<'_>, stand: &StandState) -> Headers {
-        let Told { key: row, version, time_us, content } = *told;
+        let Told { key: row, version, time_us, content, replayed } = *told;
         let (origin, generation) = (&self.origin, stand.generation);
-        let event = Event::bare(Identity { origin, generation, row, version, deleted: content.is_none() }, time_us);
+        let mut event = Event::bare(Identity { origin, generation, row, version, deleted: content.is_none() }, time_us);
+        event.replayed = replayed;
         let attributes = event.attributes(origin);
         let mut name = |short: &'static str, prefix: &str| {
             Arc::clone(self.names.entry(short).or_insert_with(|| format!("{prefix}{short}").into()))

@@ -10,6 +10,9 @@
 //!
 //! A delete is a tombstone. Where keys become others (by another grant, or another format), all rows go under their old keys
 //! before one comes under its new key.
+//!
+//! A replay sends the newest change of each row once more, under the id that it had and marked (`ce_replayed`); a record's header tells
+//! which holder sent it, so that what a replay sent already does not come another time after a crash.
 
 mod form;
 mod headers;
@@ -201,7 +204,7 @@ impl KafkaSink {
             let stand = holding.stand.clone();
             let (mut records, mut known) = (Vec::new(), Vec::new());
             for (key, held) in page.into_iter().filter(|(_, held)| held.may_be_there() && gone(held)) {
-                let told = Told { key: &key, version: &held.version, time_us: None, content: None };
+                let told = Told { key: &key, version: &held.version, time_us: None, content: None, replayed: false };
                 records.push(OutletRecord { headers: self.teller.headers(&told, &stand.state), key: key.clone(), value: None });
                 let there = There::Gone(Timestamp::now().as_microsecond());
                 known.push((key, Some(Held { version: held.version, epoch: stand.state.epoch, there })));
@@ -254,8 +257,19 @@ impl Sink for KafkaSink {
         let mut next = holding.stand.clone();
         next.state.key = key;
         next.state.generation += 1;
-        next.state.sweep = Some(epoch);
+        (next.state.sweep, next.state.replay) = (Some(epoch), None);
         next.state.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
+        self.commit(Vec::new(), Vec::new(), next).await
+    }
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
+        self.hold().await?;
+        let Some(holding) = &self.holding else { return Err(self.fenced()) };
+        let next = TopicStand { state: holding.stand.state.back_to(partitions), ..holding.stand.clone() };
         self.commit(Vec::new(), Vec::new(), next).await
     }
 
@@ -271,17 +285,21 @@ impl Sink for KafkaSink {
         let (mut records, mut known) = (Vec::new(), Vec::<Known>::new());
         for ((change, key), held) in batch.changes.iter().zip(keys).zip(all_held) {
             let version = change.version.to_bytes();
-            if held.as_ref().is_some_and(|held| !held.is_news(&version, state.sweep)) {
+            // Within the replay's last batch, which moves beyond its end, too.
+            let replayed = held.as_ref().is_some_and(|held| stand.state.is_replayed(held, &version));
+            if held.as_ref().is_some_and(|held| !replayed && !held.is_news(&version, state.sweep)) {
                 continue;
             }
             let (value, there) = match &change.what {
                 What::Upsert(row) => (Some(form.value(row, &self.plan.columns)?), There::Yes),
-                What::Delete(..) if held.as_ref().is_some_and(Held::may_be_there) => (None, There::Gone(batch.entry.at_us)),
+                What::Delete(..) if replayed || held.as_ref().is_some_and(Held::may_be_there) => {
+                    (None, There::Gone(batch.entry.at_us))
+                }
                 // Deletes go only to who has the row.
                 What::Delete(..) => continue,
             };
             let content = value.as_ref().map(|_| form.content_type());
-            let told = Told { key: &key, version: &version, time_us: Some(change.source_us), content };
+            let told = Told { key: &key, version: &version, time_us: Some(change.source_us), content, replayed };
             let headers = self.teller.headers(&told, &state);
             known.push((key.clone(), Some(Held { version, epoch: state.epoch, there })));
             records.push(OutletRecord { key, value, headers });

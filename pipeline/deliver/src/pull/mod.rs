@@ -8,12 +8,14 @@
 //! A [`Cursor`] names a position and the term in which it was given. Each hold of the sink on the outbox begins a term; a copy of the
 //! file that is put back knows later terms no more, so that a cursor from beyond it is a gap and never a wrong place.
 
+mod avro;
 mod cursor;
 mod file;
 mod read;
 mod table;
 mod token;
 
+pub(crate) use self::avro::AvroForm;
 pub use self::cursor::Cursor;
 pub use self::file::OutboxFile;
 pub use self::read::{Event, Page, PullError, Puller, Rows};

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::table::{LAST, changes_of, key_json, record_json, rows_of};
-use super::{Cursor, OutboxFile};
+use super::{AvroForm, Cursor, OutboxFile};
 use crate::sink::SinkError;
 use crate::sql::layout::{Layout, join, quote};
 use crate::sql::sqlite::sink_error;
@@ -88,6 +88,7 @@ pub struct Puller {
     file: Arc<OutboxFile>,
     subscription: Arc<str>,
     layout: Arc<Layout>,
+    avro: Arc<AvroForm>,
     entitlement: Arc<Entitlement>,
     status: watch::Receiver<DeliverStatus>,
 }
@@ -111,11 +112,11 @@ impl Puller {
     pub(crate) fn new(
         file: Arc<OutboxFile>,
         subscription: Arc<str>,
-        layout: Arc<Layout>,
+        (layout, avro): (Arc<Layout>, Arc<AvroForm>),
         entitlement: Arc<Entitlement>,
         status: watch::Receiver<DeliverStatus>,
     ) -> Self {
-        Self { file, subscription, layout, entitlement, status }
+        Self { file, subscription, layout, avro, entitlement, status }
     }
 
     /// Parts of a row's key.
@@ -178,6 +179,14 @@ impl Puller {
         let position = events.last().map_or(from, |event| event.cursor.position);
         let more = position < stand.last;
         Ok(Page { events, next: Cursor { term: stand.term, position }, more })
+    }
+
+    /// A page as an Avro object container file.
+    ///
+    /// # Errors
+    /// [`PullError::Unavailable`] where a value is not of its column's kind.
+    pub fn avro(&self, page: &Page) -> Result<Vec<u8>, PullError> {
+        self.avro.file(page)
     }
 
     /// A page of the rows as they were at `live`, behind row `after`; the first page, which says where `live` is, without either.

@@ -47,7 +47,8 @@ impl Deliverer {
             Request::Chain { reply } => {
                 drop(reply.send(self.open_journal().await.map(|journal| journal.last).map_err(|error| Fault::from(error).into())))
             }
-            Request::Resync { word, reply } => drop(reply.send(self.resync(word).await.map_err(Into::into))),
+            Request::Resync { word, reply } => drop(reply.send(self.resync(orders::ordered(word)).await.map_err(Into::into))),
+            Request::Purge { word, reply } => drop(reply.send(self.purge(word).await)),
         }
         self.note_parked();
     }
@@ -162,7 +163,7 @@ impl Deliverer {
             return Ok(false);
         }
         tracing::info!(subscription = &*self.name, by = word.by, reason = word.reason, "delivery is paused by command");
-        journal.order(orders::pause(Some(&ordered(word)))).await?;
+        journal.order(orders::pause(Some(&orders::ordered(word)))).await?;
         Ok(true)
     }
 
@@ -183,13 +184,9 @@ impl Deliverer {
         Ok(paused || stood)
     }
 
-    async fn resync(&mut self, word: Word) -> Result<(), Fault> {
+    pub(super) async fn resync(&mut self, order: Order) -> Result<(), Fault> {
         let mut journal = self.open_journal().await?;
-        journal.order(orders::resync(Some(&ordered(word)))).await?;
+        journal.order(orders::resync(Some(&order))).await?;
         Ok(())
     }
-}
-
-fn ordered(word: Word) -> Order {
-    Order { word, at_us: Timestamp::now().as_microsecond() }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::parked::{Aside, Parked, Place, Word};
 use super::redeliver::{Redelivered, Since};
 use super::repair::Repair;
-use super::verify::{Verification, Verifier, Verify};
+use super::verify::{Comparing, Verification, Verifier, Verify};
 use crate::pull::Puller;
 use crate::status::DeliverStatus;
 
@@ -129,6 +129,10 @@ pub(super) enum Request {
         word: Word,
         reply: Reply<()>,
     },
+    Purge {
+        word: Word,
+        reply: Reply<u64>,
+    },
     Redeliver {
         since: Since,
         word: Word,
@@ -235,6 +239,14 @@ impl DelivererHandle {
         self.ask(|reply| Request::Resync { word, reply }).await
     }
 
+    /// Takes back what was delivered, once nothing may be delivered any more; says how many rows that were.
+    ///
+    /// # Errors
+    /// As [`DelivererHandle::parked`]; [`CommandError::Unfit`] where it may still deliver, and for a sink that cannot.
+    pub async fn purge(&self, word: Word) -> Result<u64, CommandError> {
+        self.ask(|reply| Request::Purge { word, reply }).await
+    }
+
     /// Delivers again what came since, in order, by what the subscription grants now; says what that is.
     ///
     /// # Errors
@@ -255,6 +267,12 @@ impl DelivererHandle {
             self.ask(|reply| Request::Load { reply }).await?;
         }
         verifier.verify(ask, self).await
+    }
+
+    /// How far the comparison under way is.
+    #[must_use]
+    pub fn comparing(&self) -> Option<Comparing> {
+        self.verifier.as_ref()?.progress.get()
     }
 
     pub(super) async fn repair(&self, repair: Repair) -> Result<(), CommandError> {

@@ -18,6 +18,7 @@ mod journal;
 mod orders;
 mod parked;
 mod pause;
+mod purge;
 mod redeliver;
 mod repair;
 mod verify;
@@ -53,13 +54,13 @@ use self::parked::Aside;
 pub use self::parked::{End, Ended, MOST_PARKED, PARKED_TOPIC, Parked, Place, Word};
 use self::pause::Backoff;
 pub use self::redeliver::{Redelivered, Since};
-use self::verify::Verifier;
-pub use self::verify::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
+pub use self::verify::{Comparing, ComparingStage, DifferentCell, DifferentRow, Verification, Verify, Wrong};
+use self::verify::{Progress, Verifier};
 use crate::files::FileSink;
 use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
-use crate::pull::{Outbox, OutboxFile, Puller};
+use crate::pull::{AvroForm, Outbox, OutboxFile, Puller};
 use crate::sink::{Mark, PartitionStand, Sink, SinkError, SinkErrorKind, SinkPlan, Stand};
 use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
@@ -169,15 +170,16 @@ impl Deliverer {
         let made = Self::with_sink(delivery, |plan| match (&subscription.sink, outbox) {
             (SinkConfig::Pull { keep }, Some(file)) => {
                 let outbox = Outbox::new(Arc::clone(&file), Arc::clone(&plan.subscription), *keep);
-                pulled = Some((Arc::clone(&file), Arc::new(Layout::new(&outbox.rows(), quote, &plan))));
+                let forms = (Arc::new(Layout::new(&outbox.rows(), quote, &plan)), Arc::new(AvroForm::new(&plan)));
+                pulled = Some((Arc::clone(&file), forms));
                 Ok(Box::new(SqliteSink::outbox(Arc::clone(&file.writer), outbox, plan)))
             }
             _ => make_sink(&subscription.sink, &pools, &registry, plan),
         });
         let mut deliverer = made?;
-        deliverer.puller = pulled.map(|(file, layout)| {
+        deliverer.puller = pulled.map(|(file, forms)| {
             let (name, entitlement) = (Arc::clone(&deliverer.name), Arc::clone(&deliverer.entitlement));
-            Puller::new(file, name, layout, entitlement, deliverer.status.subscribe())
+            Puller::new(file, name, forms, entitlement, deliverer.status.subscribe())
         });
         Ok(deliverer)
     }
@@ -253,6 +255,7 @@ impl Deliverer {
             aside: self.aside.clone(),
             unchanged: self.unchanged,
             bytes: self.exchange.budgets.batch,
+            progress: Progress::default(),
         })
     }
 

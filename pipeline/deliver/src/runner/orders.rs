@@ -40,6 +40,11 @@ impl Orders {
     }
 }
 
+/// An order that is given now.
+pub(super) fn ordered(word: Word) -> Order {
+    Order { word, at_us: jiff::Timestamp::now().as_microsecond() }
+}
+
 pub(super) fn pause(order: Option<&Order>) -> StateChange {
     change(PAUSE, order)
 }

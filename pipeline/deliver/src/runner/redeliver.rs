@@ -70,6 +70,8 @@ impl Deliverer {
         let mut stands = Vec::new();
         for (&partition, &stands_at) in &session.positions {
             let at = self.at(partition);
+            // Of a replay that is under way already, what it has not met yet was delivered before, too.
+            let reached = session.delivered.get(&partition).map_or(stands_at, |end| stands_at.max(*end));
             let bounds = self.log.bounds(&at).await.map_err(Fault::from)?;
             let from = match since {
                 Since::Places(places) => places.iter().find(|place| place.partition == partition).map(|place| place.offset),
@@ -80,8 +82,8 @@ impl Deliverer {
                     let (earliest, end) = (bounds.earliest, bounds.end);
                     return Err(Fault::Log(LogError::Gap { at, wanted: from, earliest, end, of: None }).into());
                 }
-                Some(from) if matches!(since, Since::Places(_)) && from > stands_at => {
-                    let why = format!("{partition}-{from} was not delivered yet: the sink stands at {partition}-{stands_at}");
+                Some(from) if matches!(since, Since::Places(_)) && from > reached => {
+                    let why = format!("{partition}-{from} was not delivered yet: the sink stands at {partition}-{reached}");
                     return Err(CommandError::Unfit(why));
                 }
                 from => from.unwrap_or(stands_at).min(stands_at),
@@ -90,7 +92,7 @@ impl Deliverer {
                 // Rows whose deletes are gone from the log would come back.
                 holds_deletes(&*self.log, &at, next, self.exchange.trace).await.map_err(Fault::from)?;
             }
-            stands.push(PartitionStand { partition, next, refill_to: stands_at });
+            stands.push(PartitionStand { partition, next, refill_to: reached });
         }
         Ok(stands)
     }

@@ -74,6 +74,14 @@ impl Layout {
         }
     }
 
+    /// Why something stays of rows that are gone; `None` where nothing does.
+    pub(crate) fn why_kept(&self) -> Option<&'static str> {
+        self.keeps().then_some(
+            "the table keeps rows that are gone: first say deletes = \"hard\" and history = false in the subscription's file, and let \
+             that come into force",
+        )
+    }
+
     /// Something stays of rows or versions that are gone.
     pub(crate) fn keeps(&self) -> bool {
         self.soft || self.history

@@ -81,15 +81,10 @@ impl WebhookSink {
         self.kept.clone().ok_or_else(|| SinkError::new(SinkErrorKind::Fenced, "the subscription is not held"))
     }
 
-    /// Whether a replay sends the change at `version` again, which is the last one that the endpoint had of the row.
-    fn is_replayed(&self, held: &Held, version: &[u8]) -> bool {
-        self.stand.replay.is_some_and(|replay| held.epoch < replay) && version == held.version
-    }
-
     /// The event that a change is for this endpoint; `None` where it is no news, or a delete of what the endpoint never had.
     fn event(&self, change: &Change<'_>, held: Option<&Held>) -> Option<Event> {
         let version = change.version.to_bytes();
-        let replayed = held.is_some_and(|held| self.is_replayed(held, &version));
+        let replayed = held.is_some_and(|held| self.stand.is_replayed(held, &version));
         if held.is_some_and(|held| !replayed && !held.is_news(&version, self.stand.sweep)) {
             return None;
         }
@@ -253,9 +248,7 @@ impl Sink for WebhookSink {
     }
 
     async fn begin_replay(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        let mut stand = self.stand.clone();
-        stand.replay = Some(stand.epoch);
-        stand.partitions = partitions.iter().map(|at| (at.partition, at.next, at.refill_to)).collect();
+        let stand = self.stand.back_to(partitions);
         self.kept()?.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         Ok(())

@@ -22,16 +22,6 @@ pub(super) struct Shown {
     line: Option<Instant>,
 }
 
-impl Shown {
-    /// The work has become more or less.
-    pub(super) fn resize(&mut self, total: u64) {
-        self.total = total;
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-        }
-    }
-}
-
 impl Progress for Shown {
     fn begin(&mut self, what: &'static str, total: u64) {
         (self.what, self.total, self.done) = (what, total, 0);
@@ -53,6 +43,13 @@ impl Progress for Shown {
                 say!("  {} {} of {}", text::pad(self.what, 20), text::count(done), text::count(self.total));
             }
             None => {}
+        }
+    }
+
+    fn resize(&mut self, total: u64) {
+        self.total = total;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) enum SubscriptionCommand {
     Resume(Resume),
     /// Deliver everything again from the log; what is with the subscriber and not granted, or no longer there, is removed
     Resync(Resync),
+    /// Take back what was delivered, once the approval has ended: rows are removed at the subscriber, or he is told that they are gone
+    Purge(Purge),
     /// Deliver again, in order, what came since a position or a moment; a newer change is never overwritten
     Replay(replay::Replay),
     /// Compare a subscriber's table with what the subscription grants, while it goes on being delivered
@@ -64,6 +66,19 @@ pub(super) struct Resume {
 #[derive(Debug, Args)]
 pub(super) struct Resync {
     name: String,
+    /// Do it; without this it is only said what would happen
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    at: InDirectory,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Purge {
+    name: String,
+    /// Why; it stands in the node's log with your name
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
     /// Do it; without this it is only said what would happen
     #[arg(long)]
     yes: bool,
@@ -151,6 +166,7 @@ impl SubscriptionCommand {
             Self::Pause(pause) => pause.execute(color).await,
             Self::Resume(resume) => resume.execute(color).await,
             Self::Resync(resync) => resync.execute(color).await,
+            Self::Purge(purge) => purge.execute(color).await,
             Self::Replay(replay) => replay.execute(color).await,
             Self::Verify(verify) => verify.execute(color).await,
             Self::Token(token) => token.execute(color).await,
@@ -216,6 +232,21 @@ impl Resync {
         let about = About::Resync { subscription: self.name.clone(), word: Word { by: user(), reason: String::new() } };
         ask::<()>(&self.at, Some(&self.name), about, color).await?;
         say!("{} is delivered again from the log; guitong status shows how far that is", self.name);
+        Ok(())
+    }
+}
+
+impl Purge {
+    async fn execute(self, color: bool) -> Result<(), Failure> {
+        let word = word(self.reason)?;
+        if !self.yes {
+            let message =
+                format!("every row that was delivered to {} would be removed there, and records set aside forgotten", self.name);
+            return Err(Failure::usage(message).help("say --yes to do so"));
+        }
+        let about = About::Purge { subscription: self.name.clone(), word };
+        let removed: u64 = ask(&self.at, Some(&self.name), about, color).await?;
+        println!("{}: {} rows were taken back", self.name, text::count(removed));
         Ok(())
     }
 }

@@ -64,6 +64,8 @@ impl From<Failure> for DemoError {
 pub trait Progress: Send {
     fn begin(&mut self, what: &'static str, total: u64);
     fn reach(&mut self, done: u64);
+    /// The work has become more or less.
+    fn resize(&mut self, _total: u64) {}
     fn end(&mut self);
 }
 

@@ -54,6 +54,11 @@ pub(crate) enum About {
         subscription: String,
         word: Word,
     },
+    /// Takes back what was delivered under a grant that has ended; answered with the number of rows.
+    Purge {
+        subscription: String,
+        word: Word,
+    },
     /// Delivers again what came since; answered with a list of [`guitong_deliver::Redelivered`].
     Redeliver {
         subscription: String,
@@ -64,6 +69,10 @@ pub(crate) enum About {
     Verify {
         subscription: String,
         ask: Verify,
+    },
+    /// How far the comparison under way is, or `null`; answered with [`guitong_deliver::Comparing`].
+    Comparing {
+        subscription: String,
     },
     /// A new token for a subscription that is pulled; answered with [`Issued`].
     Token {
@@ -166,9 +175,11 @@ impl Shared {
                 let _alone = self.comparing.lock().await;
                 told(handle.verify(&ask).await.map_err(failed)?)
             }
+            About::Comparing { subscription } => told(self.deliverer(&subscription).await?.comparing()),
             About::Token { subscription, days, by } => told(self.issue(&subscription, days, &by).await?),
             About::Pause { subscription, word } => told(self.deliverer(&subscription).await?.pause(word).await.map_err(failed)?),
             About::Resume { subscription } => told(self.deliverer(&subscription).await?.resume().await.map_err(failed)?),
+            About::Purge { subscription, word } => told(self.deliverer(&subscription).await?.purge(word).await.map_err(failed)?),
             About::Resync { subscription, word } => {
                 told(self.deliverer(&subscription).await?.resync(word).await.map_err(failed)?)
             }

@@ -22,6 +22,8 @@ const MOST: u32 = 10_000;
 pub(super) enum Form {
     Json,
     Lines,
+    /// An object container file.
+    Avro,
     /// Server-sent events (HTML, "Server-sent events").
     Stream,
 }
@@ -31,6 +33,7 @@ impl Form {
         match self {
             Self::Json => "application/json",
             Self::Lines => "application/x-ndjson",
+            Self::Avro => "application/avro",
             Self::Stream => "text/event-stream",
         }
     }
@@ -49,9 +52,10 @@ impl Form {
     }
 
     /// A whole body in this form; the caller's place is taken until it was sent.
-    pub(super) fn answer(self, caller: Caller, body: String) -> Response {
+    pub(super) fn answer(self, caller: Caller, body: impl Into<Bytes>) -> Response {
+        let body = body.into();
         let length = HeaderValue::from(body.len());
-        let body = stream::iter([Bytes::from(body)]).map(move |bytes| {
+        let body = stream::iter([body]).map(move |bytes| {
             let _sending = &caller;
             Ok::<_, std::convert::Infallible>(bytes)
         });

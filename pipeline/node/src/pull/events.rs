@@ -22,7 +22,7 @@ use crate::node::Shared;
 
 /// Seconds that a request may wait for changes.
 const LONGEST: u64 = 60;
-/// Where a page of lines goes on; each line has its own cursor as well.
+/// Where a page of lines or of Avro records goes on; each has its own cursor as well.
 const NEXT: HeaderName = HeaderName::from_static("guitong-next");
 /// What a browser's event source says when it comes back.
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
@@ -43,7 +43,7 @@ pub(super) async fn events(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let caller = Caller::admit(&shared, path(name)?, &headers).await?;
-    let form = Form::accepted(&headers, &[Form::Json, Form::Lines, Form::Stream])?;
+    let form = Form::accepted(&headers, &[Form::Json, Form::Lines, Form::Avro, Form::Stream])?;
     let Query(wanted) = wanted.map_err(|error| Problem::invalid(error.body_text()))?;
     let resumed = headers.get(LAST_EVENT).map(|last| last.to_str().unwrap_or_default());
     let after = resumed.or(wanted.after.as_deref()).map(cursor).transpose()?;
@@ -58,6 +58,12 @@ pub(super) async fn events(
     Ok(match form {
         Form::Lines => {
             let mut response = form.answer(caller, lines(&page));
+            note(&mut response, NEXT, &page.next.to_string());
+            response
+        }
+        Form::Avro => {
+            let file = caller.puller.avro(&page).map_err(|error| caller.problem(error))?;
+            let mut response = form.answer(caller, file);
             note(&mut response, NEXT, &page.next.to_string());
             response
         }

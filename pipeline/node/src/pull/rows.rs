@@ -50,7 +50,7 @@ pub(super) async fn snapshot(
             next.iter().for_each(|next| note(&mut response, PAGE, next));
             response
         }
-        Form::Json | Form::Stream => form.answer(caller, json(&rows, next.as_deref())),
+        Form::Json | Form::Avro | Form::Stream => form.answer(caller, json(&rows, next.as_deref())),
     })
 }
 

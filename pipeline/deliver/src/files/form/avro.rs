@@ -1,24 +1,16 @@
-//! Avro object container files (Avro 1.12, "Object Container Files"), their blocks deflated.
+//! Avro object container files.
 //!
 //! A record has `guitong_op`, `guitong_position`, `guitong_key` where the key is hashed, then the granted fields as a topic's records
-//! have them; of a deleted row the key's alone. The sync marker is made of the file's name, so that the same changes under the same
-//! name are the same bytes.
+//! have them; of a deleted row the key's alone.
 
 use guitong_govern::KeyForm;
-use guitong_schemas::avro::{RecordEncoder, Value};
+use guitong_schemas::avro::Value;
 use guitong_schemas::standard::avro_values;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::{Noted, OPERATION, POSITION, operation};
-use crate::avro::{field, record};
-use crate::sink::{KEY, SinkError, SinkErrorKind, SinkPlan};
-
-/// Bytes of records in a block: readers hold one at a time, and deflating gains little from more.
-const BLOCK: usize = 256 << 10;
-/// Of deflate: quick rather than small.
-const LEVEL: u8 = 2;
-const MAGIC: &[u8] = b"Obj\x01";
+use crate::avro::{Container, field, record};
+use crate::sink::{KEY, SinkError, SinkPlan};
 
 #[derive(Debug)]
 pub(super) struct AvroForm {
@@ -29,11 +21,8 @@ pub(super) struct AvroForm {
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct AvroFile {
-    encoder: RecordEncoder,
+    container: Container,
     is_hashed: bool,
-    sync: [u8; 16],
-    block: Vec<u8>,
-    records: i64,
 }
 
 impl AvroForm {
@@ -47,21 +36,7 @@ impl AvroForm {
     }
 
     pub(super) fn begin(&self, name: &str, out: &mut Vec<u8>) -> Result<AvroFile, SinkError> {
-        let encoder =
-            RecordEncoder::compile(&self.schema).map_err(|error| SinkError::new(SinkErrorKind::Shape, error.to_string()))?;
-        let digest: [u8; 32] = Sha256::digest(name).into();
-        let mut sync = [0; 16];
-        sync.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        out.extend_from_slice(MAGIC);
-        // A map of two entries.
-        long(out, 2);
-        for (key, value) in [("avro.schema", self.schema.as_str()), ("avro.codec", "deflate")] {
-            text(out, key);
-            text(out, value);
-        }
-        long(out, 0);
-        out.extend_from_slice(&sync);
-        Ok(AvroFile { encoder, is_hashed: self.is_hashed, sync, block: Vec::new(), records: 0 })
+        Ok(AvroFile { container: Container::begin(&self.schema, name, out)?, is_hashed: self.is_hashed })
     }
 }
 
@@ -74,40 +49,11 @@ impl AvroFile {
             fields.push(key.as_deref().map_or(Value::Null, Value::Text));
         }
         fields.extend(avro_values(&noted.cells, &mut numbers));
-        let written = self.encoder.write(&fields, &mut self.block);
-        written.map_err(|error| SinkError::new(SinkErrorKind::Shape, error.to_string()))?;
-        self.records += 1;
-        if self.block.len() >= BLOCK {
-            self.end(out);
-        }
-        Ok(())
+        self.container.write(&fields, out)
     }
 
     /// Appends the block that is not full, too.
     pub(super) fn end(&mut self, out: &mut Vec<u8>) {
-        if self.records == 0 {
-            return;
-        }
-        let block = miniz_oxide::deflate::compress_to_vec(&self.block, LEVEL);
-        long(out, self.records);
-        long(out, i64::try_from(block.len()).unwrap_or(i64::MAX));
-        out.extend_from_slice(&block);
-        out.extend_from_slice(&self.sync);
-        self.block.clear();
-        self.records = 0;
+        self.container.end(out);
     }
-}
-
-fn long(out: &mut Vec<u8>, number: i64) {
-    let mut rest = (number << 1 ^ number >> 63).cast_unsigned();
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-fn text(out: &mut Vec<u8>, text: &str) {
-    long(out, i64::try_from(text.len()).unwrap_or(i64::MAX));
-    out.extend_from_slice(text.as_bytes());
 }

@@ -9,7 +9,7 @@ use guitong_govern::{Decision, Record as Whole, Row, RowKey, Stop};
 use guitong_log::{LogError, Record, Span, TopicPartition};
 use jiff::Timestamp;
 
-use super::Verifier;
+use super::{ComparingStage, Verifier};
 use crate::runner::decode::Schemas;
 use crate::runner::fault::Fault;
 use crate::runner::parked::Place;
@@ -66,7 +66,17 @@ impl<'v> Entitled<'v> {
 
     /// Takes on what the log has up to `positions`.
     pub(super) async fn read_to(&mut self, positions: &BTreeMap<u32, u64>) -> Result<(), Fault> {
+        // Later reads are of what has come meanwhile.
+        let is_first = self.next.is_empty();
+        if is_first {
+            let mut all = 0;
+            for (&partition, &end) in positions {
+                all += end.saturating_sub(self.from(partition).await?);
+            }
+            self.verifier.progress.begin(ComparingStage::Reading, all);
+        }
         for (&partition, &end) in positions {
+            let mut from = self.from(partition).await?;
             let span = self.span(partition, end).await?;
             self.next.insert(partition, end);
             let Some(mut span) = span else { continue };
@@ -76,6 +86,10 @@ impl<'v> Entitled<'v> {
                 if self.shrinks {
                     self.shrink();
                 }
+                if let Some(last) = records.last().filter(|_| is_first) {
+                    self.verifier.progress.done(last.offset + 1 - from);
+                    from = last.offset + 1;
+                }
             }
         }
         Ok(())
@@ -83,13 +97,19 @@ impl<'v> Entitled<'v> {
 
     /// What was not read yet of a partition; `None` where that is nothing.
     async fn span(&self, partition: u32, end: u64) -> Result<Option<Span>, LogError> {
-        let at = TopicPartition::new(self.verifier.topic.clone(), partition);
-        let earliest = self.verifier.log.bounds(&at).await?.earliest;
-        let next = self.next.get(&partition).copied().unwrap_or(0).max(earliest);
+        let next = self.from(partition).await?;
         if next >= end {
             return Ok(None);
         }
+        let at = TopicPartition::new(self.verifier.topic.clone(), partition);
         Span::open(&*self.verifier.log, at, next, end).await.map(Some)
+    }
+
+    /// Where reading a partition goes on.
+    async fn from(&self, partition: u32) -> Result<u64, LogError> {
+        let at = TopicPartition::new(self.verifier.topic.clone(), partition);
+        let earliest = self.verifier.log.bounds(&at).await?.earliest;
+        Ok(self.next.get(&partition).copied().unwrap_or(0).max(earliest))
     }
 
     /// Takes on a record if it is of the slice.

@@ -11,6 +11,7 @@
 //! then, guarded by version as ever, and removals each only of the row that was seen.
 
 mod entitled;
+mod progress;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,8 @@ use guitong_schemas::standard::{Grade, KeySource};
 use jiff::Timestamp;
 
 use self::entitled::{Due, Entitled};
+pub(crate) use self::progress::Progress;
+pub use self::progress::{Comparing, ComparingStage};
 pub use self::report::{DifferentCell, DifferentRow, Verification, Verify, Wrong};
 use super::decode::{Decoded, Schemas};
 use super::fault::Fault;
@@ -61,6 +64,7 @@ pub(crate) struct Verifier {
     pub(super) unchanged: bool,
     /// Bytes of the log that are read at once.
     pub(super) bytes: usize,
+    pub(super) progress: Progress,
 }
 
 /// A row that is not as it is granted.
@@ -84,6 +88,7 @@ impl Difference {
 impl Verifier {
     /// Compares everything, in as many goes as memory asks for.
     pub(super) async fn verify(&self, ask: &Verify, deliverer: &DelivererHandle) -> Result<Verification, CommandError> {
+        let _under_way = self.progress.until_dropped();
         let mut report = Verification::default();
         let mut slice = Slice::whole();
         loop {
@@ -119,7 +124,7 @@ impl Verifier {
             report.positions = look.positions().iter().map(place).collect();
         }
         report.entitled += entitled.len() as u64;
-        let suspects = suspects(look.as_mut(), &entitled, report).await.map_err(Fault::Sink)?;
+        let suspects = suspects(look.as_mut(), &entitled, report, &self.progress).await.map_err(Fault::Sink)?;
         let differences = judge(look.as_mut(), &entitled, &suspects).await.map_err(Fault::Sink)?;
         look.end().await;
         let wrong = self.settle(&mut entitled, differences, deliverer, report).await?;
@@ -214,6 +219,7 @@ impl Verifier {
         deliverer: &DelivererHandle,
     ) -> Result<u64, CommandError> {
         let keys = keys(&wrong);
+        self.progress.begin(ComparingStage::Repairing, keys.len() as u64);
         let mut wrong = wrong.into_iter().peekable();
         while wrong.peek().is_some() {
             let mut repair = Repair::default();
@@ -224,7 +230,9 @@ impl Verifier {
                     (None, None) => {}
                 }
             }
+            let rows = repair.deliver.len() + repair.remove.len();
             deliverer.repair(repair).await?;
+            self.progress.done(rows as u64);
         }
         let left = self.judge_again(entitled, &keys).await?;
         Ok((keys.len() - left.len()) as u64)
@@ -320,7 +328,14 @@ async fn reaches(deliverer: &DelivererHandle, ends: &BTreeMap<u32, u64>) {
 }
 
 /// Keys of rows under which the sink seems to hold otherwise than is granted: of ranges that differ.
-async fn suspects(look: &mut dyn Look, entitled: &Entitled<'_>, report: &mut Verification) -> Result<Vec<u64>, SinkError> {
+async fn suspects(
+    look: &mut dyn Look,
+    entitled: &Entitled<'_>,
+    report: &mut Verification,
+    progress: &Progress,
+) -> Result<Vec<u64>, SinkError> {
+    // Of how many is known once the sink has digested its rows.
+    progress.begin(ComparingStage::Comparing, 0);
     let rows = (entitled.len() as u64).max(look.count().await? >> (BITS - entitled.slice.bits));
     let bits = (rows / ROWS_OF_A_RANGE).checked_ilog2().map_or(0, |bits| bits + 1);
     let shift = entitled.slice.bits.saturating_sub(bits.min(RANGE_BITS));
@@ -329,6 +344,7 @@ async fn suspects(look: &mut dyn Look, entitled: &Entitled<'_>, report: &mut Ver
     report.held += held.iter().map(|range| range.rows).sum::<u64>();
     report.ranges += 1 << (entitled.slice.bits - shift);
     report.differing_ranges += differing.len() as u64;
+    progress.begin(ComparingStage::Comparing, differing.len() as u64);
     let (mut suspects, mut rest) = (Vec::new(), differing.into_iter().peekable());
     while rest.peek().is_some() && !report.more {
         let (mut ranges, mut rows) = (Vec::new(), 0);
@@ -338,6 +354,7 @@ async fn suspects(look: &mut dyn Look, entitled: &Entitled<'_>, report: &mut Ver
         }
         let prints = look.prints(&ranges, shift).await?;
         report.rows_read += prints.len() as u64;
+        progress.done(ranges.len() as u64);
         let prints: HashMap<u64, u64> = prints.into_iter().map(|print| (print.key, print.content)).collect();
         suspects.extend(entitled.unlike(&ranges, shift, prints));
         report.more = suspects.len() > MOST_DIFFERENCES;

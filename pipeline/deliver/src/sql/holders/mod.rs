@@ -185,6 +185,10 @@ impl Sink for Holders {
         Ok(ack)
     }
 
+    fn keeps(&self) -> Option<&'static str> {
+        self.inner.keeps()
+    }
+
     fn replays(&self) -> bool {
         self.inner.replays()
     }

@@ -351,6 +351,10 @@ impl Sink for MysqlSink {
         self.put_offsets(partitions, Some(self.taken.epoch)).await
     }
 
+    fn keeps(&self) -> Option<&'static str> {
+        self.layout.why_kept()
+    }
+
     fn replays(&self) -> bool {
         true
     }

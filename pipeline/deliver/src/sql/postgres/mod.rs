@@ -264,6 +264,10 @@ impl Sink for PostgresSink {
         self.put_offsets(partitions, Some(self.epoch)).await
     }
 
+    fn keeps(&self) -> Option<&'static str> {
+        self.layout.why_kept()
+    }
+
     fn replays(&self) -> bool {
         true
     }

@@ -153,6 +153,10 @@ impl Sink for SqliteSink {
     }
 
     /// Of an outbox that is pulled, whoever pulls goes back by himself.
+    fn keeps(&self) -> Option<&'static str> {
+        self.opening.layout.why_kept()
+    }
+
     fn replays(&self) -> bool {
         self.opening.outbox.is_none()
     }

@@ -1,18 +1,23 @@
 //! `guitong subscription verify`: a subscriber's table held against what is granted.
 
+use std::time::Duration;
+
 use clap::Args;
-use guitong_deliver::{DifferentCell, DifferentRow, Place, Verification, Word, Wrong};
+use guitong_deliver::{Comparing, ComparingStage, DifferentCell, DifferentRow, Place, Verification, Word, Wrong};
 use serde_json::json;
 
-use super::ask;
 use crate::cli::InDirectory;
+use crate::cli::progress::Shown;
 use crate::cli::quarantine::user;
+use crate::demo::Progress;
 use crate::exit::{self, Failure};
-use crate::node::About;
+use crate::node::{About, Desk, Question};
 use crate::text;
 
 /// Columns that a value takes.
 const WIDTH: usize = 40;
+/// How often it is asked how far the comparison is.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Verify {
@@ -35,13 +40,73 @@ impl Verify {
         let repair = self.repair.then(|| Word { by: user(), reason: String::new() });
         let question = guitong_deliver::Verify { repair, limit: self.limit.into() };
         let about = About::Verify { subscription: self.name.clone(), ask: question };
-        let found: Verification = ask(&self.at, Some(&self.name), about, color).await?;
+        let desk = Desk::of_subscriptions(&self.at.dir, Some(&self.name), color).await?;
+        let found = self.follow(&desk, about).await;
+        desk.close().await;
+        let found = found?;
         if self.json {
             say!("{}", json!(found));
         } else {
             crate::output::write(text_of(&self.name, &found));
         }
         verdict(&self.name, &found)
+    }
+
+    /// Waits for the answer, and shows meanwhile how far it is.
+    async fn follow(&self, desk: &Desk, about: About) -> Result<Verification, Failure> {
+        let mut shown = (!self.json).then(|| Follower { shown: Shown::default(), last: None });
+        let answer = desk.ask(Question::Subscription { about });
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                found = &mut answer => {
+                    shown.iter_mut().for_each(|shown| shown.end(found.is_ok()));
+                    return found;
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if let Some(shown) = &mut shown {
+                let about = About::Comparing { subscription: self.name.clone() };
+                // Whether the node is gone, the answer tells.
+                if let Ok(Some(now)) = desk.ask::<Option<Comparing>>(Question::Subscription { about }).await {
+                    shown.show(now);
+                }
+            }
+        }
+    }
+}
+
+/// Shows one stage after the other.
+struct Follower<P> {
+    shown: P,
+    last: Option<Comparing>,
+}
+
+impl<P: Progress> Follower<P> {
+    fn show(&mut self, now: Comparing) {
+        if self.last.is_none_or(|last| last.stage != now.stage) {
+            self.end(true);
+            let what = match now.stage {
+                ComparingStage::Reading => "records read",
+                ComparingStage::Comparing => "ranges looked at",
+                ComparingStage::Repairing => "rows put right",
+            };
+            self.shown.begin(what, now.of);
+        }
+        self.last = Some(now);
+        self.shown.resize(now.of);
+        self.shown.reach(now.done);
+    }
+
+    /// `whole`: the stage was done to its end, the last of which is not looked at.
+    fn end(&mut self, whole: bool) {
+        if let Some(last) = self.last.take() {
+            if whole {
+                self.shown.reach(last.of);
+            }
+            self.shown.end();
+        }
     }
 }
 
@@ -128,6 +193,36 @@ fn line(row: &DifferentRow) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Default)]
+    struct Written(Vec<String>);
+
+    impl Progress for Written {
+        fn begin(&mut self, what: &'static str, total: u64) {
+            self.0.push(format!("{what} of {total}"));
+        }
+
+        fn reach(&mut self, done: u64) {
+            self.0.push(done.to_string());
+        }
+
+        fn end(&mut self) {
+            self.0.push("end".to_owned());
+        }
+    }
+
+    #[test]
+    fn each_stage_of_a_comparison_is_shown_and_ended() {
+        let mut follower = Follower { shown: Written::default(), last: None };
+        let at = |stage, done, of| Comparing { stage, done, of };
+        follower.show(at(ComparingStage::Reading, 10, 50));
+        follower.show(at(ComparingStage::Reading, 40, 50));
+        follower.show(at(ComparingStage::Comparing, 1, 3));
+        follower.end(false);
+        follower.end(false);
+        let told = ["records read of 50", "10", "40", "50", "end", "ranges looked at of 3", "1", "end"];
+        assert_eq!(follower.shown.0, told);
+    }
 
     #[test]
     fn a_person_sees_what_differs_and_what_to_do() {

@@ -1,8 +1,11 @@
-//! Schemas of delivered rows in Avro.
+//! Delivered rows in Avro: schemas, and files.
+
+mod container;
 
 use guitong_govern::{Column, ColumnKind};
 use serde_json::{Value, json};
 
+pub(crate) use self::container::Container;
 use crate::sink::SinkPlan;
 
 /// Namespace of the schemas.

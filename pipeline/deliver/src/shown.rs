@@ -1,4 +1,4 @@
-//! Values as the outbox holds them, which are texts for all that SQLite has no exact type for, read again.
+//! Values as outboxes hold them, which are texts for all that SQLite has no exact type for, read again.
 
 use guitong_govern::ColumnKind;
 use guitong_schemas::calendar::Civil;
@@ -21,7 +21,7 @@ struct Shown {
 }
 
 /// The value whose text form this is; `None` where it is none of that kind.
-pub(super) fn value(text: &str, kind: ColumnKind) -> Option<StandardValue<'static>> {
+pub(crate) fn value(text: &str, kind: ColumnKind) -> Option<StandardValue<'static>> {
     match kind {
         ColumnKind::Text => Some(StandardValue::Text(text.to_owned().into())),
         ColumnKind::Int => text.parse().ok().map(StandardValue::Int),
