@@ -141,6 +141,8 @@ async fn what_is_old_is_let_go_and_its_cursor_is_a_gap() {
     let puller = puller(&running);
     assert_eq!(puller.events(Some(&first.next), 10).await, Err(PullError::Gap("what followed the cursor is kept no longer")));
     assert!(matches!(puller.events(None, 10).await, Err(PullError::Gap(_))), "the start is not there any more, and that is said");
+    let page = puller.snapshot(Some((&first.next, 0)), 10).await;
+    assert!(matches!(page, Err(PullError::Gap(_))), "what followed the first page's cursor is gone: {page:?}");
     assert_eq!(events(&puller, Some(&end)).await.0.len(), 1, "nothing is missing behind the last one");
     running.stop().await.unwrap();
 }
@@ -229,5 +231,29 @@ async fn a_changed_grant_empties_the_outbox() {
     let (all, _) = events(&puller(&running), None).await;
     assert!(all.iter().all(|event| event.key.starts_with("{\"guitong_key\":\"") && !event.key.contains("K1")), "{all:?}");
     assert_eq!(replayed(BTreeMap::new(), &all).len(), 20);
+    running.stop().await.unwrap();
+}
+
+/// Until everything granted was met once, rows are not given as if they were all; changes are.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_given_once_they_are_whole() {
+    let mut bench = Bench::new().await;
+    let subscription = bench.subscription("credit", PULL, &["uscc", "name"]);
+    bench.append(vec![bench.named("K1", "一", 1)]).await;
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    let puller = puller(&running);
+    assert_eq!(puller.snapshot(None, 10).await.unwrap().rows.len(), 1);
+    assert!(puller.record(&["K1".to_owned()]).await.unwrap().is_some());
+    let address = format!("sqlite://{}", bench.dir.path().join("exchange.outbox.db").display());
+    let mut file = sqlx::SqliteConnection::connect(&address).await.unwrap();
+    sqlx::query("UPDATE guitong_outboxes SET whole = 0").execute(&mut file).await.unwrap();
+    assert_eq!(puller.snapshot(None, 10).await, Err(PullError::Filling));
+    assert_eq!(puller.record(&["K1".to_owned()]).await, Err(PullError::Filling));
+    assert_eq!(puller.events(None, 10).await.unwrap().events.len(), 1);
+    running.handle.resync(guitong_deliver::Word::default()).await.unwrap();
+    running.reaches(|status| status.phase != Phase::Live).await;
+    bench.caught_up(&mut running).await;
+    assert!(puller.record(&["K1".to_owned()]).await.unwrap().is_some());
     running.stop().await.unwrap();
 }

@@ -104,6 +104,10 @@ async fn readers_that_take_nothing_hold_up_nobody_and_little() {
         assert!(text.len() < 2 << 20, "a page is bounded: {} bytes", text.len());
     }
     assert!(bytes > 6 << 20, "{bytes}");
+    let rows_page = subscriber.get("snapshot?limit=10000").header(ACCEPT, "application/x-ndjson").send().await.unwrap();
+    assert!(rows_page.headers().contains_key("guitong-page"), "there are more");
+    let rows_page = rows_page.text().await.unwrap();
+    assert!(rows_page.len() < 2 << 20, "a page of rows is bounded: {} bytes", rows_page.len());
     let before = resident(node.pid());
     let mut stalled = Vec::new();
     let deadline = Instant::now() + PATIENCE;

@@ -66,6 +66,17 @@ async fn what_is_asked_for_is_bounded_and_said_in_three_forms() {
         assert_eq!((code, body["type"].as_str().unwrap()), (status, &*format!("urn:guitong:problem:{kind}")), "{rest}");
         assert!(body["detail"].as_str().unwrap().len() > 20, "{body:#}");
     }
+    for rest in ["events", "snapshot", "records/x", "events?limit=0"] {
+        assert_eq!(subscriber.send(rest).await.headers()["cache-control"], "no-store", "{rest}");
+    }
+    let given = async || {
+        let metrics = exchange.get("/metrics", PATIENCE).await.unwrap();
+        let line = format!("guitong_pull_records_total{{subscription=\"{NAME}\"}} ");
+        metrics.lines().find_map(|found| found.strip_prefix(&*line)).unwrap().parse::<u64>().unwrap()
+    };
+    let told = given().await;
+    subscriber.json("events?limit=2").await;
+    assert_eq!(given().await, told + 2, "what is given is counted");
     let xml = subscriber.get("events").header(ACCEPT, "text/xml").send().await.unwrap();
     assert_eq!(problem(xml).await.0, 406);
 
@@ -82,9 +93,14 @@ async fn what_is_asked_for_is_bounded_and_said_in_three_forms() {
     assert_eq!(ack(&next).await.unwrap().status(), 204);
     let page = subscriber.json("events").await;
     assert_eq!(position(page["events"][0]["cursor"].as_str().unwrap()), position(&next) + 1, "what was acknowledged is over");
+    let before = format!("{}-1", next.split_once('-').unwrap().0);
+    assert_eq!(ack(&before).await.unwrap().status(), 204);
+    let again = subscriber.json("events").await;
+    assert_eq!(again["events"][0], page["events"][0], "an earlier cursor takes nothing back");
     assert_eq!(problem(ack("0123456789abcdef-1").await.unwrap()).await.0, 410);
     let large = subscriber.http.post(exchange.url(&format!("/v1/subscriptions/{NAME}/ack"))).bearer_auth(&subscriber.token);
-    assert_eq!(problem(large.json(&json!({ "cursor": "x".repeat(5_000) })).send().await.unwrap()).await.0, 400);
+    let large = large.header("content-type", "application/json").body(format!("{{\"cursor\":\"{next}\"}}{}", " ".repeat(5_000)));
+    assert_eq!(problem(large.send().await.unwrap()).await.0, 400, "a body is bounded");
 
     // Eight answers may be under way; who asks beyond that is told so at once.
     let end = subscriber.json("events").await["next"].as_str().unwrap().to_owned();
@@ -226,4 +242,35 @@ async fn changes_come_in_avro_too() {
     assert!(page.iter().any(|event| event["op"] == "delete"));
     let (none, same) = ask(&format!("events?after={next}")).await;
     assert_eq!((none.len(), same), (0, next), "nothing more is a whole file, too");
+}
+
+/// What stops delivery while somebody waits ends the waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_told_soon_that_nothing_comes() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    exchange.get("/readyz", PATIENCE).await.unwrap();
+    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let mut held = Held::default();
+    held.until(&subscriber, &named(1..=3)).await;
+    let cursor = held.cursor.clone().unwrap();
+    let waiting = tokio::spawn(subscriber.get(&format!("events?wait=60&after={cursor}")).send());
+    let open = subscriber.get(&format!("events?after={cursor}")).header(ACCEPT, "text/event-stream").send().await.unwrap();
+    let reading = tokio::spawn(async move { open.text().await.unwrap() });
+    let paused = exchange.command(&["subscription", "pause", NAME, "--reason", "盘点"]).unwrap();
+    assert_eq!(paused.code, Some(0), "{}", paused.err);
+    // From here on the status says so; a look comes twice a second.
+    let since = Instant::now();
+    let (waited, read) = tokio::time::timeout(PATIENCE, async { (waiting.await.unwrap().unwrap(), reading.await.unwrap()) })
+        .await
+        .expect("both are told");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!(problem(waited).await.1["type"], "urn:guitong:problem:paused");
+    assert!(read.contains("event: problem") && read.contains("urn:guitong:problem:paused"), "{read}");
+    run(&mut department, company(4)).await;
+    assert_eq!(subscriber.problem("snapshot").await.1["type"], "urn:guitong:problem:paused");
+    assert_eq!(subscriber.problem(&format!("records/{}", credit_code(1))).await.0, 503);
+    let resumed = exchange.command(&["subscription", "resume", NAME]).unwrap();
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    held.until(&subscriber, &named(1..=4)).await;
 }

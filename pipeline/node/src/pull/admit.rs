@@ -139,3 +139,27 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_more_often_than_he_may_is_told_when_to_come_back_and_others_are_let_in() {
+        let limits = Limits::register(&Registry::new()).unwrap();
+        // As fast as this, a burst is over long before a second's share of new ones has come.
+        let asked = (0..10 * BURST.get()).map(|_| limits.take("busy").map(drop)).take_while(Result::is_ok).count();
+        assert!(asked >= BURST.get() as usize && asked < 10 * BURST.get() as usize, "{asked}");
+        let refused = loop {
+            if let Err(problem) = limits.take("busy") {
+                break problem.into_response();
+            }
+        };
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        assert!(limits.take("quiet").is_ok());
+    }
+}
