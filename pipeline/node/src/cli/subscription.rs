@@ -246,7 +246,7 @@ impl Purge {
         }
         let about = About::Purge { subscription: self.name.clone(), word };
         let removed: u64 = ask(&self.at, Some(&self.name), about, color).await?;
-        println!("{}: {} rows were taken back", self.name, text::count(removed));
+        say!("{}: {} rows were taken back", self.name, text::count(removed));
         Ok(())
     }
 }
