@@ -24,7 +24,7 @@ const OURS: Bar = Bar { name: "ours", ratio: 0.9 };
 const COPY: Reference = Reference { name: "COPY + MERGE by hand", measured: 76_000.0 };
 const LOAD: Reference = Reference { name: "LOAD DATA + upsert by hand", measured: 76_000.0 };
 
-/// The same columns as ours, version and epoch among them.
+/// The same columns as ours, version and epoch among them, and in PostgreSQL the same room in its pages.
 const BY_HAND: &str =
     "CREATE TABLE by_hand (uscc varchar(40) PRIMARY KEY, name text, legal_rep_name text, version VERSION, epoch bigint)";
 const STAGE: &str =
@@ -42,7 +42,7 @@ pub(crate) async fn run(runs: usize) -> Outcome {
     let to_postgres = of_postgres(&postgres);
     let to_mariadb = SinkConfig::Mysql { url: Secret::new(mariadb.url("office", "ours")), table: "enterprise".into() };
     let (pg, maria) = (postgres.admin().await?, mariadb.admin().await?);
-    pg.execute(AssertSqlSafe(BY_HAND.replace("VERSION", "bytea"))).await?;
+    pg.execute(AssertSqlSafe(format!("{} WITH (fillfactor = 80)", BY_HAND.replace("VERSION", "bytea")))).await?;
     let by_hand = BY_HAND.replace("VERSION", "varbinary(40)").replacen("by_hand", "ours.by_hand", 1);
     maria.execute(AssertSqlSafe(format!("{by_hand} {CHARACTERS}"))).await?;
 

@@ -74,7 +74,8 @@ pub(crate) async fn create(connection: &mut PgConnection, layout: &Layout, plan:
 
 fn creation(layout: &Layout) -> String {
     let columns = join(needed(layout).iter().map(Needed::definition), ", ");
-    format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({}))", layout.table, layout.quoted_key())
+    // Room for a row's next version beside it, so that an update does not go through the indexes as well (heap-only tuples).
+    format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({})) WITH (fillfactor = 80)", layout.table, layout.quoted_key())
 }
 
 /// The error of a table of the department's that is not there.
