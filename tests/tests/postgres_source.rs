@@ -8,6 +8,7 @@ mod postgres_source {
     mod binary;
     mod cut;
     mod ddl;
+    mod delivered;
     mod failover;
     mod faults;
     mod first_load;

@@ -6,6 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 #[derive(Debug, Clone)]
 pub struct Metrics {
     received: IntCounterVec,
+    delivered: IntCounterVec,
     snapshot_rows: IntCounterVec,
     yielded: IntCounterVec,
     retaken: IntCounterVec,
@@ -17,6 +18,8 @@ pub struct Metrics {
 #[derive(Debug, Clone)]
 pub(crate) struct SystemMetrics {
     pub(crate) received: IntCounter,
+    /// Changes that are passed over.
+    pub(crate) delivered: IntCounter,
     pub(crate) snapshot_rows: IntCounter,
     pub(crate) yielded: IntCounter,
     pub(crate) retaken: IntCounter,
@@ -58,6 +61,7 @@ impl Metrics {
             )?,
             in_progress: gauge("in_progress_bytes", "Bytes in files of transactions that the server sends before their commit")?,
             received: counter("received_bytes_total", "Bytes of change messages received from the server")?,
+            delivered: counter("delivered_changes_total", "Changes passed over, since the exchange itself delivered them")?,
             snapshot_rows: counter("snapshot_rows_total", "Rows handed out by first loads")?,
             yielded: counter("snapshot_yielded_rows_total", "Rows of a first load that gave way to a newer streamed change")?,
             retaken: counter(
@@ -71,6 +75,7 @@ impl Metrics {
         let label = &[system];
         SystemMetrics {
             received: self.received.with_label_values(label),
+            delivered: self.delivered.with_label_values(label),
             snapshot_rows: self.snapshot_rows.with_label_values(label),
             yielded: self.yielded.with_label_values(label),
             retaken: self.retaken.with_label_values(label),

@@ -80,7 +80,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::contract::system::{DELIVERED, MESSAGES, PostgresConfig, System};
 use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
 use tokio::sync::watch::Receiver;
@@ -226,10 +226,13 @@ impl PostgresSource {
                 return aborted.map_err(|error| self.not_kept(error));
             }
             Message::Logical { lsn, transactional, prefix, content } => {
-                if prefix != session::PREFIX {
-                    self.assembly.message((lsn, transactional), &prefix, &content);
-                } else if transactional {
-                    self.load.message(&content);
+                match (prefix == MESSAGES, transactional) {
+                    (false, _) => self.assembly.message((lsn, transactional), &prefix, &content),
+                    (true, true) => match content.strip_prefix(DELIVERED.as_bytes()) {
+                        Some(tables) => self.assembly.delivers(tables),
+                        None => self.load.message(&content),
+                    },
+                    (true, false) => {}
                 }
                 Ok(())
             }
@@ -282,13 +285,17 @@ impl PostgresSource {
         }
     }
 
-    /// The relation of a change, or `None` where its table is not wanted. A row with an enum label that was added since has the types
-    /// asked for again.
+    /// The relation of a change, or `None` where its table is not wanted, or the exchange itself delivered it, which is not sent around
+    /// again. A row with an enum label that was added since has the types asked for again.
     async fn relation_for(&mut self, oid: u32, row: Option<&Tuple>) -> Result<Option<Arc<Relation>>, SourceError> {
         let Some(known) = self.relations.get(oid) else {
             return Err(self.faults.protocol(format!("a change of table {oid}, which the server did not announce")));
         };
         let Some(relation) = known else { return Ok(None) };
+        if self.assembly.is_delivered(&relation.table.name) {
+            self.metrics.delivered.inc();
+            return Ok(None);
+        }
         let relation = Arc::clone(relation);
         let Some(row) = row.filter(|row| relation.may_have_new_label(row)) else { return Ok(Some(relation)) };
         let message = relation.message.clone();

@@ -1,5 +1,6 @@
 //! The session beside the stream: catalogue, watermarks, snapshots. Made when first needed, and again after a fault.
 
+use guitong_schemas::contract::system::MESSAGES;
 use guitong_schemas::position::Lsn;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
@@ -10,14 +11,11 @@ use super::visibility::Visibility;
 use super::wire::{Login, Purpose, Reader};
 use crate::source::SourceError;
 
-/// Prefix of the logical messages that are this program's.
-pub(crate) const PREFIX: &str = "guitong";
-
 /// Statements that commit a logical message alone. It need not survive a crash or wait for standbys: a watermark that is lost is
 /// written again.
 pub(crate) fn mark(content: &str) -> String {
     format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{PREFIX}', {}); COMMIT",
+        "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, '{MESSAGES}', {}); COMMIT",
         quote_literal(content)
     )
 }

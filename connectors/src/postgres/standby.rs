@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
-use guitong_schemas::contract::system::PostgresConfig;
+use guitong_schemas::contract::system::{MESSAGES, PostgresConfig};
 use guitong_schemas::position::Lsn;
 use sqlx::postgres::PgConnection;
 
 use super::config::Address;
 use super::fault::Faults;
-use super::session::PREFIX;
 use super::setup::Server;
 use super::slot;
 use super::wire::{Identity, Login, Purpose};
@@ -98,5 +97,5 @@ impl Slots<'_> {
 async fn nudge(primary: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = "SELECT CASE WHEN has_function_privilege('pg_log_standby_snapshot()', 'EXECUTE') \
                THEN pg_log_standby_snapshot() ELSE pg_logical_emit_message(false, $1, 'slot') END::text";
-    sqlx::query(sql).bind(PREFIX).execute(primary).await.map(drop)
+    sqlx::query(sql).bind(MESSAGES).execute(primary).await.map(drop)
 }

@@ -43,6 +43,8 @@ pub(crate) struct Transaction {
     mark: Mark,
     /// It has changes or messages, if only of tables that are not wanted.
     content: bool,
+    /// Tables into which the exchange itself delivers in it.
+    delivered: Vec<TableName>,
     change: u64,
     index: u32,
     begun: bool,
@@ -144,6 +146,7 @@ impl Assembly {
             ts_us,
             mark: Mark { xid, time: commit_time },
             content: false,
+            delivered: Vec::new(),
             change: 0,
             index: 0,
             begun: false,
@@ -177,6 +180,22 @@ impl Assembly {
         if let Some(transaction) = &mut self.transaction {
             transaction.content = true;
         }
+    }
+
+    /// The exchange itself writes these tables in the transaction, from here on ([`DELIVERED`]).
+    ///
+    /// [`DELIVERED`]: guitong_schemas::contract::system::DELIVERED
+    pub(crate) fn delivers(&mut self, tables: &[u8]) {
+        // Whoever writes something else under this prefix marks nothing.
+        let tables: Vec<(String, String)> = serde_json::from_slice(tables).unwrap_or_default();
+        if let Some(transaction) = &mut self.transaction {
+            transaction.delivered.extend(tables.iter().map(|(schema, name)| TableName::new(schema, name)));
+        }
+    }
+
+    /// Whether the exchange itself changes this table in the transaction.
+    pub(crate) fn is_delivered(&self, table: &TableName) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.delivered.contains(table))
     }
 
     /// The transaction holds more than this program's own messages.

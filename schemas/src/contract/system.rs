@@ -66,6 +66,14 @@ pub struct PostgresConfig {
     pub failover: bool,
 }
 
+/// Prefix of the logical messages that the exchange writes into PostgreSQL databases (PostgreSQL documentation, "Replication Management
+/// Functions").
+pub const MESSAGES: &str = "guitong";
+/// How the one begins that comes before what a transaction delivers. A JSON array of the tables that are written follows, each an array
+/// of schema and name. A connector that tails the database passes over the transaction's changes of these, and of no others: what a
+/// trigger of the department's makes of them is the department's.
+pub const DELIVERED: &str = "delivered ";
+
 /// Which changes are taken, by their replication origin (PostgreSQL documentation, "Replication Progress Tracking").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Origins {

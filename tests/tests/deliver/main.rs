@@ -16,6 +16,7 @@ mod foreign;
 mod holders;
 mod kafka;
 mod kept;
+mod marked;
 mod mysql;
 mod pull;
 mod purge;

@@ -10,6 +10,7 @@ use super::fault::Fault;
 use super::handle::CommandError;
 use super::parked::Word;
 use super::{Deliverer, orders};
+use crate::sink::SinkErrorKind;
 
 impl Deliverer {
     pub(super) async fn purge(&mut self, word: Word) -> Result<u64, CommandError> {
@@ -22,9 +23,11 @@ impl Deliverer {
         }
         let again = orders::ordered(word);
         self.resync(again.clone()).await?;
-        let partitions = self.log.partitions(&self.topic).await.map_err(Fault::from)?.unwrap_or(0);
-        let session = self.open_session(partitions).await?;
-        let removed = self.sink.sweep().await.map_err(Fault::from)?;
+        let removed = match self.take_back().await {
+            // A call that was dropped when delivery ended can still take a topic over: it is opened once more, as for a delivery.
+            Err(Fault::Sink(error)) if error.kind == SinkErrorKind::Fenced => self.take_back().await?,
+            taken => taken?,
+        };
         tracing::info!(
             subscription = &*self.name,
             by = again.word.by,
@@ -32,9 +35,14 @@ impl Deliverer {
             removed,
             "what was delivered is taken back by command"
         );
-        drop(session);
         // Versions that the sink remembers of rows that it has no longer do not keep them from coming again in a refill.
         self.resync(again).await?;
         Ok(removed)
+    }
+
+    async fn take_back(&mut self) -> Result<u64, Fault> {
+        let partitions = self.log.partitions(&self.topic).await?.unwrap_or(0);
+        let _session = self.open_session(partitions).await?;
+        Ok(self.sink.sweep().await?)
     }
 }

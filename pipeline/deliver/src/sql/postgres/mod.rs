@@ -43,6 +43,8 @@ pub struct PostgresSink {
     sweep_epoch: Option<i64>,
     remembers: bool,
     merges: bool,
+    /// Transactions say that the exchange wrote them.
+    marks: bool,
 }
 
 type Tx<'c> = Transaction<'c, Postgres>;
@@ -61,10 +63,17 @@ impl PostgresSink {
             sweep_epoch: None,
             remembers: false,
             merges: false,
+            marks: false,
             place,
             layout,
             plan,
         })
+    }
+
+    /// A transaction that delivers.
+    async fn begin(&self) -> Result<Tx<'static>, SinkError> {
+        let begin = write::begin(self.marks, &self.place, &self.layout);
+        self.pool.begin_with(AssertSqlSafe(begin)).await.map_err(sink_error)
     }
 
     fn own(&self) -> Own<'_> {
@@ -241,14 +250,28 @@ impl Sink for PostgresSink {
         // Subscriptions of one database make the same tables at the same moment.
         let lock = "SELECT pg_advisory_xact_lock(hashtext('guitong')::bigint)";
         transaction.execute(lock).await.map_err(sink_error)?;
-        let version = "SELECT current_setting('server_version_num')::int";
-        let version: i32 = sqlx::query_scalar(version).fetch_one(&mut *transaction).await.map_err(sink_error)?;
+        let server = "SELECT current_setting('server_version_num')::int,
+            (SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')";
+        let server = sqlx::query_as::<_, (i32, Option<bool>)>(server).fetch_one(&mut *transaction).await;
+        let (version, may_mark) = server.map_err(sink_error)?;
+        let marks = may_mark == Some(true);
+        if marks {
+            table::run(&mut transaction, write::mark(&self.place, &self.layout)).await?;
+        }
         table::make_own_tables(&mut transaction, &self.place).await?;
         match self.take_over(&mut transaction).await {
             Ok((taken, stand)) => {
                 transaction.commit().await.map_err(sink_error)?;
                 (self.epoch, self.sweep_epoch, self.remembers) = (taken.epoch, taken.sweep_epoch, taken.remembers);
                 self.merges = version >= MERGE_VERSION;
+                self.marks = marks;
+                if !marks {
+                    tracing::warn!(
+                        subscription = &*self.plan.subscription,
+                        "what is delivered is not marked: where the database is tailed by this exchange, it is sent around again; \
+                         GRANT EXECUTE ON FUNCTION pg_logical_emit_message TO the sink's user"
+                    );
+                }
                 Ok(stand)
             }
             Err(error) => {
@@ -285,6 +308,7 @@ impl Sink for PostgresSink {
             hashed: self.layout.hashed,
             keeps: self.layout.keeps(),
             merges: self.merges,
+            marks: self.marks,
             remembers: self.remembers,
             now_us: batch.entry.at_us,
         };
@@ -311,7 +335,7 @@ impl Sink for PostgresSink {
         let key = join(self.layout.key.iter().enumerate().map(|(at, name)| format!("{} = ${}", quote(name), at + 3)), " AND ");
         let seen = format!("{VERSION} IS NOT DISTINCT FROM $1 AND {EPOCH} IS NOT DISTINCT FROM $2");
         let sql = format!("DELETE FROM {} WHERE {key} AND {seen}", self.layout.table);
-        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        let mut transaction = self.begin().await?;
         self.move_offsets(&mut transaction, batch).await?;
         let mut removed = 0;
         for row in rows {
@@ -331,7 +355,7 @@ impl Sink for PostgresSink {
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {
         let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
-        let mut transaction = self.pool.begin().await.map_err(sink_error)?;
+        let mut transaction = self.begin().await?;
         self.set_sweep(&mut transaction, None).await?;
         let now = jiff::Timestamp::now().as_microsecond();
         let mut swept = 0;

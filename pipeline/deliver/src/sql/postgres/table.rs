@@ -85,7 +85,7 @@ pub(crate) fn absent(layout: &Layout, plan: &SinkPlan) -> SinkError {
 }
 
 /// A quoted text constant, whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 
 use guitong_govern::{ColumnKind, RowKey};
+use guitong_schemas::contract::system::{DELIVERED, MESSAGES};
 use guitong_schemas::standard::StandardValue;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -16,7 +17,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::array::{self, Column, Element};
 use super::copy::Copy;
 use super::errors::sink_error;
-use super::table::{Kind, Place, written};
+use super::table::{Kind, Place, literal, written};
 use crate::sink::{Change, SinkBatch, SinkError, SinkPlan, What};
 use crate::sql::foreign::Foreign;
 use crate::sql::kept::{self, Dialect, History};
@@ -101,6 +102,7 @@ impl Form {
 /// else that a subscription holds.
 #[derive(Debug)]
 pub(crate) struct Statements<'s> {
+    place: &'s Place,
     layout: &'s Layout,
     /// Has each row's version.
     versioned: Cow<'s, Layout>,
@@ -111,15 +113,14 @@ pub(crate) struct Statements<'s> {
 }
 
 impl<'s> Statements<'s> {
-    pub(crate) fn new(place: &Place, layout: &'s Layout, form: &'s Form) -> Self {
+    pub(crate) fn new(place: &'s Place, layout: &'s Layout, form: &'s Form) -> Self {
         let (versioned, deleted) = (layout.versioned(), place.qualified("guitong_deleted"));
-        Self { layout, versioned, form, stage: format!("pg_temp.{}", form.stage), deleted }
+        Self { place, layout, versioned, form, stage: format!("pg_temp.{}", form.stage), deleted }
     }
 
-    /// Makes the temporary table where the connection has none, and begins the transaction.
-    fn begin(&self) -> String {
-        let columns = staged(self.layout);
-        format!("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({columns}) ON COMMIT DELETE ROWS; BEGIN", self.form.stage)
+    /// Makes the temporary table where the connection has none.
+    fn make(&self) -> String {
+        format!("CREATE TEMPORARY TABLE IF NOT EXISTS {} ({}) ON COMMIT DELETE ROWS; ", self.form.stage, staged(self.layout))
     }
 
     fn copy(&self) -> String {
@@ -261,6 +262,19 @@ fn staged(layout: &Layout) -> String {
     join(columns.map(|(name, kind)| format!("{} {}", quote(name), kind.sql())), ", ")
 }
 
+/// Begins a transaction, which says first that the exchange writes the table where it `marks` what it writes.
+pub(super) fn begin(marks: bool, place: &Place, layout: &Layout) -> String {
+    if marks { format!("BEGIN; {}", mark(place, layout)) } else { "BEGIN".to_owned() }
+}
+
+/// Says that the exchange writes the table and those beside it in the transaction ([`DELIVERED`]).
+pub(super) fn mark(place: &Place, layout: &Layout) -> String {
+    let beside = layout.beside();
+    let tables = std::iter::once(layout).chain(&beside).map(|layout| [&place.schema, &layout.name]);
+    let content = format!("{DELIVERED}{}", serde_json::json!(tables.collect::<Vec<_>>()));
+    format!("SELECT pg_logical_emit_message(true, '{MESSAGES}', {})", literal(&content))
+}
+
 /// What `t` holds is older than the delete `s`.
 fn held() -> String {
     format!("(t.{VERSION}, t.{EPOCH}) < (s.{VERSION}, s.{EPOCH})")
@@ -293,6 +307,7 @@ pub(crate) struct Writer<'w> {
     pub(crate) hashed: bool,
     pub(crate) keeps: bool,
     pub(crate) merges: bool,
+    pub(crate) marks: bool,
     /// Versions of deleted keys are kept.
     pub(crate) remembers: bool,
     pub(crate) now_us: i64,
@@ -313,10 +328,8 @@ impl Writer<'_> {
     /// Begins a transaction for the batch; its temporary table comes in the same round trip.
     pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> String {
         let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.is_direct(changes);
-        match batch.earlier.is_empty() && needs_no_table(batch.changes) {
-            true => "BEGIN".to_owned(),
-            false => self.statements.begin(),
-        }
+        let make = if batch.earlier.is_empty() && needs_no_table(batch.changes) { String::new() } else { self.statements.make() };
+        make + &begin(self.marks, self.statements.place, self.statements.layout)
     }
 
     /// Applies the batch; `remembers` says afterwards whether a deleted key is remembered. What [`Writer::begin`] says was done before.
