@@ -5,6 +5,7 @@ pub mod avro;
 pub mod calendar;
 pub mod change;
 pub mod contract;
+pub mod delivered;
 pub mod position;
 pub mod profile;
 pub mod standard;

@@ -122,6 +122,7 @@ fn plan() -> Result<SinkPlan, Failure> {
     let zone = directory.exchange.time_zone.clone();
     let entitlement = Entitlement::compile(&subscription, resource, entity, &zone)?;
     Ok(SinkPlan {
+        exchange: "bench".into(),
         subscription: subscription.name.as_str().into(),
         title: resource.title.clone(),
         log: LogId("bench".into()),

@@ -143,6 +143,7 @@ pub(crate) async fn release(server: &Postgres, system: &System) -> Result<(), Fa
 pub(crate) fn system(server: &Postgres, slot: &str) -> Result<System, Failure> {
     let name = |text: &str| Name::parse(text).ok_or("not a name");
     let config = PostgresConfig {
+        exchange: "exchange".into(),
         url: Secret::new(server.url(ADMIN)),
         primary_url: None,
         slot: slot.to_owned(),

@@ -80,7 +80,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use guitong_schemas::contract::system::{DELIVERED, MESSAGES, PostgresConfig, System};
+use guitong_schemas::contract::system::{PostgresConfig, System};
+use guitong_schemas::delivered::{Delivered, MESSAGES};
 use guitong_schemas::position::Lsn;
 use guitong_schemas::table::TableName;
 use tokio::sync::watch::Receiver;
@@ -228,8 +229,9 @@ impl PostgresSource {
             Message::Logical { lsn, transactional, prefix, content } => {
                 match (prefix == MESSAGES, transactional) {
                     (false, _) => self.assembly.message((lsn, transactional), &prefix, &content),
-                    (true, true) => match content.strip_prefix(DELIVERED.as_bytes()) {
-                        Some(tables) => self.assembly.delivers(tables),
+                    (true, true) => match Delivered::read(&content) {
+                        Some(delivered) if delivered.exchange == self.config.exchange => self.assembly.delivers(&delivered),
+                        Some(_) => {}
                         None => self.load.message(&content),
                     },
                     (true, false) => {}

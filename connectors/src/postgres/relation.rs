@@ -274,6 +274,7 @@ pub(crate) mod tests {
 
     pub(crate) fn system() -> System {
         let config = PostgresConfig {
+            exchange: "exchange".into(),
             url: Secret::new("postgres://reader:secret@127.0.0.1:5432/register".into()),
             primary_url: None,
             slot: "exchange_register".into(),

@@ -1,6 +1,6 @@
 //! The session beside the stream: catalogue, watermarks, snapshots. Made when first needed, and again after a fault.
 
-use guitong_schemas::contract::system::MESSAGES;
+use guitong_schemas::delivered::MESSAGES;
 use guitong_schemas::position::Lsn;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use guitong_schemas::contract::system::{MESSAGES, PostgresConfig};
+use guitong_schemas::contract::system::PostgresConfig;
+use guitong_schemas::delivered::MESSAGES;
 use guitong_schemas::position::Lsn;
 use sqlx::postgres::PgConnection;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use guitong_schemas::change::{Before, Change, Notice, Operation, Origin, Place, RowImage, SnapshotMark};
+use guitong_schemas::delivered::Delivered;
 use guitong_schemas::position::{Lsn, Version};
 use guitong_schemas::table::{Table, TableName};
 
@@ -182,14 +183,10 @@ impl Assembly {
         }
     }
 
-    /// The exchange itself writes these tables in the transaction, from here on ([`DELIVERED`]).
-    ///
-    /// [`DELIVERED`]: guitong_schemas::contract::system::DELIVERED
-    pub(crate) fn delivers(&mut self, tables: &[u8]) {
-        // Whoever writes something else under this prefix marks nothing.
-        let tables: Vec<(String, String)> = serde_json::from_slice(tables).unwrap_or_default();
+    /// The exchange itself writes these tables in the transaction, from here on.
+    pub(crate) fn delivers(&mut self, delivered: &Delivered) {
         if let Some(transaction) = &mut self.transaction {
-            transaction.delivered.extend(tables.iter().map(|(schema, name)| TableName::new(schema, name)));
+            transaction.delivered.extend(delivered.tables.iter().map(|(schema, name)| TableName::new(schema, name)));
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) const KEY: &str = "guitong_key";
 /// What a sink is to hold for one subscription.
 #[derive(Debug, Clone)]
 pub struct SinkPlan {
+    /// Name of the exchange.
+    pub exchange: Arc<str>,
     pub subscription: Arc<str>,
     /// Chinese title of the resource.
     pub title: String,

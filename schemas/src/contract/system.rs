@@ -45,6 +45,8 @@ pub enum SourceConfig {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct PostgresConfig {
+    /// Name of the exchange, which takes nothing of what it delivers itself ([`crate::delivered`]).
+    pub exchange: String,
     /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`
     pub url: Secret,
     /// Where `url` leads to a standby, which then decodes: its primary, on which tables are read and watermarks are written.
@@ -65,14 +67,6 @@ pub struct PostgresConfig {
     /// Standbys may keep a copy of the slot, so that changes go on after one of them took over. The server has to be 17 or newer.
     pub failover: bool,
 }
-
-/// Prefix of the logical messages that the exchange writes into PostgreSQL databases (PostgreSQL documentation, "Replication Management
-/// Functions").
-pub const MESSAGES: &str = "guitong";
-/// How the one begins that comes before what a transaction delivers. A JSON array of the tables that are written follows, each an array
-/// of schema and name. A connector that tails the database passes over the transaction's changes of these, and of no others: what a
-/// trigger of the department's makes of them is the department's.
-pub const DELIVERED: &str = "delivered ";
 
 /// Which changes are taken, by their replication origin (PostgreSQL documentation, "Replication Progress Tracking").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -342,7 +336,20 @@ fn read_postgres(name: Option<&Name>, root: &Section<'_>, world: &World<'_>) -> 
         None => None,
         Some(read) => Some(read?),
     };
-    Some(PostgresConfig { url: url?, primary_url, slot, publication, heartbeat, on_gap, origin, streaming, binary, failover })
+    let exchange = world.exchange_name.clone();
+    Some(PostgresConfig {
+        exchange,
+        url: url?,
+        primary_url,
+        slot,
+        publication,
+        heartbeat,
+        on_gap,
+        origin,
+        streaming,
+        binary,
+        failover,
+    })
 }
 
 fn read_gap_policy(root: &Section<'_>) -> GapPolicy {

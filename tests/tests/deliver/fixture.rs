@@ -521,6 +521,7 @@ impl Target {
 /// What a sink is to hold for a subscription.
 pub(crate) fn plan(bench: &Bench, subscription: &Subscription, entitlement: &Entitlement) -> SinkPlan {
     SinkPlan {
+        exchange: "exchange".into(),
         subscription: subscription.name.as_str().into(),
         title: bench.resource.title.clone(),
         log: bench.log.id().clone(),

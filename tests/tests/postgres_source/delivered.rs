@@ -1,6 +1,6 @@
 //! What the exchange itself delivers into a database that it tails is not sent around again.
 
-use guitong_schemas::contract::system::{DELIVERED, MESSAGES};
+use guitong_schemas::delivered::{Delivered, MESSAGES};
 use guitong_tests::servers::postgres::{ADMIN, Options, Postgres};
 
 use super::harness::*;
@@ -8,8 +8,9 @@ use super::in_progress::streamed;
 
 /// A transaction of a sink that writes into the table `received`.
 fn delivery(statements: &str) -> String {
-    let mark = format!("pg_logical_emit_message(true, '{MESSAGES}', '{DELIVERED}[[\"public\",\"received\"]]')");
-    format!("BEGIN; SELECT {mark}; {statements}; COMMIT")
+    let tables = vec![("public".to_owned(), "received".to_owned())];
+    let delivered = Delivered { exchange: "exchange".into(), tables }.content();
+    format!("BEGIN; SELECT pg_logical_emit_message(true, '{MESSAGES}', '{delivered}'); {statements}; COMMIT")
 }
 
 async fn server() -> Postgres {
@@ -53,14 +54,19 @@ async fn what_was_delivered_is_passed_over_and_what_a_trigger_makes_of_it_is_not
     }
 }
 
-/// Whatever else somebody writes under the prefix hides nothing.
+/// What another exchange delivers is news, and whatever else is written under the prefix hides nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_marked_in_another_way_is_published() {
     let server = server().await;
     let exchange = Exchange::new().await;
     let mut session = exchange.connect(&system(&server, ADMIN)).await.unwrap();
     session.load().await;
-    let contents = ["", "delivered", "delivered [[\"public\"]]", "delivered [[\"public\",\"other\"]]", "delivered received"];
+    let of = |exchange: &str, table: &str| {
+        let tables = vec![("public".to_owned(), table.to_owned())];
+        Delivered { exchange: exchange.into(), tables }.content()
+    };
+    // Of another table, of another exchange, and what is none.
+    let contents = [of("exchange", "other"), of("region", "received"), String::new(), "delivered [\"received\"]".into()];
     for (id, content) in (1..).zip(contents) {
         let write = format!(
             "BEGIN; SELECT pg_logical_emit_message(true, '{MESSAGES}', '{content}'); INSERT INTO received VALUES ({id}, 'a'); COMMIT"

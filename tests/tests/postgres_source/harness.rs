@@ -48,6 +48,7 @@ pub(crate) fn system(server: &Postgres, user: &str) -> System {
 
 pub(crate) fn system_at(url: Secret) -> System {
     let config = PostgresConfig {
+        exchange: "exchange".into(),
         url,
         primary_url: None,
         slot: SLOT.into(),

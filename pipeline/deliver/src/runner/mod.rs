@@ -197,6 +197,7 @@ impl Deliverer {
         let name: Arc<str> = subscription.name.as_str().into();
         let topic: Arc<str> = format!("std.{}", resource.name).into();
         let plan = SinkPlan {
+            exchange: exchange.name.as_str().into(),
             subscription: Arc::clone(&name),
             title: resource.title.clone(),
             log: log.id().clone(),

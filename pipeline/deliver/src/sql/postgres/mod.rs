@@ -43,8 +43,8 @@ pub struct PostgresSink {
     sweep_epoch: Option<i64>,
     remembers: bool,
     merges: bool,
-    /// Transactions say that the exchange wrote them.
-    marks: bool,
+    /// What transactions begin with, where they may say that the exchange writes them.
+    mark: Option<String>,
 }
 
 type Tx<'c> = Transaction<'c, Postgres>;
@@ -63,7 +63,7 @@ impl PostgresSink {
             sweep_epoch: None,
             remembers: false,
             merges: false,
-            marks: false,
+            mark: None,
             place,
             layout,
             plan,
@@ -72,8 +72,7 @@ impl PostgresSink {
 
     /// A transaction that delivers.
     async fn begin(&self) -> Result<Tx<'static>, SinkError> {
-        let begin = write::begin(self.marks, &self.place, &self.layout);
-        self.pool.begin_with(AssertSqlSafe(begin)).await.map_err(sink_error)
+        self.pool.begin_with(AssertSqlSafe(write::begin(self.mark.as_deref()))).await.map_err(sink_error)
     }
 
     fn own(&self) -> Own<'_> {
@@ -254,9 +253,9 @@ impl Sink for PostgresSink {
             (SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')";
         let server = sqlx::query_as::<_, (i32, Option<bool>)>(server).fetch_one(&mut *transaction).await;
         let (version, may_mark) = server.map_err(sink_error)?;
-        let marks = may_mark == Some(true);
-        if marks {
-            table::run(&mut transaction, write::mark(&self.place, &self.layout)).await?;
+        let mark = (may_mark == Some(true)).then(|| write::mark(&self.plan.exchange, &self.place, &self.layout));
+        if let Some(mark) = &mark {
+            table::run(&mut transaction, mark.clone()).await?;
         }
         table::make_own_tables(&mut transaction, &self.place).await?;
         match self.take_over(&mut transaction).await {
@@ -264,8 +263,8 @@ impl Sink for PostgresSink {
                 transaction.commit().await.map_err(sink_error)?;
                 (self.epoch, self.sweep_epoch, self.remembers) = (taken.epoch, taken.sweep_epoch, taken.remembers);
                 self.merges = version >= MERGE_VERSION;
-                self.marks = marks;
-                if !marks {
+                self.mark = mark;
+                if self.mark.is_none() {
                     tracing::warn!(
                         subscription = &*self.plan.subscription,
                         "what is delivered is not marked: where the database is tailed by this exchange, it is sent around again; \
@@ -308,7 +307,7 @@ impl Sink for PostgresSink {
             hashed: self.layout.hashed,
             keeps: self.layout.keeps(),
             merges: self.merges,
-            marks: self.marks,
+            mark: self.mark.as_deref(),
             remembers: self.remembers,
             now_us: batch.entry.at_us,
         };

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use guitong_govern::{ColumnKind, RowKey};
-use guitong_schemas::contract::system::{DELIVERED, MESSAGES};
+use guitong_schemas::delivered::{Delivered, MESSAGES};
 use guitong_schemas::standard::StandardValue;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -102,7 +102,6 @@ impl Form {
 /// else that a subscription holds.
 #[derive(Debug)]
 pub(crate) struct Statements<'s> {
-    place: &'s Place,
     layout: &'s Layout,
     /// Has each row's version.
     versioned: Cow<'s, Layout>,
@@ -113,9 +112,9 @@ pub(crate) struct Statements<'s> {
 }
 
 impl<'s> Statements<'s> {
-    pub(crate) fn new(place: &'s Place, layout: &'s Layout, form: &'s Form) -> Self {
+    pub(crate) fn new(place: &Place, layout: &'s Layout, form: &'s Form) -> Self {
         let (versioned, deleted) = (layout.versioned(), place.qualified("guitong_deleted"));
-        Self { place, layout, versioned, form, stage: format!("pg_temp.{}", form.stage), deleted }
+        Self { layout, versioned, form, stage: format!("pg_temp.{}", form.stage), deleted }
     }
 
     /// Makes the temporary table where the connection has none.
@@ -262,17 +261,17 @@ fn staged(layout: &Layout) -> String {
     join(columns.map(|(name, kind)| format!("{} {}", quote(name), kind.sql())), ", ")
 }
 
-/// Begins a transaction, which says first that the exchange writes the table where it `marks` what it writes.
-pub(super) fn begin(marks: bool, place: &Place, layout: &Layout) -> String {
-    if marks { format!("BEGIN; {}", mark(place, layout)) } else { "BEGIN".to_owned() }
+/// Begins a transaction, which says first that the exchange writes it where there is a `mark`.
+pub(super) fn begin(mark: Option<&str>) -> String {
+    mark.map_or("BEGIN".to_owned(), |mark| format!("BEGIN; {mark}"))
 }
 
-/// Says that the exchange writes the table and those beside it in the transaction ([`DELIVERED`]).
-pub(super) fn mark(place: &Place, layout: &Layout) -> String {
+/// Says that the exchange writes the table and those beside it in the transaction.
+pub(super) fn mark(exchange: &str, place: &Place, layout: &Layout) -> String {
     let beside = layout.beside();
-    let tables = std::iter::once(layout).chain(&beside).map(|layout| [&place.schema, &layout.name]);
-    let content = format!("{DELIVERED}{}", serde_json::json!(tables.collect::<Vec<_>>()));
-    format!("SELECT pg_logical_emit_message(true, '{MESSAGES}', {})", literal(&content))
+    let tables = std::iter::once(layout).chain(&beside).map(|layout| (place.schema.clone(), layout.name.clone()));
+    let delivered = Delivered { exchange: exchange.to_owned(), tables: tables.collect() };
+    format!("SELECT pg_logical_emit_message(true, '{MESSAGES}', {})", literal(&delivered.content()))
 }
 
 /// What `t` holds is older than the delete `s`.
@@ -307,7 +306,8 @@ pub(crate) struct Writer<'w> {
     pub(crate) hashed: bool,
     pub(crate) keeps: bool,
     pub(crate) merges: bool,
-    pub(crate) marks: bool,
+    /// Where transactions are marked.
+    pub(crate) mark: Option<&'w str>,
     /// Versions of deleted keys are kept.
     pub(crate) remembers: bool,
     pub(crate) now_us: i64,
@@ -329,7 +329,7 @@ impl Writer<'_> {
     pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> String {
         let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.is_direct(changes);
         let make = if batch.earlier.is_empty() && needs_no_table(batch.changes) { String::new() } else { self.statements.make() };
-        make + &begin(self.marks, self.statements.place, self.statements.layout)
+        make + &begin(self.mark)
     }
 
     /// Applies the batch; `remembers` says afterwards whether a deleted key is remembered. What [`Writer::begin`] says was done before.
