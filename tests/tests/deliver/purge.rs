@@ -26,9 +26,11 @@ pub(crate) async fn what_was_delivered_is_taken_back_once_the_approval_ended(mut
     let mut running = bench.start(&subscription);
     running.reaches(|status| matches!(status.phase, Phase::Waiting { .. })).await;
     assert_eq!(target.names("t").await, delivered, "an end takes nothing away by itself");
-    assert_eq!(running.handle.purge(word()).await.unwrap(), 20);
+    running.handle.pause(word()).await.unwrap();
+    assert_eq!(running.handle.purge(word()).await.unwrap(), 20, "a pause keeps nobody from it");
     assert_eq!(target.names("t").await.len(), 0);
     assert_eq!(running.handle.purge(word()).await.unwrap(), 0);
+    running.handle.resume().await.unwrap();
     running.stop().await.unwrap();
 
     subscription.approval = None;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use guitong_tests::exchange::{Exchange, Layout, credit_code};
 use reqwest::header::ACCEPT;
 
-use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, exchange, named, open, problem, run, token};
+use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, exchange, named, open, problem, run, serve, token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_without_the_token_learns_anything() {
@@ -85,9 +85,7 @@ async fn readers_that_take_nothing_hold_up_nobody_and_little() {
         |number: u32| format!("INSERT INTO qy VALUES ({number}, '{}', '{filler}{number}', '韦小明');", credit_code(number));
     let all: String = (4..=rows).map(insert).collect();
     run(&mut department, format!("BEGIN; {all} COMMIT;")).await;
-    let node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (node, subscriber) = serve(&exchange).await;
     let mut first = String::new();
     let deadline = Instant::now() + Duration::from_secs(120);
     let (mut count, mut bytes) = (0, 0);
@@ -163,9 +161,7 @@ fn resident(pid: u32) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narrower_grant_and_an_end_hold_at_once() {
     let (exchange, _department) = exchange().await;
-    let node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (node, subscriber) = serve(&exchange).await;
     Held::default().until(&subscriber, &named(1..=3)).await;
     let page = subscriber.json("events").await;
     let text = page.to_string();

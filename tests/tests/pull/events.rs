@@ -7,7 +7,7 @@ use reqwest::Response;
 use reqwest::header::{ACCEPT, RETRY_AFTER};
 use serde_json::{Value, json};
 
-use crate::harness::{Held, NAME, PATIENCE, Subscriber, company, exchange, named, position, problem, run, token};
+use crate::harness::{Held, NAME, PATIENCE, Subscriber, company, exchange, named, position, problem, run, serve, token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_pulled_once_each_while_the_node_is_killed() {
@@ -38,9 +38,7 @@ async fn changes_are_pulled_once_each_while_the_node_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_is_bounded_and_said_in_three_forms() {
     let (exchange, mut department) = exchange().await;
-    let _node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (_node, subscriber) = serve(&exchange).await;
     Held::default().until(&subscriber, &named(1..=3)).await;
 
     let lines = subscriber.get("events?limit=2").header(ACCEPT, "application/x-ndjson").send().await.unwrap();
@@ -157,9 +155,7 @@ async fn streamed(response: Response, enough: usize) -> Vec<(String, Value)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_goes_on_where_the_one_before_was_cut() {
     let (exchange, mut department) = exchange().await;
-    let node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (node, subscriber) = serve(&exchange).await;
     Held::default().until(&subscriber, &named(1..=3)).await;
     let open = |last: Option<&str>| {
         let request = subscriber.get("events").header(ACCEPT, "text/event-stream");
@@ -197,9 +193,7 @@ async fn a_stream_goes_on_where_the_one_before_was_cut() {
 async fn changes_come_in_avro_too() {
     use apache_avro::types::Value as Avro;
     let (exchange, mut department) = exchange().await;
-    let _node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (_node, subscriber) = serve(&exchange).await;
     let mut held = Held::default();
     held.until(&subscriber, &named(1..=3)).await;
     run(&mut department, "DELETE FROM qy WHERE bh = 2".to_owned()).await;
@@ -248,9 +242,7 @@ async fn changes_come_in_avro_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_is_told_soon_that_nothing_comes() {
     let (exchange, mut department) = exchange().await;
-    let _node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (_node, subscriber) = serve(&exchange).await;
     let mut held = Held::default();
     held.until(&subscriber, &named(1..=3)).await;
     let cursor = held.cursor.clone().unwrap();

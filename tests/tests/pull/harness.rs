@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guitong_tests::exchange::{COMPANIES, Exchange, Layout, credit_code};
+use guitong_tests::exchange::{COMPANIES, Exchange, Layout, Node, credit_code};
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -59,6 +59,13 @@ pub(crate) fn change(exchange: &Exchange, from: &str, to: &str) {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{text}");
     std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+/// A node that is ready, and the subscriber with his token.
+pub(crate) async fn serve(exchange: &Exchange) -> (Node, Subscriber<'_>) {
+    let node = exchange.start().unwrap();
+    exchange.get("/readyz", PATIENCE).await.unwrap();
+    (node, Subscriber::new(exchange, token(exchange)))
 }
 
 pub(crate) struct Subscriber<'e> {

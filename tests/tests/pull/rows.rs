@@ -7,14 +7,12 @@ use guitong_tests::exchange::credit_code;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
-use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, company, exchange, named, position, run, token};
+use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, company, exchange, named, position, run, serve, token};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_what_follows_it_are_the_table_without_gap_or_double() {
     let (exchange, mut department) = exchange().await;
-    let _node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (_node, subscriber) = serve(&exchange).await;
     for number in 4..=60 {
         run(&mut department, company(number)).await;
     }
@@ -63,9 +61,7 @@ async fn a_snapshot_and_what_follows_it_are_the_table_without_gap_or_double() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_record_is_there_by_its_key_and_by_its_hash_where_that_is_all_that_is_granted() {
     let (exchange, mut department) = exchange().await;
-    let _node = exchange.start().unwrap();
-    exchange.get("/readyz", PATIENCE).await.unwrap();
-    let subscriber = Subscriber::new(&exchange, token(&exchange));
+    let (_node, subscriber) = serve(&exchange).await;
     Held::default().until(&subscriber, &named(1..=3)).await;
     let code = credit_code(2);
     let record = subscriber.json(&format!("records/{code}")).await;

@@ -21,8 +21,10 @@ impl Deliverer {
         if let Some(why) = self.sink.keeps() {
             return Err(CommandError::Unfit(why.to_owned()));
         }
-        let again = orders::ordered(word);
-        self.resync(again.clone()).await?;
+        let order = orders::ordered(word);
+        // It stays until the next delivery, which begins anew: also where this ends half-way, and whatever versions the sink remembers of
+        // rows that it has no longer.
+        self.resync(order.clone()).await?;
         let removed = match self.take_back().await {
             // A call that was dropped when delivery ended can still take a topic over: it is opened once more, as for a delivery.
             Err(Fault::Sink(error)) if error.kind == SinkErrorKind::Fenced => self.take_back().await?,
@@ -30,19 +32,22 @@ impl Deliverer {
         };
         tracing::info!(
             subscription = &*self.name,
-            by = again.word.by,
-            reason = again.word.reason,
+            by = order.word.by,
+            reason = order.word.reason,
             removed,
             "what was delivered is taken back by command"
         );
-        // Versions that the sink remembers of rows that it has no longer do not keep them from coming again in a refill.
-        self.resync(again).await?;
         Ok(removed)
     }
 
     async fn take_back(&mut self) -> Result<u64, Fault> {
         let partitions = self.log.partitions(&self.topic).await?.unwrap_or(0);
-        let _session = self.open_session(partitions).await?;
+        let mut journal = self.open_journal().await?;
+        self.sink.keep_in(journal.hold());
+        let stand = self.sink.open().await?;
+        journal.complete(&stand.entries).await?;
+        journal.clear_parked().await?;
+        self.sink.begin_refill(&self.whole_topic(partitions).await?).await?;
         Ok(self.sink.sweep().await?)
     }
 }
