@@ -136,7 +136,7 @@ fn a_directory_becomes_what_it_declares() {
     let licensing = &directory.systems["licensing"];
     assert_eq!((licensing.department.as_str(), licensing.complete), ("market", false));
     let source = PostgresConfig {
-        exchange: "exchange".into(),
+        exchange: "nanning".into(),
         url: secret("postgres://reader:test-only@db.example:5433/licensing?sslmode=require"),
         primary_url: None,
         slot: "nanning_licensing".to_owned(),
