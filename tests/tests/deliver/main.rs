@@ -23,6 +23,7 @@ mod purge;
 mod regrant;
 mod replay;
 mod scenarios;
+mod staged;
 mod stores;
 mod tls;
 mod topics;

@@ -61,7 +61,7 @@ use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{AvroForm, Outbox, OutboxFile, Puller};
-use crate::sink::{Mark, Sink, SinkError, SinkErrorKind, SinkPlan};
+use crate::sink::{Mark, Sink, SinkError, SinkErrorKind, SinkPlan, Staged};
 use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
 use crate::sql::mysql::MysqlSink;
@@ -346,6 +346,7 @@ impl Deliverer {
             entitlement: Arc::clone(&self.entitlement),
             unchanged: self.unchanged,
             caught_up: Arc::clone(&session.caught_up),
+            stager: self.sink.stager(),
             appetite: Appetite::new(self.room.clone(), self.exchange.budgets.batch),
         }
     }
@@ -363,10 +364,10 @@ impl Deliverer {
     /// One batch, and what comes of it.
     async fn turn(&mut self, session: &mut Session, ahead: &mut Ahead) -> Result<(), Fault> {
         self.sink.settle().await?;
-        if let Some(decided) = ahead.next(READ_WAIT).await? {
+        if let Some((decided, staged)) = ahead.next(READ_WAIT).await? {
             let next = || decided.read().next.iter().map(|(at, next)| (at.partition, *next));
             if next().any(|(partition, next)| session.positions.get(&partition) != Some(&next)) {
-                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>())).await?;
+                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>(), staged)).await?;
                 self.backoff.reset();
             }
             decided.let_go();
@@ -391,9 +392,15 @@ impl Deliverer {
         Ok(())
     }
 
-    async fn deliver(&mut self, session: &mut Session, decided: &Decided, next: &[(u32, u64)]) -> Result<(), Fault> {
+    async fn deliver(
+        &mut self,
+        session: &mut Session,
+        decided: &Decided,
+        next: &[(u32, u64)],
+        staged: Option<Staged>,
+    ) -> Result<(), Fault> {
         let (read, items) = (decided.read(), decided.items());
-        self.hand(session).0.over(items, next).await?;
+        self.hand(session).0.over(items, next, staged).await?;
         let newest_us = items.iter().map(|item| item.source_us).max();
         let bytes = read
             .records
