@@ -34,10 +34,10 @@ async fn whatever_is_written_into_a_table_is_marked() {
     subscription.table.history = true;
     let tables = ["t", "t_history"];
     // More than go as arrays, then few.
-    bench.append((1..=1_500).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
+    bench.append((1..=3_000).map(|n| bench.named(&format!("K{n}"), "甲", n)).collect()).await;
     bench.deliver(&subscription).await;
     assert!(assert_marked(&target, &tables).await > 0);
-    bench.append(vec![bench.named("K1", "乙", 2_000), bench.delete("K2", 2_001)]).await;
+    bench.append(vec![bench.named("K1", "乙", 3_001), bench.delete("K2", 3_002)]).await;
     bench.deliver(&subscription).await;
     assert!(assert_marked(&target, &tables).await > 0);
 

@@ -326,6 +326,7 @@ impl Sink for PostgresSink {
         let Some(mut rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, self.held.epoch)) else {
             return self.write(batch).await;
         };
+        rows.begin();
         let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
         self.move_offsets(&mut rows.lease, batch).await?;
         let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();

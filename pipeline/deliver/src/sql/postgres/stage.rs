@@ -34,7 +34,7 @@ pub(super) struct Rows {
     pub(super) lease: Lease<Postgres>,
     count: usize,
     epoch: i64,
-    _turn: OwnedSemaphorePermit,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Rows {
@@ -42,6 +42,11 @@ impl Rows {
     pub(super) fn are_of(&self, batch: &SinkBatch<'_, '_>, epoch: i64) -> bool {
         let upserts = batch.changes.iter().filter(|change| !is_delete(change)).count();
         batch.earlier.is_empty() && self.count == upserts && self.epoch == epoch
+    }
+
+    /// They are written: the batch before has let its connection go, and the next one's rows may be staged.
+    pub(super) fn begin(&mut self) {
+        self.turn = None;
     }
 
     pub(super) async fn commit(mut self) -> Result<(), SinkError> {
@@ -66,6 +71,6 @@ impl Stager for PostgresStager {
         let mut lease = Lease::from(self.pool.acquire().await.ok()?);
         lease.execute(AssertSqlSafe(writer.begin_staging())).await.ok()?;
         writer.stage(&mut lease, &mut Copy::default(), &upserts).await.ok()?;
-        Some(Staged::new(Rows { lease, count: upserts.len(), epoch: self.held.epoch, _turn: turn }))
+        Some(Staged::new(Rows { lease, count: upserts.len(), epoch: self.held.epoch, turn: Some(turn) }))
     }
 }

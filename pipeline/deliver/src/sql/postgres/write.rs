@@ -29,7 +29,7 @@ use crate::sql::{EPOCH, KEY, VERSION};
 /// Bytes handed to the connection at once.
 const CHUNK: usize = 1 << 20;
 /// Rows up to which arrays are the faster way.
-pub(super) const FEW: usize = 1000;
+pub(super) const FEW: usize = 2_000;
 /// First version with MERGE.
 pub(crate) const MERGE_VERSION: i32 = 150_000;
 
