@@ -188,7 +188,7 @@ impl Deliverer {
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
             unchanged: subscription.unchanged,
-            schemas: Schemas::new(registry, entity, pools.plans()),
+            schemas: Schemas::new(registry, entity, pools.plans(), entitlement.reads()),
             room: pools.room(),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
