@@ -16,6 +16,7 @@ use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
 use crate::pull::OutboxFile;
 use crate::runner::Room;
 use crate::runner::decode::Plans;
+use crate::shared::SharedReads;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::holders::known::Known;
 use crate::sql::sqlite::SqliteFile;
@@ -63,6 +64,7 @@ struct Inner {
     known: Arc<Known>,
     plans: Arc<Plans>,
     room: Room,
+    reads: SharedReads,
 }
 
 impl std::fmt::Debug for Inner {
@@ -122,6 +124,10 @@ impl Pools {
 
     pub(crate) fn room(&self) -> Room {
         self.inner.room.clone()
+    }
+
+    pub(crate) fn reads(&self) -> SharedReads {
+        self.inner.reads.clone()
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {
