@@ -23,10 +23,12 @@ mod purge;
 mod regrant;
 mod replay;
 mod scenarios;
+mod shared;
 mod stores;
 mod tls;
 mod topics;
 mod verify;
+mod watched;
 mod webhook;
 mod webhook_trust;
 
