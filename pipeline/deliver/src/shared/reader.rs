@@ -127,7 +127,7 @@ impl SharedReader {
     fn take(&mut self, pieces: &[Piece], bytes: usize) -> ReadBatch {
         let before = self.at.clone();
         let (mut records, mut used) = (Vec::new(), 0);
-        'pieces: for piece in pieces {
+        for piece in pieces {
             let Some(next) = self.at.get_mut(&piece.partition) else { continue };
             let had = records.len();
             let passed = piece.records.partition_point(|record| record.offset < *next);
@@ -146,7 +146,7 @@ impl SharedReader {
             }
             self.first = piece.partition.saturating_add(1);
             if full {
-                break 'pieces;
+                break;
             }
             *next = piece.next.max(*next);
         }
