@@ -157,6 +157,26 @@ async fn who_is_alone_shares_nothing(mut world: World) {
     world.close().await;
 }
 
+/// Who is far behind in one partition and in step in another one, to which more comes all the time, gets both.
+#[tokio::test]
+async fn a_busy_partition_starves_no_other() {
+    let mut world = World::embedded().await;
+    let mut all = world.begin_many(2).await;
+    for _ in 0..MUCH / (10 * 100_000) {
+        world.append_to(1, 10, 100_000).await;
+        while all[0].read(SMALL).await.unwrap() > 0 && all[0].seen[1].len() < world.written as usize {}
+    }
+    for _ in 0..20 {
+        world.append_to(0, 1, 100).await;
+        while all[0].seen[0].len() + all[0].seen[1].len() < world.written as usize {
+            all[0].read(SMALL).await.unwrap();
+        }
+        all[1].read(SMALL).await.unwrap();
+    }
+    let seen = all[1].seen.each_ref().map(Vec::len);
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
 const HOUR_MS: i64 = 3_600_000;
 
 /// What was read is given also where it is gone from the log by now, all of it; what was not is a gap.

@@ -99,17 +99,26 @@ impl World {
 
     /// Record `n` is in partition `n % 2` and says its number.
     pub(crate) async fn append(&mut self, count: u64, size: usize) {
-        let record = |n: u64| NewRecord {
+        let numbers = self.written..self.written + count;
+        self.append_all(numbers.map(|n| self.record((n % 2) as u32, n, size)).collect()).await;
+        self.written += count;
+    }
+
+    pub(crate) async fn append_to(&mut self, partition: u32, count: u64, size: usize) {
+        let numbers = self.written..self.written + count;
+        self.append_all(numbers.map(|n| self.record(partition, n, size)).collect()).await;
+        self.written += count;
+    }
+
+    fn record(&self, partition: u32, n: u64, size: usize) -> NewRecord {
+        NewRecord {
             topic: Arc::clone(&self.topic),
-            partition: Some((n % 2) as u32),
+            partition: Some(partition),
             key: Some(Bytes::from(n.to_string())),
             value: Some([&n.to_be_bytes()[..], &noise(n, size)].concat().into()),
             headers: vec![("n".into(), Bytes::from(n.to_string()))],
             timestamp_ms: 0,
-        };
-        let records = (self.written..self.written + count).map(record).collect();
-        self.hold.append(Batch { records, ..Batch::default() }).await.unwrap();
-        self.written += count;
+        }
     }
 
     pub(crate) async fn append_all(&mut self, records: Vec<NewRecord>) {
