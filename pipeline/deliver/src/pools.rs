@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use crate::pull::OutboxFile;
 use crate::runner::Room;
 use crate::runner::decode::Plans;
+use crate::shared::SharedReads;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::holders::known::Known;
 use crate::sql::sqlite::SqliteFile;
@@ -81,6 +82,7 @@ struct Inner {
     known: Arc<Known>,
     plans: Arc<Plans>,
     room: Room,
+    reads: SharedReads,
 }
 
 impl std::fmt::Debug for Inner {
@@ -141,6 +143,10 @@ impl Pools {
 
     pub(crate) fn room(&self) -> Room {
         self.inner.room.clone()
+    }
+
+    pub(crate) fn reads(&self) -> SharedReads {
+        self.inner.reads.clone()
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

@@ -61,6 +61,7 @@ use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{AvroForm, Outbox, OutboxFile, Puller};
+use crate::shared::SharedReads;
 use crate::sink::{Mark, Sink, SinkError, SinkErrorKind, SinkPlan, Staged};
 use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
@@ -109,6 +110,7 @@ pub struct Deliverer {
     unchanged: bool,
     schemas: Schemas,
     room: Room,
+    reads: SharedReads,
     sink: Box<dyn Sink>,
     metrics: SubscriptionMetrics,
     status: watch::Sender<DeliverStatus>,
@@ -190,6 +192,7 @@ impl Deliverer {
             unchanged: subscription.unchanged,
             schemas: Schemas::new(registry, entity, pools.plans(), entitlement.reads()),
             room: pools.room(),
+            reads: pools.reads(),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
             gap: false,
@@ -329,7 +332,7 @@ impl Deliverer {
         let mut session = Box::pin(self.open_session(partitions)).await?;
         self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
-        let reader = self.log.reader(from).await?;
+        let reader = self.reads.reader(&self.log, from, self.metrics.read.clone()).await?;
         self.schemas.forget_missing();
         // What the sink left unfinished before counts as delivered once it is finished.
         self.sink.settle().await?;
