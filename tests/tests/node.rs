@@ -109,6 +109,35 @@ async fn a_rejected_row_is_explained_and_flows_once_it_is_put_right() {
     assert_eq!((code, time < Duration::from_secs(10)), (Some(0), true), "stopped in {time:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_or_a_field_that_exists_nowhere_is_told_with_the_nearest() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    run(&mut department, company(4, "91450103PDY00004XX")).await;
+    status_where(&exchange, |status| status["resources"][0]["quarantined"] == 1).await;
+    let drop = ["drop", "enterprise", "--reason", "测试", "--yes"];
+    for (filter, known, near) in [
+        (["--rule", "uscc.lenght"], "there is no rule `uscc.lenght`", "did you mean `uscc.length` (统一社会信用代码不是 18 位)?"),
+        (["--rule", "row.to_large"], "there is no rule `row.to_large`", "did you mean `row.too_large`?"),
+        (["--field", "ussc"], "entity LegalEntity has no field `ussc`", "did you mean `uscc` (统一社会信用代码)?"),
+        (["--field", "tyshxydm"], "no field `tyshxydm`", "`uscc` (统一社会信用代码), made of the column `tyshxydm`?"),
+        (["--field", "机构名称"], "no field `机构名称`", "did you mean `name` (机构名称)?"),
+        (["--field", "%%%"], "no field `%%%`", "guitong standard show LegalEntity names its fields"),
+    ] {
+        for command in [&["list"][..], &["list", "enterprise"], &["replay", "enterprise"], &drop, &drop[..4]] {
+            let answer = exchange.command(&[&["quarantine"], command, &filter].concat()).unwrap();
+            assert_eq!(answer.code, Some(1), "{command:?} {filter:?}: {answer:?}");
+            assert!(answer.err.contains(known) && answer.err.contains(near), "{command:?} {filter:?}: {}", answer.err);
+        }
+    }
+    for filter in [["--rule", "row.too_large"], ["--rule", "date.form"], ["--field", "name"], ["--key", "bh=9"]] {
+        for command in [&["list", "enterprise"][..], &["replay", "enterprise"], &drop] {
+            let answer = exchange.command(&[&["quarantine"], command, &filter].concat()).unwrap();
+            assert_eq!(answer.code, Some(0), "what exists may match nothing: {command:?} {filter:?}: {answer:?}");
+        }
+    }
+}
+
 /// Looks after a record that the subscriber's table refuses, with the node running and without.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_record_and_its_subscription_are_looked_after_by_command() {
@@ -252,6 +281,8 @@ async fn rejected_rows_are_looked_at_given_up_and_reported_with_and_without_a_no
     assert_eq!(report(json(&["report", "quality", "--json"])), rules);
     let rest = json(&["quarantine", "list", "enterprise", "--after", "2", "--json"]);
     assert_eq!((rest.as_array().unwrap().len(), rest[0]["held_back"].as_bool()), (1, Some(true)), "{rest:#}");
+    let misspelt = exchange.command(&["quarantine", "list", "--rule", "uscc.lenght", "--json"]).unwrap();
+    assert!(misspelt.code == Some(1) && misspelt.err.contains("`uscc.length`"), "{misspelt:?}");
     let one = json(&["quarantine", "list", "enterprise", "--key", "bh=5", "--json"]);
     assert_eq!(one.as_array().unwrap().len(), 1, "{one:#}");
 
