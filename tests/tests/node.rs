@@ -209,6 +209,39 @@ async fn a_changed_directory_is_taken_whole_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_code_list_is_taken_or_refused() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    let put = |path: &str, text: &str| {
+        let path = exchange.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let resource = std::fs::read_to_string(exchange.path().join("resources/enterprise.toml")).unwrap();
+    let listed = |list: &str| {
+        let entry = format!("name = {{ from = \"qymc\", codes = \"{list}\", other = \"keep\" }}");
+        resource.replace("name = \"qymc\"", &entry)
+    };
+    for (number, list) in [(4, "codes/names.csv"), (5, "lists/of/names.csv")] {
+        let good = format!("value,code\n公司{number},机构{number}\n");
+        put(list, &good);
+        let before = status_where(&exchange, |status| status["refused_change"].is_null()).await["revision"].clone();
+        put("resources/enterprise.toml", &listed(list));
+        status_where(&exchange, |status| status["revision"] != before).await;
+        put(list, &good.replace("value,code", "名称,代码"));
+        let refused = status_where(&exchange, |status| !status["refused_change"].is_null()).await;
+        let why = refused["refused_change"].as_str().unwrap();
+        assert!(why.contains("wrong-header") && why.contains(&format!("{list}:1:1")), "{why}");
+        assert_eq!(refused["resources"][0]["state"], "running", "the one before stays in force: {refused:#}");
+        put(list, &good.replace("机构", "单位"));
+        status_where(&exchange, |now| now["refused_change"].is_null() && now["revision"] != refused["revision"]).await;
+        run(&mut department, company(number, &credit_code(number))).await;
+    }
+    holds(&exchange, &["公司1", "公司2", "公司3", "单位4", "单位5"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_a_running_log_is_restored_as_another_log() {
     let (exchange, mut department) = exchange().await;
     let node = exchange.start().unwrap();
