@@ -223,19 +223,26 @@ async fn a_changed_code_list_is_taken_or_refused() {
         let entry = format!("name = {{ from = \"qymc\", codes = \"{list}\", other = \"keep\" }}");
         resource.replace("name = \"qymc\"", &entry)
     };
+    let is_taken = |status: &Value| status["refused_change"].is_null();
+    // No list of the directory in force yet, and looked at all the same.
+    put("codes/early.csv", "名称,代码\n");
+    put("resources/enterprise.toml", &listed("codes/early.csv"));
+    status_where(&exchange, |status| !is_taken(status)).await;
+    put("codes/early.csv", "value,code\n公司9,机构9\n");
+    status_where(&exchange, is_taken).await;
     for (number, list) in [(4, "codes/names.csv"), (5, "lists/of/names.csv")] {
         let good = format!("value,code\n公司{number},机构{number}\n");
         put(list, &good);
-        let before = status_where(&exchange, |status| status["refused_change"].is_null()).await["revision"].clone();
+        let before = status_where(&exchange, is_taken).await["revision"].clone();
         put("resources/enterprise.toml", &listed(list));
         status_where(&exchange, |status| status["revision"] != before).await;
         put(list, &good.replace("value,code", "名称,代码"));
-        let refused = status_where(&exchange, |status| !status["refused_change"].is_null()).await;
+        let refused = status_where(&exchange, |status| !is_taken(status)).await;
         let why = refused["refused_change"].as_str().unwrap();
         assert!(why.contains("wrong-header") && why.contains(&format!("{list}:1:1")), "{why}");
         assert_eq!(refused["resources"][0]["state"], "running", "the one before stays in force: {refused:#}");
         put(list, &good.replace("机构", "单位"));
-        status_where(&exchange, |now| now["refused_change"].is_null() && now["revision"] != refused["revision"]).await;
+        status_where(&exchange, |now| is_taken(now) && now["revision"] != refused["revision"]).await;
         run(&mut department, company(number, &credit_code(number))).await;
     }
     holds(&exchange, &["公司1", "公司2", "公司3", "单位4", "单位5"]).await;
