@@ -11,7 +11,7 @@ use guitong_schemas::contract::{KafkaCluster, Secret};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor as _, MySqlPool, PgPool, SqlitePool};
+use sqlx::{Connection as _, Executor as _, MySqlPool, PgPool, SqlitePool};
 use tokio::sync::Semaphore;
 
 use crate::pull::OutboxFile;
@@ -201,5 +201,10 @@ fn sqlite_pool(connections: u32, options: SqliteConnectOptions) -> SqlitePool {
         .idle_timeout(IDLE)
         // A round trip to SQLite's thread for nothing: it has no connection to lose.
         .test_before_acquire(false)
+        // A disk that is full ends a transaction by itself. The client library counts it on, and would begin no other ever after.
+        .before_acquire(|connection, _| {
+            let whole = !connection.is_in_transaction();
+            Box::pin(std::future::ready(Ok(whole)))
+        })
         .connect_lazy_with(options)
 }

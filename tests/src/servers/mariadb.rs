@@ -12,7 +12,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
-use super::unprivileged::{give, owned_temp_dir, run, unprivileged};
+use super::unprivileged::{give, owned_temp_dir, owner, run, unprivileged};
 use super::{ServerError, free_port, log_tail};
 
 /// Name of the user that may do everything.
@@ -204,8 +204,7 @@ fn template() -> Result<PathBuf, ServerError> {
     let output = Command::new(PROGRAM).arg("--version").output();
     let output = output.map_err(|error| failure(format!("{PROGRAM}: {error}; run tests/servers/fetch")))?;
     let version: String = String::from_utf8_lossy(&output.stdout).chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
-    let user = rustix::process::geteuid().as_raw();
-    let place = std::env::temp_dir().join(format!("guitong-maria-template-{version}-{user}"));
+    let place = std::env::temp_dir().join(format!("guitong-maria-template-{version}-{}", owner()));
     if !place.join("data").exists() {
         let made = owned_temp_dir(SERVER, "guitong-maria-")?;
         run(

@@ -17,7 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 
 use super::tls::Identity;
-use super::unprivileged::{give, owned_temp_dir, run, unprivileged};
+use super::unprivileged::{give, owned_temp_dir, owner, run, unprivileged};
 use super::{ServerError, fetched, free_port, log_tail};
 
 /// Name and password of the superuser.
@@ -473,8 +473,7 @@ fn template(bin: &Path) -> Result<PathBuf, ServerError> {
     let output = Command::new(bin.join("postgres")).arg("--version").output();
     let output = output.map_err(|error| failure(format!("{}: {error}", bin.display())))?;
     let version: String = String::from_utf8_lossy(&output.stdout).chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
-    let user = rustix::process::geteuid().as_raw();
-    let place = std::env::temp_dir().join(format!("guitong-pg-template-{version}-{user}"));
+    let place = std::env::temp_dir().join(format!("guitong-pg-template-{version}-{}", owner()));
     if !place.join("data").exists() {
         let made = owned_temp_dir(SERVER, "guitong-pg-")?;
         initdb(bin, &made.path().join("data"))?;

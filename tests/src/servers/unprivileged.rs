@@ -1,4 +1,5 @@
-//! Servers refuse to run as root, so under root they run as `nobody`.
+//! Servers refuse to run as root, so under root they run as `nobody`. Where root is alone, as in a child that may mount
+//! ([`crate::child::MOUNTING`]), they run in a user namespace below that one, in which it is `nobody`.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::chown;
@@ -13,20 +14,61 @@ use super::ServerError;
 /// `nobody`, which every Linux has.
 const UNPRIVILEGED: u32 = 65_534;
 
-pub(super) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+/// As whom servers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Ourselves,
+    Nobody,
+    /// Outside its user namespace it is us.
+    NobodyBelow,
+}
+
+fn who() -> Who {
+    if !rustix::process::geteuid().is_root() {
+        return Who::Ourselves;
+    }
+    let known = |[first, _, count]: [u32; 3]| (first..first.saturating_add(count)).contains(&UNPRIVILEGED);
+    if users().into_iter().any(known) { Who::Nobody } else { Who::NobodyBelow }
+}
+
+/// The users of our namespace (user_namespaces(7)): first one, who that is outside, and how many.
+fn users() -> Vec<[u32; 3]> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers = |line: &str| line.split_whitespace().filter_map(|number| number.parse().ok()).collect::<Vec<u32>>();
+    map.lines().filter_map(|line| numbers(line).try_into().ok()).collect()
+}
+
+/// Names who owns what servers write, for folders that are kept for all that run as the same.
+pub(super) fn owner() -> String {
+    match (who(), users().first()) {
+        (Who::NobodyBelow, Some([_, outside, _])) => format!("alone-{outside}"),
+        _ => rustix::process::geteuid().as_raw().to_string(),
+    }
 }
 
 /// Gives a file or folder to the user that servers run as.
 pub(super) fn give(path: &Path) -> std::io::Result<()> {
-    if is_root() { chown(path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)) } else { Ok(()) }
+    match who() {
+        Who::Nobody => chown(path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)),
+        Who::Ourselves | Who::NobodyBelow => Ok(()),
+    }
 }
 
 /// A command that runs as `nobody` where we are root.
 pub(super) fn unprivileged(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    if is_root() {
-        command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+    let mut command = match who() {
+        Who::Ourselves | Who::Nobody => Command::new(program),
+        Who::NobodyBelow => Command::new("unshare"),
+    };
+    match who() {
+        Who::Ourselves => {}
+        Who::Nobody => {
+            command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+        }
+        Who::NobodyBelow => {
+            let user = [format!("--map-user={UNPRIVILEGED}"), format!("--map-group={UNPRIVILEGED}")];
+            command.arg("--user").args(user).arg("--").arg(program);
+        }
     }
     command.current_dir("/").env("LC_ALL", "C.UTF-8");
     command

@@ -54,6 +54,13 @@ pub(crate) fn version(commit: u64) -> Version {
     Version { epoch: 1, commit, change: 1, index: 0, revision: 1 }
 }
 
+/// The record, committed at the source at this moment.
+pub(crate) fn committed(mut record: NewRecord, source_us: i64) -> NewRecord {
+    record.headers.retain(|(name, _)| &**name != "guitong-source-ts");
+    record.headers.push(("guitong-source-ts".into(), source_us.to_string().into()));
+    record
+}
+
 /// The legal entity of a standard whose table of divisions has one county more.
 pub(crate) fn with_county(name: &str) -> Arc<Entity> {
     let root = tempfile::tempdir().unwrap();
@@ -340,7 +347,10 @@ pub(crate) type Rows = BTreeMap<String, Vec<Option<String>>>;
 
 impl Target {
     pub(crate) async fn sqlite(bench: &Bench) -> Self {
-        let path = bench.dir.path().join("subscriber.db");
+        Self::sqlite_at(bench.dir.path().join("subscriber.db")).await
+    }
+
+    pub(crate) async fn sqlite_at(path: PathBuf) -> Self {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
         Self::Sqlite(path, SqlitePool::connect_with(options).await.unwrap())
     }

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::faulty::{Script, Step};
-use crate::fixture::{Bench, Target, names};
+use crate::fixture::{Bench, Target, committed, names};
 
 const fn keeping(deletes: Deletes, history: bool) -> SinkTable {
     SinkTable { deletes, history, columns: BTreeMap::new(), on_type_change: OnTypeChange::Rebuild }
@@ -20,24 +20,22 @@ const fn keeping(deletes: Deletes, history: bool) -> SinkTable {
 
 const PLAIN: SinkTable = keeping(Deletes::Hard, false);
 const SOFT: SinkTable = keeping(Deletes::Soft, false);
-const HISTORY: SinkTable = keeping(Deletes::Hard, true);
+pub(crate) const HISTORY: SinkTable = keeping(Deletes::Hard, true);
 
 fn kept(bench: &Bench, target: &Target, table: SinkTable) -> Subscription {
     Subscription { table, ..bench.subscription("credit", target.config("t"), &["uscc", "name", "contact"]) }
 }
 
 /// The record, committed at the source so many seconds after the epoch as its commit says.
-fn timed(mut record: NewRecord, commit: u64) -> NewRecord {
-    record.headers.retain(|(name, _)| &**name != "guitong-source-ts");
-    record.headers.push(("guitong-source-ts".into(), (commit * 1_000_000).to_string().into()));
-    record
+fn timed(record: NewRecord, commit: u64) -> NewRecord {
+    committed(record, i64::try_from(commit).unwrap() * 1_000_000)
 }
 
-fn named(bench: &Bench, key: &str, name: &str, commit: u64) -> NewRecord {
+pub(crate) fn named(bench: &Bench, key: &str, name: &str, commit: u64) -> NewRecord {
     timed(bench.named(key, name, commit), commit)
 }
 
-fn delete(bench: &Bench, key: &str, commit: u64) -> NewRecord {
+pub(crate) fn delete(bench: &Bench, key: &str, commit: u64) -> NewRecord {
     timed(bench.delete(key, commit), commit)
 }
 
@@ -181,10 +179,10 @@ pub(crate) async fn soft_deletes_need_columns_that_may_be_null(mut bench: Bench,
 }
 
 /// One version: the name, and from and until when it was the newest.
-type Version = (String, u64, Option<u64>);
+pub(crate) type Version = (String, u64, Option<u64>);
 
 /// By key its versions, in order.
-async fn history(target: &Target) -> BTreeMap<String, Vec<Version>> {
+pub(crate) async fn history(target: &Target) -> BTreeMap<String, Vec<Version>> {
     let version = match target {
         Target::Postgres(..) => "encode(guitong_version,'hex')",
         _ => "hex(guitong_version)",

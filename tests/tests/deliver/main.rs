@@ -13,6 +13,7 @@ mod faulty;
 mod files;
 mod fixture;
 mod foreign;
+mod full;
 mod holders;
 mod kafka;
 mod kept;

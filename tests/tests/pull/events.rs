@@ -7,7 +7,9 @@ use reqwest::Response;
 use reqwest::header::{ACCEPT, RETRY_AFTER};
 use serde_json::{Value, json};
 
-use crate::harness::{Held, NAME, PATIENCE, Subscriber, company, exchange, named, position, problem, run, serve, token};
+use crate::harness::{
+    Held, NAME, PATIENCE, Subscriber, company, exchange, field, named, position, problem, run, serve, text, token,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_pulled_once_each_while_the_node_is_killed() {
@@ -201,29 +203,14 @@ async fn changes_come_in_avro_too() {
     let page = subscriber.json("events").await;
     let page = page["events"].as_array().unwrap();
     let ask = async |rest: &str| {
-        let response = subscriber.get(rest).header(ACCEPT, "application/avro").send().await.unwrap();
-        assert_eq!(
-            (response.status().as_u16(), &response.headers()["content-type"]),
-            (200, &"application/avro".parse().unwrap())
-        );
-        let next = response.headers()["guitong-next"].to_str().unwrap().to_owned();
-        let bytes = response.bytes().await.unwrap();
-        let records = apache_avro::Reader::new(&bytes[..]).unwrap().map(|record| match record.unwrap() {
-            Avro::Record(fields) => fields,
-            other => panic!("{other:?}"),
-        });
-        (records.collect::<Vec<_>>(), next)
+        let (headers, records) = subscriber.avro(rest).await;
+        (records, headers["guitong-next"].to_str().unwrap().to_owned())
     };
     let (records, next) = ask("events").await;
     assert_eq!(Some(&*next), held.cursor.as_deref());
     assert_eq!(records.len(), page.len());
     for (record, event) in records.iter().zip(page) {
-        let of = |name: &str| record.iter().find(|(field, _)| field == name).unwrap().1.clone();
-        let plain = |name: &str| match of(name) {
-            Avro::Union(_, value) => *value,
-            value => value,
-        };
-        let text = |value: &Value| value.as_str().map_or(Avro::Null, |text| Avro::String(text.to_owned()));
+        let plain = |name: &str| field(record, name);
         assert_eq!((plain("guitong_op"), plain("guitong_cursor")), (text(&event["op"]), text(&event["cursor"])));
         let Avro::TimestampMicros(time) = plain("guitong_time") else { panic!("{record:?}") };
         let told: jiff::Timestamp = event["time"].as_str().unwrap().parse().unwrap();

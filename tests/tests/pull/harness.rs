@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use apache_avro::types::Value as Avro;
 use guitong_tests::exchange::{COMPANIES, Exchange, Layout, Node, credit_code};
+use reqwest::header::{ACCEPT, HeaderMap};
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -105,10 +107,39 @@ impl<'e> Subscriber<'e> {
         }
     }
 
+    /// An answer in Avro: its headers, and its records as a library of its own reads them.
+    pub(crate) async fn avro(&self, rest: &str) -> (HeaderMap, Vec<Fields>) {
+        let response = self.get(rest).header(ACCEPT, "application/avro").send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        assert_eq!((status, &headers["content-type"]), (200, &"application/avro".parse().unwrap()));
+        let bytes = response.bytes().await.unwrap();
+        let records = apache_avro::Reader::new(&bytes[..]).unwrap().map(|record| match record.unwrap() {
+            Avro::Record(fields) => fields,
+            other => panic!("{other:?}"),
+        });
+        (headers, records.collect())
+    }
+
     /// The problem that an answer is, with its status.
     pub(crate) async fn problem(&self, rest: &str) -> (u16, Value) {
         problem(self.send(rest).await).await
     }
+}
+
+/// The fields of a record by their names, in order.
+pub(crate) type Fields = Vec<(String, Avro)>;
+
+/// A field's value, in whatever union.
+pub(crate) fn field(record: &Fields, name: &str) -> Avro {
+    match record.iter().find(|(field, _)| field == name).unwrap().1.clone() {
+        Avro::Union(_, value) => *value,
+        value => value,
+    }
+}
+
+/// What a text in JSON, or none, is in Avro.
+pub(crate) fn text(value: &Value) -> Avro {
+    value.as_str().map_or(Avro::Null, |text| Avro::String(text.to_owned()))
 }
 
 pub(crate) async fn problem(response: Response) -> (u16, Value) {

@@ -7,7 +7,9 @@ use guitong_tests::exchange::credit_code;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
-use crate::harness::{Held, MASK, NAME, PATIENCE, Subscriber, change, company, exchange, named, position, run, serve, token};
+use crate::harness::{
+    Held, MASK, NAME, PATIENCE, Subscriber, change, company, exchange, field, named, position, run, serve, text, token,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_what_follows_it_are_the_table_without_gap_or_double() {
@@ -56,6 +58,56 @@ async fn a_snapshot_and_what_follows_it_are_the_table_without_gap_or_double() {
     let lines = subscriber.get("snapshot?limit=2").header(ACCEPT, "application/x-ndjson").send().await.unwrap();
     assert!(lines.headers().contains_key("guitong-cursor") && lines.headers().contains_key("guitong-page"));
     assert_eq!(lines.text().await.unwrap().lines().count(), 2);
+}
+
+/// The same rows in Avro, page by page, and their key's hash where that is all that is granted of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_comes_in_avro_too() {
+    let (exchange, mut department) = exchange().await;
+    let (_node, subscriber) = serve(&exchange).await;
+    run(&mut department, company(4)).await;
+    Held::default().until(&subscriber, &named(1..=4)).await;
+    let whole = subscriber.json("snapshot").await;
+    let (mut records, mut next) = (Vec::new(), String::new());
+    let live = loop {
+        let (headers, page) = subscriber.avro(&format!("snapshot?limit=3{next}")).await;
+        assert!(page.len() <= 3);
+        records.extend(page);
+        let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        match header("guitong-page") {
+            Some(page) => next = format!("&page={page}"),
+            None => break header("guitong-cursor"),
+        }
+    };
+    assert_eq!(live.as_deref(), whole["cursor"].as_str());
+    let rows = whole["records"].as_array().unwrap();
+    assert_eq!((records.len(), rows.len()), (4, 4));
+    for (record, row) in records.iter().zip(rows) {
+        let names: Vec<_> = record.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["uscc", "name", "legal_rep_name"], "the granted fields and nothing else");
+        for name in names {
+            assert_eq!(field(record, name), text(&row["record"][name]), "{name}");
+        }
+    }
+
+    std::fs::write(exchange.path().join("secret"), "synthetic-secret").unwrap();
+    let fields = "fields = [\"uscc\", \"name\", \"legal_rep_name\"]";
+    change(&exchange, &format!("{fields}\n{MASK}"), "fields = [\"name\"]\nsecret = \"${file:secret}\"\n");
+    let deadline = Instant::now() + PATIENCE;
+    let whole = loop {
+        let whole = subscriber.json("snapshot").await;
+        if whole["records"][3]["key"]["guitong_key"].is_string() {
+            break whole;
+        }
+        assert!(Instant::now() < deadline, "{whole:#}");
+    };
+    let (_, records) = subscriber.avro("snapshot").await;
+    assert_eq!(records.len(), 4);
+    for (record, row) in records.iter().zip(whole["records"].as_array().unwrap()) {
+        assert_eq!(record.len(), 2, "{record:?}");
+        assert_eq!(field(record, "guitong_key"), text(&row["key"]["guitong_key"]));
+        assert_eq!(field(record, "name"), text(&row["record"]["name"]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

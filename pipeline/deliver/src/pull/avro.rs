@@ -1,22 +1,23 @@
-//! Pages of changes as Avro object container files, for who has the types rather than texts of them.
+//! Pages of changes and of rows as Avro object container files, for who has the types rather than texts of them.
 //!
-//! A record has `guitong_op`, `guitong_cursor`, `guitong_time`, `guitong_key` where the key is hashed, then the granted fields as a
-//! topic's records have them; of a deleted row the key's alone.
+//! A change has `guitong_op`, `guitong_cursor`, `guitong_time`, `guitong_key` where the key is hashed, then the granted fields as a
+//! topic's records have them; of a deleted row the key's alone. A row has the same without the first three.
 
 use guitong_govern::{Column, ColumnKind, KeyForm};
 use guitong_schemas::avro::Value as Field;
 use guitong_schemas::standard::{StandardValue, avro_values};
 use serde_json::{Map, Value, json};
 
-use super::{Event, Page, PullError};
+use super::{Page, PullError, Rows};
 use crate::avro::{Container, field, kind, record};
 use crate::shown;
 use crate::sink::{KEY, SinkPlan};
 
-/// The schema of a subscription's changes.
+/// The schemas of a subscription's changes and rows.
 #[derive(Debug)]
 pub(crate) struct AvroForm {
-    schema: String,
+    changes: String,
+    rows: String,
     columns: Vec<Column>,
     is_hashed: bool,
 }
@@ -24,36 +25,55 @@ pub(crate) struct AvroForm {
 impl AvroForm {
     pub(crate) fn new(plan: &SinkPlan) -> Self {
         let is_hashed = plan.key == KeyForm::Hashed;
+        let key: Vec<_> = is_hashed.then(|| field(KEY, json!("string"), "")).into_iter().collect();
         let mut own = vec![
             json!({ "name": "guitong_op", "type": "string" }),
             json!({ "name": "guitong_cursor", "type": "string" }),
             json!({ "name": "guitong_time", "type": kind(ColumnKind::Time) }),
         ];
-        if is_hashed {
-            own.push(field(KEY, json!("string"), ""));
-        }
-        Self { schema: record(plan, own).to_string(), columns: plan.columns.clone(), is_hashed }
+        own.extend(key.iter().cloned());
+        let (changes, rows) = (record(plan, own).to_string(), record(plan, key).to_string());
+        Self { changes, rows, columns: plan.columns.clone(), is_hashed }
     }
 
-    pub(super) fn file(&self, page: &Page) -> Result<Vec<u8>, PullError> {
+    pub(super) fn changes(&self, page: &Page) -> Result<Vec<u8>, PullError> {
         let mut out = Vec::new();
-        let mut container = Container::begin(&self.schema, &page.next.to_string(), &mut out)?;
+        let mut container = Container::begin(&self.changes, &page.next.to_string(), &mut out)?;
         for event in &page.events {
-            self.write(event, &mut container, &mut out)?;
+            let (cursor, op) = (event.cursor.to_string(), if event.record.is_some() { "upsert" } else { "delete" });
+            let own = vec![Field::Text(op), Field::Text(&cursor), Field::Int(event.at_us)];
+            self.write(own, &event.key, event.record.as_deref(), &mut container, &mut out)?;
         }
         container.end(&mut out);
         Ok(out)
     }
 
-    fn write(&self, event: &Event, container: &mut Container, out: &mut Vec<u8>) -> Result<(), PullError> {
-        let key = object(&event.key)?;
-        let row = event.record.as_deref().map(object).transpose()?;
+    pub(super) fn rows(&self, page: &Rows) -> Result<Vec<u8>, PullError> {
+        let mut out = Vec::new();
+        let name = page.next.map_or_else(|| page.live.to_string(), |next| format!("{}-{next}", page.live));
+        let mut container = Container::begin(&self.rows, &name, &mut out)?;
+        for (key, record) in &page.rows {
+            self.write(Vec::new(), key, Some(record), &mut container, &mut out)?;
+        }
+        container.end(&mut out);
+        Ok(out)
+    }
+
+    /// One record: what goes `before`, the key where it is hashed, and the fields.
+    fn write(
+        &self,
+        before: Vec<Field<'_>>,
+        key: &str,
+        row: Option<&str>,
+        container: &mut Container,
+        out: &mut Vec<u8>,
+    ) -> Result<(), PullError> {
+        let key = object(key)?;
+        let row = row.map(object).transpose()?;
         let of = row.as_ref().unwrap_or(&key);
         let cells = self.columns.iter().map(|column| cell(of.get(&column.name), column.kind));
         let cells = cells.collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
-        let (cursor, mut numbers) = (event.cursor.to_string(), Vec::new());
-        let op = if row.is_some() { "upsert" } else { "delete" };
-        let mut fields = vec![Field::Text(op), Field::Text(&cursor), Field::Int(event.at_us)];
+        let (mut numbers, mut fields) = (Vec::new(), before);
         if self.is_hashed {
             fields.push(key.get(KEY).and_then(Value::as_str).map_or(Field::Null, Field::Text));
         }

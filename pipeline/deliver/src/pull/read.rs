@@ -181,12 +181,20 @@ impl Puller {
         Ok(Page { events, next: Cursor { term: stand.term, position }, more })
     }
 
-    /// A page as an Avro object container file.
+    /// A page of changes as an Avro object container file.
     ///
     /// # Errors
     /// [`PullError::Unavailable`] where a value is not of its column's kind.
-    pub fn avro(&self, page: &Page) -> Result<Vec<u8>, PullError> {
-        self.avro.file(page)
+    pub fn avro_changes(&self, page: &Page) -> Result<Vec<u8>, PullError> {
+        self.avro.changes(page)
+    }
+
+    /// A page of rows as an Avro object container file.
+    ///
+    /// # Errors
+    /// As [`Puller::avro_changes`].
+    pub fn avro_rows(&self, page: &Rows) -> Result<Vec<u8>, PullError> {
+        self.avro.rows(page)
     }
 
     /// A page of the rows as they were at `live`, behind row `after`; the first page, which says where `live` is, without either.

@@ -62,7 +62,7 @@ pub(super) async fn events(
             response
         }
         Form::Avro => {
-            let file = caller.puller.avro(&page).map_err(|error| caller.problem(error))?;
+            let file = caller.puller.avro_changes(&page).map_err(|error| caller.problem(error))?;
             let mut response = form.answer(caller, file);
             note(&mut response, NEXT, &page.next.to_string());
             response

@@ -16,7 +16,7 @@ use super::answer::{Form, cursor, limit, note, path};
 use super::problem::Problem;
 use crate::node::Shared;
 
-/// Of a body of lines: where to go live, and the next page where there is one.
+/// Of a body of lines or of Avro records: where to go live, and the next page where there is one.
 const LIVE: HeaderName = HeaderName::from_static("guitong-cursor");
 const PAGE: HeaderName = HeaderName::from_static("guitong-page");
 
@@ -35,7 +35,7 @@ pub(super) async fn snapshot(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let caller = Caller::admit(&shared, path(name)?, &headers).await?;
-    let form = Form::accepted(&headers, &[Form::Json, Form::Lines])?;
+    let form = Form::accepted(&headers, &[Form::Json, Form::Lines, Form::Avro])?;
     let Query(wanted) = wanted.map_err(|error| Problem::invalid(error.body_text()))?;
     let page = wanted.page.as_deref().map(place).transpose()?;
     let page = page.as_ref().map(|(live, after)| (live, *after));
@@ -43,15 +43,15 @@ pub(super) async fn snapshot(
     caller.check()?;
     caller.count(rows.rows.len());
     let next = rows.next.map(|row| format!("{}-{row}", rows.live));
-    Ok(match form {
-        Form::Lines => {
-            let mut response = form.answer(caller, lines(&rows));
-            note(&mut response, LIVE, &rows.live.to_string());
-            next.iter().for_each(|next| note(&mut response, PAGE, next));
-            response
-        }
-        Form::Json | Form::Avro | Form::Stream => form.answer(caller, json(&rows, next.as_deref())),
-    })
+    let body = match form {
+        Form::Lines => lines(&rows).into_bytes(),
+        Form::Avro => caller.puller.avro_rows(&rows).map_err(|error| caller.problem(error))?,
+        Form::Json | Form::Stream => return Ok(form.answer(caller, json(&rows, next.as_deref()))),
+    };
+    let mut response = form.answer(caller, body);
+    note(&mut response, LIVE, &rows.live.to_string());
+    next.iter().for_each(|next| note(&mut response, PAGE, next));
+    Ok(response)
 }
 
 /// A page is named by the cursor to go live from and the row that it begins behind.
