@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-use super::load::{Surroundings, World};
+use super::load::World;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
