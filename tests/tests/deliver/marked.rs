@@ -111,7 +111,7 @@ async fn whatever_is_written_into_a_sqlite_file_is_no_news_to_the_exchange_that_
     // What a trigger of the department's makes of what comes is the department's.
     target.execute("CREATE TABLE seen (uscc TEXT PRIMARY KEY)").await;
     target
-        .execute("CREATE TRIGGER sees AFTER UPDATE ON t WHEN NEW.name = '乙' BEGIN INSERT INTO seen VALUES (NEW.uscc); END")
+        .execute("CREATE TRIGGER sees AFTER UPDATE ON t WHEN NEW.name = '乙' AND OLD.name <> '乙' BEGIN INSERT INTO seen VALUES (NEW.uscc); END")
         .await;
     tail(&target, "guitong").await;
 
