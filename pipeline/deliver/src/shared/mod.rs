@@ -33,9 +33,11 @@ use self::topic::{Positions, Topic};
 /// One for the node; clones share it. A topic that nobody reads holds nothing.
 #[derive(Debug, Clone, Default)]
 pub struct SharedReads {
-    /// By the log that is read, of which a topic in use keeps a count, and the topic's name.
-    topics: Arc<Mutex<HashMap<(usize, Arc<str>), Weak<Topic>>>>,
+    topics: Arc<Mutex<Topics>>,
 }
+
+/// By the log that is read, of which a topic in use keeps a count, and the topic's name.
+type Topics = HashMap<(usize, Arc<str>), Weak<Topic>>;
 
 /// Counts a subscription's records by where they came from.
 #[derive(Debug, Clone)]
