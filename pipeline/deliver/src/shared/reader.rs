@@ -144,7 +144,9 @@ impl SharedReader {
             if piece.by != self.id {
                 self.counted.shared.inc_by((records.len() - had) as u64);
             }
-            self.first = piece.partition.saturating_add(1);
+            // Whose next record found no room has its turn still.
+            let passed_over = full && records.len() == had;
+            self.first = if passed_over { piece.partition } else { piece.partition.saturating_add(1) };
             if full {
                 break;
             }

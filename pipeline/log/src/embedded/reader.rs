@@ -95,8 +95,9 @@ impl Reader {
         }
         for (place, next) in moved {
             if let Some(part) = self.parts.get_mut(place) {
+                // Whose next record found no room has its turn still.
+                self.first = if part.next == next { place } else { place + 1 };
                 part.next = next;
-                self.first = place + 1;
             }
         }
         Ok(batch)
