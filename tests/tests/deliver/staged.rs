@@ -6,7 +6,7 @@ use crate::fixture::{Bench, Target};
 use crate::scenarios::assert_each_batch_once;
 
 /// Several batches of a size that is staged.
-const ROWS: u64 = 40_000;
+const ROWS: u64 = 24_000;
 /// Connections that hold rows and wait for the batch before.
 const STAGED: &str = "SELECT pid::text FROM pg_stat_activity
     WHERE usename = 'office' AND state = 'idle in transaction' AND query LIKE 'COPY%'";
