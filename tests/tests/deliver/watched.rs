@@ -18,13 +18,16 @@ pub(crate) fn counted() -> Counted {
     Counted { log: counter("log"), shared: counter("shared") }
 }
 
+/// Readers that read beside those that are tested.
+type Company = Mutex<Vec<Box<dyn LogReader>>>;
+
 #[derive(Debug)]
 pub(crate) struct Watched {
     id: LogId,
     inner: Mutex<Arc<dyn ExchangeLog>>,
     seen: Arc<Seen>,
     /// Readers read with others through this, and have company.
-    through: Option<(SharedReads, Mutex<Vec<Box<dyn LogReader>>>)>,
+    through: Option<(SharedReads, Company)>,
 }
 
 #[derive(Debug, Default)]
