@@ -85,7 +85,7 @@ async fn prepare_is_repeatable_and_unprepare_leaves_no_trace() {
     let catalogue = "SELECT type, name, tbl_name, sql FROM sqlite_master";
     let before = department.rows(catalogue).await;
     department.prepare().await;
-    assert_eq!(department.rows(catalogue).await.len(), before.len() + 4);
+    assert_eq!(department.rows(catalogue).await.len(), before.len() + 5);
     assert!(changelog::prepare_sql(&department.system, department.config()).await.unwrap().is_empty());
     department.run("INSERT INTO t VALUES (1, 'n')").await;
     let statements = changelog::unprepare_sql(&department.system, department.config()).await.unwrap();
