@@ -1,5 +1,5 @@
-//! How a transaction in a PostgreSQL database says that an exchange delivers in it: by a logical message before its changes (PostgreSQL
-//! documentation, "Replication Management Functions").
+//! How a transaction says that an exchange delivers in it: in a PostgreSQL database by a logical message before its changes (PostgreSQL
+//! documentation, "Replication Management Functions"), in a SQLite file by rows of a table that are there while it lasts.
 //!
 //! A connector of the same exchange that tails the database passes over the transaction's changes of the tables that are named, and of no
 //! others: what a trigger of the department's makes of them is the department's, and what another exchange delivers is news to this one.
@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 /// Prefix of the logical messages that exchanges write.
 pub const MESSAGES: &str = "guitong";
+/// Tables that an exchange has beside those it delivers into. Nobody tails them.
+pub const OWN: [&str; 4] = ["guitong_subscriptions", "guitong_offsets", "guitong_deleted", DELIVERING];
+/// In SQLite: the tables that the transaction delivers into. No row outlives its transaction, and while that lasts nobody else writes.
+pub const DELIVERING: &str = "guitong_delivering";
+/// Makes the table [`DELIVERING`] where there is none.
+pub const MAKE_DELIVERING: &str = "CREATE TABLE IF NOT EXISTS guitong_delivering (tbl TEXT NOT NULL, exchange TEXT NOT NULL)";
 /// Before the JSON of a [`Delivered`]; other messages of the prefix are watermarks.
 const DELIVERED: &str = "delivered ";
 

@@ -109,6 +109,35 @@ async fn a_rejected_row_is_explained_and_flows_once_it_is_put_right() {
     assert_eq!((code, time < Duration::from_secs(10)), (Some(0), true), "stopped in {time:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_or_a_field_that_exists_nowhere_is_told_with_the_nearest() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    run(&mut department, company(4, "91450103PDY00004XX")).await;
+    status_where(&exchange, |status| status["resources"][0]["quarantined"] == 1).await;
+    let drop = ["drop", "enterprise", "--reason", "测试", "--yes"];
+    for (filter, known, near) in [
+        (["--rule", "uscc.lenght"], "there is no rule `uscc.lenght`", "did you mean `uscc.length` (统一社会信用代码不是 18 位)?"),
+        (["--rule", "row.to_large"], "there is no rule `row.to_large`", "did you mean `row.too_large`?"),
+        (["--field", "ussc"], "entity LegalEntity has no field `ussc`", "did you mean `uscc` (统一社会信用代码)?"),
+        (["--field", "tyshxydm"], "no field `tyshxydm`", "`uscc` (统一社会信用代码), made of the column `tyshxydm`?"),
+        (["--field", "机构名称"], "no field `机构名称`", "did you mean `name` (机构名称)?"),
+        (["--field", "%%%"], "no field `%%%`", "guitong standard show LegalEntity names its fields"),
+    ] {
+        for command in [&["list"][..], &["list", "enterprise"], &["replay", "enterprise"], &drop, &drop[..4]] {
+            let answer = exchange.command(&[&["quarantine"], command, &filter].concat()).unwrap();
+            assert_eq!(answer.code, Some(1), "{command:?} {filter:?}: {answer:?}");
+            assert!(answer.err.contains(known) && answer.err.contains(near), "{command:?} {filter:?}: {}", answer.err);
+        }
+    }
+    for filter in [["--rule", "row.too_large"], ["--rule", "date.form"], ["--field", "name"], ["--key", "bh=9"]] {
+        for command in [&["list", "enterprise"][..], &["replay", "enterprise"], &drop] {
+            let answer = exchange.command(&[&["quarantine"], command, &filter].concat()).unwrap();
+            assert_eq!(answer.code, Some(0), "what exists may match nothing: {command:?} {filter:?}: {answer:?}");
+        }
+    }
+}
+
 /// Looks after a record that the subscriber's table refuses, with the node running and without.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_record_and_its_subscription_are_looked_after_by_command() {
@@ -177,6 +206,47 @@ async fn a_changed_directory_is_taken_whole_or_refused() {
     holds(&exchange, &["公司2"]).await;
     let taken = status_where(&exchange, |status| status["refused_change"].is_null()).await;
     assert_ne!(taken["revision"], refused["revision"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_code_list_is_taken_or_refused() {
+    let (exchange, mut department) = exchange().await;
+    let _node = exchange.start().unwrap();
+    holds(&exchange, &["公司1", "公司2", "公司3"]).await;
+    let put = |path: &str, text: &str| {
+        let path = exchange.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let resource = std::fs::read_to_string(exchange.path().join("resources/enterprise.toml")).unwrap();
+    let listed = |list: &str| {
+        let entry = format!("name = {{ from = \"qymc\", codes = \"{list}\", other = \"keep\" }}");
+        resource.replace("name = \"qymc\"", &entry)
+    };
+    let is_taken = |status: &Value| status["refused_change"].is_null();
+    // No list of the directory in force yet, and looked at all the same.
+    put("codes/early.csv", "名称,代码\n");
+    put("resources/enterprise.toml", &listed("codes/early.csv"));
+    status_where(&exchange, |status| !is_taken(status)).await;
+    put("codes/early.csv", "value,code\n公司9,机构9\n");
+    status_where(&exchange, is_taken).await;
+    for (number, list) in [(4, "codes/names.csv"), (5, "lists/of/names.csv")] {
+        let good = format!("value,code\n公司{number},机构{number}\n");
+        put(list, &good);
+        let before = status_where(&exchange, is_taken).await["revision"].clone();
+        put("resources/enterprise.toml", &listed(list));
+        status_where(&exchange, |status| status["revision"] != before).await;
+        put(list, &good.replace("value,code", "名称,代码"));
+        let refused = status_where(&exchange, |status| !is_taken(status)).await;
+        let why = refused["refused_change"].as_str().unwrap();
+        assert!(why.contains("wrong-header") && why.contains(&format!("{list}:1:1")), "{why}");
+        assert_eq!(refused["resources"][0]["state"], "running", "the one before stays in force: {refused:#}");
+        put(list, &good.replace("机构", "单位"));
+        status_where(&exchange, |now| is_taken(now) && now["revision"] != refused["revision"]).await;
+        run(&mut department, company(number, &credit_code(number))).await;
+        let wanted = ["公司1", "公司2", "公司3", "单位4", "单位5"];
+        holds(&exchange, &wanted[..number as usize]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,6 +322,8 @@ async fn rejected_rows_are_looked_at_given_up_and_reported_with_and_without_a_no
     assert_eq!(report(json(&["report", "quality", "--json"])), rules);
     let rest = json(&["quarantine", "list", "enterprise", "--after", "2", "--json"]);
     assert_eq!((rest.as_array().unwrap().len(), rest[0]["held_back"].as_bool()), (1, Some(true)), "{rest:#}");
+    let misspelt = exchange.command(&["quarantine", "list", "--rule", "uscc.lenght", "--json"]).unwrap();
+    assert!(misspelt.code == Some(1) && misspelt.err.contains("`uscc.length`"), "{misspelt:?}");
     let one = json(&["quarantine", "list", "enterprise", "--key", "bh=5", "--json"]);
     assert_eq!(one.as_array().unwrap().len(), 1, "{one:#}");
 

@@ -140,7 +140,7 @@ async fn an_entity_and_its_codes_are_files_from_a_department_to_its_subscriber()
     sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut department).await.unwrap();
     ok(exchange.command(&["check"]).unwrap());
     ok(exchange.command(&["system", "prepare", "licensing", "--apply"]).unwrap());
-    let _node = exchange.start().unwrap();
+    let node = exchange.start().unwrap();
 
     let rows = delivered(&exchange, 2).await;
     let expected = [
@@ -177,6 +177,16 @@ async fn an_entity_and_its_codes_are_files_from_a_department_to_its_subscriber()
         refused["refused_change"].as_str().unwrap().contains("entity SocialAssistance does not go with the one in force"),
         "{refused:#}"
     );
+    // A start finds none in force: the resource alone stops, and says why.
+    assert_eq!(node.terminate().unwrap().0, Some(0));
+    let _node = exchange.start().unwrap();
+    let stopped = status_where(&exchange, |status| !status["resources"][0]["problem"].is_null()).await;
+    assert_eq!(stopped["resources"][0]["state"], "stopped", "{stopped:#}");
+    let why = stopped["resources"][0]["problem"].as_str().unwrap();
+    assert!(why.contains("subject std.assistance-value: the schema is not compatible with an earlier version"), "{why}");
+    let live = status_where(&exchange, |status| status["systems"][0]["state"] == "streaming").await;
+    assert!(live["systems"][0]["problem"].is_null(), "{live:#}");
+    assert_eq!(delivered(&exchange, 3).await.len(), 3, "what was delivered stays");
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub(super) async fn tables(system: &System, conn: &mut SqliteConnection) -> Resu
     for name in names {
         let name = TableName::new(SCHEMA, name);
         let own = name.name == CHANGES || name.name.starts_with("sqlite_");
-        if own || !system.tables.iter().any(|pattern| pattern.matches(&name)) {
+        if own || !system.tails(&name) {
             continue;
         }
         captured.push(describe(system, name, &mut tx).await?);

@@ -47,7 +47,7 @@ pub async fn inspect_tables(
     }
     let wanted = |table: &TableName| match selection {
         Selection::All => true,
-        Selection::Tailed => system.tables.iter().any(|pattern| pattern.matches(table)),
+        Selection::Tailed => system.tails(table),
         Selection::Named(names) => names.contains(table),
     };
     let mut found = false;

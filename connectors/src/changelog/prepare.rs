@@ -1,7 +1,8 @@
-//! What the department's database needs: one table and three triggers for each table that is tailed; and how to take them away.
+//! What the department's database needs: two tables, and three triggers for each table that is tailed; and how to take them away.
 
 use guitong_schemas::contract::System;
 use guitong_schemas::contract::system::SqliteConfig;
+use guitong_schemas::delivered::{DELIVERING, MAKE_DELIVERING};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row};
 
@@ -28,7 +29,10 @@ pub async fn prepare_sql(system: &System, config: &SqliteConfig) -> Result<Vec<S
         ));
         statements.push(format!("INSERT INTO {CHANGES} (id, op, tbl) VALUES (0, 'i', lower(hex(randomblob(16))))"));
     }
-    let wanted: Vec<(String, String)> = captured.iter().flat_map(trigger_sql).collect();
+    if !has_table(system.name.as_str(), DELIVERING, &mut conn).await? {
+        statements.push(MAKE_DELIVERING.to_owned());
+    }
+    let wanted: Vec<(String, String)> = captured.iter().flat_map(|table| trigger_sql(table, &config.exchange)).collect();
     for (name, present) in &present {
         if !wanted.iter().any(|(wanted, text)| wanted == name && text == present) {
             statements.push(format!("DROP TRIGGER {}", quote_name(name)));
@@ -53,8 +57,13 @@ pub async fn unprepare_sql(system: &System, config: &SqliteConfig) -> Result<Vec
         .into_iter()
         .map(|(name, _)| format!("DROP TRIGGER {}", quote_name(&name)))
         .collect();
-    if has_table(system.name.as_str(), &mut conn).await? {
+    if has_table(system.name.as_str(), CHANGES, &mut conn).await? {
         statements.push(format!("DROP TABLE {CHANGES}"));
+    }
+    // An exchange that delivers into the file writes it still.
+    let delivers = has_table(system.name.as_str(), "guitong_subscriptions", &mut conn).await?;
+    if !delivers && has_table(system.name.as_str(), DELIVERING, &mut conn).await? {
+        statements.push(format!("DROP TABLE {DELIVERING}"));
     }
     Ok(statements)
 }
@@ -78,18 +87,19 @@ pub async fn apply(system: &System, config: &SqliteConfig, statements: &[String]
 }
 
 /// Name and text of the three triggers of a table.
-fn trigger_sql(captured: &Captured) -> [(String, String); 3] {
+fn trigger_sql(captured: &Captured, exchange: &str) -> [(String, String); 3] {
     let table = captured.name();
+    let (literal, of) = (quote_text(table), quote_text(exchange));
+    let news = format!("NOT EXISTS (SELECT 1 FROM {DELIVERING} WHERE tbl = {literal} AND exchange = {of})");
     let trigger = |event: &str, code: &str, before: Option<&str>, after: Option<&str>| {
         let name = format!("guitong_{table}_{event}");
         let image = |row: Option<&str>| row.map_or_else(|| "NULL".to_owned(), |row| captured.image_sql(row));
         let text = format!(
-            "CREATE TRIGGER {} AFTER {} ON {} BEGIN INSERT INTO {CHANGES} (at_ms, tbl, op, columns, before_row, after_row) VALUES \
-             ({NOW_MS}, {}, '{code}', {}, {}, {}); END",
+            "CREATE TRIGGER {} AFTER {} ON {} WHEN {news} BEGIN INSERT INTO {CHANGES} (at_ms, tbl, op, columns, before_row, after_row) VALUES \
+             ({NOW_MS}, {literal}, '{code}', {}, {}, {}); END",
             quote_name(&name),
             event.to_ascii_uppercase(),
             quote_name(table),
-            quote_text(table),
             quote_text(&captured.columns_text()),
             image(before),
             image(after),
@@ -118,9 +128,9 @@ async fn triggers(system: &str, conn: &mut SqliteConnection) -> Result<Vec<(Stri
         .map_err(|error| fault(system, &error))
 }
 
-async fn has_table(system: &str, conn: &mut SqliteConnection) -> Result<bool, SourceError> {
+async fn has_table(system: &str, table: &str, conn: &mut SqliteConnection) -> Result<bool, SourceError> {
     let found: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = $1")
-        .bind(CHANGES)
+        .bind(table)
         .fetch_one(conn)
         .await
         .map_err(|error| fault(system, &error))?;
@@ -129,7 +139,7 @@ async fn has_table(system: &str, conn: &mut SqliteConnection) -> Result<bool, So
 
 /// Which preparation the database has.
 pub(super) async fn instance(system: &str, conn: &mut SqliteConnection) -> Result<Option<String>, SourceError> {
-    if !has_table(system, conn).await? {
+    if !has_table(system, CHANGES, conn).await? {
         return Ok(None);
     }
     sqlx::query_scalar("SELECT tbl FROM guitong_changes WHERE id = 0 AND op = 'i'")
@@ -138,17 +148,25 @@ pub(super) async fn instance(system: &str, conn: &mut SqliteConnection) -> Resul
         .map_err(|error| fault(system, &error))
 }
 
-/// Checks that each table's triggers write just its columns of now.
+/// Checks that each table's triggers write just its columns of now, and nothing that `exchange` delivers.
 ///
 /// # Errors
 /// [`SourceError::Setup`] with the first table whose triggers do not.
-pub(super) async fn verify(system: &str, conn: &mut SqliteConnection, captured: &[Captured]) -> Result<(), SourceError> {
+pub(super) async fn verify(
+    system: &str,
+    exchange: &str,
+    conn: &mut SqliteConnection,
+    captured: &[Captured],
+) -> Result<(), SourceError> {
     let present = triggers(system, conn).await?;
     for table in captured {
-        for (name, text) in trigger_sql(table) {
+        for (name, text) in trigger_sql(table, exchange) {
             let detail = match present.iter().find(|(present, _)| *present == name) {
                 Some((_, as_is)) if *as_is == text => continue,
-                Some(_) => format!("the columns of table {} are not those that its triggers write", table.name()),
+                Some(_) => format!(
+                    "the columns of table {} or the name of the exchange are not those that its triggers were made for",
+                    table.name()
+                ),
                 None => format!("table {} has no trigger {name}", table.name()),
             };
             return Err(SourceError::Setup {

@@ -24,6 +24,8 @@ const REMOVE_AFTER: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct ChangelogSource {
     system: String,
+    /// Its name.
+    exchange: String,
     declared: System,
     conn: SqliteConnection,
     codec: Codec,
@@ -54,7 +56,7 @@ impl ChangelogSource {
                 help: format!("run `guitong system prepare {name}` to see the statements, with --apply to run them"),
             });
         };
-        prepare::verify(name, &mut conn, &tables).await?;
+        prepare::verify(name, &config.exchange, &mut conn, &tables).await?;
         let schema_version = schema_version(name, &mut conn).await?;
         let highest = highest(name, &mut conn).await?;
         let mut position = match position {
@@ -77,6 +79,7 @@ impl ChangelogSource {
         let durable = position.published.clone();
         Ok(Self {
             system: name.to_owned(),
+            exchange: config.exchange.clone(),
             declared: system.clone(),
             codec: Codec::new(name, position.epoch, tables),
             durable_since: (!durable.is_empty()).then(Instant::now),
@@ -180,7 +183,7 @@ impl ChangelogSource {
             .await?
             .into_iter()
             .partition(|captured| self.codec.table(captured.name()).is_some());
-        prepare::verify(&self.system, &mut self.conn, &known).await?;
+        prepare::verify(&self.system, &self.exchange, &mut self.conn, &known).await?;
         for captured in new {
             let help = "run `guitong system prepare` for this system to tail it as well";
             tracing::warn!(system = %self.system, table = captured.name(), help, "a new table matches the system's patterns");

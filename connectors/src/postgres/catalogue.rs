@@ -141,7 +141,7 @@ async fn columns(connection: &mut PgConnection, tables: &mut [TableFacts]) -> Re
 
 /// The tables that the system's patterns name.
 pub(crate) async fn selected(connection: &mut PgConnection, system: &System) -> Result<Vec<TableFacts>, sqlx::Error> {
-    roots(connection, |table| system.tables.iter().any(|pattern| pattern.matches(&table.name))).await
+    roots(connection, |table| system.tails(&table.name)).await
 }
 
 /// Tables that are wanted. A partition goes with its root where the root is wanted too.

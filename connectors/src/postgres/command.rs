@@ -33,7 +33,7 @@ impl PostgresSource {
     }
 
     async fn read_table(&mut self, table: &TableName, filter: Option<String>) -> Result<String, Refused> {
-        if !self.system.tables.iter().any(|pattern| pattern.matches(table)) {
+        if !self.system.tails(table) {
             return Err(Refused(format!("no pattern of `tables` holds {table}: add it to systems/{}.toml", self.system.name)));
         }
         if self.load.jobs.iter().any(|job| job.name() == table) {

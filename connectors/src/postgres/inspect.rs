@@ -59,7 +59,7 @@ async fn selected(
 ) -> Result<(Vec<TableFacts>, Vec<String>), SourceError> {
     let wanted = |table: &TableFacts| match selection {
         Selection::All => true,
-        Selection::Tailed => system.tables.iter().any(|pattern| pattern.matches(&table.name)),
+        Selection::Tailed => system.tails(&table.name),
         Selection::Named(names) => names.contains(&table.name),
     };
     let tables = catalogue::roots(connection, wanted).await;

@@ -315,7 +315,7 @@ impl PostgresSource {
     /// Takes up a table as the stream shows it from here on.
     async fn learn(&mut self, message: RelationMessage) -> Result<(), SourceError> {
         let name = TableName::new(&message.schema, &message.name);
-        if !self.system.tables.iter().any(|pattern| pattern.matches(&name)) {
+        if !self.system.tails(&name) {
             self.relations.ignore(message.oid);
             return Ok(());
         }

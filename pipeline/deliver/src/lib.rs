@@ -11,6 +11,7 @@ mod metrics;
 mod pools;
 pub mod pull;
 mod runner;
+mod shared;
 mod shown;
 pub mod sink;
 pub mod sql;
@@ -26,4 +27,5 @@ pub use runner::{
     Delivery, DifferentCell, DifferentRow, End, Ended, MOST_PARKED, Made, PARKED_TOPIC, Parked, Place, Redelivered, ReplayReport,
     Shown, Since, Verification, Verify, Word, Wrong, audited, parked,
 };
+pub use shared::{Counted, SharedReads};
 pub use status::{DeliverStatus, Phase};

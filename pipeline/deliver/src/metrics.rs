@@ -4,6 +4,7 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::shared::Counted;
 use crate::sink::SinkErrorKind;
 
 /// Seconds from the commit at the source to the row at the subscriber: from well under the budget's median to an outage.
@@ -15,6 +16,7 @@ const BATCH: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65
 pub struct Metrics {
     events: IntCounterVec,
     bytes: IntCounterVec,
+    read: IntCounterVec,
     errors: IntCounterVec,
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
@@ -42,6 +44,13 @@ impl Metrics {
                 &["subscription", "what"],
             )?,
             bytes: IntCounterVec::new(name("bytes_total", "Bytes of standard records read for a subscription."), subscription)?,
+            read: IntCounterVec::new(
+                name(
+                    "read_records_total",
+                    "Records by where they came from: log (read by this subscription, for others, too), shared (read by another one).",
+                ),
+                &["subscription", "from"],
+            )?,
             errors: IntCounterVec::new(name("errors_total", "Failed attempts by kind."), &["subscription", "kind"])?,
             lag_records: IntGaugeVec::new(
                 name("lag_records", "Records between the sink's offset and the log's end."),
@@ -61,6 +70,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.read.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.lag_records.clone()))?;
         registry.register(Box::new(metrics.lag_seconds.clone()))?;
@@ -73,6 +83,7 @@ impl Metrics {
 
     pub(crate) fn of(&self, subscription: &str) -> SubscriptionMetrics {
         let events = |what: &str| self.events.with_label_values(&[subscription, what]);
+        let read = |from: &str| self.read.with_label_values(&[subscription, from]);
         SubscriptionMetrics {
             upserts: events("upsert"),
             deletes: events("delete"),
@@ -83,6 +94,7 @@ impl Metrics {
             unchanged: events("unchanged"),
             unjudged: events("unjudged"),
             bytes: self.bytes.with_label_values(&[subscription]),
+            read: Counted { log: read("log"), shared: read("shared") },
             errors: self.errors.clone(),
             lag_records: self.lag_records.with_label_values(&[subscription]),
             lag_seconds: self.lag_seconds.with_label_values(&[subscription]),
@@ -105,6 +117,7 @@ pub(crate) struct SubscriptionMetrics {
     pub(crate) unchanged: IntCounter,
     pub(crate) unjudged: IntCounter,
     pub(crate) bytes: IntCounter,
+    pub(crate) read: Counted,
     errors: IntCounterVec,
     pub(crate) lag_records: IntGauge,
     pub(crate) lag_seconds: Gauge,

@@ -12,10 +12,12 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Executor as _, MySqlPool, PgPool, SqlitePool};
+use tokio::sync::Semaphore;
 
 use crate::pull::OutboxFile;
 use crate::runner::Room;
 use crate::runner::decode::Plans;
+use crate::shared::SharedReads;
 use crate::sink::{SinkError, SinkErrorKind};
 use crate::sql::holders::known::Known;
 use crate::sql::sqlite::SqliteFile;
@@ -32,6 +34,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// tables that exist already are of no use. A batch finds its rows by the key's index: a plan made while the table was small
 /// must not scan it once it is large; planning against the disabled ways looks expensive, which must not start the compiler.
 const SESSION: &str = "SET lock_timeout = '10s'; SET client_min_messages = 'warning'; SET jit = off;
+    SET default_transaction_isolation = 'read committed';
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 /// Settings of a MariaDB or MySQL connection. Names are quoted as in the standard, a value that does not fit is an error and is never
@@ -52,9 +55,25 @@ pub struct Pools {
     inner: Arc<Inner>,
 }
 
+/// Connections to one database of a PostgreSQL server.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresServer {
+    pub(crate) pool: PgPool,
+    /// For whoever holds a second connection while it has another. It is one: were there more, subscriptions that stand still could
+    /// hold all connections between two of them.
+    pub(crate) staging: Arc<Semaphore>,
+}
+
+impl PostgresServer {
+    /// Whether a connection is to be had without waiting for somebody.
+    pub(crate) fn has_room(pool: &PgPool) -> bool {
+        pool.num_idle() > 0 || pool.size() < PER_SERVER
+    }
+}
+
 #[derive(Default)]
 struct Inner {
-    postgres: Mutex<HashMap<String, PgPool>>,
+    postgres: Mutex<HashMap<String, PostgresServer>>,
     mysql: Mutex<HashMap<String, MySqlPool>>,
     sqlite: Mutex<HashMap<PathBuf, Arc<SqliteFile>>>,
     outboxes: Mutex<HashMap<PathBuf, Arc<OutboxFile>>>,
@@ -63,6 +82,7 @@ struct Inner {
     known: Arc<Known>,
     plans: Arc<Plans>,
     room: Room,
+    reads: SharedReads,
 }
 
 impl std::fmt::Debug for Inner {
@@ -73,10 +93,10 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Pools {
-    pub(crate) fn postgres(&self, url: &Secret) -> Result<PgPool, SinkError> {
-        let mut pools = self.inner.postgres.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(url.reveal()) {
-            return Ok(pool.clone());
+    pub(crate) fn postgres(&self, url: &Secret) -> Result<PostgresServer, SinkError> {
+        let mut servers = self.inner.postgres.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(url.reveal()) {
+            return Ok(server.clone());
         }
         let options = PgConnectOptions::from_str(url.reveal())
             .map_err(|_| SinkError::new(SinkErrorKind::Shape, "the sink's `url` is no PostgreSQL address"))?
@@ -89,8 +109,9 @@ impl Pools {
             .test_before_acquire(false)
             .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(|_| ()) }))
             .connect_lazy_with(options);
-        pools.insert(url.reveal().to_owned(), pool.clone());
-        Ok(pool)
+        let server = PostgresServer { pool, staging: Arc::new(Semaphore::new(1)) };
+        servers.insert(url.reveal().to_owned(), server.clone());
+        Ok(server)
     }
 
     pub(crate) fn mysql(&self, url: &Secret) -> Result<MySqlPool, SinkError> {
@@ -122,6 +143,10 @@ impl Pools {
 
     pub(crate) fn room(&self) -> Room {
         self.inner.room.clone()
+    }
+
+    pub(crate) fn reads(&self) -> SharedReads {
+        self.inner.reads.clone()
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

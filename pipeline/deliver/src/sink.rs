@@ -14,6 +14,7 @@
 
 pub mod holdings;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -186,6 +187,11 @@ impl<'b, 'a> SinkBatch<'b, 'a> {
         self.earlier.iter().map(Vec::as_slice).chain([self.changes])
     }
 
+    /// What is said once the batch is durable.
+    pub(crate) fn ack(&self) -> Ack {
+        Ack { durable: self.ranges.iter().map(|range| (range.partition, range.to)).collect() }
+    }
+
     /// What the sink keeps of audit entries once this batch is durable: a list in JSON, its own last.
     pub(crate) fn entries(&self) -> String {
         let all: Vec<_> = self.unlogged.iter().chain([self.entry]).collect();
@@ -232,6 +238,16 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
 
+    /// What takes rows of the next batch to the subscriber's server meanwhile, under this hold; `None` where nothing is gained by it.
+    fn stager(&self) -> Option<Box<dyn Stager>> {
+        None
+    }
+
+    /// As [`Sink::write`], of a batch whose rows may be there already.
+    async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, _staged: Staged) -> Result<Ack, SinkError> {
+        self.write(batch).await
+    }
+
     /// Whether it can go back ([`Sink::begin_replay`]).
     fn replays(&self) -> bool {
         false
@@ -269,6 +285,34 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     /// Forgets the versions of keys deleted before this moment, microseconds since 1970-01-01T00:00Z.
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError>;
+}
+
+/// Takes a batch's rows to the subscriber's server while the batch before is written.
+#[async_trait]
+pub trait Stager: fmt::Debug + Send + Sync {
+    /// The newest change of each key of a batch. `None` where they are not staged, for whatever reason: the batch goes as any other, and
+    /// what is wrong comes out then.
+    async fn stage(&self, changes: &[&Change<'_>]) -> Option<Staged>;
+}
+
+/// What lies at the subscriber's server of a batch that is still to be written, as only its sink knows it. Nobody sees it there, and
+/// it is gone once this is dropped.
+pub struct Staged(Box<dyn Any + Send>);
+
+impl Staged {
+    pub(crate) fn new(rows: impl Any + Send) -> Self {
+        Self(Box::new(rows))
+    }
+
+    pub(crate) fn downcast<T: Any>(self) -> Option<T> {
+        self.0.downcast().ok().map(|rows| *rows)
+    }
+}
+
+impl fmt::Debug for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Staged")
+    }
 }
 
 /// Why a sink did not do it. Details name tables, columns and conditions; they hold no data but what the subscriber may have.

@@ -40,6 +40,8 @@ pub(crate) struct Condition {
     program: Program,
     env: Arc<Env>,
     fields: Arc<[Box<str>]>,
+    /// Those that it asks for.
+    asks: Vec<usize>,
 }
 
 impl fmt::Debug for Condition {
@@ -55,10 +57,14 @@ impl Condition {
         let program = env.compile(source).map_err(|error| ConditionError::Syntax(error.to_string()))?;
         let mut unbound = Vec::new();
         unbound_names(program.expression(), &mut Vec::new(), &mut unbound);
-        if let Some(name) = unbound.into_iter().find(|name| fields.iter().all(|field| **field != **name)) {
-            return Err(ConditionError::UnknownField(name, entity.to_owned()));
+        let mut asks = Vec::new();
+        for name in unbound {
+            let Some(at) = fields.iter().position(|field| **field == *name) else {
+                return Err(ConditionError::UnknownField(name, entity.to_owned()));
+            };
+            asks.push(at);
         }
-        let condition = Self { source: source.to_owned(), program, env, fields };
+        let condition = Self { source: source.to_owned(), program, env, fields, asks };
         condition.try_out()?;
         Ok(condition)
     }
@@ -74,6 +80,11 @@ impl Condition {
 
     pub(crate) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Places of the fields that it asks for.
+    pub(crate) fn asks(&self) -> &[usize] {
+        &self.asks
     }
 
     /// Whether the row, in the entity's field order, is granted.

@@ -31,7 +31,8 @@ pub use metrics::Metrics;
 pub use outline::{FoundBy, SourceColumn, SourceFind, SourceOutline, SourceTable, source_outline};
 pub use quality::{DayReport, QualityReport};
 pub use quarantine::{
-    DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender, parse_id,
+    DROPPED_TOPIC, DropReport, Dropped, Filter, QuarantineItem, QuarantineList, QuarantineStore, Rejection, Surrender,
+    event_rules, parse_id,
 };
 pub use rebuild::{RebuildPhase, RebuildReport, RebuildStatus};
 pub use stage::{NormaliseContext, Normaliser};

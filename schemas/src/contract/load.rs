@@ -137,7 +137,11 @@ pub fn load(
     let systems = world.read_systems(system_files, &report, &mut fingerprint);
     let mut resources = world.read_resources(resource_files, &report, &mut fingerprint);
     let mut subscriptions = world.read_subscriptions(subscription_files, &report, &mut fingerprint);
-    world.code_files.each(|name, text| fingerprint.add_text(name, text));
+    let mut code_files = BTreeSet::new();
+    world.code_files.each(|name, text| {
+        fingerprint.add_text(name, text);
+        code_files.insert(name.to_owned());
+    });
     for subscription in subscriptions.values().filter(|subscription| subscription.unchanged) {
         if let Some(resource) = resources.get_mut(&subscription.resource) {
             Arc::make_mut(resource).publish_unchanged = true;
@@ -179,6 +183,7 @@ pub fn load(
             resources,
             departments,
             subscriptions,
+            code_files,
             lapsed: in_order(world.lapsed.into_list(), &order),
             warnings,
         }),

@@ -23,7 +23,7 @@ pub mod subscription;
 pub mod system;
 pub mod webhook;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,8 @@ pub struct Directory {
     pub resources: BTreeMap<Name, Arc<Resource>>,
     pub departments: BTreeMap<Name, Arc<Department>>,
     pub subscriptions: BTreeMap<Name, Arc<Subscription>>,
+    /// Code list files that mappings name, from the root on.
+    pub code_files: BTreeSet<String>,
     /// Subscriptions whose approval had ended when the directory was loaded to run: nothing flows to them.
     pub lapsed: Vec<Problem>,
     /// What may go wrong, told where a directory is checked.

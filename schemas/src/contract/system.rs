@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-use super::load::{Surroundings, World};
+use super::load::World;
 use super::reading::document::Found;
 use super::reading::scalar;
 use super::reading::section::Section;
 use super::{Name, Secret, form};
 use crate::avro::EventForm;
 use crate::avro::schema::SourceKind;
+use crate::delivered::OWN;
 use crate::table::TableName;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,14 @@ pub struct System {
     pub complete: bool,
     /// How rows become events.
     pub form: EventForm,
+}
+
+impl System {
+    /// Whether the table is tailed: one that `tables` names and that is none of an exchange's own.
+    #[must_use]
+    pub fn tails(&self, table: &TableName) -> bool {
+        !OWN.contains(&table.name.as_str()) && self.tables.iter().any(|pattern| pattern.matches(table))
+    }
 }
 
 /// Which database, and how to reach it.
@@ -79,6 +88,8 @@ pub enum Origins {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct SqliteConfig {
+    /// As [`PostgresConfig::exchange`].
+    pub exchange: String,
     pub path: PathBuf,
     /// Longest time between two looks when the file gives no sign of change.
     pub poll: Duration,
@@ -238,7 +249,7 @@ pub(super) fn read(name: Option<Name>, root: Section<'_>, world: &World<'_>) -> 
     };
     let source = match kind.as_ref().map(|kind| kind.value) {
         Some(Kind::Postgres) => read_postgres(name.as_ref(), &root, world).map(SourceConfig::Postgres),
-        Some(Kind::Sqlite) => read_sqlite(&root, &world.surroundings).map(SourceConfig::Sqlite),
+        Some(Kind::Sqlite) => read_sqlite(&root, world).map(SourceConfig::Sqlite),
         None => {
             // Without a kind every key of every kind may be right.
             ["url", "slot", "publication", "heartbeat", "on_gap", "origin", "streaming", "binary", "primary_url", "path", "poll"]
@@ -362,7 +373,7 @@ fn cut(name: &str) -> String {
     name.chars().take(63).collect()
 }
 
-fn read_sqlite(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Option<SqliteConfig> {
+fn read_sqlite(root: &Section<'_>, world: &World<'_>) -> Option<SqliteConfig> {
     let path = root.required("path", Section::words);
     let poll = |text: &str| match scalar::duration(text)? {
         poll if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&poll) => Ok(poll),
@@ -370,7 +381,8 @@ fn read_sqlite(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Option<Sq
     };
     let poll = root.parsed("poll", poll).map_or(Duration::from_millis(100), |found| found.value);
     let on_gap = read_gap_policy(root);
-    Some(SqliteConfig { path: surroundings.root.join(path?.value), poll, on_gap })
+    let (exchange, path) = (world.exchange_name.clone(), world.surroundings.root.join(path?.value));
+    Some(SqliteConfig { exchange, path, poll, on_gap })
 }
 
 fn read_tables(root: &Section<'_>, key: &str, schema: &str) -> Option<Vec<TablePattern>> {

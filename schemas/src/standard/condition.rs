@@ -63,6 +63,16 @@ impl Condition {
         }
     }
 
+    /// The field that it asks for.
+    pub(crate) fn field(&self) -> usize {
+        match self {
+            Self::Equals { field, .. }
+            | Self::Has { field, .. }
+            | Self::Present { field }
+            | Self::AgeUnder { birth: field, .. } => *field,
+        }
+    }
+
     /// Whether it holds; `None` where the field it asks for is null.
     #[must_use]
     pub fn holds(&self, values: &[StandardValue<'_>], clock: &Clock<'_>) -> Option<bool> {

@@ -88,6 +88,11 @@ impl Entity {
         }
     }
 
+    /// Which fields beside its own tell a field's grade ([`Self::grade`]).
+    pub fn graded_by(&self) -> impl Iterator<Item = usize> + use<> {
+        self.birth.into_iter().chain(self.person.as_ref().map(Condition::field))
+    }
+
     /// When the record is about a natural person, as the schema says it.
     #[must_use]
     pub fn person_text(&self) -> Option<String> {

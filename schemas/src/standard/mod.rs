@@ -59,7 +59,7 @@ use sha2::{Digest, Sha256};
 
 use crate::contract::Revision;
 use crate::contract::reading::document::{Document, Report};
-pub use crate::contract::reading::scalar::nearest;
+pub use crate::contract::reading::scalar::{alike, nearest};
 use facts::Facts;
 use table::Tables;
 

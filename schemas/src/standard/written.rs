@@ -18,7 +18,7 @@ use crate::avro::decode::{DecodeError, DecodePlan, PlanError};
 #[derive(Debug)]
 pub struct Written {
     plan: DecodePlan,
-    /// For each field of the entity its place in the writer's record.
+    /// For each field of the writer's record its place in the entity.
     places: Vec<Option<usize>>,
 }
 
@@ -38,8 +38,14 @@ impl Written {
     pub fn compile(entity: &Entity, schema: &str) -> Result<Self, PlanError> {
         let plan = DecodePlan::compile(schema)?;
         let place = |name: &String| plan.field(name);
-        let places = entity.fields.iter().map(|field| place(&field.name).or_else(|| field.aliases.iter().find_map(place)));
-        Ok(Self { places: places.collect(), plan })
+        let mut places = vec![None; plan.fields().len()];
+        for (at, field) in entity.fields.iter().enumerate() {
+            let written = place(&field.name).or_else(|| field.aliases.iter().find_map(place));
+            if let Some(free) = written.and_then(|written| places.get_mut(written)).filter(|place| place.is_none()) {
+                *free = Some(at);
+            }
+        }
+        Ok(Self { places, plan })
     }
 
     /// The record's values in the order of the entity. `body` is without frame.
@@ -47,13 +53,33 @@ impl Written {
     /// # Errors
     /// [`WrittenError`] where it is no record of the writer's schema, or a value is not of its field's type.
     pub fn read<'r>(&'r self, entity: &Entity, body: &'r [u8]) -> Result<Vec<StandardValue<'r>>, WrittenError> {
-        let mut values = self.plan.record(body)?;
-        let fields = entity.fields.iter().zip(&self.places).map(|(field, place)| {
-            let value =
-                place.and_then(|at| values.get_mut(at)).map_or(Value::Null, |value| std::mem::replace(value, Value::Null));
-            standard_value(&field.kind, value).ok_or_else(|| WrittenError::Type(field.name.clone()))
-        });
-        fields.collect()
+        self.read_some(entity, body, |_| true)
+    }
+
+    /// As [`Written::read`], with those fields of the entity that are wanted, by their place; the others are null, whatever was written.
+    ///
+    /// # Errors
+    /// As [`Written::read`], for wanted fields.
+    pub fn read_some<'r>(
+        &'r self,
+        entity: &Entity,
+        body: &'r [u8],
+        wants: impl Fn(usize) -> bool,
+    ) -> Result<Vec<StandardValue<'r>>, WrittenError> {
+        let mut values = Vec::new();
+        values.resize_with(entity.fields.len(), || StandardValue::Null);
+        let mut odd = None;
+        let place = |written: usize| self.places.get(written).copied().flatten();
+        let take = |written: usize, value: Value<'r>| {
+            let Some(at) = place(written) else { return };
+            let (Some(field), Some(slot)) = (entity.fields.get(at), values.get_mut(at)) else { return };
+            match standard_value(&field.kind, value) {
+                Some(value) => *slot = value,
+                None => odd = odd.take().or_else(|| Some(field.name.clone())),
+            }
+        };
+        self.plan.some(body, |written| place(written).is_some_and(&wants), take)?;
+        odd.map_or(Ok(values), |field| Err(WrittenError::Type(field)))
     }
 
     /// The record as the writer's schema has it.
@@ -177,6 +203,10 @@ mod tests {
             "the other way, as a node that was not updated yet"
         );
         assert_eq!(read(&new, &new_schema, &by_new), [some("7"), some("c"), None]);
+        let written = Written::compile(&new, &old_schema).expect("a record");
+        let values = written.read_some(&new, &by_old, |at| at == 2).expect("reads");
+        assert_eq!(values.iter().map(StandardValue::as_text).collect::<Vec<_>>(), [None, None, Some("a")], "what is wanted");
+        assert!(written.read_some(&new, &by_old[..7], |at| at == 2).is_err(), "what is passed over is whole");
         let written = Written::compile(&new, &old_schema).expect("a record");
         assert!(matches!(written.read(&new, &by_old[..3]), Err(WrittenError::Avro(_))));
         let number =

@@ -166,7 +166,12 @@ fn a_directory_becomes_what_it_declares() {
     };
     assert_eq!(licensing.snapshot, snapshot);
     assert_eq!(licensing.limits.retained_log, Some(4 << 30));
-    let hall = SqliteConfig { path: root.join("databases/hall.db"), poll: Duration::from_millis(250), on_gap: GapPolicy::Stop };
+    let hall = SqliteConfig {
+        exchange: "nanning".into(),
+        path: root.join("databases/hall.db"),
+        poll: Duration::from_millis(250),
+        on_gap: GapPolicy::Stop,
+    };
     assert_eq!(directory.systems["hall"].source, SourceConfig::Sqlite(hall));
     assert!(directory.systems["hall"].tables[0].matches(&TableName::new("main", "办件")));
 }

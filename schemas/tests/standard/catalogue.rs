@@ -102,5 +102,14 @@ fn every_table_is_whole_and_named_in_both_languages() {
     for name in standard.tables() {
         let title = standard.title(name);
         assert!([&title.zh, &title.en, &title.version].iter().all(|text| !text.is_empty()), "{name}");
+        let table = standard.table(name).expect(name);
+        // Tables of what became of codes have none.
+        let names = table.name_column().into_iter().flat_map(|at| table.records().map(move |row| row[at].to_owned()));
+        for found in names {
+            assert!(
+                found.chars().any(|letter| ('\u{3400}'..='\u{9FFF}').contains(&letter)),
+                "{name}: {found} is no Chinese name"
+            );
+        }
     }
 }

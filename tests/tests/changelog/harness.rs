@@ -41,7 +41,12 @@ impl Department {
             name: Name::parse("licensing").unwrap(),
             title: "企业登记".into(),
             department: Name::parse("market").unwrap(),
-            source: SourceConfig::Sqlite(SqliteConfig { path, poll: Duration::from_millis(200), on_gap: GapPolicy::Stop }),
+            source: SourceConfig::Sqlite(SqliteConfig {
+                exchange: "guitong".into(),
+                path,
+                poll: Duration::from_millis(200),
+                on_gap: GapPolicy::Stop,
+            }),
             tables: vec![TablePattern { schema: "main".into(), name: "*".into() }],
             exclude_columns: vec![],
             keys: vec![],

@@ -25,10 +25,13 @@ mod purge;
 mod regrant;
 mod replay;
 mod scenarios;
+mod shared;
+mod staged;
 mod stores;
 mod tls;
 mod topics;
 mod verify;
+mod watched;
 mod webhook;
 mod webhook_trust;
 

@@ -23,7 +23,7 @@ use crate::fixture::{Bench, Rows};
 pub(crate) const WIDTH: u32 = 2;
 
 /// One broker for all tests that do nothing to it: their topics have names of their own.
-async fn broker() -> String {
+pub(crate) async fn broker() -> String {
     static SHARED: OnceCell<Kafka> = OnceCell::const_new();
     let start = || async {
         let broker = Kafka::start().await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use guitong_log::embedded::EmbeddedLog;
-use guitong_log::{Batch, ExchangeLog, LogError, ReadBudget, Record, Retention};
+use guitong_log::{Batch, ExchangeLog, LogError, NewRecord, ReadBudget, Record, Retention, TopicPartition, TopicSpec};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -154,6 +154,33 @@ async fn verify(log: &EmbeddedLog, written: &[Record], hour: i64) {
         }
         assert_eq!(read, offsets.iter().copied().filter(|offset| *offset >= from).collect::<Vec<_>>(), "from {from}");
     }
+}
+
+/// A read that passes what compaction left empty, and then waits, tells of both: whoever waits for the end of a partition waits for no
+/// record more.
+#[tokio::test]
+async fn what_was_passed_is_told_with_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir).await;
+    let retention = Retention::Compact { after: Duration::ZERO, tombstones: Duration::ZERO };
+    log.ensure_topic(&TopicSpec { partitions: 2, ..spec(retention) }).await.unwrap();
+    let mut hold = log.open(&owner("writer")).await.unwrap();
+    let gone = NewRecord { value: None, partition: Some(1), ..record("k", Vec::new(), 0) };
+    hold.append(Batch { records: vec![gone], ..Batch::default() }).await.unwrap();
+    log.maintain(HOUR_MS).await.unwrap();
+    let parts = [0, 1].map(|partition| TopicPartition::new("t", partition));
+    let mut reader = log.reader(parts.iter().map(|at| (at.clone(), 0)).collect()).await.unwrap();
+    let reading = reader.read(ReadBudget { bytes: 1 << 20, wait: Duration::from_secs(30) });
+    let came = NewRecord { partition: Some(0), ..record("k", b"came".to_vec(), 0) };
+    let appending = hold.append(Batch { records: vec![came], ..Batch::default() });
+    // The first is polled first, and waits when the record comes.
+    let (read, appended) = futures::future::join(reading, appending).await;
+    appended.unwrap();
+    let read = read.unwrap();
+    let mut next: Vec<_> = read.next.iter().map(|(at, next)| (at.partition, *next)).collect();
+    next.sort_unstable();
+    assert_eq!((read.records.len(), next), (1, vec![(0, 1), (1, 1)]));
+    log.close().await;
 }
 
 /// The file shrinks when much of it goes, and writers hardly wait for that.

@@ -1,5 +1,5 @@
-//! The next batch, read and decided on while the sink has the one before: what the subscriber's server takes for a batch is as long as
-//! what reading the next one takes, or longer.
+//! The next batch, read, decided on and, where the sink can do that, staged while the sink has the one before: what the subscriber's
+//! server takes for a batch is as long as what reading the next one takes, or longer.
 //!
 //! At most one batch waits, beside the one that is handed over. Nothing of what waits counts: where a session ends, the next one reads
 //! from the sink's own offsets again.
@@ -19,12 +19,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Fault;
 use super::appetite::{Appetite, Place};
-use super::batch::{Item, decide};
+use super::batch::{Item, decide, newest};
 use super::decode::Schemas;
+use crate::sink::{Staged, Stager};
 
 type Items<'r> = Vec<Item<'r>>;
 
-/// Items that take long to free.
+/// A batch, and what lies of it with the subscriber already.
+pub(super) type Next = (Decided, Option<Staged>);
+
+/// Items that take long to stage and to free.
 const MANY: usize = 2_000;
 
 self_cell! {
@@ -71,11 +75,12 @@ pub(super) struct Decider {
     pub(super) unchanged: bool,
     /// As [`super::Session::caught_up`].
     pub(super) caught_up: Arc<AtomicBool>,
+    pub(super) stager: Option<Box<dyn Stager>>,
     pub(super) appetite: Appetite,
 }
 
 impl Decider {
-    async fn next(&mut self, reader: &mut dyn LogReader) -> Result<Decided, Fault> {
+    async fn next(&mut self, reader: &mut dyn LogReader) -> Result<Next, Fault> {
         let (batch, place) = loop {
             let (budget, place) = self.appetite.budget();
             let batch = reader.read(budget).await?;
@@ -86,7 +91,12 @@ impl Decider {
         };
         self.schemas.prepare(&batch.records).await.map_err(Fault::Registry)?;
         let read = Read { batch, schemas: self.schemas.clone(), _place: place };
-        Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)
+        let decided = Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)?;
+        let staged = match &self.stager {
+            Some(stager) if decided.items().len() > MANY => stager.stage(&newest(decided.items())).await,
+            _ => None,
+        };
+        Ok((decided, staged))
     }
 
     fn decide<'r>(&self, Read { batch, schemas, .. }: &'r Read) -> Result<Items<'r>, Stop> {
@@ -100,7 +110,7 @@ impl Decider {
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// Boxed: the channel has room for many more than come.
-    decided: mpsc::Receiver<Result<Decided, Box<Fault>>>,
+    decided: mpsc::Receiver<Result<Next, Box<Fault>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -122,7 +132,7 @@ impl Ahead {
     }
 
     /// The next batch; `None` where none comes within `wait`.
-    pub(super) async fn next(&mut self, wait: Duration) -> Result<Option<Decided>, Fault> {
+    pub(super) async fn next(&mut self, wait: Duration) -> Result<Option<Next>, Fault> {
         match tokio::time::timeout(wait, self.decided.recv()).await {
             Ok(Some(next)) => next.map(Some).map_err(|fault| *fault),
             // After a fault there is nothing more, and the session is over.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use foldhash::fast::RandomState;
 use guitong_log::Record;
 use guitong_log::registry::{RegistryError, SchemaRegistry};
 use guitong_schemas::avro::{Value, frame};
@@ -73,12 +74,15 @@ pub(crate) struct Schemas {
     registry: Arc<dyn SchemaRegistry>,
     entity: Arc<Entity>,
     plans: Arc<Plans>,
-    writers: Arc<HashMap<u32, Option<Arc<Written>>>>,
+    /// For each field of the entity whether anybody looks at it.
+    reads: Arc<[bool]>,
+    writers: Arc<HashMap<u32, Option<Arc<Written>>, RandomState>>,
 }
 
 impl Schemas {
-    pub(crate) fn new(registry: Arc<dyn SchemaRegistry>, entity: Arc<Entity>, plans: Arc<Plans>) -> Self {
-        Self { registry, entity, plans, writers: Arc::default() }
+    /// `reads`: for each field of the entity whether it is to be read; the others are null.
+    pub(crate) fn new(registry: Arc<dyn SchemaRegistry>, entity: Arc<Entity>, plans: Arc<Plans>, reads: Arc<[bool]>) -> Self {
+        Self { registry, entity, plans, reads, writers: Arc::default() }
     }
 
     /// Fetches the schemas of `records` that are not known yet. One that the registry does not have makes its records
@@ -128,7 +132,8 @@ impl Schemas {
         let key = self.read_key(record)?;
         let fields = record.value.as_ref().map(|framed| {
             let (writer, body) = self.writer(framed)?;
-            Ok::<_, Unreadable>(writer.read(&self.entity, body)?)
+            let reads = |at: usize| self.reads.get(at).copied().unwrap_or_default();
+            Ok::<_, Unreadable>(writer.read_some(&self.entity, body, reads)?)
         });
         let fields = fields.transpose()?;
         let text = |name: &'static str| {

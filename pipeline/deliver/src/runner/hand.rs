@@ -16,7 +16,7 @@ use super::parked::{End, MOST_PARKED, Parked, Place, Word, mark, shortened};
 use super::{Fault, Session};
 use crate::metrics::SubscriptionMetrics;
 use crate::sink::holdings::HeldRow;
-use crate::sink::{Change, Reaction, Sink, SinkBatch, SinkError, SinkErrorKind, What};
+use crate::sink::{Change, Reaction, Sink, SinkBatch, SinkError, SinkErrorKind, Staged, What};
 use crate::status::DeliverStatus;
 
 /// Hands a batch to the sink.
@@ -35,7 +35,13 @@ pub(super) struct Hand<'h> {
 
 impl Hand<'_> {
     /// Hands over all items; those that cannot be delivered are set aside first. `next`: where each partition is to be read next.
-    pub(super) async fn over(&mut self, items: &[Item<'_>], next: &[(u32, u64)]) -> Result<(), Fault> {
+    /// `staged`: what lies of them with the subscriber already.
+    pub(super) async fn over(
+        &mut self,
+        items: &[Item<'_>],
+        next: &[(u32, u64)],
+        mut staged: Option<Staged>,
+    ) -> Result<(), Fault> {
         let unreadable = items.iter().filter_map(|item| match &item.outcome {
             Outcome::Unreadable(reason, _) => Some(self.parked(item, reason.to_string())),
             _ => None,
@@ -49,7 +55,8 @@ impl Hand<'_> {
             let ranges = self.ranges(part, last.then_some(next));
             // An earlier part may have set a record aside of which this one has a later change.
             self.end_entries(part, false).await?;
-            let refused = match self.write(part, ranges, true).await {
+            // All of them come first.
+            let refused = match self.write(part, ranges, true, staged.take()).await {
                 Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => error,
                 done => {
                     done?;
@@ -63,7 +70,7 @@ impl Hand<'_> {
                     self.park(vec![parked]).await?;
                     // The offsets move over it, and nothing is left that the sink could refuse.
                     let ranges = self.ranges(part, last.then_some(next));
-                    self.write(&[], ranges, true).await.map_err(|fault| match fault {
+                    self.write(&[], ranges, true, None).await.map_err(|fault| match fault {
                         Fault::Sink(error) if error.kind.reaction() == Reaction::Park => misshapen(error),
                         fault => fault,
                     })?;
@@ -89,7 +96,7 @@ impl Hand<'_> {
             return Ok(unreadable);
         }
         let range = |item: &Item<'_>| Range { partition: item.partition, from: item.offset, to: item.offset + 1 };
-        match self.write(items, items.iter().map(range).collect(), false).await {
+        match self.write(items, items.iter().map(range).collect(), false, None).await {
             Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => {
                 self.metrics.sink_error(error.kind);
                 Ok(Some(error.to_string()))
@@ -171,14 +178,18 @@ impl Hand<'_> {
 
     /// One transaction at the sink; its audit entry follows in the log, while the sink goes on. `moves`: the sink's offsets move
     /// over the ranges.
-    async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool) -> Result<(), Fault> {
+    async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool, staged: Option<Staged>) -> Result<(), Fault> {
         let mut changes = newest(items);
         let mut earlier = earlier(items, &changes, self.sink.wants());
         self.sink.sift(&mut earlier, &mut changes).await?;
         let entry = self.entry(earlier.iter().flatten().chain(&changes), ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
-        let ack = self.sink.write(&SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged }).await?;
+        let batch = SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged };
+        let ack = match staged {
+            Some(staged) => self.sink.write_staged(&batch, staged).await?,
+            None => self.sink.write(&batch).await?,
+        };
         self.session.positions.extend(ack.durable);
         self.count(items);
         self.session.journal.note(entry).await?;

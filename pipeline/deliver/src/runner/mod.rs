@@ -61,7 +61,8 @@ use crate::kafka::KafkaSink;
 use crate::metrics::{Metrics, SubscriptionMetrics};
 use crate::pools::Pools;
 use crate::pull::{AvroForm, Outbox, OutboxFile, Puller};
-use crate::sink::{Mark, Sink, SinkError, SinkErrorKind, SinkPlan};
+use crate::shared::SharedReads;
+use crate::sink::{Mark, Sink, SinkError, SinkErrorKind, SinkPlan, Staged};
 use crate::sql::Holders;
 use crate::sql::layout::{Layout, quote};
 use crate::sql::mysql::MysqlSink;
@@ -109,6 +110,7 @@ pub struct Deliverer {
     unchanged: bool,
     schemas: Schemas,
     room: Room,
+    reads: SharedReads,
     sink: Box<dyn Sink>,
     metrics: SubscriptionMetrics,
     status: watch::Sender<DeliverStatus>,
@@ -188,8 +190,9 @@ impl Deliverer {
             grant: hex(&entitlement.fingerprint()),
             revision: hex(&revision.0),
             unchanged: subscription.unchanged,
-            schemas: Schemas::new(registry, entity, pools.plans()),
+            schemas: Schemas::new(registry, entity, pools.plans(), entitlement.reads()),
             room: pools.room(),
+            reads: pools.reads(),
             status: watch::Sender::default(),
             backoff: Backoff::new(),
             gap: false,
@@ -329,7 +332,7 @@ impl Deliverer {
         let mut session = Box::pin(self.open_session(partitions)).await?;
         self.holds_deletes(&session).await?;
         let from: Vec<_> = session.positions.iter().map(|(&partition, &next)| (self.at(partition), next)).collect();
-        let reader = self.log.reader(from).await?;
+        let reader = self.reads.reader(&self.log, from, self.metrics.read.clone()).await?;
         self.schemas.forget_missing();
         // What the sink left unfinished before counts as delivered once it is finished.
         self.sink.settle().await?;
@@ -346,6 +349,7 @@ impl Deliverer {
             entitlement: Arc::clone(&self.entitlement),
             unchanged: self.unchanged,
             caught_up: Arc::clone(&session.caught_up),
+            stager: self.sink.stager(),
             appetite: Appetite::new(self.room.clone(), self.exchange.budgets.batch),
         }
     }
@@ -363,7 +367,7 @@ impl Deliverer {
     /// One batch, and what comes of it.
     async fn turn(&mut self, session: &mut Session, ahead: &mut Ahead) -> Result<(), Fault> {
         self.sink.settle().await?;
-        if let Some(decided) = ahead.next(READ_WAIT).await? {
+        if let Some((decided, staged)) = ahead.next(READ_WAIT).await? {
             let next = || decided.read().next.iter().map(|(at, next)| (at.partition, *next));
             if next().any(|(partition, next)| session.positions.get(&partition) != Some(&next)) {
                 if self.newest_us.is_none() {
@@ -371,7 +375,7 @@ impl Deliverer {
                     self.newest_us = decided.items().iter().map(|item| item.source_us).min();
                     self.live_phase(session).await?;
                 }
-                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>())).await?;
+                Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>(), staged)).await?;
                 self.backoff.reset();
             }
             decided.let_go();
@@ -396,9 +400,15 @@ impl Deliverer {
         Ok(())
     }
 
-    async fn deliver(&mut self, session: &mut Session, decided: &Decided, next: &[(u32, u64)]) -> Result<(), Fault> {
+    async fn deliver(
+        &mut self,
+        session: &mut Session,
+        decided: &Decided,
+        next: &[(u32, u64)],
+        staged: Option<Staged>,
+    ) -> Result<(), Fault> {
         let (read, items) = (decided.read(), decided.items());
-        self.hand(session).0.over(items, next).await?;
+        self.hand(session).0.over(items, next, staged).await?;
         let newest_us = items.iter().map(|item| item.source_us).max();
         let bytes = read
             .records

@@ -8,6 +8,7 @@
 mod grant;
 mod standing;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -101,6 +102,8 @@ pub struct Entitlement {
     condition: Option<Condition>,
     hash: Option<HashKey>,
     zone: Zone,
+    /// For each field of the entity whether [`Entitlement::decide`] looks at it.
+    reads: Arc<[bool]>,
     fingerprint: [u8; 32],
 }
 
@@ -154,8 +157,10 @@ impl Entitlement {
             condition,
             hash,
             zone: Zone::new(zone.clone()),
+            reads: Arc::default(),
             fingerprint: [0; 32],
         };
+        compiled.reads = compiled.take_reads();
         compiled.fingerprint = compiled.take_fingerprint(resource);
         Ok(compiled)
     }
@@ -174,6 +179,12 @@ impl Entitlement {
     #[must_use]
     pub fn entity(&self) -> &Arc<Entity> {
         &self.entity
+    }
+
+    /// For each field of the entity whether [`Entitlement::decide`] looks at it: what it decides is the same where the others are null.
+    #[must_use]
+    pub fn reads(&self) -> Arc<[bool]> {
+        Arc::clone(&self.reads)
     }
 
     /// Changes whenever something else would be delivered of the same record: fields, masks and what they ask, condition, key or secret.
@@ -230,6 +241,16 @@ impl Entitlement {
             }
         };
         self.columns.iter().map(cell).collect()
+    }
+
+    fn take_reads(&self) -> Arc<[bool]> {
+        let granted = self.columns.iter().filter_map(|column| match column.source {
+            Source::Field(at) => Some(at),
+            Source::KeyPart(_) => None,
+        });
+        let asked = self.condition.as_ref().map(Condition::asks).unwrap_or_default().iter().copied();
+        let read: BTreeSet<usize> = granted.chain(asked).chain(self.entity.graded_by()).collect();
+        (0..self.entity.fields.len()).map(|at| read.contains(&at)).collect()
     }
 
     fn take_fingerprint(&self, resource: &Resource) -> [u8; 32] {

@@ -347,6 +347,12 @@ fn no_ungranted_value_leaves() {
             let record = Record { key: &key, fields: (!deleted).then_some(&fields[..]), source_us: 1_763_000_000_000_000 };
             let decision = entitlement.decide(Timestamp::UNIX_EPOCH, record);
             let out = leaving(&decision);
+            // What it does not look at need not be there.
+            let reads = entitlement.reads();
+            let seen = fields.iter().zip(&*reads).map(|(value, read)| if *read { value.clone() } else { StandardValue::Null });
+            let seen: Vec<_> = seen.collect();
+            let cut = Record { fields: (!deleted).then_some(&seen[..]), ..record };
+            prop_assert_eq!(&entitlement.decide(Timestamp::UNIX_EPOCH, cut), &decision);
 
             // What may be seen, told without the code under test: a field that is listed, and whose mask at its grade is none.
             let clock = Clock::at(record.source_us, Zone::shanghai());

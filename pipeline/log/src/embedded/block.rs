@@ -314,12 +314,6 @@ pub(crate) fn record(
     })
 }
 
-/// Bytes of a record that count against a read budget.
-pub(crate) fn size(record: &Record) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -364,7 +358,7 @@ mod tests {
                 prop_assert_eq!(&read.key, &written.key);
                 prop_assert_eq!(&read.value, &written.value);
                 prop_assert_eq!(&read.headers, &written.headers);
-                prop_assert_eq!(size(read), written.size());
+                prop_assert_eq!(read.size(), written.size());
             }
         }
 

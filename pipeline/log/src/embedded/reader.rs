@@ -15,7 +15,7 @@ use super::Inner;
 use super::block::{self, Names, RawRecords};
 use super::rows::unsigned;
 use super::topics::{Extent, Partition};
-use crate::contract::{LogError, LogReader, ReadBatch, ReadBudget, TopicPartition};
+use crate::contract::{LogError, LogReader, ReadBatch, ReadBudget, Record, TopicPartition};
 
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -85,7 +85,7 @@ impl Reader {
             }
             let before = batch.records.len();
             let next = read_partition(&self.inner, part, left, &mut self.names, &mut batch.records).await?;
-            left = left.saturating_sub(batch.records.iter().skip(before).map(block::size).sum());
+            left = left.saturating_sub(batch.records.iter().skip(before).map(Record::size).sum());
             batch.next.push((part.partition.at.clone(), next));
             moved.push((place, next));
             // A last few bytes are not worth the blocks that would be read for them.
@@ -95,8 +95,9 @@ impl Reader {
         }
         for (place, next) in moved {
             if let Some(part) = self.parts.get_mut(place) {
+                // Whose next record found no room has its turn still.
+                self.first = if part.next == next { place } else { place + 1 };
                 part.next = next;
-                self.first = place + 1;
             }
         }
         Ok(batch)
@@ -107,17 +108,15 @@ impl Reader {
 impl LogReader for Reader {
     async fn read(&mut self, budget: ReadBudget) -> Result<ReadBatch, LogError> {
         let until = Instant::now() + budget.wait.min(Duration::from_secs(86_400));
-        let mut skipped = Vec::new();
+        // Holes that compaction left are told of with whatever follows.
+        let mut skipped: Vec<(TopicPartition, u64)> = Vec::new();
         loop {
             let mut batch = Box::pin(self.gather(budget.bytes)).await?;
-            if !batch.records.is_empty() {
-                return Ok(batch);
-            }
-            // Only holes that compaction left.
             let moved = !batch.next.is_empty();
+            skipped.retain(|(at, _)| batch.next.iter().all(|(further, _)| further != at));
             skipped.append(&mut batch.next);
-            if !moved && !self.wait(until).await {
-                return Ok(ReadBatch { records: Vec::new(), next: skipped });
+            if !batch.records.is_empty() || (!moved && !self.wait(until).await) {
+                return Ok(ReadBatch { records: batch.records, next: skipped });
             }
         }
     }
@@ -129,7 +128,7 @@ async fn read_partition(
     part: &Part,
     budget: usize,
     names: &mut Names,
-    out: &mut Vec<crate::contract::Record>,
+    out: &mut Vec<Record>,
 ) -> Result<u64, LogError> {
     let fault = |error: sqlx::Error| inner.file.error(error);
     // One snapshot for all that follows: what retention removes meanwhile is still there, or the gap is seen.
@@ -160,7 +159,7 @@ async fn read_partition(
                 continue;
             }
             let record = block::record(&raw, &data, base, &part.partition.at, names)?;
-            used += block::size(&record);
+            used += record.size();
             if used > budget && !out.is_empty() {
                 return Ok(next);
             }

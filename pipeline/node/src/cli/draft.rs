@@ -53,7 +53,7 @@ impl DraftCommand {
         let title = table.comment.clone().unwrap_or_else(|| entity.title_zh.clone());
         let heading = Heading { code: &code, system: system.name.as_str(), table: &table.table, title: title.trim() };
         let text = drafted.to_toml(heading, &table, entity);
-        if !system.tables.iter().any(|pattern| pattern.matches(&table_name(system, &table.table))) {
+        if !system.tails(&table_name(system, &table.table)) {
             note!("note: system {} does not tail {} yet: add it to its `tables`", system.name, table.table);
         }
         match &self.output {
@@ -74,7 +74,7 @@ impl DraftCommand {
         if let Some(system) = directory.systems.get(self.name.as_str()) {
             return Ok(system);
         }
-        let tails = |system: &&System| system.tables.iter().any(|pattern| pattern.matches(&table_name(system, &self.table)));
+        let tails = |system: &&System| system.tails(&table_name(system, &self.table));
         let systems = || directory.systems.values().map(|system| &**system);
         let mut tailing = systems().filter(tails);
         match (tailing.next(), tailing.next(), directory.systems.len()) {

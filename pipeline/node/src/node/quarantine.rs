@@ -1,6 +1,8 @@
 //! Questions about resources: their quarantine, their pause, their figures. Answered by the normalisers that run here. Those about
 //! subscriptions are in `subscription`.
 
+mod misspelt;
+
 use std::collections::BTreeMap;
 
 use guitong_normalise::{
@@ -137,16 +139,29 @@ impl Shared {
     pub(crate) async fn answer(&self, question: Question) -> Result<Value, Failure> {
         match question {
             Question::List { resource, filter, after, limit } => {
-                told(self.quarantine(resource.as_deref(), &filter, after, limit).await?)
+                let is_first = after.is_none();
+                let page = self.quarantine(resource.as_deref(), &filter, after, limit).await?;
+                if is_first && page.entries.is_empty() {
+                    self.check_names(resource.as_deref(), &filter).await?;
+                }
+                told(page)
             }
             Question::Show { resource, id } => self.quarantined(&resource, &id).await,
             Question::Replay { resource, filter } => {
                 let (_, handle) = self.normaliser(&resource).await?;
-                told(handle.replay(filter).await.map_err(failed)?)
+                let report = handle.replay(filter.clone()).await.map_err(failed)?;
+                if report.tried == 0 {
+                    self.check_names(Some(&resource), &filter).await?;
+                }
+                told(report)
             }
             Question::Drop { resource, filter, surrender } => {
                 let (_, handle) = self.normaliser(&resource).await?;
-                told(handle.surrender(filter, surrender).await.map_err(failed)?)
+                let report = handle.surrender(filter.clone(), surrender).await.map_err(failed)?;
+                if report.dropped == 0 {
+                    self.check_names(Some(&resource), &filter).await?;
+                }
+                told(report)
             }
             Question::Resume { resource } => {
                 let (_, handle) = self.normaliser(&resource).await?;
@@ -182,6 +197,16 @@ impl Shared {
                 told(figures)
             }
         }
+    }
+
+    /// Says so where what a filter names exists nowhere, and so could match nothing.
+    async fn check_names(&self, only: Option<&str>, filter: &Filter) -> Result<(), Failure> {
+        let state = self.state.read().await;
+        let all = state.parts.values().filter_map(super::Part::normaliser).map(|(resource, _)| resource);
+        let meant = all.filter(|resource| only.is_none_or(|name| resource.name.as_str() == name));
+        let standard = &state.directory.standard;
+        let meant: Vec<_> = meant.filter_map(|resource| Some((resource, standard.entity(&resource.entity)?.clone()))).collect();
+        misspelt::check(filter, &meant)
     }
 
     async fn quarantine(

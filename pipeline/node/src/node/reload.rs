@@ -16,8 +16,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until `shutdown`.
 pub(super) async fn supervise(shared: Arc<Shared>, shutdown: CancellationToken) {
-    let root = shared.state.read().await.directory.root.clone();
-    let mut seen = stamp(&root);
+    let mut seen = shared.stamp().await;
     let mut settled = seen.clone();
     let mut placement = shared.opened.log.placement();
     // The first look was just taken.
@@ -33,11 +32,11 @@ pub(super) async fn supervise(shared: Arc<Shared>, shutdown: CancellationToken) 
             },
             _ = upkeep.tick() => maintain(&shared.opened).await,
             _ = look.tick() => {
-                let now = stamp(&root);
+                let now = shared.stamp().await;
                 // Files that are still being written are left alone until two looks agree.
                 if now == seen && now != settled {
                     settled = now.clone();
-                    shared.reload(&root).await;
+                    shared.reload().await;
                 }
                 seen = now;
             }
@@ -47,8 +46,9 @@ pub(super) async fn supervise(shared: Arc<Shared>, shutdown: CancellationToken) 
 
 impl Shared {
     /// Takes the changed directory, or refuses it and says why.
-    async fn reload(&self, root: &Path) {
-        let refused = match open::read(root, Purpose::Run) {
+    async fn reload(&self) {
+        let root = self.state.read().await.directory.root.clone();
+        let refused = match open::read(&root, Purpose::Run) {
             Err(problems) => Some(problems.render(false)),
             Ok(directory) => {
                 let mut state = self.state.write().await;
@@ -72,23 +72,33 @@ impl Shared {
         match refused {
             None => self.apply().await,
             Some(problems) => {
-                tracing::error!(directory = %shown(root), "the changed directory was refused, the one before stays in force\n{problems}");
+                tracing::error!(directory = %shown(&root), "the changed directory was refused, the one before stays in force\n{problems}");
                 self.state.write().await.refused = Some(problems);
             }
         }
     }
+
+    /// What its files look like from outside: those of its folders, and code lists elsewhere that its mappings name.
+    async fn stamp(&self) -> Stamp {
+        let state = self.state.read().await;
+        let directory = &state.directory;
+        stamp(&directory.root, directory.code_files.iter().map(|name| directory.root.join(name)))
+    }
 }
 
-/// Names, sizes and times of the files that make the directory.
-fn stamp(root: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
-    const FOLDERS: [(&str, &[&str]); 5] = [
+/// Names, sizes and times of files.
+type Stamp = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+fn stamp(root: &Path, more: impl Iterator<Item = PathBuf>) -> Stamp {
+    const FOLDERS: [(&str, &[&str]); 6] = [
         ("systems", &["toml"]),
         ("resources", &["toml"]),
         ("departments", &["toml"]),
         ("subscriptions", &["toml"]),
         ("standard", &["avsc", "csv"]),
+        ("codes", &["csv"]),
     ];
-    let mut files = vec![root.join("exchange.toml")];
+    let mut files: Vec<PathBuf> = more.chain([root.join("exchange.toml")]).collect();
     for (folder, kinds) in FOLDERS {
         let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
         let is_read = |path: &PathBuf| path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known));

@@ -7,7 +7,8 @@
 //! - else the resource's policy decides ([`OnChange`]). A resource that would pause does not where the newest event is as the
 //!   mapping wants it again: what came in between goes to quarantine.
 //!
-//! A changed mapping begins anew with the columns that it reads in another way, and so does a rebuild with all of them.
+//! A changed mapping begins anew with the columns that it reads in another way, and so does a rebuild with all of them; of a column
+//! that is gone by then it stays known since when, and what may be in its place.
 
 mod notice;
 mod stored;
@@ -115,6 +116,13 @@ impl Drift {
         })
     }
 
+    /// Begins anew with all columns. Those that are gone are so whatever is made again.
+    pub(crate) fn begun_anew(self) -> Self {
+        let gone = self.columns.into_iter().filter(|(_, known)| known.is_gone());
+        let columns = gone.map(|(at, known)| (at, Known { met: None, ..known })).collect();
+        Self { columns, fitted: self.fitted, changed: true }
+    }
+
     fn known(&self, view: &TableView, column: &str) -> Option<&Known> {
         // Borrowed pairs are no keys of a map; there are few columns.
         self.columns.iter().find(|((join, name), _)| *join == view.join && name == column).map(|(_, known)| known)
@@ -171,6 +179,10 @@ impl Drift {
             let (found, present) = (kind(look.bound, at), look.present.and_then(|present| kind(present, at)));
             let new = || Known { mark: column.mark, kind: None, met: None, away: None };
             let known = self.columns.entry((look.view.join.clone(), column.name.clone())).or_insert_with(new);
+            if known.met.is_none() && known.is_gone() {
+                // Begun anew while it was gone: how it is once it is back is how it is read.
+                known.kind = present.or(found).or(known.kind);
+            }
             known.kind = known.kind.or(present).or(found);
             if known.met.is_none() && found.zip(known.kind).is_some_and(|(found, known)| found.goes_on_as(known)) {
                 // The narrower kind goes on as the wider one, and not the other way.
@@ -212,6 +224,11 @@ impl Drift {
 }
 
 impl Known {
+    /// The table no longer has it, or never had.
+    fn is_gone(&self) -> bool {
+        self.away.as_ref().is_some_and(|away| away.kind.is_none())
+    }
+
     /// Whether the mapping reads a column of this kind to the same values.
     fn fits(&self, kind: Option<Kind>) -> bool {
         self.kind.zip(kind).is_some_and(|(known, kind)| known.goes_on_as(kind))

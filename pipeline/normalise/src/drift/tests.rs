@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use guitong_schemas::contract::Resource;
+use guitong_schemas::contract::{Name, Resource, Subscription};
 use guitong_schemas::standard::{Standard, Zone};
 use guitong_schemas::table::ColumnType;
 use proptest::prelude::*;
@@ -61,6 +61,14 @@ fn run_numbered(drift: &mut Drift, policy: OnChange, events: &[(u32, &Source)], 
         handled.push(deviations.iter().map(|deviation| deviation.handling).max());
     }
     handled
+}
+
+fn around(resource: Resource, subscriptions: BTreeMap<Name, Arc<Subscription>>) -> Surroundings {
+    Surroundings {
+        resource: Arc::new(resource),
+        subscriptions: tokio::sync::watch::channel(Arc::new(subscriptions)).1,
+        time_zone: jiff::tz::TimeZone::get("Asia/Shanghai").expect("known"),
+    }
 }
 
 #[test]
@@ -132,11 +140,7 @@ fn what_happened_is_told_with_whom_it_touches_and_what_to_do() {
     let judging = Some("established < '2020'");
     let subscriptions =
         subscriptions("enterprise", &[("a", &["contact"], None), ("b", &["uscc"], None), ("c", &["uscc"], judging)]);
-    let around = Surroundings {
-        resource: Arc::new(resource),
-        subscriptions: tokio::sync::watch::channel(Arc::new(subscriptions)).1,
-        time_zone: jiff::tz::TimeZone::get("Asia/Shanghai").expect("known"),
-    };
+    let around = around(resource, subscriptions);
     let changes = drift.changes(&mapping, &around);
     assert_eq!(drift.away(), 2);
     let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
@@ -170,6 +174,42 @@ fn a_mapping_that_reads_a_column_otherwise_begins_anew_with_it() {
     assert_eq!(drift.away(), 0);
     let mapping = compile(&resource);
     assert!(!drift.is_usual(&mapping.tables[0], &bind(&mapping, &whole)), "the kind is asked for again");
+}
+
+#[test]
+fn a_column_that_is_gone_is_still_told_of_where_all_begins_anew() {
+    use Handling::Pause;
+    let (whole, renamed) = (table(Some(ColumnType::Text), "lxr"), table(Some(ColumnType::Date), "lxrxm"));
+    let mapping = compile(&small());
+    let around = around(small(), BTreeMap::new());
+    let told = |drift: &Drift| drift.changes(&mapping, &around).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut drift = Drift::default();
+    run(&mut drift, OnChange::Pause, &[&whole, &renamed], false);
+    let before = told(&drift);
+    let mut drift = drift.begun_anew();
+    assert_eq!(told(&drift), before[..1], "what is of another type is taken as it is");
+    assert!(before[0].contains("`lxr` of main.qy_jbxx is gone since version 1/2/0/0/0") && before[0].contains("`lxrxm`"));
+    assert_eq!(run(&mut drift, OnChange::Pause, &[&renamed], false), [Some(Pause)]);
+    assert_eq!(told(&drift), before[..1]);
+    assert_eq!(run(&mut drift, OnChange::Pause, &[&table(Some(ColumnType::Date), "lxr")], false), [None]);
+    assert_eq!(drift.away(), 0);
+}
+
+#[test]
+fn a_column_that_was_gone_where_all_began_anew_is_read_as_it_comes_back() {
+    use Handling::{Pause, Read};
+    let (whole, without) = (table(Some(ColumnType::Text), "lxr"), table(None, "lxr"));
+    let date = table(Some(ColumnType::Date), "lxr");
+    for (events, backlog, wanted) in [
+        (vec![&date], false, vec![None]),
+        (vec![&without, &date], false, vec![Some(Pause), None]),
+        // It is back by now: rows without it are of an earlier form.
+        (vec![&without, &date], true, vec![Some(Read), None]),
+    ] {
+        let mut drift = Drift::default();
+        run(&mut drift, OnChange::Pause, &[&whole, &without], false);
+        assert_eq!(run(&mut drift.begun_anew(), OnChange::Pause, &events, backlog), wanted);
+    }
 }
 
 proptest! {

@@ -22,6 +22,8 @@ pub use store::{QuarantineItem, QuarantineList, QuarantineStore, parse_id};
 
 use crate::keyed::codec::{CodecError, Reader, Writer};
 use crate::mapping::Columns;
+use crate::stage::arrival::Fault;
+use crate::transform::UNENCODABLE;
 
 const FORMAT: u8 = 1;
 
@@ -36,6 +38,11 @@ pub struct Rejection {
     pub value: Option<String>,
     pub zh: String,
     pub en: String,
+}
+
+/// Codes of the rules that an event breaks by itself, whatever the standard says of its fields.
+pub fn event_rules() -> impl Iterator<Item = &'static str> + Clone {
+    Fault::ALL.iter().map(|fault| fault.texts().0).chain([UNENCODABLE])
 }
 
 /// One open entry.

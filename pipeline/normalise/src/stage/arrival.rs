@@ -43,6 +43,9 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Version, Self::Key, Self::Frame, Self::Schema, Self::Decode, Self::Columns, Self::TooLarge, Self::Group];
+
     /// Stable rule code, Chinese, English.
     pub(crate) fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {

@@ -236,7 +236,7 @@ impl Normaliser {
         let stored = rebuild::standing(owner, &mut live.counters.totals, (declared, mapping), missed).await?;
         if live.counters.totals.revision != before {
             // In the log before the rebuild, which can end before an event is read that would write it.
-            live.drift = Drift::forgotten();
+            live.drift = std::mem::take(&mut live.drift).begun_anew();
             let state = live.drift.take_change().into_iter().collect();
             owner.append(Batch { state, ..Batch::default() }).await?;
         }

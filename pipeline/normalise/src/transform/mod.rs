@@ -38,6 +38,8 @@ const LARGE_VALUE: usize = 20;
 const ARENA: usize = 256 << 10;
 /// Longest value that a rejection shows, in characters.
 const SHOWN: usize = 64;
+/// The rule that a record breaks whose values are not of its schema's types.
+pub(crate) const UNENCODABLE: &str = "record.encoding";
 
 /// The bytes of one event and what its headers say of them.
 #[derive(Debug, Clone, Copy)]
@@ -406,7 +408,7 @@ impl<'m> Runner<'m> {
             // The standard gives values of the schema's types; one that is none of them is kept out, not published.
             let en = format!("the record does not encode: {problem}");
             return Err(vec![Rejection {
-                rule: "record.encoding".into(),
+                rule: UNENCODABLE.to_owned(),
                 field: String::new(),
                 value: None,
                 zh: "记录无法编码".into(),

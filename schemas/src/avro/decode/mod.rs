@@ -127,6 +127,22 @@ impl DecodePlan {
         Ok(values)
     }
 
+    /// As [`DecodePlan::record`], but only those fields that are wanted, each with its place. Of the others only where they end is
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`DecodePlan::record`].
+    pub fn some<'a>(
+        &'a self,
+        avro: &'a [u8],
+        wants: impl Fn(usize) -> bool,
+        take: impl FnMut(usize, Value<'a>),
+    ) -> Result<(), DecodeError> {
+        let mut reader = Reader::new(avro);
+        let read = reader.some(&self.record.fields, wants, take).and_then(|()| reader.end());
+        read.map_err(|stop| self.error(&stop))
+    }
+
     /// Decodes an envelope without its frame.
     ///
     /// # Errors

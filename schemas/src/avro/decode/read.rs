@@ -196,6 +196,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Reads those fields that are wanted, by their place, and passes over the others.
+    #[inline]
+    pub(super) fn some(
+        &mut self,
+        fields: &'a [Field],
+        wants: impl Fn(usize) -> bool,
+        mut take: impl FnMut(usize, Value<'a>),
+    ) -> Result<(), Stop> {
+        for (at, field) in fields.iter().enumerate() {
+            let read = if wants(at) { self.value(&field.node).map(|value| take(at, value)) } else { self.skip(&field.node) };
+            read.map_err(|stop| stop.within(&field.name))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn fields(&mut self, fields: &'a [Field]) -> Result<Vec<Value<'a>>, Stop> {
         let mut values = Vec::with_capacity(fields.len());
         for field in fields {

@@ -101,7 +101,7 @@ impl Reader<'_> {
         mapping.default = section.scalar("default").map(|found| found.value);
         (mapping.codes, mapping.other) = self.codes(&section, field);
         mapping.pad = read_pad(&section);
-        mapping.formats = section.texts("format").map_or_else(Vec::new, |found| values(&found));
+        mapping.formats = read_formats(&section);
         mapping.open_end = section.flag("open_end").is_some_and(|found| found.value);
         mapping.unit = self.unit(&section);
         mapping.edition = section.scalar("edition").map(|found| found.value);
@@ -200,8 +200,24 @@ fn check_options(section: &Section<'_>, field: &EntityField, mapping: &FieldMapp
     }
 }
 
+/// A list that says something: one of nothing would say the same as none.
+fn listed(section: &Section<'_>, key: &str, without: &str) -> Option<Found<Vec<Found<String>>>> {
+    if section.is_empty_list(key) {
+        let help = format!("leave it out, and {without}");
+        section.problem(&section.value_at(key), "empty", format_args!("`{key}` lists nothing"), Some(help));
+        section.know(key);
+        return None;
+    }
+    section.texts(key)
+}
+
+fn read_formats(section: &Section<'_>) -> Vec<String> {
+    let found = listed(section, "format", "every form is read that can mean only one");
+    found.map_or_else(Vec::new, |found| found.value.into_iter().map(|format| format.value).collect())
+}
+
 fn read_clean(section: &Section<'_>) -> Vec<Cleaning> {
-    let Some(found) = section.texts("clean") else { return Vec::new() };
+    let Some(found) = listed(section, "clean", "the text is taken as it is") else { return Vec::new() };
     let known = CLEANINGS.map(|(word, _)| word);
     let mut steps = Vec::with_capacity(found.value.len());
     for word in &found.value {
@@ -227,8 +243,4 @@ fn read_pad(section: &Section<'_>) -> Option<Pad> {
     inner.know("with");
     inner.finish();
     Some(Pad { width: width?.value as usize, with: with? })
-}
-
-fn values(found: &Found<Vec<Found<String>>>) -> Vec<String> {
-    found.value.iter().map(|item| item.value.clone()).collect()
 }

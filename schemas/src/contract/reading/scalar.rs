@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::table::TableName;
 
+/// Below this similarity a suggestion misleads more than it helps.
+const ALIKE: f64 = 0.75;
+
 /// The known name that a wrong one was probably meant to be: the most similar, else the only one that begins as it does.
 #[must_use]
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below this similarity a suggestion misleads more than it helps.
-    const ALIKE: f64 = 0.75;
     let head = wrong.split(['_', '-', '.']).next().filter(|head| head.len() >= 3);
     let (mut best, mut begins) = (None, Vec::new());
     for name in known {
@@ -25,6 +26,19 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         (None, [only]) => Some(only),
         _ => None,
     }
+}
+
+/// The known names that a wrong one may have been meant to be, at most three, the most similar first; else the [`nearest`].
+#[must_use]
+pub fn alike<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Vec<&'a str> {
+    const MOST: usize = 3;
+    /// How much less similar than the most similar one.
+    const LESS: f64 = 0.08;
+    let near = known.clone().into_iter().map(|name| (strsim::jaro_winkler(wrong, name), name));
+    let mut near: Vec<_> = near.filter(|(alike, _)| *alike >= ALIKE).collect();
+    near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    let Some((most, _)) = near.first().copied() else { return nearest(wrong, known).into_iter().collect() };
+    near.into_iter().take_while(|(alike, _)| most - alike <= LESS).take(MOST).map(|(_, name)| name).collect()
 }
 
 /// `did you mean …?`, else the known names.
@@ -179,6 +193,15 @@ mod tests {
         assert_eq!(nearest("est_date", fields), Some("established"));
         assert_eq!(nearest("stauts", fields), Some("status"));
         assert_eq!(nearest("zzz", fields), None);
+    }
+
+    #[test]
+    fn names_that_are_about_as_near_are_all_told() {
+        let rules = ["uscc.length", "uscc.alphabet", "org_code.check_digit", "card.check_digit", "citizen_id.check_digit"];
+        assert_eq!(alike("uscc.lenght", rules), ["uscc.length"]);
+        assert_eq!(alike("code.check_digit", rules), ["card.check_digit", "org_code.check_digit"]);
+        assert_eq!(alike("est_date", ["established", "status"]), ["established"]);
+        assert!(alike("zzz", rules).is_empty());
     }
 
     #[test]

@@ -299,6 +299,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether the file has a list of nothing there.
+    pub(in crate::contract) fn is_empty_list(&self, key: &str) -> bool {
+        self.entry(key).is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()))
+    }
+
     /// The section of a key; where the file has none, one that only the environment fills.
     pub(in crate::contract) fn section(&self, key: &str) -> Option<Section<'a>> {
         self.know(key);

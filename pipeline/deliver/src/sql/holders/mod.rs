@@ -39,7 +39,9 @@ use self::known::{Known, Seal};
 use crate::hold::Hold;
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, Change, Mark, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Stand, Wants, What};
+use crate::sink::{
+    Ack, Change, Mark, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Staged, Stager, Stand, Wants, What,
+};
 
 /// Rows that are learnt when a subscription is taken over.
 const LEARNT: usize = 1 << 17;
@@ -103,6 +105,17 @@ impl Holders {
         self.index()?.note(sent, gone).await?;
         self.gone.clear();
         Ok(())
+    }
+
+    /// Rows that the batch deleted are gone.
+    fn deleted(&mut self, batch: &SinkBatch<'_, '_>) {
+        if self.keeps {
+            return;
+        }
+        for change in batch.changes.iter().filter(|change| is_delete(change)) {
+            self.known.remove(&self.seal, row(change));
+            self.gone.insert(Bytes::copy_from_slice(row(change)), batch.entry.at_us);
+        }
     }
 }
 
@@ -176,12 +189,17 @@ impl Sink for Holders {
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
         let ack = self.inner.write(batch).await?;
-        if !self.keeps {
-            for change in batch.changes.iter().filter(|change| is_delete(change)) {
-                self.known.remove(&self.seal, row(change));
-                self.gone.insert(Bytes::copy_from_slice(row(change)), batch.entry.at_us);
-            }
-        }
+        self.deleted(batch);
+        Ok(ack)
+    }
+
+    fn stager(&self) -> Option<Box<dyn Stager>> {
+        self.inner.stager()
+    }
+
+    async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
+        let ack = self.inner.write_staged(batch, staged).await?;
+        self.deleted(batch);
         Ok(ack)
     }
 

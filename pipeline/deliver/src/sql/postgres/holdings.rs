@@ -1,6 +1,7 @@
 //! What a table holds, in a connection of its own: a comparison takes longer than a batch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
@@ -28,7 +29,7 @@ pub(super) struct PostgresHoldings {
     pub(super) pool: PgPool,
     pub(super) place: Place,
     pub(super) plan: SinkPlan,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
 }
 
 #[async_trait]

@@ -5,6 +5,7 @@ mod copy;
 mod errors;
 mod holdings;
 mod own;
+mod stage;
 mod table;
 mod write;
 
@@ -13,22 +14,24 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction};
+use tokio::sync::Semaphore;
 
 use self::copy::Copy;
 use self::errors::sink_error;
 use self::holdings::PostgresHoldings;
 use self::own::Own;
+use self::stage::{PostgresStager, Rows};
 use self::table::Place;
-use self::write::{Form, MERGE_VERSION, Statements, Writer};
+use self::write::{Form, MERGE_VERSION, Writer, is_delete};
 use super::kept::{self, Dialect};
 use super::layout::{Layout, join, quote};
 use super::lease::Lease;
 use super::reshape::Which;
 use super::stored::{Stored, StoredOffset, Takeover, There, fenced, shape_to_store, signed, unsigned};
 use super::{EPOCH, VERSION};
-use crate::pools::Pools;
+use crate::pools::{Pools, PostgresServer};
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Stand, Wants};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Staged, Stager, Stand, Wants};
 
 /// One subscription's table in a PostgreSQL database.
 #[derive(Debug)]
@@ -36,12 +39,23 @@ pub struct PostgresSink {
     pool: PgPool,
     place: Place,
     plan: SinkPlan,
-    layout: Layout,
-    form: Form,
+    layout: Arc<Layout>,
+    form: Arc<Form>,
     buffer: Copy,
+    held: Held,
+    /// Whose turn it is to stage rows.
+    staging: Arc<Semaphore>,
+}
+
+/// What a takeover brought, as it is by now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
     epoch: i64,
+    /// Of the refill under way.
     sweep_epoch: Option<i64>,
+    /// Versions of deleted keys are kept.
     remembers: bool,
+    /// The server has MERGE.
     merges: bool,
     /// What transactions begin with, where they may say that the exchange writes them.
     mark: Option<String>,
@@ -54,25 +68,15 @@ impl PostgresSink {
     /// [`SinkError`] for an address that is none.
     pub fn new(pools: &Pools, url: &Secret, schema: &str, table: &str, plan: SinkPlan) -> Result<Self, SinkError> {
         let place = Place { schema: schema.to_owned() };
-        let layout = Layout::new(table, |name| place.qualified(name), &plan);
-        Ok(Self {
-            pool: pools.postgres(url)?,
-            form: Form::new(&layout, &plan),
-            buffer: Copy::default(),
-            epoch: 0,
-            sweep_epoch: None,
-            remembers: false,
-            merges: false,
-            mark: None,
-            place,
-            layout,
-            plan,
-        })
+        let layout = Arc::new(Layout::new(table, |name| place.qualified(name), &plan));
+        let PostgresServer { pool, staging } = pools.postgres(url)?;
+        let (form, held) = (Arc::new(Form::new(&layout, &plan)), Held::default());
+        Ok(Self { pool, place, plan, layout, form, buffer: Copy::default(), held, staging })
     }
 
     /// A transaction that delivers.
     async fn begin(&self) -> Result<Tx<'static>, SinkError> {
-        self.pool.begin_with(AssertSqlSafe(write::begin(self.mark.as_deref()))).await.map_err(sink_error)
+        self.pool.begin_with(AssertSqlSafe(write::begin(self.held.mark.as_deref()))).await.map_err(sink_error)
     }
 
     fn own(&self) -> Own<'_> {
@@ -143,7 +147,7 @@ impl PostgresSink {
     /// Sets the epoch of the refill under way if this holder still has the subscription.
     async fn set_sweep(&self, connection: &mut PgConnection, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let set = sqlx::query(AssertSqlSafe(self.own().set_sweep()));
-        let set = set.bind(&*self.plan.subscription).bind(self.epoch).bind(sweep_epoch);
+        let set = set.bind(&*self.plan.subscription).bind(self.held.epoch).bind(sweep_epoch);
         match set.execute(connection).await.map_err(sink_error)?.rows_affected() {
             0 => Err(fenced(&self.plan.subscription)),
             _ => Ok(()),
@@ -161,7 +165,7 @@ impl PostgresSink {
             .bind(&batch.entry.content.0)
             .bind(&*self.plan.subscription)
             .bind(&*self.plan.topic)
-            .bind(self.epoch)
+            .bind(self.held.epoch)
             .bind(batch.entries());
         match moved.fetch_one(connection).await.map_err(sink_error)? {
             (moved, 1) if unsigned(moved) == batch.ranges.len() as u64 => Ok(()),
@@ -183,15 +187,15 @@ impl PostgresSink {
                 .bind(i64::from(stand.partition))
                 .bind(signed(stand.next))
                 .bind(signed(stand.refill_to))
-                .bind(self.epoch);
+                .bind(self.held.epoch);
             insert.execute(&mut *transaction).await.map_err(sink_error)?;
         }
         transaction.commit().await.map_err(sink_error)?;
-        self.sweep_epoch = sweep_epoch;
+        self.held.sweep_epoch = sweep_epoch;
         Ok(())
     }
 
-    async fn take_over(&self, transaction: &mut Tx<'_>) -> Result<(Taken, Stand), SinkError> {
+    async fn take_over(&self, transaction: &mut Tx<'_>) -> Result<(Held, Stand), SinkError> {
         let stored = AssertSqlSafe(format!("{} FOR UPDATE", self.own().stored()));
         let stored = sqlx::query_as::<_, Stored>(stored).bind(&*self.plan.subscription);
         let stored = stored.fetch_optional(&mut **transaction).await.map_err(sink_error)?;
@@ -227,15 +231,8 @@ impl PostgresSink {
             refilling: sweep_epoch.is_some(),
             entries: stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default(),
         };
-        Ok((Taken { epoch, sweep_epoch, remembers }, stand))
+        Ok((Held { epoch, sweep_epoch, remembers, ..Held::default() }, stand))
     }
-}
-
-/// What the sink keeps of a takeover.
-struct Taken {
-    epoch: i64,
-    sweep_epoch: Option<i64>,
-    remembers: bool,
 }
 
 #[async_trait]
@@ -259,12 +256,10 @@ impl Sink for PostgresSink {
         }
         table::make_own_tables(&mut transaction, &self.place).await?;
         match self.take_over(&mut transaction).await {
-            Ok((taken, stand)) => {
+            Ok((held, stand)) => {
                 transaction.commit().await.map_err(sink_error)?;
-                (self.epoch, self.sweep_epoch, self.remembers) = (taken.epoch, taken.sweep_epoch, taken.remembers);
-                self.merges = version >= MERGE_VERSION;
-                self.mark = mark;
-                if self.mark.is_none() {
+                self.held = Held { merges: version >= MERGE_VERSION, mark, ..held };
+                if self.held.mark.is_none() {
                     tracing::warn!(
                         subscription = &*self.plan.subscription,
                         "what is delivered is not marked: where the database is tailed by this exchange, it is sent around again; \
@@ -283,7 +278,7 @@ impl Sink for PostgresSink {
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
-        self.put_offsets(partitions, Some(self.epoch)).await
+        self.put_offsets(partitions, Some(self.held.epoch)).await
     }
 
     fn keeps(&self) -> Option<&'static str> {
@@ -299,34 +294,54 @@ impl Sink for PostgresSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let mut writer = Writer {
-            statements: Statements::new(&self.place, &self.layout, &self.form),
-            subscription: &self.plan.subscription,
-            epoch: self.epoch,
-            sweep_epoch: self.sweep_epoch,
-            hashed: self.layout.hashed,
-            keeps: self.layout.keeps(),
-            merges: self.merges,
-            mark: self.mark.as_deref(),
-            remembers: self.remembers,
-            now_us: batch.entry.at_us,
-        };
+        let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
         let begin = AssertSqlSafe(writer.begin(batch));
         // Among what may be dropped is a COPY.
         let mut lease = Lease::from(self.pool.acquire().await.map_err(sink_error)?);
         let mut transaction = lease.begin_with(begin).await.map_err(sink_error)?;
         self.move_offsets(&mut transaction, batch).await?;
         writer.apply(&mut transaction, &mut self.buffer, batch).await?;
-        let remembers = writer.remembers;
         transaction.commit().await.map_err(sink_error)?;
         lease.ended = true;
-        self.remembers = remembers;
-        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+        self.held = writer.held;
+        Ok(batch.ack())
+    }
+
+    fn stager(&self) -> Option<Box<dyn Stager>> {
+        // What is sent of rows that stay depends on whether a refill is still under way.
+        let plain = !self.layout.keeps();
+        plain.then(|| -> Box<dyn Stager> {
+            Box::new(PostgresStager {
+                pool: self.pool.clone(),
+                place: self.place.clone(),
+                layout: Arc::clone(&self.layout),
+                form: Arc::clone(&self.form),
+                held: self.held.clone(),
+                turn: Arc::clone(&self.staging),
+            })
+        })
+    }
+
+    async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
+        let Some(mut rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, self.held.epoch)) else {
+            return self.write(batch).await;
+        };
+        rows.begin();
+        let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
+        self.move_offsets(&mut rows.lease, batch).await?;
+        let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();
+        if !deletes.is_empty() {
+            writer.stage(&mut rows.lease, &mut self.buffer, &deletes).await?;
+        }
+        writer.apply_staged(&mut rows.lease, batch, batch.changes).await?;
+        rows.commit().await?;
+        self.held = writer.held;
+        Ok(batch.ack())
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
         // Which rows are the subscription's, a table of the department's does not say.
-        let layout = Some(self.layout.clone()).filter(|layout| !layout.foreign)?;
+        let layout = Some(Arc::clone(&self.layout)).filter(|layout| !layout.foreign)?;
         Some(Arc::new(PostgresHoldings { pool: self.pool.clone(), place: self.place.clone(), plan: self.plan.clone(), layout }))
     }
 
@@ -353,16 +368,16 @@ impl Sink for PostgresSink {
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {
-        let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
+        let Some(sweep_epoch) = self.held.sweep_epoch else { return Ok(0) };
         let mut transaction = self.begin().await?;
         self.set_sweep(&mut transaction, None).await?;
         let now = jiff::Timestamp::now().as_microsecond();
         let mut swept = 0;
-        for statement in kept::sweep(Dialect::Postgres, &self.layout, sweep_epoch, self.epoch, now) {
+        for statement in kept::sweep(Dialect::Postgres, &self.layout, sweep_epoch, self.held.epoch, now) {
             swept = table::run(&mut transaction, statement).await?;
         }
         transaction.commit().await.map_err(sink_error)?;
-        self.sweep_epoch = None;
+        self.held.sweep_epoch = None;
         Ok(swept)
     }
 

@@ -8,12 +8,14 @@
 
 use std::borrow::Cow;
 
+use guitong_govern::audit::AuditEntry;
 use guitong_govern::{ColumnKind, RowKey};
 use guitong_schemas::delivered::{Delivered, MESSAGES};
 use guitong_schemas::standard::StandardValue;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::Held;
 use super::array::{self, Column, Element};
 use super::copy::Copy;
 use super::errors::sink_error;
@@ -27,7 +29,7 @@ use crate::sql::{EPOCH, KEY, VERSION};
 /// Bytes handed to the connection at once.
 const CHUNK: usize = 1 << 20;
 /// Rows up to which arrays are the faster way.
-const FEW: usize = 1000;
+pub(super) const FEW: usize = 2_000;
 /// First version with MERGE.
 pub(crate) const MERGE_VERSION: i32 = 150_000;
 
@@ -67,19 +69,19 @@ impl Form {
 
     /// One row of the temporary table.
     fn encode(&self, copy: &mut Copy, change: &Change<'_>, writer: &Writer<'_>) -> Result<(), SinkError> {
-        let key = change.key();
+        let (key, hashed) = (change.key(), writer.statements.layout.hashed);
         copy.row((self.own + self.columns.len()) as u16);
         copy.field(&key.id);
         copy.boolean(is_delete(change));
-        if writer.keeps {
+        if writer.statements.layout.keeps() {
             copy.cell(Kind::Granted(ColumnKind::Time), &StandardValue::Time(change.source_us))?;
-            copy.long(kept::below(change, writer.sweep_epoch));
+            copy.long(kept::below(change, writer.held.sweep_epoch));
         }
-        if writer.hashed {
+        if hashed {
             copy.field(&key.id);
         }
         // Between `guitong_key` and version and epoch stand the granted columns.
-        let granted = self.columns.get(usize::from(writer.hashed)..self.columns.len() - 2).unwrap_or_default();
+        let granted = self.columns.get(usize::from(hashed)..self.columns.len() - 2).unwrap_or_default();
         match &change.what {
             What::Upsert(row) => {
                 for ((kind, _), cell) in granted.iter().zip(&row.cells) {
@@ -93,7 +95,7 @@ impl Form {
             }
         }
         copy.field(&change.version.to_bytes());
-        copy.long(writer.epoch);
+        copy.long(writer.held.epoch);
         Ok(())
     }
 }
@@ -283,7 +285,7 @@ fn fed_key(layout: &Layout) -> String {
     join(layout.key.iter().enumerate().map(|(at, name)| format!("{} AS k{at}, ", quote(name))), "")
 }
 
-fn is_delete(change: &Change<'_>) -> bool {
+pub(super) fn is_delete(change: &Change<'_>) -> bool {
     matches!(change.what, What::Delete(..))
 }
 
@@ -298,41 +300,42 @@ fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardVa
 /// Who writes, and how.
 #[derive(Debug)]
 pub(crate) struct Writer<'w> {
-    pub(crate) statements: Statements<'w>,
-    pub(crate) subscription: &'w str,
-    pub(crate) epoch: i64,
-    /// Of the refill under way.
-    pub(crate) sweep_epoch: Option<i64>,
-    pub(crate) hashed: bool,
-    pub(crate) keeps: bool,
-    pub(crate) merges: bool,
-    /// Where transactions are marked.
-    pub(crate) mark: Option<&'w str>,
-    /// Versions of deleted keys are kept.
-    pub(crate) remembers: bool,
-    pub(crate) now_us: i64,
+    statements: Statements<'w>,
+    /// As it is once what was applied is durable.
+    pub(crate) held: Held,
 }
 
-impl Writer<'_> {
+impl<'w> Writer<'w> {
+    pub(crate) fn new(place: &Place, layout: &'w Layout, form: &'w Form, held: Held) -> Self {
+        Self { statements: Statements::new(place, layout, form), held }
+    }
+
     /// Rows go as arrays and need no temporary table.
     fn is_direct(&self, changes: &[&Change<'_>]) -> bool {
         let layout = self.statements.layout;
-        let needs_table = self.remembers || layout.history || layout.foreign || deletes(changes);
+        let needs_table = self.held.remembers || layout.history || layout.foreign || deletes(changes);
         changes.len() <= FEW && !needs_table && self.statements.takes_arrays()
     }
 
     fn write(&self, source: &str) -> String {
-        if self.merges { self.statements.merge(source) } else { self.statements.upsert(source) }
+        if self.held.merges { self.statements.merge(source) } else { self.statements.upsert(source) }
     }
 
     /// Begins a transaction for the batch; its temporary table comes in the same round trip.
     pub(crate) fn begin(&self, batch: &SinkBatch<'_, '_>) -> String {
         let needs_no_table = |changes: &[&Change<'_>]| changes.is_empty() || self.is_direct(changes);
-        let make = if batch.earlier.is_empty() && needs_no_table(batch.changes) { String::new() } else { self.statements.make() };
-        make + &begin(self.mark)
+        match batch.earlier.is_empty() && needs_no_table(batch.changes) {
+            true => begin(self.held.mark.as_deref()),
+            false => self.begin_staging(),
+        }
     }
 
-    /// Applies the batch; `remembers` says afterwards whether a deleted key is remembered. What [`Writer::begin`] says was done before.
+    /// The same with the temporary table.
+    pub(crate) fn begin_staging(&self) -> String {
+        self.statements.make() + &begin(self.held.mark.as_deref())
+    }
+
+    /// Applies the batch. What [`Writer::begin`] says was done before.
     pub(crate) async fn apply(
         &mut self,
         connection: &mut PgConnection,
@@ -344,35 +347,45 @@ impl Writer<'_> {
             if std::mem::replace(&mut begun, true) {
                 self.execute(connection, &self.statements.empty()).await?;
             }
-            self.remembers |= self.apply_part(connection, buffer, changes).await?;
+            if self.is_direct(changes) {
+                self.arrays(connection, &self.write(&self.statements.arrays()), buffer, changes).await?;
+                continue;
+            }
+            self.stage(connection, buffer, changes).await?;
+            self.apply_staged(connection, batch, changes).await?;
         }
         Ok(())
     }
 
-    /// Says whether it deleted, and so remembers, a key.
-    async fn apply_part(
+    /// Brings changes into the temporary table.
+    pub(crate) async fn stage(
         &self,
         connection: &mut PgConnection,
         buffer: &mut Copy,
         changes: &[&Change<'_>],
-    ) -> Result<bool, SinkError> {
-        let statements = &self.statements;
-        if self.is_direct(changes) {
-            self.arrays(connection, &self.write(&statements.arrays()), buffer, changes).await?;
-            return Ok(false);
+    ) -> Result<(), SinkError> {
+        match changes.len() <= FEW && self.statements.takes_arrays() {
+            true => self.arrays(connection, &self.statements.stage_arrays(), buffer, changes).await,
+            false => self.copy(connection, buffer, changes).await,
         }
-        match changes.len() <= FEW && statements.takes_arrays() {
-            true => self.arrays(connection, &statements.stage_arrays(), buffer, changes).await?,
-            false => self.copy(connection, buffer, changes).await?,
-        }
-        if self.remembers {
-            self.execute_for(connection, &statements.leave_out(), false).await?;
-            self.execute_for(connection, &statements.forget(), false).await?;
+    }
+
+    /// Applies those changes of the batch that are in the temporary table.
+    pub(crate) async fn apply_staged(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &SinkBatch<'_, '_>,
+        changes: &[&Change<'_>],
+    ) -> Result<(), SinkError> {
+        let (statements, entry) = (&self.statements, batch.entry);
+        if self.held.remembers {
+            self.execute_for(connection, &statements.leave_out(), entry, false).await?;
+            self.execute_for(connection, &statements.forget(), entry, false).await?;
         }
         let deletes = deletes(changes);
         let remember = statements.remember();
         let remembered = match remember.as_ref().filter(|_| deletes) {
-            Some(remember) => self.execute_for(connection, remember, true).await? > 0,
+            Some(remember) => self.execute_for(connection, remember, entry, true).await? > 0,
             None => false,
         };
         let foreign = statements.foreign();
@@ -380,7 +393,7 @@ impl Writer<'_> {
             self.execute(connection, take).await?;
         }
         self.execute(connection, &self.write(&statements.stage)).await?;
-        if deletes && (!self.merges || remember.is_none()) {
+        if deletes && (!self.held.merges || remember.is_none()) {
             for delete in statements.deletes() {
                 self.execute(connection, &delete).await?;
             }
@@ -394,7 +407,8 @@ impl Writer<'_> {
                 self.execute(connection, statement).await?;
             }
         }
-        Ok(remembered)
+        self.held.remembers |= remembered;
+        Ok(())
     }
 
     async fn execute(&self, connection: &mut PgConnection, sql: &str) -> Result<(), SinkError> {
@@ -402,9 +416,15 @@ impl Writer<'_> {
     }
 
     /// Executes a statement on the keys that the subscription deleted.
-    async fn execute_for(&self, connection: &mut PgConnection, sql: &str, timed: bool) -> Result<u64, SinkError> {
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.subscription);
-        let query = if timed { query.bind(self.now_us) } else { query };
+    async fn execute_for(
+        &self,
+        connection: &mut PgConnection,
+        sql: &str,
+        entry: &AuditEntry,
+        timed: bool,
+    ) -> Result<u64, SinkError> {
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&entry.subscription);
+        let query = if timed { query.bind(entry.at_us) } else { query };
         Ok(query.execute(connection).await.map_err(sink_error)?.rows_affected())
     }
 

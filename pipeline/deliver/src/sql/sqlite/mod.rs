@@ -71,6 +71,22 @@ impl SqliteSink {
         self.opening.subscription()
     }
 
+    /// A transaction that delivers.
+    async fn begin(&self) -> Result<Tx, SinkError> {
+        let Opening { plan, layout, outbox } = &*self.opening;
+        match outbox {
+            Some(_) => self.file.begin().await,
+            None => self.file.begin_with(&table::mark(&plan.exchange, layout)).await,
+        }
+    }
+
+    async fn commit(&self, mut transaction: Tx) -> Result<(), SinkError> {
+        if self.opening.outbox.is_none() {
+            table::run(&mut transaction, table::UNMARK.to_owned()).await?;
+        }
+        transaction.commit().await.map_err(sink_error)
+    }
+
     /// Sets the epoch of the refill under way if this holder still has the subscription.
     async fn set_sweep(&self, transaction: &mut Tx, sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let set = sqlx::query(SET_SWEEP).bind(self.subscription()).bind(self.epoch).bind(sweep_epoch);
@@ -166,7 +182,7 @@ impl Sink for SqliteSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let mut transaction = self.file.begin().await?;
+        let mut transaction = self.begin().await?;
         self.move_offsets(&mut transaction, batch).await?;
         let mut writer = Writer {
             statements: &self.statements,
@@ -183,10 +199,10 @@ impl Sink for SqliteSink {
         if let Some(outbox) = &self.opening.outbox {
             outbox.trim(&mut transaction).await?;
         }
-        transaction.commit().await.map_err(sink_error)?;
+        self.commit(transaction).await?;
         self.remembers = remembers;
         self.ring();
-        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+        Ok(batch.ack())
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {
@@ -200,7 +216,7 @@ impl Sink for SqliteSink {
         let layout = &self.opening.layout;
         let key = join(layout.key.iter().enumerate().map(|(at, name)| format!("{} = ${}", quote(name), at + 3)), " AND ");
         let sql = format!("DELETE FROM {} WHERE {VERSION} IS $1 AND {EPOCH} IS $2 AND {key}", layout.table);
-        let mut transaction = self.file.begin().await?;
+        let mut transaction = self.begin().await?;
         self.move_offsets(&mut transaction, batch).await?;
         let mut removed = 0;
         for row in rows {
@@ -214,13 +230,13 @@ impl Sink for SqliteSink {
         if let Some(orphans) = kept::orphans(layout) {
             table::run(&mut transaction, orphans).await?;
         }
-        transaction.commit().await.map_err(sink_error)?;
+        self.commit(transaction).await?;
         Ok(removed)
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {
         let Some(sweep_epoch) = self.sweep_epoch else { return Ok(0) };
-        let mut transaction = self.file.begin().await?;
+        let mut transaction = self.begin().await?;
         self.set_sweep(&mut transaction, None).await?;
         let now = jiff::Timestamp::now().as_microsecond();
         let mut swept = 0;
@@ -230,7 +246,7 @@ impl Sink for SqliteSink {
         if let Some(outbox) = &self.opening.outbox {
             outbox.swept(&mut transaction).await?;
         }
-        transaction.commit().await.map_err(sink_error)?;
+        self.commit(transaction).await?;
         self.sweep_epoch = None;
         self.ring();
         Ok(swept)

@@ -117,6 +117,11 @@ impl SqliteFile {
     pub(crate) async fn begin(&self) -> Result<Tx, SinkError> {
         self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(sink_error)
     }
+
+    /// With a first statement.
+    pub(crate) async fn begin_with(&self, first: &str) -> Result<Tx, SinkError> {
+        self.pool.begin_with(AssertSqlSafe(format!("BEGIN IMMEDIATE; {first}"))).await.map_err(sink_error)
+    }
 }
 
 /// Takes all over or none.
@@ -189,9 +194,11 @@ impl Opening {
                 Which::Versions => true,
             };
             let (statements, stays) = reshape.statements(Dialect::Sqlite, &self.layout, made, &there);
+            table::run(transaction, table::mark(&self.plan.exchange, &self.layout)).await?;
             for statement in statements {
                 table::run(transaction, statement).await?;
             }
+            table::run(transaction, table::UNMARK.to_owned()).await?;
             found = if stays { table::found(transaction, &self.layout.name).await? } else { Vec::new() };
         }
         let exists = !found.is_empty();

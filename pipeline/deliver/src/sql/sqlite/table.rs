@@ -1,6 +1,7 @@
 //! Making and checking a subscriber's table.
 
 use guitong_govern::ColumnKind;
+use guitong_schemas::delivered::DELIVERING;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::errors::sink_error;
@@ -8,9 +9,10 @@ use crate::sink::{SinkError, SinkPlan};
 use crate::sql::layout::{Layout, join, misfit, quote};
 use crate::sql::{EPOCH, KEY, VERSION};
 
-/// Makes the exchange's own tables where there are none, and reads the subscription's row. `deleted_us`: microseconds since
-/// 1970-01-01T00:00Z.
+/// Makes the exchange's own tables where there are none, [`DELIVERING`] among them, and reads the subscription's row. `deleted_us`:
+/// microseconds since 1970-01-01T00:00Z.
 pub(crate) const STORED: &str = "
+CREATE TABLE IF NOT EXISTS guitong_delivering (tbl TEXT NOT NULL, exchange TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS guitong_subscriptions (
     subscription TEXT PRIMARY KEY, table_name TEXT NOT NULL, made INTEGER NOT NULL, log_id TEXT NOT NULL, topic TEXT NOT NULL,
     epoch INTEGER NOT NULL, sweep_epoch INTEGER, grant_fingerprint BLOB NOT NULL, shape TEXT NOT NULL, entries TEXT);
@@ -24,6 +26,20 @@ CREATE TABLE IF NOT EXISTS guitong_deleted (
 SELECT table_name, made, log_id, topic, epoch, sweep_epoch, grant_fingerprint, shape, entries
     FROM guitong_subscriptions WHERE subscription = $1;
 ";
+
+/// What says in a transaction that the exchange writes the table and those beside it; [`UNMARK`] comes before its end.
+pub(crate) fn mark(exchange: &str, layout: &Layout) -> String {
+    let beside = layout.beside();
+    let tables = std::iter::once(layout).chain(&beside);
+    let rows = join(tables.map(|layout| format!("({}, {})", literal(&layout.name), literal(exchange))), ", ");
+    format!("INSERT INTO {DELIVERING} (tbl, exchange) VALUES {rows}")
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+pub(crate) const UNMARK: &str = "DELETE FROM guitong_delivering";
 
 pub(crate) async fn run(connection: &mut SqliteConnection, sql: String) -> Result<u64, SinkError> {
     let done = sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map_err(sink_error)?;
