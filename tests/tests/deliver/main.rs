@@ -17,6 +17,7 @@ mod full;
 mod holders;
 mod kafka;
 mod kept;
+mod laggard;
 mod marked;
 mod mysql;
 mod pull;

@@ -370,6 +370,11 @@ impl Deliverer {
         if let Some((decided, staged)) = ahead.next(READ_WAIT).await? {
             let next = || decided.read().next.iter().map(|(at, next)| (at.partition, *next));
             if next().any(|(partition, next)| session.positions.get(&partition) != Some(&next)) {
+                if self.newest_us.is_none() {
+                    // Before anything is delivered, what waits longest says how far behind it is.
+                    self.newest_us = decided.items().iter().map(|item| item.source_us).min();
+                    self.live_phase(session).await?;
+                }
                 Box::pin(self.deliver(session, &decided, &next().collect::<Vec<_>>(), staged)).await?;
                 self.backoff.reset();
             }
