@@ -14,6 +14,8 @@ mod unprivileged;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use rand::Rng as _;
+
 /// What went wrong with a server under test, with the end of its own log where there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("{server}: {detail}")]
@@ -44,12 +46,20 @@ fn fetched(server: &'static str, folder: &str) -> Result<PathBuf, ServerError> {
     }
 }
 
+/// Ports that no connection gets by itself (Linux, `net.ipv4.ip_local_port_range`): a server that is started again finds its own still free.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A loopback port that was free a moment ago. Another process may take it first, so a start that fails is tried again with another.
 ///
 /// # Errors
 /// When no port can be bound.
 pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let mut tries = (0..100).map(|_| TcpListener::bind(("127.0.0.1", rand::rng().random_range(PORTS))));
+    let listener = match tries.find_map(Result::ok) {
+        Some(listener) => listener,
+        None => TcpListener::bind(("127.0.0.1", 0))?,
+    };
+    Ok(listener.local_addr()?.port())
 }
 
 /// The last `lines` lines of a log file; empty where there is none.
