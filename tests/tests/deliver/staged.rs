@@ -1,6 +1,7 @@
 //! The next batch's rows lie in a PostgreSQL sink's temporary table while the batch before is merged.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::fixture::{Bench, Target};
 use crate::scenarios::assert_each_batch_once;
@@ -44,7 +45,9 @@ async fn the_next_batch_is_staged_while_one_waits_and_a_connection_that_breaks_t
     sqlx::query(sqlx::AssertSqlSafe(row)).execute(&mut *clerk).await.unwrap();
     bench.change_all("乙", ROWS).await;
     let mut running = bench.start(&subscription);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let staged = loop {
+        assert!(Instant::now() < deadline, "nothing is staged: {:?}", *running.status.borrow());
         running.reaches(|status| !matches!(status.phase, guitong_deliver::Phase::Retrying { .. })).await;
         if let [pid] = &target.texts(STAGED).await[..] {
             break pid.clone();

@@ -9,10 +9,11 @@
 //! keyed state in the log.
 //!
 //! **It has too many keys, never too few.** A key is noted durably before the batch goes in which its row is first sent; so whatever the
-//! subscriber's database has after a kill was noted (rows that are staged come before that, and go with their connection). Once a delete is durable, its key goes to those that were sent once, where it stays
-//! until the log relies on no delete as old as that: a database that is restored from a backup of before reads the same deletes again,
-//! and one of before that age is filled anew. Where rows or versions that are gone stay at the subscriber, keys are never forgotten. What
-//! is there too many was sent once: a delete of it tells the subscriber nothing new.
+//! subscriber's database has after a kill was noted (rows that are staged come before that, and go with their connection). Once a delete
+//! is durable, its key goes to those that were sent once, where it stays until the log relies on no delete as old as that: a database
+//! that is restored from a backup of before reads the same deletes again, and one of before that age is filled anew. Where rows or
+//! versions that are gone stay at the subscriber, keys are never forgotten. What is there too many was sent once: a delete of it tells
+//! the subscriber nothing new.
 //!
 //! **What is noted, and of what.** The notes have a mark, a random one, which the database is stamped with by the same transaction that
 //! forgets its offsets. A database without it (the notes were lost, or it was filled before there were any) is therefore filled anew, and
