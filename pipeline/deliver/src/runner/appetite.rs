@@ -12,8 +12,9 @@ use super::READ_WAIT;
 
 /// Bytes that everybody may read at any time.
 const SMALL: usize = 64 << 10;
-/// By how much a read may be larger than the one before, so that the sink has something to do while more is read.
-const GROWTH: usize = 4;
+/// By how much a read may be larger than the one before, so that the sink has something to do while more is read: to read and stage a
+/// record takes some half of what it takes to write it.
+const GROWTH: usize = 3;
 /// Bytes of all larger reads of a node: up to two of each subscription, what is handed over and what waits.
 const ROOM: usize = 128 << 20;
 
@@ -91,7 +92,7 @@ mod tests {
             appetite.had(&read_of(budget.bytes));
             budget.bytes >> 10
         });
-        assert_eq!(budgets.take(5).collect::<Vec<_>>(), [64, 256, 1024, 4096, 4096]);
+        assert_eq!(budgets.take(5).collect::<Vec<_>>(), [64, 192, 576, 1728, 4096]);
         appetite.had(&read_of(100));
         let (budget, place) = appetite.budget();
         assert_eq!((budget.bytes, budget.wait, place.is_none()), (SMALL, READ_WAIT, true));

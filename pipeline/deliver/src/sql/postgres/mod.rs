@@ -323,13 +323,14 @@ impl Sink for PostgresSink {
     }
 
     async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
-        let Some(mut rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, self.held.epoch)) else {
+        let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();
+        let upserts = batch.changes.len() - deletes.len();
+        let Some(mut rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, upserts, self.held.epoch)) else {
             return self.write(batch).await;
         };
         rows.begin();
         let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
         self.move_offsets(&mut rows.lease, batch).await?;
-        let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();
         if !deletes.is_empty() {
             writer.stage(&mut rows.lease, &mut self.buffer, &deletes).await?;
         }

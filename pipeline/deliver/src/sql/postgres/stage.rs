@@ -38,9 +38,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Whether they are all upserts of the batch, and have the epoch.
-    pub(super) fn are_of(&self, batch: &SinkBatch<'_, '_>, epoch: i64) -> bool {
-        let upserts = batch.changes.iter().filter(|change| !is_delete(change)).count();
+    /// Whether they are all `upserts` of the batch, and have the epoch.
+    pub(super) fn are_of(&self, batch: &SinkBatch<'_, '_>, upserts: usize, epoch: i64) -> bool {
         batch.earlier.is_empty() && self.count == upserts && self.epoch == epoch
     }
 

@@ -30,6 +30,11 @@ use crate::sql::{EPOCH, KEY, VERSION};
 const CHUNK: usize = 1 << 20;
 /// Rows up to which arrays are the faster way.
 pub(super) const FEW: usize = 2_000;
+/// What the planner may do where rows are many: read the whole of a table of which they are a large part, past a hash of them. With these
+/// costs it does so up to some fifteen times as many rows, from where on it takes longer than to find each by the key's index.
+const FREELY: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL work_mem = '16MB';
+    SET LOCAL random_page_cost = 1.1; SET LOCAL cpu_tuple_cost = 0.02";
+const BY_INDEX: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off";
 /// First version with MERGE.
 pub(crate) const MERGE_VERSION: i32 = 150_000;
 
@@ -126,6 +131,12 @@ impl<'s> Statements<'s> {
 
     fn copy(&self) -> String {
         format!("COPY {} FROM STDIN (FORMAT binary)", self.stage)
+    }
+
+    /// Tells the planner that keys in the temporary table are as many as rows, by a sample of 300. Without that it takes them for so few
+    /// that it never makes a hash of them.
+    fn analyze(&self) -> String {
+        format!("SET LOCAL default_statistics_target = 1; ANALYZE {} ({})", self.stage, self.layout.quoted_key())
     }
 
     /// Makes the temporary table ready for what follows in the same transaction.
@@ -365,8 +376,12 @@ impl<'w> Writer<'w> {
         changes: &[&Change<'_>],
     ) -> Result<(), SinkError> {
         match changes.len() <= FEW && self.statements.takes_arrays() {
-            true => self.arrays(connection, &self.statements.stage_arrays(), buffer, changes).await,
-            false => self.copy(connection, buffer, changes).await,
+            true => self.arrays(connection, &self.statements.stage_arrays(), buffer, changes).await?,
+            false => self.copy(connection, buffer, changes).await?,
+        }
+        match changes.len() > FEW {
+            true => self.execute_as_it_is(connection, self.statements.analyze()).await,
+            false => Ok(()),
         }
     }
 
@@ -392,7 +407,11 @@ impl<'w> Writer<'w> {
         if let Some((take, _)) = foreign.as_ref().filter(|_| deletes) {
             self.execute(connection, take).await?;
         }
-        self.execute(connection, &self.write(&statements.stage)).await?;
+        let write = self.write(&statements.stage);
+        match changes.len() > FEW {
+            true => self.execute_as_it_is(connection, format!("{FREELY}; {write}; {BY_INDEX}")).await?,
+            false => self.execute(connection, &write).await?,
+        }
         if deletes && (!self.held.merges || remember.is_none()) {
             for delete in statements.deletes() {
                 self.execute(connection, &delete).await?;
@@ -413,6 +432,11 @@ impl<'w> Writer<'w> {
 
     async fn execute(&self, connection: &mut PgConnection, sql: &str) -> Result<(), SinkError> {
         sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(sink_error)
+    }
+
+    /// Executes statements that are planned now, for as many rows as there are.
+    async fn execute_as_it_is(&self, connection: &mut PgConnection, sql: String) -> Result<(), SinkError> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(sink_error)
     }
 
     /// Executes a statement on the keys that the subscription deleted.
