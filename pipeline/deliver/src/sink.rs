@@ -227,23 +227,24 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError>;
 
     /// Leaves out deletes of what the subscriber was never sent, where that is not left to [`Sink::write`], before which it comes: with
-    /// all that is to be written, in its order.
+    /// all that is to be written, in its order, and what was made of it meanwhile.
     async fn sift<'i, 'r>(
         &mut self,
         _earlier: &mut [Vec<&'i Change<'r>>],
         _newest: &mut Vec<&'i Change<'r>>,
+        _staged: Option<&Staged>,
     ) -> Result<(), SinkError> {
         Ok(())
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError>;
 
-    /// What takes rows of the next batch to the subscriber's server meanwhile, under this hold; `None` where nothing is gained by it.
+    /// What makes the next batch ready meanwhile, under this hold; `None` where nothing is gained by it.
     fn stager(&self) -> Option<Box<dyn Stager>> {
         None
     }
 
-    /// As [`Sink::write`], of a batch whose rows may be there already.
+    /// As [`Sink::write`], of a batch that was made ready.
     async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, _staged: Staged) -> Result<Ack, SinkError> {
         self.write(batch).await
     }
@@ -287,21 +288,25 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn forget_deleted(&mut self, before_us: i64) -> Result<(), SinkError>;
 }
 
-/// Takes a batch's rows to the subscriber's server while the batch before is written.
+/// Makes a batch ready while the batch before is written: takes its rows to the subscriber's server, for one.
 #[async_trait]
 pub trait Stager: fmt::Debug + Send + Sync {
-    /// The newest change of each key of a batch. `None` where they are not staged, for whatever reason: the batch goes as any other, and
+    /// The newest change of each key of a batch. `None` where nothing is made ready, for whatever reason: the batch goes as any other, and
     /// what is wrong comes out then.
     async fn stage(&self, changes: &[&Change<'_>]) -> Option<Staged>;
 }
 
-/// What lies at the subscriber's server of a batch that is still to be written, as only its sink knows it. Nobody sees it there, and
-/// it is gone once this is dropped.
-pub struct Staged(Box<dyn Any + Send>);
+/// What is ready of a batch that is still to be written, as only its sink knows it. What lies at the subscriber's server of it nobody
+/// sees, and it is gone once this is dropped.
+pub struct Staged(Box<dyn Any + Send + Sync>);
 
 impl Staged {
-    pub(crate) fn new(rows: impl Any + Send) -> Self {
+    pub(crate) fn new(rows: impl Any + Send + Sync) -> Self {
         Self(Box::new(rows))
+    }
+
+    pub(crate) fn get<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
     }
 
     pub(crate) fn downcast<T: Any>(self) -> Option<T> {

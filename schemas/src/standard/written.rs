@@ -53,10 +53,11 @@ impl Written {
     /// # Errors
     /// [`WrittenError`] where it is no record of the writer's schema, or a value is not of its field's type.
     pub fn read<'r>(&'r self, entity: &Entity, body: &'r [u8]) -> Result<Vec<StandardValue<'r>>, WrittenError> {
-        self.read_some(entity, body, |_| true)
+        self.read_some(entity, body, |_| true, Vec::new())
     }
 
     /// As [`Written::read`], with those fields of the entity that are wanted, by their place; the others are null, whatever was written.
+    /// `spare`: what an earlier record's values lay in.
     ///
     /// # Errors
     /// As [`Written::read`], for wanted fields.
@@ -65,8 +66,10 @@ impl Written {
         entity: &Entity,
         body: &'r [u8],
         wants: impl Fn(usize) -> bool,
+        spare: Vec<StandardValue<'r>>,
     ) -> Result<Vec<StandardValue<'r>>, WrittenError> {
-        let mut values = Vec::new();
+        let mut values = spare;
+        values.clear();
         values.resize_with(entity.fields.len(), || StandardValue::Null);
         let mut odd = None;
         let place = |written: usize| self.places.get(written).copied().flatten();
@@ -204,9 +207,9 @@ mod tests {
         );
         assert_eq!(read(&new, &new_schema, &by_new), [some("7"), some("c"), None]);
         let written = Written::compile(&new, &old_schema).expect("a record");
-        let values = written.read_some(&new, &by_old, |at| at == 2).expect("reads");
+        let values = written.read_some(&new, &by_old, |at| at == 2, vec![StandardValue::Int(1); 2]).expect("reads");
         assert_eq!(values.iter().map(StandardValue::as_text).collect::<Vec<_>>(), [None, None, Some("a")], "what is wanted");
-        assert!(written.read_some(&new, &by_old[..7], |at| at == 2).is_err(), "what is passed over is whole");
+        assert!(written.read_some(&new, &by_old[..7], |at| at == 2, Vec::new()).is_err(), "what is passed over is whole");
         let written = Written::compile(&new, &old_schema).expect("a record");
         assert!(matches!(written.read(&new, &by_old[..3]), Err(WrittenError::Avro(_))));
         let number =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use guitong_deliver::Hold;
 use guitong_deliver::sink::holdings::{HeldRow, Holdings};
-use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Stand, Wants, What};
+use guitong_deliver::sink::{Ack, Change, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, Staged, Stand, Wants, What};
 use tokio::sync::Semaphore;
 
 /// What happens to the next batch.
@@ -124,8 +124,9 @@ impl Sink for FaultySink {
         &mut self,
         earlier: &mut [Vec<&'i Change<'r>>],
         newest: &mut Vec<&'i Change<'r>>,
+        staged: Option<&Staged>,
     ) -> Result<(), SinkError> {
-        self.inner.sift(earlier, newest).await
+        self.inner.sift(earlier, newest, staged).await
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {

@@ -19,24 +19,29 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Fault;
 use super::appetite::{Appetite, Place};
-use super::batch::{Item, decide, newest};
+use super::batch::{Item, at, decide, places_of_newest};
 use super::decode::Schemas;
-use crate::sink::{Staged, Stager};
+use crate::sink::{Change, Staged, Stager};
 
-type Items<'r> = Vec<Item<'r>>;
+/// What comes of each record, and where the newest change of each key is.
+#[derive(Debug)]
+pub(super) struct Decisions<'r> {
+    items: Vec<Item<'r>>,
+    newest: Vec<usize>,
+}
 
-/// A batch, and what lies of it with the subscriber already.
+/// A batch, and what the sink made ready of it.
 pub(super) type Next = (Decided, Option<Staged>);
 
 /// Items that take long to stage and to free.
 const MANY: usize = 2_000;
 
 self_cell! {
-    /// What was read, and what comes of each record.
+    /// What was read, and what comes of it.
     pub(super) struct Decided {
         owner: Read,
         #[covariant]
-        dependent: Items,
+        dependent: Decisions,
     }
 
     impl { Debug }
@@ -55,7 +60,12 @@ impl Decided {
     }
 
     pub(super) fn items(&self) -> &[Item<'_>] {
-        self.borrow_dependent()
+        &self.borrow_dependent().items
+    }
+
+    /// The newest change of each key.
+    pub(super) fn newest(&self) -> Vec<&Change<'_>> {
+        at(self.items(), &self.borrow_dependent().newest)
     }
 
     /// Frees it. What is large takes milliseconds, in which the sink would have nothing to do.
@@ -93,16 +103,17 @@ impl Decider {
         let read = Read { batch, schemas: self.schemas.clone(), _place: place };
         let decided = Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)?;
         let staged = match &self.stager {
-            Some(stager) if decided.items().len() > MANY => stager.stage(&newest(decided.items())).await,
+            Some(stager) if decided.items().len() > MANY => stager.stage(&decided.newest()).await,
             _ => None,
         };
         Ok((decided, staged))
     }
 
-    fn decide<'r>(&self, Read { batch, schemas, .. }: &'r Read) -> Result<Items<'r>, Stop> {
+    fn decide<'r>(&self, Read { batch, schemas, .. }: &'r Read) -> Result<Decisions<'r>, Stop> {
         // Of what is far behind the log may have dropped the record that a later one repeats.
         let repeats = self.unchanged || !self.caught_up.load(Ordering::Relaxed);
-        decide(&self.entitlement, schemas, &batch.records, repeats, Timestamp::now())
+        let items = decide(&self.entitlement, schemas, &batch.records, repeats, Timestamp::now())?;
+        Ok(Decisions { newest: places_of_newest(&items), items })
     }
 }
 

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use guitong_govern::audit::Digest;
 use guitong_govern::{Decision, Entitlement, EvaluationError, Gone, Record as Whole, RowKey, Stop};
 use guitong_log::Record;
+use guitong_schemas::position::Version;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -40,7 +41,7 @@ pub(crate) fn decide<'r>(
     repeats: bool,
     now: Timestamp,
 ) -> Result<Vec<Item<'r>>, Stop> {
-    let mut items = Vec::with_capacity(records.len());
+    let (mut items, mut spare) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
         let (partition, offset) = (record.at.partition, record.offset);
         let mut item = Item {
@@ -50,7 +51,7 @@ pub(crate) fn decide<'r>(
             outcome: Outcome::Unchanged,
             unjudged: None,
         };
-        match schemas.read(record) {
+        match schemas.read_into(std::mem::take(&mut spare), record) {
             Err(unreadable) => {
                 let row = schemas.read_key(record).ok().and_then(|key| {
                     let whole = Whole { key: &key, fields: None, source_us: item.source_us };
@@ -76,6 +77,7 @@ pub(crate) fn decide<'r>(
                     Decision::Stopped(stop) => return Err(stop),
                 };
                 item.outcome = Outcome::Change(Change::new(decoded.version, decoded.source_us, what));
+                spare = decoded.fields.unwrap_or_default();
             }
         }
         items.push(item);
@@ -85,23 +87,40 @@ pub(crate) fn decide<'r>(
 
 /// The newest change of each key; of equal versions the later record's.
 pub(crate) fn newest<'i, 'r>(items: &'i [Item<'r>]) -> Vec<&'i Change<'r>> {
-    let mut places: HashMap<&[u8], usize, RandomState> = HashMap::with_capacity_and_hasher(items.len(), RandomState::default());
-    let mut newest: Vec<&'i Change<'r>> = Vec::with_capacity(items.len());
-    for item in items {
+    at(items, &places_of_newest(items))
+}
+
+/// Where among the items the newest change of each key is.
+pub(crate) fn places_of_newest(items: &[Item<'_>]) -> Vec<usize> {
+    let mut of_key: HashMap<&[u8], (usize, Version), RandomState> =
+        HashMap::with_capacity_and_hasher(items.len(), RandomState::default());
+    let mut newest = Vec::with_capacity(items.len());
+    for (place, item) in items.iter().enumerate() {
         let Outcome::Change(change) = &item.outcome else { continue };
-        match places.entry(change.key().id.as_slice()) {
-            Entry::Vacant(place) => {
-                place.insert(newest.len());
-                newest.push(change);
+        match of_key.entry(change.key().id.as_slice()) {
+            Entry::Vacant(key) => {
+                key.insert((newest.len(), change.version));
+                newest.push(place);
             }
-            Entry::Occupied(place) => {
-                if let Some(held) = newest.get_mut(*place.get()).filter(|held| held.version <= change.version) {
-                    *held = change;
+            Entry::Occupied(mut key) => {
+                let (at, version) = *key.get();
+                if let Some(held) = newest.get_mut(at).filter(|_| version <= change.version) {
+                    *held = place;
+                    key.insert((at, change.version));
                 }
             }
         }
     }
     newest
+}
+
+/// The changes at these places.
+pub(crate) fn at<'i, 'r>(items: &'i [Item<'r>], places: &[usize]) -> Vec<&'i Change<'r>> {
+    let change = |place: &usize| match &items.get(*place)?.outcome {
+        Outcome::Change(change) => Some(change),
+        Outcome::Unreadable(..) | Outcome::Unchanged => None,
+    };
+    places.iter().filter_map(change).collect()
 }
 
 /// What comes before the `newest` changes for a sink that wants it: parts that follow each other, each with one change of a key at most.
@@ -142,7 +161,6 @@ pub(crate) fn digest<'b, 'i: 'b, 'r: 'i>(changes: impl IntoIterator<Item = &'b &
 #[cfg(test)]
 mod tests {
     use guitong_govern::{Row, RowKey};
-    use guitong_schemas::position::Version;
 
     use super::*;
 

@@ -129,11 +129,16 @@ impl Schemas {
     }
 
     pub(crate) fn read<'r>(&'r self, record: &'r Record) -> Result<Decoded<'r>, Unreadable> {
+        self.read_into(Vec::new(), record)
+    }
+
+    /// As [`Schemas::read`], into what an earlier record's fields lay in.
+    pub(crate) fn read_into<'r>(&'r self, spare: Vec<StandardValue<'r>>, record: &'r Record) -> Result<Decoded<'r>, Unreadable> {
         let key = self.read_key(record)?;
         let fields = record.value.as_ref().map(|framed| {
             let (writer, body) = self.writer(framed)?;
             let reads = |at: usize| self.reads.get(at).copied().unwrap_or_default();
-            Ok::<_, Unreadable>(writer.read_some(&self.entity, body, reads)?)
+            Ok::<_, Unreadable>(writer.read_some(&self.entity, body, reads, spare)?)
         });
         let fields = fields.transpose()?;
         let text = |name: &'static str| {

@@ -11,6 +11,7 @@ use guitong_schemas::position::Version;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::ahead::Decided;
 use super::batch::{Item, Outcome, digest, earlier, newest};
 use super::parked::{End, MOST_PARKED, Parked, Place, Word, mark, shortened};
 use super::{Fault, Session};
@@ -35,13 +36,9 @@ pub(super) struct Hand<'h> {
 
 impl Hand<'_> {
     /// Hands over all items; those that cannot be delivered are set aside first. `next`: where each partition is to be read next.
-    /// `staged`: what lies of them with the subscriber already.
-    pub(super) async fn over(
-        &mut self,
-        items: &[Item<'_>],
-        next: &[(u32, u64)],
-        mut staged: Option<Staged>,
-    ) -> Result<(), Fault> {
+    /// `staged`: what the sink made ready of them.
+    pub(super) async fn over(&mut self, decided: &Decided, next: &[(u32, u64)], mut staged: Option<Staged>) -> Result<(), Fault> {
+        let items = decided.items();
         let unreadable = items.iter().filter_map(|item| match &item.outcome {
             Outcome::Unreadable(reason, _) => Some(self.parked(item, reason.to_string())),
             _ => None,
@@ -55,8 +52,9 @@ impl Hand<'_> {
             let ranges = self.ranges(part, last.then_some(next));
             // An earlier part may have set a record aside of which this one has a later change.
             self.end_entries(part, false).await?;
+            let changes = if part.len() == items.len() { decided.newest() } else { newest(part) };
             // All of them come first.
-            let refused = match self.write(part, ranges, true, staged.take()).await {
+            let refused = match self.write(part, changes, ranges, true, staged.take()).await {
                 Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => error,
                 done => {
                     done?;
@@ -70,7 +68,7 @@ impl Hand<'_> {
                     self.park(vec![parked]).await?;
                     // The offsets move over it, and nothing is left that the sink could refuse.
                     let ranges = self.ranges(part, last.then_some(next));
-                    self.write(&[], ranges, true, None).await.map_err(|fault| match fault {
+                    self.write(&[], Vec::new(), ranges, true, None).await.map_err(|fault| match fault {
                         Fault::Sink(error) if error.kind.reaction() == Reaction::Park => misshapen(error),
                         fault => fault,
                     })?;
@@ -96,7 +94,7 @@ impl Hand<'_> {
             return Ok(unreadable);
         }
         let range = |item: &Item<'_>| Range { partition: item.partition, from: item.offset, to: item.offset + 1 };
-        match self.write(items, items.iter().map(range).collect(), false, None).await {
+        match self.write(items, newest(items), items.iter().map(range).collect(), false, None).await {
             Err(Fault::Sink(error)) if error.kind.reaction() == Reaction::Park => {
                 self.metrics.sink_error(error.kind);
                 Ok(Some(error.to_string()))
@@ -176,12 +174,18 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// One transaction at the sink; its audit entry follows in the log, while the sink goes on. `moves`: the sink's offsets move
-    /// over the ranges.
-    async fn write(&mut self, items: &[Item<'_>], ranges: Vec<Range>, moves: bool, staged: Option<Staged>) -> Result<(), Fault> {
-        let mut changes = newest(items);
+    /// One transaction at the sink; its audit entry follows in the log, while the sink goes on. `changes`: the newest of each key;
+    /// `moves`: the sink's offsets move over the ranges.
+    async fn write<'i, 'r>(
+        &mut self,
+        items: &'i [Item<'r>],
+        mut changes: Vec<&'i Change<'r>>,
+        ranges: Vec<Range>,
+        moves: bool,
+        staged: Option<Staged>,
+    ) -> Result<(), Fault> {
         let mut earlier = earlier(items, &changes, self.sink.wants());
-        self.sink.sift(&mut earlier, &mut changes).await?;
+        self.sink.sift(&mut earlier, &mut changes, staged.as_ref()).await?;
         let entry = self.entry(earlier.iter().flatten().chain(&changes), ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
@@ -234,7 +238,7 @@ impl Hand<'_> {
     }
 
     fn count(&self, items: &[Item<'_>]) {
-        let now = Timestamp::now().as_microsecond();
+        let (now, latency) = (Timestamp::now().as_microsecond(), self.metrics.latency.local());
         let (mut upserts, mut deletes, mut unchanged, mut unjudged, mut reason) = (0, 0, 0, 0, None);
         for item in items {
             if let Some(error) = item.unjudged {
@@ -254,9 +258,10 @@ impl Hand<'_> {
             }
             // The age of what is delivered again says nothing about delivery.
             if !self.session.repeats() {
-                self.metrics.latency.observe((now - item.source_us).max(0) as f64 / 1e6);
+                latency.observe((now - item.source_us).max(0) as f64 / 1e6);
             }
         }
+        latency.flush();
         self.metrics.batch.observe(items.len() as f64);
         self.metrics.upserts.inc_by(upserts);
         self.metrics.deletes.inc_by(deletes);

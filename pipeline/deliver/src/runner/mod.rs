@@ -408,7 +408,7 @@ impl Deliverer {
         staged: Option<Staged>,
     ) -> Result<(), Fault> {
         let (read, items) = (decided.read(), decided.items());
-        self.hand(session).0.over(items, next, staged).await?;
+        self.hand(session).0.over(decided, next, staged).await?;
         let newest_us = items.iter().map(|item| item.source_us).max();
         let bytes = read
             .records

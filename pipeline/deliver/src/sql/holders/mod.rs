@@ -25,16 +25,19 @@
 //! **Cost.** An update of a row that was sent lately is found in a table of fingerprints of fixed size ([`known`]), into which a
 //! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch, and one commit in the log where rows are new or gone. Nothing else is kept in memory.
 
+mod foreseen;
 mod index;
 pub(crate) mod known;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use guitong_schemas::contract::sink_table::Deletes;
 
+use self::foreseen::{Foreseen, Foresight};
 use self::index::Index;
 use self::known::{Known, Seal};
 use crate::hold::Hold;
@@ -58,7 +61,9 @@ pub struct Holders {
     keeps: bool,
     index: Option<Index>,
     known: Arc<Known>,
-    seal: Seal,
+    seal: Arc<Seal>,
+    /// Rises whenever rows are known no longer.
+    forgotten: Arc<AtomicU64>,
     /// Rows that are gone, since when (microseconds since 1970-01-01T00:00Z), and not noted to be so.
     gone: HashMap<Bytes, i64>,
 }
@@ -74,7 +79,8 @@ impl Holders {
             keeps: plan.table.deletes == Deletes::Soft || plan.table.history,
             index: None,
             known: pools.known(),
-            seal: Seal::default(),
+            seal: Arc::default(),
+            forgotten: Arc::default(),
             gone: HashMap::new(),
         }
     }
@@ -114,6 +120,7 @@ impl Holders {
             return;
         }
         for change in batch.changes.iter().filter(|change| is_delete(change)) {
+            self.forgotten.fetch_add(1, Ordering::AcqRel);
             self.known.remove(&self.seal, row(change));
             self.gone.insert(Bytes::copy_from_slice(row(change)), batch.entry.at_us);
         }
@@ -141,7 +148,7 @@ impl Sink for Holders {
 
     async fn open(&mut self) -> Result<Stand, SinkError> {
         // What others noted in the meantime, this process does not know.
-        (self.seal, self.gone) = (Seal::default(), HashMap::new());
+        (self.seal, self.gone) = (Arc::default(), HashMap::new());
         self.mark.set(self.index()?.mark().await?);
         let stand = self.inner.open().await?;
         self.learn().await?;
@@ -156,7 +163,11 @@ impl Sink for Holders {
         &mut self,
         earlier: &mut [Vec<&'i Change<'r>>],
         newest: &mut Vec<&'i Change<'r>>,
+        staged: Option<&Staged>,
     ) -> Result<(), SinkError> {
+        if staged.and_then(Staged::get::<Foreseen>).is_some_and(|foreseen| foreseen.is_known(&self.forgotten)) {
+            return Ok(());
+        }
         let all: Vec<&'i Change<'r>> = earlier.iter().flatten().chain(newest.iter()).copied().collect();
         let unknown = self.known.lacks(&self.seal, all.iter().map(|change| row(change)));
         if unknown.is_empty() {
@@ -195,11 +206,15 @@ impl Sink for Holders {
     }
 
     fn stager(&self) -> Option<Box<dyn Stager>> {
-        self.inner.stager()
+        let (known, seal, forgotten) = (Arc::clone(&self.known), Arc::clone(&self.seal), Arc::clone(&self.forgotten));
+        Some(Box::new(Foresight { inner: self.inner.stager(), known, seal, forgotten }))
     }
 
     async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
-        let ack = self.inner.write_staged(batch, staged).await?;
+        let ack = match staged.downcast::<Foreseen>().and_then(|foreseen| foreseen.staged) {
+            Some(staged) => self.inner.write_staged(batch, staged).await?,
+            None => self.inner.write(batch).await?,
+        };
         self.deleted(batch);
         Ok(ack)
     }
