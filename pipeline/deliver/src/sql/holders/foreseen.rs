@@ -36,6 +36,12 @@ impl Foreseen {
     }
 }
 
+/// Forgets a row, and then says so: who counted before and saw it looks again, and who counts afterwards sees it no more.
+pub(super) fn forget(known: &Known, seal: &Seal, forgotten: &AtomicU64, row: &[u8]) {
+    known.remove(seal, row);
+    forgotten.fetch_add(1, Ordering::AcqRel);
+}
+
 #[async_trait]
 impl Stager for Foresight {
     async fn stage(&self, changes: &[&Change<'_>]) -> Option<Staged> {
@@ -79,9 +85,40 @@ mod tests {
         known.add(&seal, [b"two".as_slice()].into_iter());
         let before = is_known().await;
         assert!(before(&forgotten));
-        known.remove(&seal, b"three");
-        forgotten.fetch_add(1, Ordering::AcqRel);
+        forget(&known, &seal, &forgotten, b"three");
         assert!(!before(&forgotten), "what was seen before is seen again");
         assert!(is_known().await(&forgotten));
+    }
+
+    #[test]
+    fn a_row_that_is_forgotten_at_the_same_moment_is_not_taken_for_known() {
+        let (known, seal, forgotten) = (Arc::new(Known::default()), Arc::new(Seal::default()), Arc::<AtomicU64>::default());
+        let foresight =
+            Foresight { inner: None, known: Arc::clone(&known), seal: Arc::clone(&seal), forgotten: Arc::clone(&forgotten) };
+        let (change, runtime) = (change(b"one"), tokio::runtime::Builder::new_current_thread().build().unwrap());
+        // Both begin when both are there.
+        let begin = std::sync::Barrier::new(2);
+        for round in 0..200 {
+            known.add(&seal, [b"one".as_slice()].into_iter());
+            let over = std::sync::atomic::AtomicBool::new(false);
+            let looks = || {
+                begin.wait();
+                let mut staged = Vec::new();
+                while !over.load(Ordering::Acquire) {
+                    staged.push(runtime.block_on(foresight.stage(&[&change])).unwrap());
+                }
+                staged
+            };
+            let staged = std::thread::scope(|scope| {
+                let looks = scope.spawn(looks);
+                begin.wait();
+                std::thread::yield_now();
+                forget(&known, &seal, &forgotten, b"one");
+                over.store(true, Ordering::Release);
+                looks.join().unwrap()
+            });
+            let known = staged.iter().filter(|staged| staged.get::<Foreseen>().unwrap().is_known(&forgotten));
+            assert_eq!(known.count(), 0, "round {round}");
+        }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) mod known;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -120,8 +120,7 @@ impl Holders {
             return;
         }
         for change in batch.changes.iter().filter(|change| is_delete(change)) {
-            self.forgotten.fetch_add(1, Ordering::AcqRel);
-            self.known.remove(&self.seal, row(change));
+            foreseen::forget(&self.known, &self.seal, &self.forgotten, row(change));
             self.gone.insert(Bytes::copy_from_slice(row(change)), batch.entry.at_us);
         }
     }
