@@ -291,9 +291,9 @@ pub trait Sink: fmt::Debug + Send + Sync {
 /// Makes a batch ready while the batch before is written: takes its rows to the subscriber's server, for one.
 #[async_trait]
 pub trait Stager: fmt::Debug + Send + Sync {
-    /// The newest change of each key of a batch. `None` where nothing is made ready, for whatever reason: the batch goes as any other, and
-    /// what is wrong comes out then.
-    async fn stage(&self, changes: &[&Change<'_>]) -> Option<Staged>;
+    /// The newest change of each key of a batch. `apart`: none of the keys is in the batch before, and no other batch is still to be
+    /// written. `None` where nothing is made ready, for whatever reason: the batch goes as any other, and what is wrong comes out then.
+    async fn stage(&self, changes: &[&Change<'_>], apart: bool) -> Option<Staged>;
 }
 
 /// What is ready of a batch that is still to be written, as only its sink knows it. What lies at the subscriber's server of it nobody

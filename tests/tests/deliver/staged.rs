@@ -1,25 +1,76 @@
-//! The next batch's rows lie in a PostgreSQL sink's temporary table while the batch before is merged.
+//! The next batch's rows lie in a PostgreSQL sink's temporary table, or are applied, while the batch before is merged.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{Bench, Target};
+use guitong_deliver::Phase;
+use guitong_deliver::sink::{Change, PartitionStand, SinkBatch, SinkErrorKind, What};
+use guitong_govern::audit::{AuditEntry, Digest, Range};
+use guitong_govern::{Row, RowKey};
+use guitong_schemas::contract::Subscription;
+use guitong_schemas::standard::StandardValue;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+
+use crate::fixture::{Bench, Running, Target, now_us, version};
 use crate::scenarios::assert_each_batch_once;
 
 /// Several batches of a size that is staged.
 const ROWS: u64 = 24_000;
+/// In a batch with several before it and several behind.
+const AMONG_THEM: u64 = ROWS / 2;
 /// Connections that have begun something and do nothing.
-const OPEN: &str = "SELECT pid::text FROM pg_stat_activity WHERE usename = 'office' AND state = 'idle in transaction'";
+const OPEN: &str = "SELECT pid::text FROM pg_stat_activity a WHERE usename = 'office' AND state = 'idle in transaction'";
 /// The batch before waits for a lock meanwhile.
 const BESIDE_ONE_THAT_WAITS: &str =
-    "AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE usename = 'office' AND wait_event_type = 'Lock')";
+    "EXISTS (SELECT 1 FROM pg_stat_activity WHERE usename = 'office' AND wait_event_type = 'Lock')";
+const HAVING_WRITTEN: &str = "EXISTS (SELECT 1 FROM pg_locks l
+    WHERE l.pid = a.pid AND l.relation = 'shared.t'::regclass AND l.mode = 'RowExclusiveLock')";
 
 impl Bench {
+    /// With rows, all of which are delivered.
+    async fn filled() -> (Self, Target, Subscription) {
+        let mut bench = Self::new().await;
+        let target = Target::postgres().await;
+        let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+        bench.change_all("甲", 0).await;
+        bench.deliver(&subscription).await;
+        (bench, target, subscription)
+    }
+
     /// Another version of every row.
     async fn change_all(&mut self, name: &str, after: u64) {
         for first in (1..=ROWS).step_by(2_000) {
             let records = (first..first + 2_000).map(|n| self.named(&format!("K{n}"), name, after + n)).collect();
             self.append(records).await;
+        }
+    }
+}
+
+fn pool(target: &Target) -> &PgPool {
+    let Target::Postgres(_, _, pool) = target else { panic!("PostgreSQL") };
+    pool
+}
+
+/// A clerk's program that holds a row, so that the batch with it waits.
+async fn clerk_holds(target: &Target, row: u64) -> Transaction<'static, Postgres> {
+    let mut clerk = pool(target).begin().await.unwrap();
+    let row = format!("SELECT uscc FROM shared.t WHERE uscc = 'K{row}' FOR UPDATE");
+    sqlx::query(AssertSqlSafe(row)).execute(&mut *clerk).await.unwrap();
+    clerk
+}
+
+/// The connection of the next batch while one waits for the clerk. It has written to the table, or has not.
+async fn ready(target: &Target, running: &mut Running, written: bool) -> String {
+    let not = if written { "" } else { "NOT" };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < deadline, "nothing is ready: {:?}", *running.status.borrow());
+        running.reaches(|status| !matches!(status.phase, Phase::Retrying { .. })).await;
+        let of_it = format!("{OPEN} AND {BESIDE_ONE_THAT_WAITS} AND {not} {HAVING_WRITTEN}");
+        if let [pid] = &target.texts(&of_it).await[..] {
+            return pid.clone();
         }
     }
 }
@@ -31,31 +82,23 @@ async fn assert_all(bench: &Bench, target: &Target, name: &str, records: u64) {
     assert_each_batch_once(bench, records).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_batch_is_staged_while_one_waits_and_a_connection_that_breaks_then_loses_nothing() {
-    let mut bench = Bench::new().await;
-    let target = Target::postgres().await;
-    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    bench.change_all("甲", 0).await;
-    bench.deliver(&subscription).await;
-    assert_all(&bench, &target, "甲", ROWS).await;
-
-    // A clerk's program holds one row, so that the batch with it waits.
-    let Target::Postgres(_, _, pool) = &target else { panic!("PostgreSQL") };
-    let mut clerk = pool.begin().await.unwrap();
-    let row = format!("SELECT uscc FROM shared.t WHERE uscc = 'K{}' FOR UPDATE", ROWS / 2);
-    sqlx::query(sqlx::AssertSqlSafe(row)).execute(&mut *clerk).await.unwrap();
+/// What is there of the next batch while one waits is seen by nobody, and where its connection breaks then, nothing is lost.
+async fn assert_a_broken_connection_loses_nothing(applied: bool) {
+    let (mut bench, target, subscription) = Bench::filled().await;
+    if !applied {
+        let theirs = "CREATE FUNCTION shared.looks() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER looks AFTER UPDATE ON shared.t EXECUTE FUNCTION shared.looks()";
+        sqlx::raw_sql(theirs).execute(pool(&target)).await.unwrap();
+    }
+    let clerk = clerk_holds(&target, AMONG_THEM).await;
     bench.change_all("乙", ROWS).await;
     let mut running = bench.start(&subscription);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let staged = loop {
-        assert!(Instant::now() < deadline, "nothing is staged: {:?}", *running.status.borrow());
-        running.reaches(|status| !matches!(status.phase, guitong_deliver::Phase::Retrying { .. })).await;
-        if let [pid] = &target.texts(&format!("{OPEN} {BESIDE_ONE_THAT_WAITS}")).await[..] {
-            break pid.clone();
-        }
-    };
-    assert_eq!(target.texts(&format!("SELECT pg_terminate_backend({staged})::text")).await, ["true"]);
+    let pid = ready(&target, &mut running, applied).await;
+    let as_far_as_read = format!(
+        "SELECT ((SELECT count(*) FROM shared.t WHERE name = '乙') = (SELECT sum(next_offset) FROM shared.guitong_offsets) - {ROWS})::text"
+    );
+    assert_eq!(target.texts(&as_far_as_read).await, ["true"]);
+    assert_eq!(target.texts(&format!("SELECT pg_terminate_backend({pid})::text")).await, ["true"]);
     clerk.rollback().await.unwrap();
     bench.caught_up(&mut running).await;
     // Nothing stays open once everything is delivered.
@@ -63,6 +106,98 @@ async fn the_next_batch_is_staged_while_one_waits_and_a_connection_that_breaks_t
     // The last entry of the audit may come after the rows, and is there when it stops.
     running.stop().await.unwrap();
     assert_all(&bench, &target, "乙", 2 * ROWS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_batch_is_applied_while_one_waits_and_a_connection_that_breaks_then_loses_nothing() {
+    assert_a_broken_connection_loses_nothing(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_batch_is_staged_where_triggers_look_and_a_connection_that_breaks_then_loses_nothing() {
+    assert_a_broken_connection_loses_nothing(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_waits_for_the_next_one_goes_on_and_none_is_applied_ahead_after_that() {
+    let (mut bench, target, subscription) = Bench::filled().await;
+    let (first, clerk) = (clerk_holds(&target, 1).await, clerk_holds(&target, AMONG_THEM).await);
+    let mut running = bench.start(&subscription);
+    bench.caught_up(&mut running).await;
+    // Comes after the subscription was taken over, when nobody looks for it: a row that every batch needs.
+    let counts = "CREATE TABLE shared.counted (batches bigint); INSERT INTO shared.counted VALUES (0);
+        GRANT ALL ON shared.counted TO office;
+        CREATE FUNCTION shared.count() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN UPDATE shared.counted SET batches = batches + 1; RETURN NULL; END';
+        CREATE TRIGGER counts AFTER UPDATE ON shared.t EXECUTE FUNCTION shared.count()";
+    sqlx::raw_sql(counts).execute(pool(&target)).await.unwrap();
+    bench.change_all("乙", ROWS).await;
+    first.rollback().await.unwrap();
+    ready(&target, &mut running, true).await;
+    clerk.rollback().await.unwrap();
+    bench.caught_up(&mut running).await;
+    running.stop().await.unwrap();
+    assert_all(&bench, &target, "乙", 2 * ROWS).await;
+    // It was filled, and then taken over once more: nothing was tried again.
+    assert_eq!(target.texts("SELECT epoch::text FROM shared.guitong_subscriptions").await, ["2"]);
+    let ended = "SELECT sessions_fatal::text FROM pg_stat_database WHERE datname = current_database()";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while target.texts(ended).await == ["0"] {
+        assert!(Instant::now() < deadline, "the server ended nothing");
+    }
+    assert_eq!(target.texts(ended).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_was_deleted_since_the_takeover_does_not_come_back_with_an_older_change_that_is_applied_ahead() {
+    let (mut bench, target, subscription) = Bench::filled().await;
+    // The last row of all, in whatever partition: its batch follows another large one.
+    let last = format!("K{ROWS}");
+    bench.append(vec![bench.delete(&last, 3 * ROWS)]).await;
+    bench.change_all("乙", ROWS).await;
+    bench.deliver(&subscription).await;
+    let held = target.names("t").await;
+    assert_eq!((held.len() as u64, held.get(&last)), (ROWS - 1, None));
+    assert!(held.values().all(|name| name == "乙"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_older_holder_applied_ahead_is_not_written() {
+    let bench = Bench::new().await;
+    let target = Target::postgres().await;
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let (mut first, mut second) = (target.sink(&bench, &subscription), target.sink(&bench, &subscription));
+    let text = |text: String| StandardValue::Text(text.into());
+    let change = |n: u64| {
+        let key = RowKey { id: n.to_be_bytes().to_vec(), clear: vec![text(format!("K{n}"))] };
+        let row = Row { key, cells: vec![text(format!("K{n}")), text("甲".into())] };
+        Change::new(version(n), 1_000_000, What::Upsert(row))
+    };
+    let changes: Vec<_> = (0..3_000).map(change).collect();
+    let changes: Vec<_> = changes.iter().collect();
+    let epoch = first.open().await.unwrap().epoch;
+    first.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
+    let entry = AuditEntry {
+        subscription: "credit".into(),
+        resource: "enterprise".into(),
+        epoch,
+        ranges: vec![Range { partition: 0, from: 0, to: 3_000 }],
+        count: 3_000,
+        content: Digest::start(),
+        grant: String::new(),
+        revision: String::new(),
+        at_us: now_us(),
+        previous: Digest::start(),
+    };
+    let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
+    let applied = first.stager().unwrap().stage(&changes, true).await.unwrap();
+    second.open().await.unwrap();
+    assert_eq!(first.write_staged(&batch, applied).await.unwrap_err().kind, SinkErrorKind::Fenced);
+    assert_eq!(target.count("t").await, 0);
+    // The same from the one who holds it.
+    let staged = second.stager().unwrap().stage(&changes, true).await.unwrap();
+    second.write_staged(&batch, staged).await.unwrap();
+    assert_eq!(target.count("t").await, 3_000);
 }
 
 /// How often the table was read as a whole, as the server counts once connections have ended.
@@ -78,11 +213,7 @@ async fn scans(target: &Target) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_is_read_as_a_whole_for_a_batch_that_is_a_large_part_of_it_and_for_no_other() {
-    let mut bench = Bench::new().await;
-    let target = Target::postgres().await;
-    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    bench.change_all("甲", 0).await;
-    bench.deliver(&subscription).await;
+    let (mut bench, target, subscription) = Bench::filled().await;
     let made = scans(&target).await;
     bench.change_all("乙", ROWS).await;
     bench.deliver(&subscription).await;
@@ -125,4 +256,18 @@ async fn crashes_among_large_batches_neither_lose_nor_double() {
     bench.deliver(&subscription).await;
     assert_eq!(target.names("t").await, names);
     assert_each_batch_once(&bench, records).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crashes_among_batches_that_are_applied_ahead_neither_lose_nor_double() {
+    let (mut bench, target, subscription) = Bench::filled().await;
+    let mut random = StdRng::seed_from_u64(guitong_tests::seed());
+    for round in 1..=6 {
+        bench.change_all(&round.to_string(), round * ROWS).await;
+        let running = bench.start(&subscription);
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
+        running.kill().await;
+    }
+    bench.deliver(&subscription).await;
+    assert_all(&bench, &target, "6", 7 * ROWS).await;
 }

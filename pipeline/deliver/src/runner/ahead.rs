@@ -6,10 +6,13 @@
 
 #![allow(unsafe_code, reason = "self_cell's macro, which is safe to use")]
 
+use std::collections::HashSet;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use guitong_govern::{Entitlement, Stop};
 use guitong_log::{LogReader, ReadBatch};
 use jiff::Timestamp;
@@ -76,6 +79,22 @@ impl Decided {
     }
 }
 
+/// Keys of the batch before where it was a large one, as hashes: two keys may be taken for one, but never one for two.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    hasher: RandomState,
+    keys: HashSet<u64, RandomState>,
+}
+
+impl Before {
+    /// Whether the keys before are known and none is in the batch, which is now the one before.
+    fn is_apart_from(&mut self, batch: &[&Change<'_>]) -> bool {
+        let keys = batch.iter().map(|change| self.hasher.hash_one(&change.key().id)).collect();
+        let before = std::mem::replace(&mut self.keys, keys);
+        !before.is_empty() && before.is_disjoint(&self.keys)
+    }
+}
+
 /// What decides on the records of a session.
 #[derive(Debug)]
 pub(super) struct Decider {
@@ -86,6 +105,7 @@ pub(super) struct Decider {
     /// As [`super::Session::caught_up`].
     pub(super) caught_up: Arc<AtomicBool>,
     pub(super) stager: Option<Box<dyn Stager>>,
+    pub(super) before: Before,
     pub(super) appetite: Appetite,
 }
 
@@ -103,8 +123,15 @@ impl Decider {
         let read = Read { batch, schemas: self.schemas.clone(), _place: place };
         let decided = Decided::try_new(read, |read| self.decide(read)).map_err(Fault::Stopped)?;
         let staged = match &self.stager {
-            Some(stager) if decided.items().len() > MANY => stager.stage(&decided.newest()).await,
-            _ => None,
+            Some(stager) if decided.items().len() > MANY => {
+                let newest = decided.newest();
+                let apart = self.before.is_apart_from(&newest);
+                stager.stage(&newest, apart).await
+            }
+            _ => {
+                self.before = Before::default();
+                None
+            }
         };
         Ok((decided, staged))
     }
@@ -149,5 +176,29 @@ impl Ahead {
             // After a fault there is nothing more, and the session is over.
             Ok(None) | Err(_) => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guitong_govern::{Gone, RowKey};
+    use guitong_schemas::position::Version;
+
+    use super::*;
+    use crate::sink::What;
+
+    fn batch(keys: std::ops::Range<u32>) -> Vec<Change<'static>> {
+        let key = |n: u32| RowKey { id: n.to_be_bytes().to_vec(), clear: Vec::new() };
+        keys.map(|n| Change::new(Version::default(), 0, What::Delete(key(n), Gone::Deleted))).collect()
+    }
+
+    #[test]
+    fn a_batch_is_apart_where_no_key_is_in_the_one_before() {
+        let mut before = Before::default();
+        let mut is_apart = |keys| before.is_apart_from(&batch(keys).iter().collect::<Vec<_>>());
+        assert!(!is_apart(0..100), "what is before is not known");
+        assert!(is_apart(100..200));
+        assert!(!is_apart(199..300), "one key is in both");
+        assert!(is_apart(0..199), "the one before that is over");
     }
 }

@@ -38,7 +38,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::ahead::{Ahead, Decided, Decider};
+use self::ahead::{Ahead, Before, Decided, Decider};
 use self::appetite::Appetite;
 pub(crate) use self::appetite::Room;
 pub use self::chain::{Audited, Broken, audited};
@@ -350,6 +350,7 @@ impl Deliverer {
             unchanged: self.unchanged,
             caught_up: Arc::clone(&session.caught_up),
             stager: self.sink.stager(),
+            before: Before::default(),
             appetite: Appetite::new(self.room.clone(), self.exchange.budgets.batch),
         }
     }

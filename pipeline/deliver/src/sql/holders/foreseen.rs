@@ -44,12 +44,12 @@ pub(super) fn forget(known: &Known, seal: &Seal, forgotten: &AtomicU64, row: &[u
 
 #[async_trait]
 impl Stager for Foresight {
-    async fn stage(&self, changes: &[&Change<'_>]) -> Option<Staged> {
+    async fn stage(&self, changes: &[&Change<'_>], apart: bool) -> Option<Staged> {
         // First: what is forgotten from here on counts.
         let forgotten = self.forgotten.load(Ordering::Acquire);
         let all = self.known.lacks(&self.seal, changes.iter().map(|change| row(change))).is_empty();
         let staged = match &self.inner {
-            Some(stager) => stager.stage(changes).await,
+            Some(stager) => stager.stage(changes, apart).await,
             None => None,
         };
         Some(Staged::new(Foreseen { staged, known_at: all.then_some(forgotten) }))
@@ -77,7 +77,7 @@ mod tests {
         let changes = [change(b"one"), change(b"two")];
         let changes: Vec<_> = changes.iter().collect();
         let is_known = async || {
-            let staged = foresight.stage(&changes).await.unwrap();
+            let staged = foresight.stage(&changes, false).await.unwrap();
             move |forgotten: &AtomicU64| staged.get::<Foreseen>().unwrap().is_known(forgotten)
         };
         known.add(&seal, [b"one".as_slice()].into_iter());
@@ -105,7 +105,7 @@ mod tests {
                 begin.wait();
                 let mut staged = Vec::new();
                 while !over.load(Ordering::Acquire) {
-                    staged.push(runtime.block_on(foresight.stage(&[&change])).unwrap());
+                    staged.push(runtime.block_on(foresight.stage(&[&change], false)).unwrap());
                 }
                 staged
             };

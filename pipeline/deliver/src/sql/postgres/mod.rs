@@ -10,6 +10,7 @@ mod table;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use guitong_schemas::contract::Secret;
@@ -20,7 +21,7 @@ use self::copy::Copy;
 use self::errors::sink_error;
 use self::holdings::PostgresHoldings;
 use self::own::Own;
-use self::stage::{PostgresStager, Rows};
+use self::stage::{Applied, PostgresStager, Reached, Rows};
 use self::table::Place;
 use self::write::{Form, MERGE_VERSION, Writer, is_delete};
 use super::kept::{self, Dialect};
@@ -31,7 +32,7 @@ use super::stored::{Stored, StoredOffset, Takeover, There, fenced, shape_to_stor
 use super::{EPOCH, VERSION};
 use crate::pools::{Pools, PostgresServer};
 use crate::sink::holdings::{HeldRow, Holdings};
-use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkPlan, Staged, Stager, Stand, Wants};
+use crate::sink::{Ack, PartitionStand, Sink, SinkBatch, SinkError, SinkErrorKind, SinkPlan, Staged, Stager, Stand, Wants};
 
 /// One subscription's table in a PostgreSQL database.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct PostgresSink {
     held: Held,
     /// Whose turn it is to stage rows.
     staging: Arc<Semaphore>,
+    /// No batch is applied before the one before it is durable.
+    stays_behind: Arc<AtomicBool>,
 }
 
 /// What a takeover brought, as it is by now.
@@ -53,8 +56,8 @@ pub(crate) struct Held {
     epoch: i64,
     /// Of the refill under way.
     sweep_epoch: Option<i64>,
-    /// Versions of deleted keys are kept.
-    remembers: bool,
+    /// Versions of deleted keys are kept. Clones share it.
+    remembers: Arc<AtomicBool>,
     /// The server has MERGE.
     merges: bool,
     /// What transactions begin with, where they may say that the exchange writes them.
@@ -71,7 +74,7 @@ impl PostgresSink {
         let layout = Arc::new(Layout::new(table, |name| place.qualified(name), &plan));
         let PostgresServer { pool, staging } = pools.postgres(url)?;
         let (form, held) = (Arc::new(Form::new(&layout, &plan)), Held::default());
-        Ok(Self { pool, place, plan, layout, form, buffer: Copy::default(), held, staging })
+        Ok(Self { pool, place, plan, layout, form, buffer: Copy::default(), held, staging, stays_behind: Arc::default() })
     }
 
     /// A transaction that delivers.
@@ -173,6 +176,24 @@ impl PostgresSink {
         }
     }
 
+    /// What was staged of the batch, and its deletes.
+    async fn apply_staged(&mut self, connection: &mut PgConnection, batch: &SinkBatch<'_, '_>) -> Result<(), SinkError> {
+        let writer = Writer::new(&self.place, &self.layout, &self.form, &self.held);
+        let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();
+        if !deletes.is_empty() {
+            writer.stage(connection, &mut self.buffer, &deletes).await?;
+        }
+        writer.apply_staged(connection, batch.entry.at_us, batch.changes).await
+    }
+
+    /// The offsets of a batch that is applied ahead, in its transaction.
+    async fn follow(&self, applied: Applied, batch: &SinkBatch<'_, '_>) -> Result<Lease<Postgres>, SinkError> {
+        let broken = |error: tokio::task::JoinError| SinkError::new(SinkErrorKind::Unreachable, error.to_string());
+        let mut lease = applied.await.map_err(broken)??;
+        self.move_offsets(&mut lease, batch).await?;
+        Ok(lease)
+    }
+
     /// Sets every offset anew; `sweep_epoch`: that of a refill which begins.
     async fn put_offsets(&mut self, partitions: &[PartitionStand], sweep_epoch: Option<i64>) -> Result<(), SinkError> {
         let mut transaction = self.pool.begin().await.map_err(sink_error)?;
@@ -231,7 +252,7 @@ impl PostgresSink {
             refilling: sweep_epoch.is_some(),
             entries: stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default(),
         };
-        Ok((Held { epoch, sweep_epoch, remembers, ..Held::default() }, stand))
+        Ok((Held { epoch, sweep_epoch, remembers: Arc::new(remembers.into()), ..Held::default() }, stand))
     }
 }
 
@@ -257,7 +278,9 @@ impl Sink for PostgresSink {
         table::make_own_tables(&mut transaction, &self.place).await?;
         match self.take_over(&mut transaction).await {
             Ok((held, stand)) => {
+                let theirs = self.layout.foreign || table::has_triggers(&mut transaction, &self.place, &self.layout.name).await?;
                 transaction.commit().await.map_err(sink_error)?;
+                self.stays_behind = Arc::new(theirs.into());
                 self.held = Held { merges: version >= MERGE_VERSION, mark, ..held };
                 if self.held.mark.is_none() {
                     tracing::warn!(
@@ -294,7 +317,7 @@ impl Sink for PostgresSink {
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
+        let writer = Writer::new(&self.place, &self.layout, &self.form, &self.held);
         let begin = AssertSqlSafe(writer.begin(batch));
         // Among what may be dropped is a COPY.
         let mut lease = Lease::from(self.pool.acquire().await.map_err(sink_error)?);
@@ -303,7 +326,6 @@ impl Sink for PostgresSink {
         writer.apply(&mut transaction, &mut self.buffer, batch).await?;
         transaction.commit().await.map_err(sink_error)?;
         lease.ended = true;
-        self.held = writer.held;
         Ok(batch.ack())
     }
 
@@ -318,25 +340,32 @@ impl Sink for PostgresSink {
                 form: Arc::clone(&self.form),
                 held: self.held.clone(),
                 turn: Arc::clone(&self.staging),
+                stays_behind: Arc::clone(&self.stays_behind),
             })
         })
     }
 
     async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
-        let deletes: Vec<_> = batch.changes.iter().filter(|change| is_delete(change)).copied().collect();
-        let upserts = batch.changes.len() - deletes.len();
-        let Some(mut rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, upserts, self.held.epoch)) else {
+        let Some(rows) = staged.downcast::<Rows>().filter(|rows| rows.are_of(batch, self.held.epoch)) else {
             return self.write(batch).await;
         };
-        rows.begin();
-        let mut writer = Writer::new(&self.place, &self.layout, &self.form, self.held.clone());
-        self.move_offsets(&mut rows.lease, batch).await?;
-        if !deletes.is_empty() {
-            writer.stage(&mut rows.lease, &mut self.buffer, &deletes).await?;
-        }
-        writer.apply_staged(&mut rows.lease, batch, batch.changes).await?;
-        rows.commit().await?;
-        self.held = writer.held;
+        let mut lease = match rows.begin() {
+            Reached::Staged(mut lease) => {
+                self.move_offsets(&mut lease, batch).await?;
+                self.apply_staged(&mut lease, batch).await?;
+                lease
+            }
+            Reached::Applied(applied) => match self.follow(applied, batch).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    tracing::debug!(subscription = &*self.plan.subscription, %error, "what was applied ahead is applied again");
+                    self.stays_behind.store(true, Ordering::Release);
+                    return self.write(batch).await;
+                }
+            },
+        };
+        lease.execute("COMMIT").await.map_err(sink_error)?;
+        lease.ended = true;
         Ok(batch.ack())
     }
 

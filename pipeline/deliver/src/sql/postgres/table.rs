@@ -31,6 +31,13 @@ pub(crate) async fn exists(connection: &mut PgConnection, place: &Place, name: &
     sqlx::query_scalar(sql).bind(&place.schema).bind(name).fetch_one(connection).await.map_err(sink_error)
 }
 
+/// Whether somebody has put triggers on it.
+pub(crate) async fn has_triggers(connection: &mut PgConnection, place: &Place, name: &str) -> Result<bool, SinkError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = $2 AND NOT t.tgisinternal)";
+    sqlx::query_scalar(sql).bind(&place.schema).bind(name).fetch_one(connection).await.map_err(sink_error)
+}
+
 /// The exchange's own tables. `deleted_us`: microseconds since 1970-01-01T00:00Z.
 pub(crate) async fn make_own_tables(connection: &mut PgConnection, place: &Place) -> Result<(), SinkError> {
     let columns = [

@@ -7,8 +7,9 @@
 //! MERGE needs PostgreSQL 15; version 14 takes `INSERT … ON CONFLICT` and a DELETE.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use guitong_govern::audit::AuditEntry;
 use guitong_govern::{ColumnKind, RowKey};
 use guitong_schemas::delivered::{Delivered, MESSAGES};
 use guitong_schemas::standard::StandardValue;
@@ -48,6 +49,7 @@ const BELOW: &str = "guitong_below";
 /// How rows are written.
 #[derive(Debug)]
 pub(crate) struct Form {
+    subscription: Arc<str>,
     /// The temporary table, without its schema.
     stage: String,
     /// Its columns before those that are written.
@@ -66,6 +68,7 @@ impl Form {
         name.update(staged(layout));
         let key_place = |name: &str| (name != KEY).then(|| layout.key.iter().position(|key| key == name)).flatten();
         Self {
+            subscription: Arc::clone(&plan.subscription),
             stage: format!("guitong_{}", hex::encode(&name.finalize()[..12])),
             own: own.len(),
             columns: written.iter().map(|column| (column.kind, key_place(column.name))).collect(),
@@ -312,20 +315,24 @@ fn key_cell<'k, 'a>(key: &'k RowKey<'a>, place: Option<usize>) -> &'k StandardVa
 #[derive(Debug)]
 pub(crate) struct Writer<'w> {
     statements: Statements<'w>,
-    /// As it is once what was applied is durable.
-    pub(crate) held: Held,
+    held: &'w Held,
 }
 
 impl<'w> Writer<'w> {
-    pub(crate) fn new(place: &Place, layout: &'w Layout, form: &'w Form, held: Held) -> Self {
+    pub(crate) fn new(place: &Place, layout: &'w Layout, form: &'w Form, held: &'w Held) -> Self {
         Self { statements: Statements::new(place, layout, form), held }
     }
 
     /// Rows go as arrays and need no temporary table.
     fn is_direct(&self, changes: &[&Change<'_>]) -> bool {
         let layout = self.statements.layout;
-        let needs_table = self.held.remembers || layout.history || layout.foreign || deletes(changes);
+        let needs_table = self.remembers() || layout.history || layout.foreign || deletes(changes);
         changes.len() <= FEW && !needs_table && self.statements.takes_arrays()
+    }
+
+    /// Versions of deleted keys are kept.
+    fn remembers(&self) -> bool {
+        self.held.remembers.load(Ordering::Acquire)
     }
 
     fn write(&self, source: &str) -> String {
@@ -348,7 +355,7 @@ impl<'w> Writer<'w> {
 
     /// Applies the batch. What [`Writer::begin`] says was done before.
     pub(crate) async fn apply(
-        &mut self,
+        &self,
         connection: &mut PgConnection,
         buffer: &mut Copy,
         batch: &SinkBatch<'_, '_>,
@@ -363,7 +370,7 @@ impl<'w> Writer<'w> {
                 continue;
             }
             self.stage(connection, buffer, changes).await?;
-            self.apply_staged(connection, batch, changes).await?;
+            self.apply_staged(connection, batch.entry.at_us, changes).await?;
         }
         Ok(())
     }
@@ -385,33 +392,33 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// Applies those changes of the batch that are in the temporary table.
+    /// Applies upserts that are in the temporary table, so many, of a batch without any delete into a table that keeps nothing of rows
+    /// that are gone.
+    pub(crate) async fn upsert_staged(&self, connection: &mut PgConnection, count: usize) -> Result<(), SinkError> {
+        self.leave_out_deleted(connection).await?;
+        self.write_staged(connection, count).await
+    }
+
+    /// Applies those changes of a batch that are in the temporary table. `at_us`: when, microseconds since 1970-01-01T00:00Z.
     pub(crate) async fn apply_staged(
-        &mut self,
+        &self,
         connection: &mut PgConnection,
-        batch: &SinkBatch<'_, '_>,
+        at_us: i64,
         changes: &[&Change<'_>],
     ) -> Result<(), SinkError> {
-        let (statements, entry) = (&self.statements, batch.entry);
-        if self.held.remembers {
-            self.execute_for(connection, &statements.leave_out(), entry, false).await?;
-            self.execute_for(connection, &statements.forget(), entry, false).await?;
-        }
+        let statements = &self.statements;
+        self.leave_out_deleted(connection).await?;
         let deletes = deletes(changes);
         let remember = statements.remember();
         let remembered = match remember.as_ref().filter(|_| deletes) {
-            Some(remember) => self.execute_for(connection, remember, entry, true).await? > 0,
+            Some(remember) => self.execute_for(connection, remember, Some(at_us)).await? > 0,
             None => false,
         };
         let foreign = statements.foreign();
         if let Some((take, _)) = foreign.as_ref().filter(|_| deletes) {
             self.execute(connection, take).await?;
         }
-        let write = self.write(&statements.stage);
-        match changes.len() > FEW {
-            true => self.execute_as_it_is(connection, format!("{FREELY}; {write}; {BY_INDEX}")).await?,
-            false => self.execute(connection, &write).await?,
-        }
+        self.write_staged(connection, changes.len()).await?;
         if deletes && (!self.held.merges || remember.is_none()) {
             for delete in statements.deletes() {
                 self.execute(connection, &delete).await?;
@@ -426,8 +433,28 @@ impl<'w> Writer<'w> {
                 self.execute(connection, statement).await?;
             }
         }
-        self.held.remembers |= remembered;
+        if remembered {
+            // Where the transaction does not become durable, it asks for nothing worse than statements that find nothing.
+            self.held.remembers.store(true, Ordering::Release);
+        }
         Ok(())
+    }
+
+    /// Leaves out what is older than its row's delete; of the rest the row is deleted no longer.
+    async fn leave_out_deleted(&self, connection: &mut PgConnection) -> Result<(), SinkError> {
+        if self.remembers() {
+            self.execute_for(connection, &self.statements.leave_out(), None).await?;
+            self.execute_for(connection, &self.statements.forget(), None).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_staged(&self, connection: &mut PgConnection, count: usize) -> Result<(), SinkError> {
+        let write = self.write(&self.statements.stage);
+        match count > FEW {
+            true => self.execute_as_it_is(connection, format!("{FREELY}; {write}; {BY_INDEX}")).await,
+            false => self.execute(connection, &write).await,
+        }
     }
 
     async fn execute(&self, connection: &mut PgConnection, sql: &str) -> Result<(), SinkError> {
@@ -440,15 +467,9 @@ impl<'w> Writer<'w> {
     }
 
     /// Executes a statement on the keys that the subscription deleted.
-    async fn execute_for(
-        &self,
-        connection: &mut PgConnection,
-        sql: &str,
-        entry: &AuditEntry,
-        timed: bool,
-    ) -> Result<u64, SinkError> {
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&entry.subscription);
-        let query = if timed { query.bind(entry.at_us) } else { query };
+    async fn execute_for(&self, connection: &mut PgConnection, sql: &str, at_us: Option<i64>) -> Result<u64, SinkError> {
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&*self.statements.form.subscription);
+        let query = at_us.into_iter().fold(query, sqlx::query::Query::bind);
         Ok(query.execute(connection).await.map_err(sink_error)?.rows_affected())
     }
 
