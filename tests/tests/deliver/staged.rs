@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use guitong_deliver::Phase;
-use guitong_deliver::sink::{Change, PartitionStand, SinkBatch, SinkErrorKind, What};
+use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKind, What};
 use guitong_govern::audit::{AuditEntry, Digest, Range};
 use guitong_govern::{Row, RowKey};
 use guitong_schemas::contract::Subscription;
@@ -26,6 +26,10 @@ const OPEN: &str = "SELECT pid::text FROM pg_stat_activity a WHERE usename = 'of
 const BESIDE_ONE_THAT_WAITS: &str =
     "EXISTS (SELECT 1 FROM pg_stat_activity WHERE usename = 'office' AND wait_event_type = 'Lock')";
 const HAVING_WRITTEN: &str = "EXISTS (SELECT 1 FROM pg_locks l
+    WHERE l.pid = a.pid AND l.relation = 'shared.t'::regclass AND l.mode = 'RowExclusiveLock')";
+/// So long after its last statement that no other comes by itself.
+const HAVING_WRITTEN_NOTHING: &str =
+    "clock_timestamp() - a.state_change > interval '1 s' AND NOT EXISTS (SELECT 1 FROM pg_locks l
     WHERE l.pid = a.pid AND l.relation = 'shared.t'::regclass AND l.mode = 'RowExclusiveLock')";
 
 impl Bench {
@@ -63,13 +67,12 @@ async fn clerk_holds(target: &Target, row: u64) -> Transaction<'static, Postgres
 
 /// The connection of the next batch while one waits for the clerk. It has written to the table, or has not.
 async fn ready(target: &Target, running: &mut Running, written: bool) -> String {
-    let not = if written { "" } else { "NOT" };
+    let written = if written { HAVING_WRITTEN } else { HAVING_WRITTEN_NOTHING };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         assert!(Instant::now() < deadline, "nothing is ready: {:?}", *running.status.borrow());
         running.reaches(|status| !matches!(status.phase, Phase::Retrying { .. })).await;
-        let of_it = format!("{OPEN} AND {BESIDE_ONE_THAT_WAITS} AND {not} {HAVING_WRITTEN}");
-        if let [pid] = &target.texts(&of_it).await[..] {
+        if let [pid] = &target.texts(&format!("{OPEN} AND {BESIDE_ONE_THAT_WAITS} AND {written}")).await[..] {
             return pid.clone();
         }
     }
@@ -119,7 +122,7 @@ async fn the_next_batch_is_staged_where_triggers_look_and_a_connection_that_brea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_waits_for_the_next_one_goes_on_and_none_is_applied_ahead_after_that() {
+async fn a_batch_that_waits_for_the_next_one_goes_on() {
     let (mut bench, target, subscription) = Bench::filled().await;
     let (first, clerk) = (clerk_holds(&target, 1).await, clerk_holds(&target, AMONG_THEM).await);
     let mut running = bench.start(&subscription);
@@ -161,43 +164,95 @@ async fn a_row_that_was_deleted_since_the_takeover_does_not_come_back_with_an_ol
     assert!(held.values().all(|name| name == "乙"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_older_holder_applied_ahead_is_not_written() {
-    let bench = Bench::new().await;
-    let target = Target::postgres().await;
-    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
-    let (mut first, mut second) = (target.sink(&bench, &subscription), target.sink(&bench, &subscription));
+/// More than are sent as arrays.
+const MANY: u64 = 3_000;
+
+fn upserts(keys: std::ops::Range<u64>) -> Vec<Change<'static>> {
     let text = |text: String| StandardValue::Text(text.into());
     let change = |n: u64| {
         let key = RowKey { id: n.to_be_bytes().to_vec(), clear: vec![text(format!("K{n}"))] };
-        let row = Row { key, cells: vec![text(format!("K{n}")), text("甲".into())] };
-        Change::new(version(n), 1_000_000, What::Upsert(row))
+        Change::new(version(n), 1_000_000, What::Upsert(Row { key, cells: vec![text(format!("K{n}")), text("甲".into())] }))
     };
-    let changes: Vec<_> = (0..3_000).map(change).collect();
-    let changes: Vec<_> = changes.iter().collect();
-    let epoch = first.open().await.unwrap().epoch;
-    first.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
-    let entry = AuditEntry {
+    keys.map(change).collect()
+}
+
+fn entry(epoch: u64, keys: std::ops::Range<u64>) -> AuditEntry {
+    AuditEntry {
         subscription: "credit".into(),
         resource: "enterprise".into(),
         epoch,
-        ranges: vec![Range { partition: 0, from: 0, to: 3_000 }],
-        count: 3_000,
+        count: keys.end - keys.start,
+        ranges: vec![Range { partition: 0, from: keys.start, to: keys.end }],
         content: Digest::start(),
         grant: String::new(),
         revision: String::new(),
         at_us: now_us(),
         previous: Digest::start(),
-    };
+    }
+}
+
+/// Applies the upserts of these keys ahead, and writes them once `meanwhile` is done.
+async fn write_ahead(
+    sink: &mut Box<dyn Sink>,
+    epoch: u64,
+    keys: std::ops::Range<u64>,
+    meanwhile: impl AsyncFnOnce(),
+) -> Result<(), SinkErrorKind> {
+    let (changes, entry) = (upserts(keys.clone()), entry(epoch, keys));
+    let changes: Vec<_> = changes.iter().collect();
     let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
-    let applied = first.stager().unwrap().stage(&changes, true).await.unwrap();
-    second.open().await.unwrap();
-    assert_eq!(first.write_staged(&batch, applied).await.unwrap_err().kind, SinkErrorKind::Fenced);
+    let staged = sink.stager().unwrap().stage(&changes, true).await.unwrap();
+    meanwhile().await;
+    sink.write_staged(&batch, staged).await.map(drop).map_err(|error| error.kind)
+}
+
+async fn reaches(target: &Target, open: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < deadline, "no connection is ever {open}");
+        if let [pid] = &target.texts(&format!("{OPEN} AND {open}")).await[..] {
+            return pid.clone();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_older_holder_applied_ahead_is_not_written() {
+    let (bench, target) = (Bench::new().await, Target::postgres().await);
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let (mut first, mut second) = (target.sink(&bench, &subscription), target.sink(&bench, &subscription));
+    let epoch = first.open().await.unwrap().epoch;
+    first.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
+    let taken_over = async || {
+        reaches(&target, HAVING_WRITTEN).await;
+        second.open().await.unwrap();
+    };
+    assert_eq!(write_ahead(&mut first, epoch, 0..MANY, taken_over).await, Err(SinkErrorKind::Fenced));
     assert_eq!(target.count("t").await, 0);
-    // The same from the one who holds it.
-    let staged = second.stager().unwrap().stage(&changes, true).await.unwrap();
-    second.write_staged(&batch, staged).await.unwrap();
-    assert_eq!(target.count("t").await, 3_000);
+    write_ahead(&mut second, epoch + 1, 0..MANY, async || ()).await.unwrap();
+    assert_eq!(target.count("t").await, MANY as i64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_applied_ahead_and_lost_is_written_again_and_nothing_is_applied_ahead_after_it() {
+    let (bench, target) = (Bench::new().await, Target::postgres().await);
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let mut sink = target.sink(&bench, &subscription);
+    let epoch = sink.open().await.unwrap().epoch;
+    sink.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
+    let lost = async || {
+        let pid = reaches(&target, HAVING_WRITTEN).await;
+        assert_eq!(target.texts(&format!("SELECT pg_terminate_backend({pid})::text")).await, ["true"]);
+    };
+    write_ahead(&mut sink, epoch, 0..MANY, lost).await.unwrap();
+    assert_eq!(target.count("t").await, MANY as i64);
+    let waits = async || drop(reaches(&target, HAVING_WRITTEN_NOTHING).await);
+    write_ahead(&mut sink, epoch, MANY..2 * MANY, waits).await.unwrap();
+    assert_eq!(target.count("t").await, 2 * MANY as i64);
+    // Whoever takes it over begins anew.
+    let epoch = sink.open().await.unwrap().epoch;
+    write_ahead(&mut sink, epoch, 2 * MANY..3 * MANY, async || drop(reaches(&target, HAVING_WRITTEN).await)).await.unwrap();
+    assert_eq!(target.count("t").await, 3 * MANY as i64);
 }
 
 /// How often the table was read as a whole, as the server counts once connections have ended.
