@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use guitong_deliver::Phase;
 use guitong_deliver::sink::{Change, PartitionStand, Sink, SinkBatch, SinkErrorKind, What};
 use guitong_govern::audit::{AuditEntry, Digest, Range};
 use guitong_govern::{Row, RowKey};
@@ -13,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
-use crate::fixture::{Bench, Running, Target, now_us, version};
+use crate::fixture::{Bench, Target, now_us, version};
 use crate::scenarios::assert_each_batch_once;
 
 /// Several batches of a size that is staged.
@@ -27,10 +26,8 @@ const BESIDE_ONE_THAT_WAITS: &str =
     "EXISTS (SELECT 1 FROM pg_stat_activity WHERE usename = 'office' AND wait_event_type = 'Lock')";
 const HAVING_WRITTEN: &str = "EXISTS (SELECT 1 FROM pg_locks l
     WHERE l.pid = a.pid AND l.relation = 'shared.t'::regclass AND l.mode = 'RowExclusiveLock')";
-/// So long after its last statement that no other comes by itself.
-const HAVING_WRITTEN_NOTHING: &str =
-    "clock_timestamp() - a.state_change > interval '1 s' AND NOT EXISTS (SELECT 1 FROM pg_locks l
-    WHERE l.pid = a.pid AND l.relation = 'shared.t'::regclass AND l.mode = 'RowExclusiveLock')";
+/// So long after its last statement that no other comes by itself: before what [`HAVING_WRITTEN`] says.
+const AT_REST_NOT: &str = "clock_timestamp() - a.state_change > interval '1 s' AND NOT";
 
 impl Bench {
     /// With rows, all of which are delivered.
@@ -43,12 +40,10 @@ impl Bench {
         (bench, target, subscription)
     }
 
-    /// Another version of every row.
+    /// Another version of every row, all at once.
     async fn change_all(&mut self, name: &str, after: u64) {
-        for first in (1..=ROWS).step_by(2_000) {
-            let records = (first..first + 2_000).map(|n| self.named(&format!("K{n}"), name, after + n)).collect();
-            self.append(records).await;
-        }
+        let records = (1..=ROWS).map(|n| self.named(&format!("K{n}"), name, after + n)).collect();
+        self.append(records).await;
     }
 }
 
@@ -65,14 +60,13 @@ async fn clerk_holds(target: &Target, row: u64) -> Transaction<'static, Postgres
     clerk
 }
 
-/// The connection of the next batch while one waits for the clerk. It has written to the table, or has not.
-async fn ready(target: &Target, running: &mut Running, written: bool) -> String {
-    let written = if written { HAVING_WRITTEN } else { HAVING_WRITTEN_NOTHING };
+/// The connection of the next batch, once it has written to the table, or rests and has not, `beside` something else.
+async fn ready(target: &Target, written: bool, beside: &str) -> String {
+    let not = if written { "" } else { AT_REST_NOT };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        assert!(Instant::now() < deadline, "nothing is ready: {:?}", *running.status.borrow());
-        running.reaches(|status| !matches!(status.phase, Phase::Retrying { .. })).await;
-        if let [pid] = &target.texts(&format!("{OPEN} AND {BESIDE_ONE_THAT_WAITS} AND {written}")).await[..] {
+        assert!(Instant::now() < deadline, "no connection is ever ready, written: {written}");
+        if let [pid] = &target.texts(&format!("{OPEN} AND {not} {HAVING_WRITTEN} AND {beside}")).await[..] {
             return pid.clone();
         }
     }
@@ -96,7 +90,7 @@ async fn assert_a_broken_connection_loses_nothing(applied: bool) {
     let clerk = clerk_holds(&target, AMONG_THEM).await;
     bench.change_all("乙", ROWS).await;
     let mut running = bench.start(&subscription);
-    let pid = ready(&target, &mut running, applied).await;
+    let pid = ready(&target, applied, BESIDE_ONE_THAT_WAITS).await;
     let as_far_as_read = format!(
         "SELECT ((SELECT count(*) FROM shared.t WHERE name = '乙') = (SELECT sum(next_offset) FROM shared.guitong_offsets) - {ROWS})::text"
     );
@@ -124,7 +118,7 @@ async fn the_next_batch_is_staged_where_triggers_look_and_a_connection_that_brea
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_waits_for_the_next_one_goes_on() {
     let (mut bench, target, subscription) = Bench::filled().await;
-    let (first, clerk) = (clerk_holds(&target, 1).await, clerk_holds(&target, AMONG_THEM).await);
+    let clerk = clerk_holds(&target, AMONG_THEM).await;
     let mut running = bench.start(&subscription);
     bench.caught_up(&mut running).await;
     // Comes after the subscription was taken over, when nobody looks for it: a row that every batch needs.
@@ -135,8 +129,7 @@ async fn a_batch_that_waits_for_the_next_one_goes_on() {
         CREATE TRIGGER counts AFTER UPDATE ON shared.t EXECUTE FUNCTION shared.count()";
     sqlx::raw_sql(counts).execute(pool(&target)).await.unwrap();
     bench.change_all("乙", ROWS).await;
-    first.rollback().await.unwrap();
-    ready(&target, &mut running, true).await;
+    ready(&target, true, BESIDE_ONE_THAT_WAITS).await;
     clerk.rollback().await.unwrap();
     bench.caught_up(&mut running).await;
     running.stop().await.unwrap();
@@ -206,16 +199,6 @@ async fn write_ahead(
     sink.write_staged(&batch, staged).await.map(drop).map_err(|error| error.kind)
 }
 
-async fn reaches(target: &Target, open: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        assert!(Instant::now() < deadline, "no connection is ever {open}");
-        if let [pid] = &target.texts(&format!("{OPEN} AND {open}")).await[..] {
-            return pid.clone();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_older_holder_applied_ahead_is_not_written() {
     let (bench, target) = (Bench::new().await, Target::postgres().await);
@@ -224,7 +207,7 @@ async fn what_an_older_holder_applied_ahead_is_not_written() {
     let epoch = first.open().await.unwrap().epoch;
     first.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
     let taken_over = async || {
-        reaches(&target, HAVING_WRITTEN).await;
+        ready(&target, true, "true").await;
         second.open().await.unwrap();
     };
     assert_eq!(write_ahead(&mut first, epoch, 0..MANY, taken_over).await, Err(SinkErrorKind::Fenced));
@@ -241,17 +224,17 @@ async fn what_was_applied_ahead_and_lost_is_written_again_and_nothing_is_applied
     let epoch = sink.open().await.unwrap().epoch;
     sink.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
     let lost = async || {
-        let pid = reaches(&target, HAVING_WRITTEN).await;
+        let pid = ready(&target, true, "true").await;
         assert_eq!(target.texts(&format!("SELECT pg_terminate_backend({pid})::text")).await, ["true"]);
     };
     write_ahead(&mut sink, epoch, 0..MANY, lost).await.unwrap();
     assert_eq!(target.count("t").await, MANY as i64);
-    let waits = async || drop(reaches(&target, HAVING_WRITTEN_NOTHING).await);
+    let waits = async || drop(ready(&target, false, "true").await);
     write_ahead(&mut sink, epoch, MANY..2 * MANY, waits).await.unwrap();
     assert_eq!(target.count("t").await, 2 * MANY as i64);
     // Whoever takes it over begins anew.
     let epoch = sink.open().await.unwrap().epoch;
-    write_ahead(&mut sink, epoch, 2 * MANY..3 * MANY, async || drop(reaches(&target, HAVING_WRITTEN).await)).await.unwrap();
+    write_ahead(&mut sink, epoch, 2 * MANY..3 * MANY, async || drop(ready(&target, true, "true").await)).await.unwrap();
     assert_eq!(target.count("t").await, 3 * MANY as i64);
 }
 
