@@ -47,6 +47,7 @@ use crate::faulty::{FaultySink, Script};
 use crate::topics::Topics;
 
 pub(crate) const PARTITIONS: u32 = 2;
+/// In which more is delivered, or what a test waits for comes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A version by its commit position.
@@ -312,12 +313,21 @@ impl Running {
         Self { status, handle, task: tokio::spawn(deliverer.run(shutdown.clone())), shutdown }
     }
 
+    /// Waits until the status is as it is wanted, for as long as more is delivered every now and then.
     pub(crate) async fn reaches(&mut self, mut wanted: impl FnMut(&DeliverStatus) -> bool) -> DeliverStatus {
-        let reached = tokio::time::timeout(PATIENCE, self.status.wait_for(|status| wanted(status))).await;
-        match reached.map(|status| status.map(|status| status.clone())) {
-            Ok(Ok(status)) => status,
-            Ok(Err(_)) => panic!("the deliverer ended: {:?}", (&mut self.task).await),
-            Err(_) => panic!("never reached; last {:?}", *self.status.borrow()),
+        let mut furthest = 0;
+        loop {
+            let delivered = |status: &DeliverStatus| status.offsets.iter().map(|(_, next)| next).sum::<u64>();
+            let next = self.status.wait_for(|status| wanted(status) || delivered(status) > furthest);
+            let status = match tokio::time::timeout(PATIENCE, next).await.map(|status| status.map(|status| status.clone())) {
+                Ok(Ok(status)) => status,
+                Ok(Err(_)) => panic!("the deliverer ended: {:?}", (&mut self.task).await),
+                Err(_) => panic!("never reached; last {:?}", *self.status.borrow()),
+            };
+            if wanted(&status) {
+                return status;
+            }
+            furthest = delivered(&status);
         }
     }
 
