@@ -251,6 +251,23 @@ async fn a_sink_that_holds_its_answer_holds_nobody_else() {
     assert_eq!(world.target.names("t").await, names(&[("K1", "3")]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_a_sink_is_at_work_waits_for_one_batch_and_no_more() {
+    let mut world = World::new().await;
+    let before = world.script.attempts().len();
+    world.script.then(Step::Hold);
+    world.change("K2", 2).await;
+    world.script.holds().await;
+    for commit in 3..30 {
+        world.change(&format!("K{commit}"), commit).await;
+    }
+    world.script.let_go();
+    world.caught_up().await;
+    world.running.stop().await.unwrap();
+    let batches = world.script.attempts().split_off(before);
+    assert_eq!(batches.iter().map(|attempt| attempt.changes.len()).collect::<Vec<_>>(), [1, 27]);
+}
+
 /// Random changes against random faults and crashes: what is held at the end is the newest change of each row that is not
 /// refused, and of no row an older change was taken after a newer one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

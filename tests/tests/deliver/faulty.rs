@@ -19,7 +19,7 @@ pub(crate) enum Step {
     BusyFor(Duration),
     /// It is written, and nobody hears of it.
     LoseReply,
-    /// Takes it, and never answers.
+    /// Takes it, and does nothing with it before it is let go.
     Hold,
     Slow(Duration),
 }
@@ -42,6 +42,7 @@ pub(crate) struct Script {
     attempts: Mutex<Vec<Attempt>>,
     opened: AtomicU64,
     holding: Semaphore,
+    let_go: Semaphore,
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,6 +57,7 @@ impl Script {
             attempts: Mutex::default(),
             opened: AtomicU64::new(0),
             holding: Semaphore::new(0),
+            let_go: Semaphore::new(0),
         })
     }
 
@@ -87,6 +89,10 @@ impl Script {
     /// Waits until a batch is held.
     pub(crate) async fn holds(&self) {
         self.holding.acquire().await.unwrap().forget();
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.let_go.add_permits(1);
     }
 }
 
@@ -146,7 +152,7 @@ impl Sink for FaultySink {
             Some(Step::Slow(pause)) => tokio::time::sleep(pause).await,
             Some(Step::Hold) => {
                 self.script.holding.add_permits(1);
-                std::future::pending().await
+                self.script.let_go.acquire().await.unwrap().forget();
             }
             Some(Step::LoseReply) | None => {}
         }

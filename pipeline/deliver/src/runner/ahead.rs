@@ -3,6 +3,9 @@
 //!
 //! At most one batch waits, beside the one that is handed over. Nothing of what waits counts: where a session ends, the next one reads
 //! from the sink's own offsets again.
+//!
+//! That is for who is behind. At the tail the next batch would be the one record that has come since, and all that come while the sink
+//! has the one before would wait for it as well: there the next batch is read once it is asked for.
 
 #![allow(unsafe_code, reason = "self_cell's macro, which is safe to use")]
 
@@ -17,7 +20,7 @@ use guitong_govern::{Entitlement, Stop};
 use guitong_log::{LogReader, ReadBatch};
 use jiff::Timestamp;
 use self_cell::self_cell;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Fault;
@@ -149,15 +152,23 @@ impl Decider {
 pub(super) struct Ahead {
     /// Boxed: the channel has room for many more than come.
     decided: mpsc::Receiver<Result<Next, Box<Fault>>>,
+    /// Batches that were taken, and the one that is asked for.
+    asked: watch::Sender<u64>,
+    taken: u64,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Ahead {
     pub(super) fn start(mut reader: Box<dyn LogReader>, mut decider: Decider) -> Self {
         let (sender, decided) = mpsc::channel(1);
+        let (asked, mut asks) = watch::channel(0);
         let task = tokio::spawn(async move {
-            // Room first: what is read then waits here and nowhere else.
-            while let Ok(room) = sender.reserve().await {
+            for given in 0.. {
+                if !decider.appetite.expects_more() && asks.wait_for(|asked| *asked > given).await.is_err() {
+                    return;
+                }
+                // Room first: what is read then waits here and nowhere else.
+                let Ok(room) = sender.reserve().await else { return };
                 let next = decider.next(reader.as_mut()).await.map_err(Box::new);
                 let over = next.is_err();
                 room.send(next);
@@ -166,13 +177,17 @@ impl Ahead {
                 }
             }
         });
-        Self { decided, _task: AbortOnDropHandle::new(task) }
+        Self { decided, asked, taken: 0, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The next batch; `None` where none comes within `wait`.
     pub(super) async fn next(&mut self, wait: Duration) -> Result<Option<Next>, Fault> {
+        self.asked.send_replace(self.taken + 1);
         match tokio::time::timeout(wait, self.decided.recv()).await {
-            Ok(Some(next)) => next.map(Some).map_err(|fault| *fault),
+            Ok(Some(next)) => {
+                self.taken += 1;
+                next.map(Some).map_err(|fault| *fault)
+            }
             // After a fault there is nothing more, and the session is over.
             Ok(None) | Err(_) => Ok(None),
         }

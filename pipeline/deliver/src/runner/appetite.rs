@@ -41,12 +41,13 @@ pub(super) struct Appetite {
     /// Of the next read.
     bytes: usize,
     most: usize,
+    full: bool,
 }
 
 impl Appetite {
     /// `most`: bytes of the largest read.
     pub(super) fn new(room: Room, most: usize) -> Self {
-        Self { room, bytes: SMALL.min(most), most }
+        Self { room, bytes: SMALL.min(most), most, full: false }
     }
 
     /// What the next read may be, and its place where it is a large one.
@@ -59,12 +60,17 @@ impl Appetite {
         }
     }
 
+    /// Whether the last read was full: there is more already, likely.
+    pub(super) fn expects_more(&self) -> bool {
+        self.full
+    }
+
     /// More is read after a read that was full, and little after one that was not.
     pub(super) fn had(&mut self, batch: &ReadBatch) {
         let bytes = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
         let had: usize = batch.records.iter().map(|record| bytes(&record.key) + bytes(&record.value)).sum();
-        let full = had >= self.bytes.min(SMALL) / 2;
-        self.bytes = if full { self.most.min(self.bytes * GROWTH) } else { SMALL.min(self.most) };
+        self.full = had >= self.bytes.min(SMALL) / 2;
+        self.bytes = if self.full { self.most.min(self.bytes * GROWTH) } else { SMALL.min(self.most) };
     }
 }
 
