@@ -152,7 +152,7 @@ impl Decider {
 pub(super) struct Ahead {
     /// Boxed: the channel has room for many more than come.
     decided: mpsc::Receiver<Result<Next, Box<Fault>>>,
-    /// Batches that were taken, and the one that is asked for.
+    /// How many batches: those that were taken, and the one that is waited for.
     asked: watch::Sender<u64>,
     taken: u64,
     _task: AbortOnDropHandle<()>,
