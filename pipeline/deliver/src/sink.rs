@@ -22,11 +22,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use guitong_govern::audit::{AuditEntry, Range};
 use guitong_govern::{Column, Gone, KeyForm, Row, RowKey};
-use guitong_log::LogId;
+use guitong_log::{LogId, StateChange};
 use guitong_schemas::contract::SinkTable;
 use guitong_schemas::position::Version;
 use guitong_schemas::standard::StandardValue;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -86,6 +87,8 @@ pub struct Stand {
     pub refilling: bool,
     /// Audit entries of the last batch that became durable, and of those before it that the log may lack; oldest first.
     pub entries: Vec<AuditEntry>,
+    /// What was kept with the last of them ([`SinkBatch::sealed`]).
+    pub sealed: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +182,8 @@ pub struct SinkBatch<'b, 'a> {
     pub entry: &'b AuditEntry,
     /// Entries of earlier batches that the log may lack; oldest first.
     pub unlogged: &'b [AuditEntry],
+    /// What else the sink keeps with its entry for who takes the subscription over.
+    pub sealed: Option<&'b str>,
 }
 
 impl<'b, 'a> SinkBatch<'b, 'a> {
@@ -189,22 +194,34 @@ impl<'b, 'a> SinkBatch<'b, 'a> {
 
     /// What is said once the batch is durable.
     pub(crate) fn ack(&self) -> Ack {
-        Ack { durable: self.ranges.iter().map(|range| (range.partition, range.to)).collect() }
+        Ack { durable: self.ranges.iter().map(|range| (range.partition, range.to)).collect(), notes: Vec::new() }
     }
 
     /// What the sink keeps of audit entries once this batch is durable: a list in JSON, its own last.
     pub(crate) fn entries(&self) -> String {
-        let all: Vec<_> = self.unlogged.iter().chain([self.entry]).collect();
+        let own = KeptEntry { entry: self.entry, sealed: self.sealed };
+        let all: Vec<_> = self.unlogged.iter().map(|entry| KeptEntry { entry, sealed: None }).chain([own]).collect();
         // Texts and numbers always serialise.
         serde_json::to_string(&all).unwrap_or_default()
     }
 }
 
+/// An audit entry as a sink keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptEntry<E, S> {
+    #[serde(flatten)]
+    pub(crate) entry: E,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed: Option<S>,
+}
+
 /// What became durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Ack {
     /// Next offset of each partition up to which everything is durable.
     pub durable: Vec<(u32, u64)>,
+    /// What the log is to be told with the batch's audit entry, in the subscription's keyed state.
+    pub notes: Vec<StateChange>,
 }
 
 /// The subscriber's end of one subscription.

@@ -83,11 +83,13 @@ async fn a_copy_that_is_dropped_leaves_no_answer_to_others() {
     };
     for _ in 0..40 {
         let entry = entry(epoch);
-        let batch = SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[] };
+        let batch = SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[], sealed: None };
         drop(tokio::time::timeout(Duration::from_micros(random.random_range(0..40_000)), sink.write(&batch)).await);
         epoch = sink.open().await.unwrap().epoch;
     }
     let entry = entry(epoch);
-    sink.write(&SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[] }).await.unwrap();
+    sink.write(&SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[], sealed: None })
+        .await
+        .unwrap();
     assert_eq!(target.count("t").await, 2_000);
 }

@@ -159,7 +159,8 @@ pub(crate) async fn a_batch_is_taken_only_where_the_sink_stands_and_from_its_hol
             at_us: now_us(),
             previous: Digest::start(),
         };
-        let batch = SinkBatch { changes: &[&change], earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
+        let batch =
+            SinkBatch { changes: &[&change], earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[], sealed: None };
         sink.write(&batch).await.map(|ack| ack.durable).map_err(|error| error.kind)
     };
     let begin = |next| [PartitionStand { partition: 0, next, refill_to: 0 }];
@@ -511,11 +512,11 @@ pub(crate) async fn calls_that_are_dropped_leave_connections_for_others(bench: B
     let all: Vec<&Change<'_>> = deletes.iter().collect();
     // As many deletes as never before are a statement that the server has not seen: its preparation is dropped too.
     for count in 1..=all.len() {
-        let batch = SinkBatch { changes: &all[..count], earlier: &[], ranges: &[], entry: &entry, unlogged: &[] };
+        let batch = SinkBatch { changes: &all[..count], earlier: &[], ranges: &[], entry: &entry, unlogged: &[], sealed: None };
         let within = std::time::Duration::from_micros(random.random_range(0..3_000));
         drop(tokio::time::timeout(within, sink.write(&batch)).await);
     }
-    let batch = SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[] };
+    let batch = SinkBatch { changes: &all, earlier: &[], ranges: &[], entry: &entry, unlogged: &[], sealed: None };
     sink.write(&batch).await.unwrap();
 }
 

@@ -193,7 +193,7 @@ async fn write_ahead(
 ) -> Result<(), SinkErrorKind> {
     let (changes, entry) = (upserts(keys.clone()), entry(epoch, keys));
     let changes: Vec<_> = changes.iter().collect();
-    let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] };
+    let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[], sealed: None };
     let staged = sink.stager().unwrap().stage(&changes, true).await.unwrap();
     meanwhile().await;
     sink.write_staged(&batch, staged).await.map(drop).map_err(|error| error.kind)

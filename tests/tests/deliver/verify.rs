@@ -355,7 +355,7 @@ pub(crate) async fn random_values_of_every_kind_are_digested_as_they_are_here(mu
             previous: Digest::start(),
         };
         let all: Vec<&Change<'_>> = changes.iter().collect();
-        sink.write(&SinkBatch { changes: &all, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[] })
+        sink.write(&SinkBatch { changes: &all, earlier: &[], ranges: &entry.ranges, entry: &entry, unlogged: &[], sealed: None })
             .await
             .unwrap();
         sink.sweep().await.unwrap();

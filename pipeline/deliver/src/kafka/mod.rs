@@ -242,7 +242,8 @@ impl Sink for KafkaSink {
         let state = state.clone();
         self.holding = Some(Holding { form, index, stand: stand.clone(), is_sure: true });
         self.commit(Vec::new(), Vec::new(), stand).await?;
-        Ok(Stand { epoch: state.epoch, partitions: state.partitions(), refilling: state.sweep.is_some(), entries: state.entries })
+        let (partitions, refilling) = (state.partitions(), state.sweep.is_some());
+        Ok(Stand { epoch: state.epoch, partitions, refilling, entries: state.entries, sealed: None })
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
@@ -307,7 +308,7 @@ impl Sink for KafkaSink {
         let entries = batch.unlogged.iter().chain([batch.entry]).cloned().collect();
         let next = TopicStand { state: StandState { entries, ..state }, ..stand.clone() };
         self.commit(records, known, next).await?;
-        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+        Ok(batch.ack())
     }
 
     async fn settle(&mut self) -> Result<(), SinkError> {

@@ -114,10 +114,10 @@ impl Hand<'_> {
         let changes: Vec<_> = removals.iter().collect();
         let entry = self.entry(changes.iter(), Vec::new());
         let unlogged = self.session.journal.unlogged().await?;
-        let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &[], entry: &entry, unlogged };
+        let batch = SinkBatch { changes: &changes, earlier: &[], ranges: &[], entry: &entry, unlogged, sealed: None };
         let removed = self.sink.remove(rows, &batch).await?;
         self.metrics.deletes.inc_by(removed);
-        self.session.journal.note(entry).await?;
+        self.session.journal.note(entry, Vec::new()).await?;
         Ok(())
     }
 
@@ -189,14 +189,14 @@ impl Hand<'_> {
         let entry = self.entry(earlier.iter().flatten().chain(&changes), ranges);
         let unlogged = self.session.journal.unlogged().await?;
         let ranges = if moves { entry.ranges.as_slice() } else { &[] };
-        let batch = SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged };
+        let batch = SinkBatch { changes: &changes, earlier: &earlier, ranges, entry: &entry, unlogged, sealed: None };
         let ack = match staged {
             Some(staged) => self.sink.write_staged(&batch, staged).await?,
             None => self.sink.write(&batch).await?,
         };
         self.session.positions.extend(ack.durable);
         self.count(items);
-        self.session.journal.note(entry).await?;
+        self.session.journal.note(entry, ack.notes).await?;
         self.end_entries(items, true).await
     }
 

@@ -136,11 +136,17 @@ async fn end(
 /// What the writing task is asked for.
 enum Ask {
     /// Boxed: the channel has room for as many asks as it may hold, for each subscription.
-    Note(Box<AuditEntry>),
+    Note(Box<Note>),
     Append {
         batch: Box<Batch>,
         done: oneshot::Sender<()>,
     },
+}
+
+/// What the log is told of a batch.
+struct Note {
+    entry: AuditEntry,
+    state: Vec<StateChange>,
 }
 
 /// A subscription's hold on the exchange log.
@@ -178,12 +184,12 @@ impl Journal {
         Ok(self.unlogged.make_contiguous())
     }
 
-    /// Takes on the entry of a batch that is durable at the sink.
-    pub(crate) async fn note(&mut self, entry: AuditEntry) -> Result<(), AppendError> {
+    /// Takes on the entry of a batch that is durable at the sink, and what else the log is to be told with it.
+    pub(crate) async fn note(&mut self, entry: AuditEntry, state: Vec<StateChange>) -> Result<(), AppendError> {
         self.last = entry.digest();
         self.unlogged.push_back(entry.clone());
         // There is room: whoever wrote had waited for it ([`Journal::unlogged`]). So no stop comes between the sink's answer and this.
-        let noted = match self.asks.try_send(Ask::Note(Box::new(entry))) {
+        let noted = match self.asks.try_send(Ask::Note(Box::new(Note { entry, state }))) {
             Err(TrySendError::Full(ask)) => self.asks.send(ask).await.is_ok(),
             sent => sent.is_ok(),
         };
@@ -244,10 +250,13 @@ async fn write(
 ) -> Result<(), AppendError> {
     let mut due = Instant::now();
     while let Some(first) = asked.recv().await {
-        let (mut entries, mut next) = (Vec::new(), Some(first));
+        let (mut entries, mut state, mut next) = (Vec::new(), Vec::new(), Some(first));
         let asked_for = loop {
             match next.take() {
-                Some(Ask::Note(entry)) => entries.push(*entry),
+                Some(Ask::Note(note)) => {
+                    entries.push(note.entry);
+                    state.extend(note.state);
+                }
                 Some(Ask::Append { batch, done }) => break Some((batch, done)),
                 None => break None,
             }
@@ -256,7 +265,9 @@ async fn write(
             }
         };
         if !entries.is_empty() {
-            hold.append(noted(&subscription, &entries)).await?;
+            let mut batch = noted(&subscription, &entries);
+            batch.state.extend(state);
+            hold.append(batch).await?;
             logged.send_modify(|count| *count += entries.len() as u64);
             due = Instant::now() + GATHER;
         }

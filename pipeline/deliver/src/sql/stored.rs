@@ -9,7 +9,7 @@ use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::layout::{Layout, misfit};
 use super::reshape::{Reshape, Shape};
-use crate::sink::{PartitionStand, SinkError, SinkErrorKind, SinkPlan};
+use crate::sink::{KeptEntry, PartitionStand, SinkError, SinkErrorKind, SinkPlan};
 
 /// The row of `guitong_subscriptions`.
 #[derive(Debug, Clone)]
@@ -163,13 +163,19 @@ pub(crate) fn settled(
 }
 
 impl Stored {
-    pub(crate) fn entries(&self) -> Result<Vec<AuditEntry>, SinkError> {
-        let parse = |text: &String| serde_json::from_str(text);
-        let entries = self.entries.as_ref().map(parse).transpose();
-        let entries = entries.map_err(|error| {
+    /// Audit entries, and what was kept with the last of them.
+    pub(crate) fn entries(&self) -> Result<(Vec<AuditEntry>, Option<String>), SinkError> {
+        let parse = |text: &String| serde_json::from_str::<Vec<KeptEntry<AuditEntry, String>>>(text);
+        let kept = self.entries.as_ref().map(parse).transpose();
+        let kept = kept.map_err(|error| {
             SinkError::new(SinkErrorKind::Shape, format!("guitong_subscriptions.entries is damaged: {error}"))
         })?;
-        Ok(entries.unwrap_or_default())
+        let mut sealed = None;
+        let entries = kept.unwrap_or_default().into_iter().map(|kept| {
+            sealed = kept.sealed;
+            kept.entry
+        });
+        Ok((entries.collect(), sealed))
     }
 }
 

@@ -224,7 +224,8 @@ impl Sink for WebhookSink {
         kept.commit(&stand, Vec::new()).await?;
         self.stand = stand;
         let (epoch, partitions) = (self.stand.epoch, self.stand.partitions());
-        Ok(Stand { epoch, partitions, refilling: self.stand.sweep.is_some(), entries: self.stand.entries.clone() })
+        let entries = self.stand.entries.clone();
+        Ok(Stand { epoch, partitions, refilling: self.stand.sweep.is_some(), entries, sealed: None })
     }
 
     async fn begin_refill(&mut self, partitions: &[PartitionStand]) -> Result<(), SinkError> {
@@ -282,7 +283,7 @@ impl Sink for WebhookSink {
         kept.commit(&next, changes).await?;
         self.settled(&events);
         self.stand = next;
-        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+        Ok(batch.ack())
     }
 
     async fn sweep(&mut self) -> Result<u64, SinkError> {

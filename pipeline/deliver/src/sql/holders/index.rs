@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use guitong_log::StateChange;
 
+use super::unnoted::Envelope;
 use crate::hold::Hold;
 use crate::sink::SinkError;
 use crate::stand::{damaged, of_log, store};
@@ -15,9 +16,10 @@ const HELD: &str = "sql-held";
 const FORMAT: &[u8] = &[1];
 /// Rows that it had: since when not, microseconds since 1970-01-01T00:00Z, big endian.
 const GONE: &str = "sql-gone";
-/// Of what [`HELD`] and [`GONE`] are.
+/// Of what [`HELD`] and [`GONE`] are, and what seals lists of them.
 const OWN: &str = "sql";
 const MARK: &[u8] = b"mark";
+const KEY: &[u8] = b"key";
 /// Entries that are looked at together.
 const PAGE: usize = 4_096;
 
@@ -29,18 +31,23 @@ impl Index {
         Self(hold.clone())
     }
 
-    /// The mark of what is noted; begun anew where there is none.
-    pub(super) async fn mark(&self) -> Result<Arc<str>, SinkError> {
-        let stored = self.0.lock().await.get(OWN, &[Bytes::from_static(MARK)]).await.map_err(of_log)?;
-        if let Some(bytes) = stored.into_iter().next().flatten() {
-            return std::str::from_utf8(&bytes).map(Arc::from).map_err(|error| damaged(error.to_string()));
+    /// The mark of what is noted, and the key that seals lists of it; begun anew where there is none.
+    pub(super) async fn mark(&self) -> Result<(Arc<str>, Bytes), SinkError> {
+        let keys = [Bytes::from_static(MARK), Bytes::from_static(KEY)];
+        let stored = self.0.lock().await.get(OWN, &keys).await.map_err(of_log)?;
+        if let [Some(mark), Some(key)] = stored.as_slice() {
+            let mark = std::str::from_utf8(mark).map_err(|error| damaged(error.to_string()))?;
+            return Ok((mark.into(), key.clone()));
         }
         // Before there is a mark: what a mark is of is never emptied.
         self.forget(HELD, |_| Ok(true)).await?;
         self.forget(GONE, |_| Ok(true)).await?;
         let mark = hex::encode(rand::random::<[u8; 16]>());
-        store(&self.0, vec![change(OWN, Bytes::from_static(MARK), Some(Bytes::from(mark.clone())))]).await?;
-        Ok(mark.into())
+        let key = Bytes::copy_from_slice(&rand::random::<[u8; Envelope::KEY]>());
+        let own = [(MARK, Bytes::from(mark.clone())), (KEY, key.clone())];
+        let own = own.map(|(name, value)| change(OWN, Bytes::from_static(name), Some(value)));
+        store(&self.0, own.into()).await?;
+        Ok((mark.into(), key))
     }
 
     /// Which of these rows the subscriber may have.
@@ -70,7 +77,7 @@ impl Index {
 
     /// Notes rows that are about to be sent, and rows that are gone since a moment; none is among both.
     pub(super) async fn note(&self, sent: &[Bytes], gone: impl Iterator<Item = (Bytes, i64)>) -> Result<(), SinkError> {
-        let mut state: Vec<_> = sent.iter().map(|row| change(HELD, row.clone(), Some(Bytes::from_static(FORMAT)))).collect();
+        let mut state = notes(sent);
         for (row, since) in gone {
             state.push(change(HELD, row.clone(), None));
             state.push(change(GONE, row, Some(Bytes::copy_from_slice(&since.to_be_bytes()))));
@@ -105,6 +112,11 @@ impl Index {
             }
         }
     }
+}
+
+/// What tells the log of rows that are sent.
+pub(super) fn notes(sent: &[Bytes]) -> Vec<StateChange> {
+    sent.iter().map(|row| change(HELD, row.clone(), Some(Bytes::from_static(FORMAT)))).collect()
 }
 
 fn change(map: &'static str, key: Bytes, value: Option<Bytes>) -> StateChange {

@@ -8,7 +8,8 @@
 //! the log dropped the former record. So all subscriptions are decided in one way: by the keys that were sent, in the subscription's own
 //! keyed state in the log.
 //!
-//! **It has too many keys, never too few.** A key is noted durably before the batch goes in which its row is first sent; so whatever the
+//! **It has too many keys, never too few.** A key is noted durably before the batch goes in which its row is first sent, or, where few
+//! are, with it: in the sink's own transaction, from where whoever takes over has the log told ([`unnoted`]). So whatever the
 //! subscriber's database has after a kill was noted (rows that are staged come before that, and go with their connection). Once a delete
 //! is durable, its key goes to those that were sent once, where it stays until the log relies on no delete as old as that: a database
 //! that is restored from a backup of before reads the same deletes again, and one of before that age is filled anew. Where rows or
@@ -23,15 +24,19 @@
 //! may have altered.
 //!
 //! **Cost.** An update of a row that was sent lately is found in a table of fingerprints of fixed size ([`known`]), into which a
-//! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch, and one commit in the log where rows are new or gone. Nothing else is kept in memory.
+//! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch. Rows that are new come into the log with
+//! the batch's audit entry, or, where they are many, in a commit of their own before the batch; rows that are gone now and then. Nothing
+//! else is kept in memory.
 
 mod foreseen;
 mod index;
 pub(crate) mod known;
+mod unnoted;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,6 +45,7 @@ use guitong_schemas::contract::sink_table::Deletes;
 use self::foreseen::{Foreseen, Foresight};
 use self::index::Index;
 use self::known::{Known, Seal};
+use self::unnoted::{Envelope, Unnoted};
 use crate::hold::Hold;
 use crate::pools::Pools;
 use crate::sink::holdings::{HeldRow, Holdings};
@@ -49,6 +55,9 @@ use crate::sink::{
 
 /// Rows that are learnt when a subscription is taken over.
 const LEARNT: usize = 1 << 17;
+/// Rows that are gone are noted together: after so long, or when they are so many.
+const GATHER: Duration = Duration::from_millis(200);
+const GATHERED: usize = 4_096;
 
 /// A subscriber's SQL sink, which is handed deletes only of what the subscriber was sent.
 #[derive(Debug)]
@@ -66,6 +75,12 @@ pub struct Holders {
     forgotten: Arc<AtomicU64>,
     /// Rows that are gone, since when (microseconds since 1970-01-01T00:00Z), and not noted to be so.
     gone: HashMap<Bytes, i64>,
+    /// When the log was told of such last.
+    told: Option<Instant>,
+    /// Rows that the batch under way sends for the first time, and has the log told of afterwards.
+    fresh: Vec<Bytes>,
+    unnoted: Unnoted,
+    envelope: Option<Envelope>,
 }
 
 impl Holders {
@@ -82,12 +97,23 @@ impl Holders {
             seal: Arc::default(),
             forgotten: Arc::default(),
             gone: HashMap::new(),
+            told: None,
+            fresh: Vec::new(),
+            unnoted: Unnoted::default(),
+            envelope: None,
         }
     }
 
+    fn unheld(&self) -> SinkError {
+        SinkError::new(SinkErrorKind::Fenced, format!("subscription {} is not held", self.subscription))
+    }
+
     fn index(&self) -> Result<Index, SinkError> {
-        let unheld = || SinkError::new(SinkErrorKind::Fenced, format!("subscription {} is not held", self.subscription));
-        self.index.clone().ok_or_else(unheld)
+        self.index.clone().ok_or_else(|| self.unheld())
+    }
+
+    fn envelope(&self) -> Result<&Envelope, SinkError> {
+        self.envelope.as_ref().ok_or_else(|| self.unheld())
     }
 
     /// Learns what is noted, as far as it is few: read in order, rows cost a part of what it takes to find each.
@@ -105,13 +131,46 @@ impl Holders {
 
     /// Notes what is about to be sent for the first time, with what is gone by now.
     async fn note(&mut self, sent: &[Bytes]) -> Result<(), SinkError> {
-        if sent.is_empty() && self.gone.is_empty() {
-            return Ok(());
+        let waiting: HashSet<&[u8]> = self.unnoted.rows().collect();
+        // Of a row that waits the log is still to hear that it was sent, and only then that it is gone.
+        let gone = self.gone.iter().filter(|(row, _)| !waiting.contains(&***row)).map(|(row, since)| (row.clone(), *since));
+        let gone: Vec<_> = gone.collect();
+        if !sent.is_empty() || !gone.is_empty() {
+            self.index()?.note(sent, gone.into_iter()).await?;
+            self.gone.retain(|row, _| waiting.contains(&**row));
+            self.told = Some(Instant::now());
         }
-        let gone = self.gone.iter().map(|(row, since)| (row.clone(), *since));
-        self.index()?.note(sent, gone).await?;
-        self.gone.clear();
         Ok(())
+    }
+
+    /// Has the log told of rows that were sent, where it may lack them: they are in the transaction of the last batch.
+    async fn complete(&self, envelope: &Envelope, stand: &mut Stand) -> Result<(), SinkError> {
+        let Some(sealed) = stand.sealed.take() else { return Ok(()) };
+        if let Some(rows) = envelope.open(&sealed) {
+            return self.index()?.note(&rows, std::iter::empty()).await;
+        }
+        tracing::warn!(
+            subscription = &*self.subscription,
+            "what guitong_subscriptions.entries says of the rows that were sent last cannot be read, so everything is delivered again; \
+             nobody else writes there, and a backup goes back with all tables of the subscription"
+        );
+        stand.partitions.clear();
+        Ok(())
+    }
+
+    /// What the sink is to keep with a batch that sends these rows for the first time.
+    fn sealed(&mut self, batch: &SinkBatch<'_, '_>, fresh: &[Bytes]) -> Result<Option<String>, SinkError> {
+        self.unnoted.keep(batch.unlogged);
+        self.envelope()?.seal(self.unnoted.rows().chain(fresh.iter().map(|row| &**row)))
+    }
+
+    /// The batch is durable, with these rows for the first time.
+    fn sent(&mut self, batch: &SinkBatch<'_, '_>, fresh: Vec<Bytes>, ack: Ack) -> Ack {
+        let notes = index::notes(&fresh);
+        self.known.add(&self.seal, fresh.iter().map(|row| &**row));
+        self.unnoted.push(batch.entry, fresh);
+        self.deleted(batch);
+        Ack { notes, ..ack }
     }
 
     /// Rows that the batch deleted are gone.
@@ -147,9 +206,13 @@ impl Sink for Holders {
 
     async fn open(&mut self) -> Result<Stand, SinkError> {
         // What others noted in the meantime, this process does not know.
-        (self.seal, self.gone) = (Arc::default(), HashMap::new());
-        self.mark.set(self.index()?.mark().await?);
-        let stand = self.inner.open().await?;
+        (self.seal, self.gone, self.unnoted) = (Arc::default(), HashMap::new(), Unnoted::default());
+        let (mark, key) = self.index()?.mark().await?;
+        self.mark.set(mark);
+        let mut stand = self.inner.open().await?;
+        let envelope = Envelope::new(&key, &self.subscription)?;
+        self.complete(&envelope, &mut stand).await?;
+        self.envelope = Some(envelope);
         self.learn().await?;
         Ok(stand)
     }
@@ -164,6 +227,7 @@ impl Sink for Holders {
         newest: &mut Vec<&'i Change<'r>>,
         staged: Option<&Staged>,
     ) -> Result<(), SinkError> {
+        self.fresh.clear();
         if staged.and_then(Staged::get::<Foreseen>).is_some_and(|foreseen| foreseen.is_known(&self.forgotten)) {
             return Ok(());
         }
@@ -174,6 +238,7 @@ impl Sink for Holders {
         }
         let index = self.index()?;
         let mut held = index.held(unknown.iter().copied()).await?;
+        self.unnoted.add_to(&mut held, &unknown);
         let asked = all.iter().filter(|change| is_delete(change)).map(|change| row(change));
         let asked: HashSet<&[u8]> = asked.filter(|row| unknown.contains(row) && !held.contains(row)).collect();
         let gone = index.gone(asked.into_iter().collect()).await?;
@@ -193,15 +258,24 @@ impl Sink for Holders {
         // In the order in which they are applied: what one part sends the next may delete.
         earlier.iter_mut().for_each(|part| part.retain(&mut goes));
         newest.retain(&mut goes);
-        self.note(&new).await?;
+        if self.unnoted.takes(&new) {
+            // They are known once they are sent: the batch may be refused, and go in halves.
+            for row in &new {
+                held.remove(&**row);
+            }
+            self.fresh = new;
+        } else {
+            self.note(&new).await?;
+        }
         self.known.add(&self.seal, held.into_iter());
         Ok(())
     }
 
     async fn write(&mut self, batch: &SinkBatch<'_, '_>) -> Result<Ack, SinkError> {
-        let ack = self.inner.write(batch).await?;
-        self.deleted(batch);
-        Ok(ack)
+        let fresh = std::mem::take(&mut self.fresh);
+        let sealed = self.sealed(batch, &fresh)?;
+        let ack = self.inner.write(&SinkBatch { sealed: sealed.as_deref(), ..*batch }).await?;
+        Ok(self.sent(batch, fresh, ack))
     }
 
     fn stager(&self) -> Option<Box<dyn Stager>> {
@@ -210,12 +284,13 @@ impl Sink for Holders {
     }
 
     async fn write_staged(&mut self, batch: &SinkBatch<'_, '_>, staged: Staged) -> Result<Ack, SinkError> {
-        let ack = match staged.downcast::<Foreseen>().and_then(|foreseen| foreseen.staged) {
-            Some(staged) => self.inner.write_staged(batch, staged).await?,
-            None => self.inner.write(batch).await?,
+        let Some(staged) = staged.downcast::<Foreseen>().and_then(|foreseen| foreseen.staged) else {
+            return self.write(batch).await;
         };
-        self.deleted(batch);
-        Ok(ack)
+        let fresh = std::mem::take(&mut self.fresh);
+        let sealed = self.sealed(batch, &fresh)?;
+        let ack = self.inner.write_staged(&SinkBatch { sealed: sealed.as_deref(), ..*batch }, staged).await?;
+        Ok(self.sent(batch, fresh, ack))
     }
 
     fn keeps(&self) -> Option<&'static str> {
@@ -235,11 +310,15 @@ impl Sink for Holders {
     }
 
     async fn remove(&mut self, rows: &[HeldRow], batch: &SinkBatch<'_, '_>) -> Result<u64, SinkError> {
-        self.inner.remove(rows, batch).await
+        let sealed = self.sealed(batch, &[])?;
+        self.inner.remove(rows, &SinkBatch { sealed: sealed.as_deref(), ..*batch }).await
     }
 
     async fn settle(&mut self) -> Result<(), SinkError> {
-        self.note(&[]).await?;
+        let due = self.gone.len() >= GATHERED || self.told.is_none_or(|told| told.elapsed() >= GATHER);
+        if due && !self.gone.is_empty() {
+            self.note(&[]).await?;
+        }
         self.inner.settle().await
     }
 

@@ -182,12 +182,9 @@ impl MysqlSink {
     async fn stand(&self, connection: &mut MySqlConnection, stored: &Stored, refilling: bool) -> Result<Stand, SinkError> {
         let partitions = sqlx::query_as::<_, StoredOffset>(PARTITIONS).bind(&*self.plan.subscription).bind(&*self.plan.topic);
         let partitions = partitions.fetch_all(connection).await.map_err(sink_error)?;
-        Ok(Stand {
-            epoch: unsigned(stored.epoch),
-            partitions: partitions.into_iter().map(PartitionStand::from).collect(),
-            refilling,
-            entries: stored.entries()?,
-        })
+        let partitions = partitions.into_iter().map(PartitionStand::from).collect();
+        let (entries, sealed) = stored.entries()?;
+        Ok(Stand { epoch: unsigned(stored.epoch), partitions, refilling, entries, sealed })
     }
 
     /// Sets the epoch of the refill under way if this holder still has the subscription.
@@ -368,7 +365,7 @@ impl Sink for MysqlSink {
         let remembers = self.apply(&mut lease, batch).await;
         lease.ended = true;
         self.taken.remembers = remembers?;
-        Ok(Ack { durable: batch.ranges.iter().map(|range| (range.partition, range.to)).collect() })
+        Ok(batch.ack())
     }
 
     fn holdings(&self) -> Option<Arc<dyn Holdings>> {

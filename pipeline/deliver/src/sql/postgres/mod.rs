@@ -246,12 +246,9 @@ impl PostgresSink {
         let partitions = partitions.fetch_all(&mut **transaction).await.map_err(sink_error)?;
         let remembers = sqlx::query_scalar::<_, bool>(AssertSqlSafe(self.own().remembers())).bind(&*self.plan.subscription);
         let remembers = remembers.fetch_one(&mut **transaction).await.map_err(sink_error)?;
-        let stand = Stand {
-            epoch: unsigned(epoch),
-            partitions: partitions.into_iter().map(PartitionStand::from).collect(),
-            refilling: sweep_epoch.is_some(),
-            entries: stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default(),
-        };
+        let (entries, sealed) = stored.as_ref().map(Stored::entries).transpose()?.unwrap_or_default();
+        let partitions = partitions.into_iter().map(PartitionStand::from).collect();
+        let stand = Stand { epoch: unsigned(epoch), partitions, refilling: sweep_epoch.is_some(), entries, sealed };
         Ok((Held { epoch, sweep_epoch, remembers: Arc::new(remembers.into()), ..Held::default() }, stand))
     }
 }

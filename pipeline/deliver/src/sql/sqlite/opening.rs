@@ -239,8 +239,8 @@ impl Opening {
             .bind(shape_to_store(stored, &self.plan, &self.layout)?);
         store.execute(&mut **transaction).await.map_err(sink_error)?;
         let (partitions, remembers) = self.partitions(transaction).await?;
-        let entries = stored.map(Stored::entries).transpose()?.unwrap_or_default();
-        let stand = Stand { epoch: unsigned(epoch), partitions, refilling: sweep_epoch.is_some(), entries };
+        let (entries, sealed) = stored.map(Stored::entries).transpose()?.unwrap_or_default();
+        let stand = Stand { epoch: unsigned(epoch), partitions, refilling: sweep_epoch.is_some(), entries, sealed };
         Ok(Taken { epoch, sweep_epoch, remembers, stand })
     }
 
