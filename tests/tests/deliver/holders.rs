@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guitong_deliver::sink::SinkErrorKind;
 use guitong_deliver::{Place, Since, Verify, Word};
@@ -227,11 +227,11 @@ pub(crate) async fn a_delete_arrives_whatever_is_noted_of_its_row(mut bench: Ben
     world.come(&[("SOME5", Some("mine"))]).await;
     world.holds("before the backup").await;
     // One read, which records that are refused part into several batches: gone in one, there again in a later one.
-    let (gone, again) = (("SOME5", None), ("SOME5", Some("mine")));
+    let (gone, again, new) = (("SOME5", None), ("SOME5", Some("mine")), ("SOME7", Some("mine")));
     let refused: Vec<_> = (0..10).map(|n| format!("SOMEX{n}")).collect();
-    (0..10).zip(&refused).for_each(|(n, key)| world.script.refuse(key, world.commit + 2 + n));
+    (0..10).zip(&refused).for_each(|(n, key)| world.script.refuse(key, world.commit + 3 + n));
     let refused: Vec<_> = refused.iter().map(|key| (key.as_str(), Some("mine"))).collect();
-    world.come(&[&[gone], &refused[..], &[again]].concat()).await;
+    world.come(&[&[gone, new], &refused[..], &[again]].concat()).await;
     refused.iter().for_each(|(key, _)| drop(world.names.remove(*key)));
     world.holds("parted").await;
     world.running.as_mut().unwrap().reaches(|status| status.parked == 10).await;
@@ -247,7 +247,7 @@ pub(crate) async fn a_delete_arrives_whatever_is_noted_of_its_row(mut bench: Ben
     world.stop().await;
     world.save().await;
     world.start();
-    world.come(&[("SOME1", None), ("SOME5", Some("other")), ("SOME2", Some("ours"))]).await;
+    world.come(&[("SOME1", None), ("SOME5", Some("other")), ("SOME2", Some("ours")), ("SOME7", None)]).await;
     world.holds("after the backup").await;
     // What is gone is noted with the next batch.
     world.come(&[("SOME6", Some("mine"))]).await;
@@ -267,6 +267,55 @@ pub(crate) async fn a_delete_arrives_whatever_is_noted_of_its_row(mut bench: Ben
     world.start();
     world.holds("put back, from before the notes").await;
     world.stop().await;
+}
+
+/// What a small batch leaves with the subscriber for who takes over: nobody else reads it, and one that somebody changed is not believed.
+pub(crate) async fn the_list_of_rows_that_were_sent_last_is_sealed(mut bench: Bench, target: &Target) {
+    let mut world = World::new(&mut bench, target).await;
+    let named = target.named("guitong_subscriptions");
+    world.come(&[("SOME1", Some("mine")), ("NEVER1", Some("other"))]).await;
+    world.start();
+    world.holds("at the begin").await;
+    world.come(&[("SOME2", Some("mine"))]).await;
+    world.holds("at the begin").await;
+    world.stop().await;
+    let kept = target.texts(&format!("SELECT entries FROM {named}")).await.remove(0);
+    assert!(kept.contains("\"sealed\":\"") && !kept.contains("SOME"), "{kept}");
+    target.execute(&format!("UPDATE {named} SET entries = REPLACE(entries, 'sealed\":\"', 'sealed\":\"AAAA')")).await;
+    target.execute(&format!("DELETE FROM {} WHERE uscc = 'SOME1'", target.named("t"))).await;
+    world.start();
+    world.holds("changed: everything is delivered again").await;
+    world.come(&[("SOME1", None), ("SOME2", None), ("NEVER1", None)]).await;
+    world.holds("changed, deletes").await;
+    world.stop().await;
+}
+
+/// A row that is gone before the log was told that it was sent.
+pub(crate) async fn a_row_that_goes_at_once_is_noted_to_be_gone(mut bench: Bench, target: &Target) {
+    let mut world = World::new(&mut bench, target).await;
+    world.start();
+    for (key, name) in [("SOME1", Some("mine")), ("SOME2", Some("mine")), ("SOME2", None)] {
+        world.come(&[(key, name)]).await;
+        world.holds("row by row").await;
+    }
+    let batches = world.script.attempts().len();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while world.bench.audit("credit").await.len() < batches {
+        assert!(Instant::now() < deadline, "the log is not told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // What is gone is noted between two batches.
+    for key in ["SOME3", "SOME4", "SOME5"] {
+        world.come(&[(key, Some("mine"))]).await;
+        world.holds("row by row").await;
+    }
+    world.stop().await;
+    let notes = world.bench.notes().await;
+    let of = |map: &str| {
+        let of = notes.iter().filter(|note| &*note.map == map);
+        of.filter(|note| note.key.ends_with(b"SOME2")).count()
+    };
+    assert_eq!((of("sql-held"), of("sql-gone")), (0, 1));
 }
 
 pub(crate) async fn random_faults_lose_no_delete(mut bench: Bench, target: &Target) {

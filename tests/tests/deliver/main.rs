@@ -153,6 +153,8 @@ tables:
     crashes_double_nothing_in_a_departments_own_table
     a_server_never_hears_of_a_row_that_was_never_granted
     a_delete_arrives_whatever_is_noted_of_its_row
+    the_list_of_rows_that_were_sent_last_is_sealed
+    a_row_that_goes_at_once_is_noted_to_be_gone
     random_faults_lose_no_delete
     rows_that_somebody_changed_are_found_and_put_right
     rows_that_are_known_by_a_hash_are_compared
