@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +27,10 @@ const REMOVED: u32 = u32::MAX;
 const HEAD: usize = 16;
 /// Memory that gathered changes may take before they go into the table; as much again while they go.
 const GATHERED: usize = 16 << 20;
+/// What took so long to gather goes when it is a part of that: at such a pace a table's page for each entry is little to write, while an
+/// entry that came alone takes twice as much memory as one of many.
+const SLOW: Duration = Duration::from_secs(20);
+const GATHERED_SLOWLY: usize = GATHERED / 4;
 /// What an entry takes in memory besides its bytes.
 const ENTRY: usize = 128;
 /// Entries that go into the table with one transaction, and when changes come faster than that.
@@ -105,12 +110,15 @@ struct Layer {
     cost: usize,
     /// The newest run that is in it.
     last_run: i64,
+    /// When the first one came.
+    since: Option<Instant>,
 }
 
 impl Layer {
     /// Takes over the changes of a run, which are slices of it.
     fn take(&mut self, id: i64, run: &Bytes, changes: Vec<Change>) {
         self.cost += run.len();
+        self.since.get_or_insert_with(Instant::now);
         for Change { map, key, value } in changes {
             if self.entries.insert((map, key), value).is_none() {
                 self.cost += ENTRY;
@@ -120,6 +128,10 @@ impl Layer {
     }
 
     fn is_ripe(&self) -> bool {
+        self.is_full() || (self.cost >= GATHERED_SLOWLY && self.since.is_some_and(|since| since.elapsed() >= SLOW))
+    }
+
+    fn is_full(&self) -> bool {
         self.cost >= GATHERED
     }
 }
@@ -201,7 +213,7 @@ impl State {
             if layers.merging.is_none() && layers.newest.is_ripe() {
                 layers.merging = Some(Merging { layer: std::mem::take(&mut layers.newest), done: None });
             }
-            let hurry = layers.newest.is_ripe();
+            let hurry = layers.newest.is_full();
             let merging = layers.merging.as_ref()?;
             let from = merging.done.clone().map_or(Bound::Unbounded, Bound::Excluded);
             let entries = merging.layer.entries.range((from, Bound::Unbounded)).take(if hurry { HURRY } else { SLICE });
@@ -430,6 +442,27 @@ mod tests {
         assert_eq!(prefix_end(&[1, 255, 255]), Some(vec![2]));
         assert_eq!(prefix_end(&[255]), None);
         assert_eq!(prefix_end(b""), None);
+    }
+
+    #[test]
+    fn what_is_large_or_gathered_for_long_goes_into_the_table() {
+        let layer = |cost, ago| Layer { cost, since: Instant::now().checked_sub(ago), ..Layer::default() };
+        let (new, old) = (Duration::ZERO, SLOW);
+        for (cost, ago, ripe) in [
+            (GATHERED, new, true),
+            (GATHERED - 1, new, false),
+            (GATHERED_SLOWLY, new, false),
+            (GATHERED_SLOWLY, old, true),
+            (GATHERED_SLOWLY - 1, old, false),
+        ] {
+            assert_eq!(layer(cost, ago).is_ripe(), ripe, "{cost} bytes in {ago:?}");
+        }
+        let run = Bytes::from_static(b"run");
+        let mut gathered = Layer::default();
+        gathered.take(1, &run, Vec::new());
+        let first = gathered.since;
+        gathered.take(2, &run, Vec::new());
+        assert!(first.is_some() && gathered.since == first, "since the first of its runs");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const FEWEST: usize = 1 << 8;
 const MOST: usize = 1 << 15;
 
-/// Fingerprints that share a place, so many that a table is about a third full when the first of its buckets is: none is lost to others
-/// before the table has its full size.
+/// Fingerprints that share a place. Each has two, and takes the one with more room: a table is nine tenths full before one finds both full,
+/// so none is lost to others before the table has its full size, and little of it is for nothing.
 type Bucket = [u128; ROOM];
 const ROOM: usize = 16;
 
@@ -53,7 +53,7 @@ impl Known {
     /// Those of the rows that are not known.
     pub(super) fn lacks<'k>(&self, seal: &Seal, rows: impl Iterator<Item = &'k [u8]>) -> HashSet<&'k [u8]> {
         let prints: Vec<_> = rows.map(|row| (row, seal.print(row))).collect();
-        let mut table = self.table();
+        let table = self.table();
         prints.into_iter().filter(|(_, print)| !table.has(*print)).map(|(row, _)| row).collect()
     }
 
@@ -67,8 +67,7 @@ impl Known {
 
     pub(super) fn remove(&self, seal: &Seal, row: &[u8]) {
         let print = seal.print(row);
-        let mut table = self.table();
-        table.bucket(print).iter_mut().filter(|slot| **slot == print).for_each(|slot| *slot = NONE);
+        self.table().remove(print);
     }
 }
 
@@ -77,28 +76,41 @@ impl Table {
         Self { buckets: vec![[NONE; ROOM]; buckets] }
     }
 
-    /// Looks at the whole bucket: where the processor has nothing to guess, it fetches those of several rows at once.
-    fn has(&mut self, print: u128) -> bool {
-        self.bucket(print).iter().fold(false, |found, held| found | (*held == print))
+    /// Looks at both buckets whole: where the processor has nothing to guess, it fetches those of several rows at once.
+    fn has(&self, print: u128) -> bool {
+        let held = self.places(print).into_iter().filter_map(|place| self.buckets.get(place)).flatten();
+        held.fold(false, |found, held| found | (*held == print))
     }
 
-    fn bucket(&mut self, print: u128) -> &mut [u128] {
-        // By bits that are left out of no comparison; buckets are a power of two.
-        let place = (print >> 64) as usize & (self.buckets.len() - 1);
+    fn remove(&mut self, print: u128) {
+        for place in self.places(print) {
+            self.bucket(place).iter_mut().filter(|slot| **slot == print).for_each(|slot| *slot = NONE);
+        }
+    }
+
+    /// By one keyed hash each, of bits that are left out of no comparison; buckets are a power of two.
+    fn places(&self, print: u128) -> [usize; 2] {
+        [print >> 64, print >> 1].map(|bits| bits as usize & (self.buckets.len() - 1))
+    }
+
+    fn bucket(&mut self, place: usize) -> &mut [u128] {
         self.buckets.get_mut(place).map_or(&mut [], |bucket| bucket.as_mut_slice())
     }
 
     fn add(&mut self, print: u128) {
-        let grows = self.buckets.len() < MOST;
-        let bucket = self.bucket(print);
-        let at = match bucket.iter().position(|held| *held == print || *held == NONE) {
-            Some(at) => at,
-            None if grows => {
-                self.grow();
-                return self.add(print);
-            }
-            None => victim(print),
-        };
+        if self.has(print) {
+            return;
+        }
+        let room =
+            |place: &usize| self.buckets.get(*place).map_or(0, |bucket| bucket.iter().filter(|held| **held == NONE).count());
+        let [one, other] = self.places(print);
+        let place = if room(&one) >= room(&other) { one } else { other };
+        if room(&place) == 0 && self.buckets.len() < MOST {
+            self.grow();
+            return self.add(print);
+        }
+        let bucket = self.bucket(place);
+        let at = bucket.iter().position(|held| *held == NONE).unwrap_or(victim(print));
         if let Some(slot) = bucket.get_mut(at) {
             *slot = print;
         }
@@ -113,7 +125,7 @@ impl Table {
 
 /// Whose place a fingerprint takes where there is no room.
 fn victim(print: u128) -> usize {
-    (print >> 1) as usize % ROOM
+    (print >> 32) as usize % ROOM
 }
 
 #[cfg(test)]
@@ -128,6 +140,8 @@ mod tests {
         assert_eq!(known.lacks(&seal, all()).len(), rows.len());
         known.add(&seal, all());
         assert!(known.lacks(&seal, all()).is_empty(), "none loses its place while the table may grow");
+        let places = known.table().buckets.len() * ROOM;
+        assert!(places * 3 < rows.len() * 4, "{places} places for {} rows", rows.len());
         let many: Vec<[u8; 4]> = (0..(ROOM * MOST) as u32).map(u32::to_be_bytes).collect();
         known.add(&seal, many.iter().map(|row| row.as_slice()));
         let newest = many.iter().rev().take(1_000).map(|row| row.as_slice());
