@@ -24,9 +24,9 @@
 //! may have altered.
 //!
 //! **Cost.** An update of a row that was sent lately is found in a table of fingerprints of fixed size ([`known`]), into which a
-//! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch. Rows that are new come into the log with
-//! the batch's audit entry, or, where they are many, in a commit of their own before the batch; rows that are gone now and then. Nothing
-//! else is kept in memory.
+//! takeover reads a part of what is noted: no look-up and no write. Otherwise one look-up for the batch. Rows that are new come into the
+//! log with the batch's audit entry, or, where they are many, in a commit of their own before the batch; rows that are gone follow now and
+//! then. Nothing else is kept in memory.
 
 mod foreseen;
 mod index;
