@@ -75,7 +75,7 @@ pub struct Holders {
     forgotten: Arc<AtomicU64>,
     /// Rows that are gone, since when (microseconds since 1970-01-01T00:00Z), and not noted to be so.
     gone: HashMap<Bytes, i64>,
-    /// When the log was told of such last.
+    /// When they were looked at last.
     told: Option<Instant>,
     /// Rows that the batch under way sends for the first time, and has the log told of afterwards.
     fresh: Vec<Bytes>,
@@ -131,6 +131,7 @@ impl Holders {
 
     /// Notes what is about to be sent for the first time, with what is gone by now.
     async fn note(&mut self, sent: &[Bytes]) -> Result<(), SinkError> {
+        self.look_up_waiting().await?;
         let waiting: HashSet<&[u8]> = self.unnoted.rows().collect();
         // Of a row that waits the log is still to hear that it was sent, and only then that it is gone.
         let gone = self.gone.iter().filter(|(row, _)| !waiting.contains(&***row)).map(|(row, since)| (row.clone(), *since));
@@ -138,8 +139,17 @@ impl Holders {
         if !sent.is_empty() || !gone.is_empty() {
             self.index()?.note(sent, gone.into_iter()).await?;
             self.gone.retain(|row, _| waiting.contains(&**row));
-            self.told = Some(Instant::now());
         }
+        self.told = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Rows that are gone wait no longer once the log has them: it had them not when they were sent.
+    async fn look_up_waiting(&mut self) -> Result<(), SinkError> {
+        let waiting: Vec<_> =
+            self.unnoted.rows().filter(|row| self.gone.contains_key(*row)).map(Bytes::copy_from_slice).collect();
+        let told = self.index()?.held(waiting.iter().map(|row| &**row)).await?;
+        self.unnoted.remove(&told);
         Ok(())
     }
 

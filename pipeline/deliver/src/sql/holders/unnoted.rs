@@ -56,6 +56,11 @@ impl Unnoted {
         self.batches.retain(|sent| unlogged.iter().any(|entry| entry.previous == sent.previous));
     }
 
+    /// These wait no longer.
+    pub(super) fn remove(&mut self, rows: &HashSet<&[u8]>) {
+        self.batches.iter_mut().for_each(|sent| sent.rows.retain(|row| !rows.contains(&**row)));
+    }
+
     pub(super) fn push(&mut self, entry: &AuditEntry, rows: Vec<Bytes>) {
         if !rows.is_empty() {
             self.batches.push_back(Sent { previous: entry.previous.clone(), rows });
@@ -170,6 +175,8 @@ mod tests {
         let mut held = HashSet::new();
         unnoted.add_to(&mut held, &HashSet::from([b"2".as_slice(), b"4"]));
         assert_eq!(held, HashSet::from([b"2".as_slice()]));
+        unnoted.remove(&HashSet::from([b"1".as_slice(), b"4"]));
+        assert_eq!(of(&unnoted), [b"2", b"3"]);
         unnoted.keep(&[entry("b"), entry("c")]);
         assert_eq!(of(&unnoted), [b"3"]);
         let large = [Bytes::from(vec![0; MOST - 2 * HEAD - 1])];
