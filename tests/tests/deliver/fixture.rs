@@ -430,6 +430,13 @@ impl Target {
         self.sink_of(bench, subscription, plan(bench, subscription, &entitlement))
     }
 
+    /// The sink of a subscription as its deliverer has it, of a SQL database.
+    pub(crate) fn holders(&self, bench: &Bench, subscription: &Subscription) -> Holders {
+        let entitlement = Entitlement::compile(subscription, &bench.resource, &bench.entity, &bench.time_zone).unwrap();
+        let plan = plan(bench, subscription, &entitlement);
+        Holders::new(&bench.pools, &plan, self.sink_of(bench, subscription, plan.clone()))
+    }
+
     fn sink_of(&self, bench: &Bench, subscription: &Subscription, plan: SinkPlan) -> Box<dyn Sink> {
         match &subscription.sink {
             SinkConfig::Sqlite { path, table } => Box::new(SqliteSink::new(&bench.pools, path, table, plan)),

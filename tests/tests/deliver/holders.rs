@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guitong_deliver::sink::SinkErrorKind;
-use guitong_deliver::{Place, Since, Verify, Word};
+use guitong_deliver::sink::{PartitionStand, Sink as _, SinkBatch, SinkErrorKind};
+use guitong_deliver::{Hold, Place, Since, Verify, Word};
+use guitong_govern::audit::AuditEntry;
 use guitong_log::{Batch, ExchangeLog as _, OwnerId, Role, StateChange};
 use guitong_schemas::contract::Subscription;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::faults::LosingLog;
 use crate::faulty::{Script, Step};
 use crate::fixture::{Bench, PARTITIONS, Running, Target};
+use crate::staged::{entry, upserts};
 
 const WIDE: &str = "name != 'other'";
 const NARROW: &str = "name == 'mine'";
@@ -249,9 +252,12 @@ pub(crate) async fn a_delete_arrives_whatever_is_noted_of_its_row(mut bench: Ben
     world.start();
     world.come(&[("SOME1", None), ("SOME5", Some("other")), ("SOME2", Some("ours")), ("SOME7", None)]).await;
     world.holds("after the backup").await;
-    // What is gone is noted with the next batch.
-    world.come(&[("SOME6", Some("mine"))]).await;
-    world.holds("after the backup").await;
+    // What is gone is noted between two batches, a few times in a second.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        world.come(&[("SOME6", Some("mine"))]).await;
+        world.holds("after the backup").await;
+    }
     world.stop().await;
     world.put_back().await;
     world.start();
@@ -290,33 +296,47 @@ pub(crate) async fn the_list_of_rows_that_were_sent_last_is_sealed(mut bench: Be
     world.stop().await;
 }
 
-/// A row that is gone before the log was told that it was sent.
+/// A row that is gone before the log was told that it was sent, with no batch after it.
 pub(crate) async fn a_row_that_goes_at_once_is_noted_to_be_gone(mut bench: Bench, target: &Target) {
-    let mut world = World::new(&mut bench, target).await;
-    world.start();
-    for (key, name) in [("SOME1", Some("mine")), ("SOME2", Some("mine")), ("SOME2", None)] {
-        world.come(&[(key, name)]).await;
-        world.holds("row by row").await;
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let log = Arc::new(LosingLog::new(bench.log.clone()));
+    let mut running = bench.start_on(log.clone(), &subscription);
+    // The log hears of the first batch at once, and a little later of those after it.
+    for (key, commit) in [("A", 1), ("B", 2)] {
+        bench.append(vec![bench.named(key, "mine", commit)]).await;
+        bench.caught_up(&mut running).await;
     }
-    let batches = world.script.attempts().len();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while world.bench.audit("credit").await.len() < batches {
-        assert!(Instant::now() < deadline, "the log is not told");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // What is gone is noted between two batches, a few times in a second.
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(1) {
-        world.come(&[("SOME3", Some("mine"))]).await;
-        world.holds("row by row").await;
-    }
-    world.stop().await;
-    let notes = world.bench.notes().await;
-    let of = |map: &str| {
-        let of = notes.iter().filter(|note| &*note.map == map);
-        of.filter(|note| note.key.ends_with(b"SOME2")).count()
-    };
+    log.answers_late(true);
+    bench.append(vec![bench.delete("B", 3)]).await;
+    log.is_late().await;
+    log.answers_late(false);
+    running.stop().await.unwrap();
+    let notes = bench.notes().await;
+    let of = |map: &str| notes.iter().filter(|note| &*note.map == map && note.key.ends_with(b"B")).count();
     assert_eq!((of("sql-held"), of("sql-gone")), (0, 1));
+}
+
+/// A repair comes after a batch of which the log was told nothing, and the next holder after both.
+pub(crate) async fn a_repair_keeps_the_list_of_rows_that_were_sent_last(bench: Bench, target: &Target) {
+    let subscription = bench.subscription("credit", target.config("t"), &["uscc", "name"]);
+    let hold = async || Hold::new(bench.log.open(&OwnerId::new(Role::Deliver, "credit")).await.unwrap());
+    let mut sink = target.holders(&bench, &subscription);
+    sink.keep_in(&hold().await);
+    let epoch = sink.open().await.unwrap().epoch;
+    sink.begin_refill(&[PartitionStand { partition: 0, next: 0, refill_to: 0 }]).await.unwrap();
+    let (changes, written) = (upserts(0..1), entry(epoch, 0..1));
+    let mut newest: Vec<_> = changes.iter().collect();
+    sink.sift(&mut [], &mut newest, None).await.unwrap();
+    let ranges = written.ranges.clone();
+    let batch = SinkBatch { changes: &newest, earlier: &[], ranges: &ranges, entry: &written, unlogged: &[], sealed: None };
+    assert_eq!(sink.write(&batch).await.unwrap().notes.len(), 1, "what the log is to be told");
+    let (repair, unlogged) = (AuditEntry { previous: written.digest(), ..entry(epoch, 1..1) }, [written]);
+    let batch = SinkBatch { changes: &[], earlier: &[], ranges: &[], entry: &repair, unlogged: &unlogged, sealed: None };
+    sink.remove(&[], &batch).await.unwrap();
+    let mut next = target.holders(&bench, &subscription);
+    next.keep_in(&hold().await);
+    next.open().await.unwrap();
+    assert_eq!(bench.notes().await.iter().filter(|note| &*note.map == "sql-held").count(), 1);
 }
 
 pub(crate) async fn random_faults_lose_no_delete(mut bench: Bench, target: &Target) {

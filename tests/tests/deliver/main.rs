@@ -155,6 +155,7 @@ tables:
     a_delete_arrives_whatever_is_noted_of_its_row
     the_list_of_rows_that_were_sent_last_is_sealed
     a_row_that_goes_at_once_is_noted_to_be_gone
+    a_repair_keeps_the_list_of_rows_that_were_sent_last
     random_faults_lose_no_delete
     rows_that_somebody_changed_are_found_and_put_right
     rows_that_are_known_by_a_hash_are_compared

@@ -24,9 +24,9 @@ pub(crate) use crate::foreign::{
     a_narrower_grant_takes_from_a_departments_own_table, crashes_double_nothing_in_a_departments_own_table,
 };
 pub(crate) use crate::holders::{
-    a_delete_arrives_whatever_is_noted_of_its_row, a_row_that_goes_at_once_is_noted_to_be_gone,
-    a_server_never_hears_of_a_row_that_was_never_granted, random_faults_lose_no_delete,
-    the_list_of_rows_that_were_sent_last_is_sealed,
+    a_delete_arrives_whatever_is_noted_of_its_row, a_repair_keeps_the_list_of_rows_that_were_sent_last,
+    a_row_that_goes_at_once_is_noted_to_be_gone, a_server_never_hears_of_a_row_that_was_never_granted,
+    random_faults_lose_no_delete, the_list_of_rows_that_were_sent_last_is_sealed,
 };
 pub(crate) use crate::kept::{
     a_changed_grant_clears_rows_that_are_gone, a_column_of_another_type_waits_where_it_is_told_to,

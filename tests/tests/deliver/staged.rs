@@ -160,7 +160,7 @@ async fn a_row_that_was_deleted_since_the_takeover_does_not_come_back_with_an_ol
 /// More than are sent as arrays.
 const MANY: u64 = 3_000;
 
-fn upserts(keys: std::ops::Range<u64>) -> Vec<Change<'static>> {
+pub(crate) fn upserts(keys: std::ops::Range<u64>) -> Vec<Change<'static>> {
     let text = |text: String| StandardValue::Text(text.into());
     let change = |n: u64| {
         let key = RowKey { id: n.to_be_bytes().to_vec(), clear: vec![text(format!("K{n}"))] };
@@ -169,7 +169,7 @@ fn upserts(keys: std::ops::Range<u64>) -> Vec<Change<'static>> {
     keys.map(change).collect()
 }
 
-fn entry(epoch: u64, keys: std::ops::Range<u64>) -> AuditEntry {
+pub(crate) fn entry(epoch: u64, keys: std::ops::Range<u64>) -> AuditEntry {
     AuditEntry {
         subscription: "credit".into(),
         resource: "enterprise".into(),

@@ -76,7 +76,7 @@ pub struct Holders {
     /// Rows that are gone, since when (microseconds since 1970-01-01T00:00Z), and not noted to be so.
     gone: HashMap<Bytes, i64>,
     /// When they were looked at last.
-    told: Option<Instant>,
+    looked: Option<Instant>,
     /// Rows that the batch under way sends for the first time, and has the log told of afterwards.
     fresh: Vec<Bytes>,
     unnoted: Unnoted,
@@ -97,7 +97,7 @@ impl Holders {
             seal: Arc::default(),
             forgotten: Arc::default(),
             gone: HashMap::new(),
-            told: None,
+            looked: None,
             fresh: Vec::new(),
             unnoted: Unnoted::default(),
             envelope: None,
@@ -140,7 +140,7 @@ impl Holders {
             self.index()?.note(sent, gone.into_iter()).await?;
             self.gone.retain(|row, _| waiting.contains(&**row));
         }
-        self.told = Some(Instant::now());
+        self.looked = Some(Instant::now());
         Ok(())
     }
 
@@ -325,7 +325,7 @@ impl Sink for Holders {
     }
 
     async fn settle(&mut self) -> Result<(), SinkError> {
-        let due = self.gone.len() >= GATHERED || self.told.is_none_or(|told| told.elapsed() >= GATHER);
+        let due = self.gone.len() >= GATHERED || self.looked.is_none_or(|looked| looked.elapsed() >= GATHER);
         if due && !self.gone.is_empty() {
             self.note(&[]).await?;
         }
